@@ -1,0 +1,16 @@
+"""The nearest valid name, for error messages about a mistyped one."""
+
+from collections.abc import Iterable
+import difflib
+
+
+def nearest(name: str, valid: Iterable[str]) -> str:
+    """Returns the tail of an error message: the closest valid name and the list of all.
+
+    >>> nearest('sen', ['seen', 'emergent'])
+    "; did you mean 'seen'? Valid: emergent, seen"
+    """
+    valid = sorted(valid)
+    close = difflib.get_close_matches(str(name), valid, n=1, cutoff=0.5)
+    hint = f'; did you mean {close[0]!r}?' if close else '.'
+    return f'{hint} Valid: {", ".join(valid)}'
