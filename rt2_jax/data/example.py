@@ -1,0 +1,47 @@
+"""The one record that every data source yields: a question and an answer about a few frames."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Example:
+    """One question and one answer about one or more frames.
+
+    Attributes:
+      frames: uint8 [F, H, W, 3], RGB, oldest frame first.
+      prompt: the question as text, before tokenisation.
+      answer: the answer as text; '' for a plain action, 'Plan: pick banana. Action:' before an action.
+      action: float32 [8] or None. Terminate flag first (1 = terminate, 0 = carry on), then the seven
+        continuous dimensions of the embodiment's ActionSpace, in its units.
+      source: name of the data set that the example comes from.
+      kind: what sort of question it is: 'robot' for an action, else the question's own name.
+    """
+
+    frames: np.ndarray
+    prompt: str
+    answer: str = ""
+    action: np.ndarray | None = None
+    source: str = ""
+    kind: str = ""
+
+    def __post_init__(self):
+        frames = self.frames
+        if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8:
+            raise ValueError(
+                f"Example.frames must be uint8 [F, H, W, 3]; got {frames.dtype} {list(frames.shape)} "
+                f"from source {self.source!r}"
+            )
+        if self.action is not None and np.shape(self.action) != (8,):
+            raise ValueError(
+                f"Example.action must have shape [8] (terminate flag, then 7 dimensions); got "
+                f"{list(np.shape(self.action))} from source {self.source!r}"
+            )
+        if self.action is not None and not np.all(np.isfinite(self.action)):
+            raise ValueError(
+                f"Example.action holds NaN or infinity: {np.asarray(self.action).tolist()} from "
+                f"source {self.source!r}"
+            )
