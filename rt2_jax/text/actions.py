@@ -1,0 +1,303 @@
+"""Actions as language: 8 floats <-> 8 integers <-> 8 token ids.
+
+RT-2 (arXiv 2307.15818) writes an action as the string
+
+    terminate dx dy dz drx dry drz gripper        e.g. "1 128 91 241 5 101 127 217"
+
+whose first integer is 1 while the episode goes on and 0 to terminate it, and whose other seven
+are bins, 0..255, of a uniform grid over the range of each dimension. An action *vector* here is
+float32 [8] in the same order; its element 0 is a flag with the opposite sense, 1.0 = terminate
+(the sense of the data sets' own terminate fields).
+
+The grid. A bin decodes to its centre, never to its edge: cutting off instead of rounding turns a
+null action into a drift. Where a range is symmetric about zero, the grid is laid so that zero is
+the exact centre of bin 128: bins 1..255 share the range, each 1/255 of it wide, and bin 0, which
+encoding never chooses, decodes to the range's lower end. Other ranges are cut into 256 equal bins.
+In both cases a value inside its range comes back within half a bin.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from typing import Any, Mapping, Sequence
+
+from absl import logging
+import numpy as np
+
+BINS = 256
+DIMENSIONS = ("dx", "dy", "dz", "drx", "dry", "drz", "gripper")
+ACTION_NAMES = ("terminate",) + DIMENSIONS
+ACTION_LENGTH = len(ACTION_NAMES)
+CARRY_ON, TERMINATE = 1, 0  # the first integer of an action string
+
+# A range narrower than this (in the dimension's own unit) blows sensor noise up to the full grid.
+MINIMUM_RANGE = 1e-3
+
+
+@dataclasses.dataclass(frozen=True)
+class ActionSpace:
+    """The ranges of the seven continuous dimensions of an action.
+
+    Attributes:
+      low: lower ends, one a dimension, in `units`.
+      high: upper ends. A range narrower than `MINIMUM_RANGE` is widened to it about its middle,
+        with a logged warning.
+      names: names of the dimensions.
+      units: their units: metres, radians, or 1 for a dimensionless one.
+      bins: number of integers a dimension may take.
+
+    Raises:
+      ValueError: for lengths that differ, ends that are not finite, or high below low.
+    """
+
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    names: tuple[str, ...] = DIMENSIONS
+    units: tuple[str, ...] = ("m", "m", "m", "rad", "rad", "rad", "1")
+    bins: int = BINS
+
+    def __post_init__(self):
+        low = tuple(float(x) for x in self.low)
+        high = tuple(float(x) for x in self.high)
+        lengths = {len(low), len(high), len(self.names), len(self.units)}
+        if len(lengths) != 1:
+            raise ValueError(
+                f"ActionSpace: {len(self.names)} names, {len(low)} lower ends, {len(high)} upper "
+                f"ends and {len(self.units)} units; there must be as many of each."
+            )
+        if self.bins < 2:
+            raise ValueError(f"ActionSpace: bins is {self.bins}; at least 2 are needed.")
+        ends = [
+            self._checked_range(name, a, b) for name, a, b in zip(self.names, low, high, strict=True)
+        ]
+        object.__setattr__(self, "low", tuple(a for a, _ in ends))
+        object.__setattr__(self, "high", tuple(b for _, b in ends))
+        object.__setattr__(self, "names", tuple(self.names))
+        object.__setattr__(self, "units", tuple(self.units))
+
+    @staticmethod
+    def _checked_range(name: str, low: float, high: float) -> tuple[float, float]:
+        if not (math.isfinite(low) and math.isfinite(high)) or high < low:
+            raise ValueError(f"ActionSpace: the range of {name!r} is [{low}, {high}].")
+        # The slack keeps a range that was widened once from being widened, and warned of, again.
+        if high - low >= MINIMUM_RANGE * (1 - 1e-9):
+            return low, high
+        middle = (low + high) / 2
+        logging.warning(
+            "Action dimension %r has a range of only %g ([%g, %g]); widened to %g.",
+            name, high - low, low, high, MINIMUM_RANGE,
+        )  # fmt: skip
+        return middle - MINIMUM_RANGE / 2, middle + MINIMUM_RANGE / 2
+
+    @classmethod
+    def rt1_bounds(cls) -> ActionSpace:
+        """RT-1's ranges: translation +-1 m, rotation +-pi/2 rad, gripper +-1."""
+        high = (1.0,) * 3 + (math.pi / 2,) * 3 + (1.0,)
+        return cls(low=tuple(-x for x in high), high=high)
+
+    @classmethod
+    def from_quantiles(
+        cls, actions: np.ndarray, lower: float = 0.01, upper: float = 0.99
+    ) -> ActionSpace:
+        """Ranges from a data set's own actions, float [N, 7]: its q01 and q99 by default."""
+        actions = np.asarray(actions, np.float64)
+        if actions.ndim != 2 or actions.shape[1] != len(DIMENSIONS) or not len(actions):
+            raise ValueError(f"Expected actions [N, {len(DIMENSIONS)}], got {actions.shape}.")
+        if not np.isfinite(actions).all():
+            raise ValueError("Cannot take quantiles: some actions are NaN or infinite.")
+        low, high = np.quantile(actions, [lower, upper], axis=0)
+        return cls(low=tuple(low.tolist()), high=tuple(high.tolist()))
+
+    @property
+    def bin_widths(self) -> np.ndarray:
+        """Width of a bin, float64 [7], in `units`."""
+        extent = np.subtract(self.high, self.low)
+        return extent / (self.bins - self._zero_centred())
+
+    @property
+    def centres(self) -> np.ndarray:
+        """What each integer stands for: float64 [7, bins], in `units`."""
+        width, low = self.bin_widths[:, None], np.asarray(self.low)[:, None]
+        zero_centred = self._zero_centred()[:, None]
+        integers = np.arange(self.bins)
+        plain = low + (integers + 0.5) * width
+        about_zero = np.maximum((integers - self.bins // 2) * width, low)
+        return np.where(zero_centred, about_zero, plain)
+
+    def _zero_centred(self) -> np.ndarray:
+        return (np.add(self.low, self.high) == 0) & (self.bins % 2 == 0)
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str | Mapping[str, Any]) -> ActionSpace:
+        """The inverse of `to_json`; takes the JSON text or what it parses to."""
+        fields = dict(json.loads(text) if isinstance(text, str) else text)
+        valid = [field.name for field in dataclasses.fields(cls)]
+        if missing := [name for name in valid if name not in fields]:
+            raise ValueError(f"ActionSpace JSON lacks {missing}; it has {sorted(fields)}.")
+        if unknown := [name for name in fields if name not in valid]:
+            raise ValueError(f"ActionSpace JSON has unknown fields {unknown}; valid: {valid}.")
+        lists = {k: tuple(v) for k, v in fields.items() if k != "bins"}
+        return cls(bins=int(fields["bins"]), **lists)
+
+
+class ActionTokenizer:
+    """Action vectors <-> token ids, by way of a tokenizer's single-token integers.
+
+    Attributes:
+      space: the ActionSpace.
+      integer_ids: int32 [bins], token id of each integer.
+      bin_of_id: int32 [vocab_size], the integer of each token id, -1 for any other token.
+      encoded: how many actions were encoded.
+      clipped: int64 [7], how many values of each dimension lay outside their range and were
+        clipped to it. Logged as the count grows.
+
+    Raises:
+      ValueError: when the tokenizer's integers and token ids are not one to one.
+    """
+
+    def __init__(self, space: ActionSpace, tokenizer: Any):
+        self.space = space
+        self.integer_ids = _checked_integer_ids(tokenizer, space.bins)
+        self.bin_of_id = np.full([tokenizer.vocab_size], -1, np.int32)
+        self.bin_of_id[self.integer_ids] = np.arange(space.bins)
+        self.encoded = 0
+        self.clipped = np.zeros([len(space.names)], np.int64)
+        self._next_report = 1
+
+    @property
+    def length(self) -> int:
+        """Tokens an action: 8."""
+        return 1 + len(self.space.names)
+
+    @property
+    def terminate_ids(self) -> tuple[int, int]:
+        """What may stand first: the ids of the integers 0 (terminate) and 1 (carry on)."""
+        return int(self.integer_ids[TERMINATE]), int(self.integer_ids[CARRY_ON])
+
+    def to_integers(self, action: np.ndarray | Sequence[float]) -> np.ndarray:
+        """Action vectors float [..., 8] to the integers of the action string, int32 [..., 8].
+
+        Raises:
+          ValueError: for a wrong shape, a value that is NaN or infinite, or a terminate flag
+            outside [0, 1].
+        """
+        action = np.asarray(action, np.float64)
+        if action.ndim < 1 or action.shape[-1] != self.length:
+            raise ValueError(
+                f"An action has {self.length} numbers ({', '.join(ACTION_NAMES)}), "
+                f"got shape {action.shape}."
+            )
+        if not np.isfinite(action).all():
+            bad = np.argwhere(~np.isfinite(action))[0]
+            raise ValueError(
+                f"Action {tuple(int(i) for i in bad[:-1])} has {action[tuple(bad)]} for "
+                f"{self._name(bad[-1])!r}; an action must be finite."
+            )
+        flag, values = action[..., 0], action[..., 1:]
+        if ((flag < 0) | (flag > 1)).any():
+            raise ValueError(
+                f"The terminate flag (element 0 of an action) must lie in [0, 1], got "
+                f"{flag[(flag < 0) | (flag > 1)].flat[0]}."
+            )
+        bins = self._bins(self._clip(values))
+        first = np.where(flag >= 0.5, TERMINATE, CARRY_ON)
+        self.encoded += flag.size
+        return np.concatenate([first[..., None], bins], axis=-1).astype(np.int32)
+
+    def from_integers(self, integers: np.ndarray) -> np.ndarray:
+        """Integers of action strings [..., 8] to action vectors float32 [..., 8] (bin centres).
+
+        Raises:
+          ValueError: for a wrong shape or an integer that has no meaning at its place.
+        """
+        integers = np.asarray(integers)
+        if integers.ndim < 1 or integers.shape[-1] != self.length:
+            raise ValueError(f"An action has {self.length} integers, got shape {integers.shape}.")
+        limits = np.array([2] + [self.space.bins] * (self.length - 1))
+        if (wrong := (integers < 0) | (integers >= limits)).any():
+            place = tuple(np.argwhere(wrong)[0])
+            raise ValueError(
+                f"Integer {integers[place]} at position {int(place[-1])} of an action "
+                f"({self._name(place[-1])!r}) is outside 0..{limits[place[-1]] - 1}."
+            )
+        flag = (integers[..., :1] == TERMINATE).astype(np.float32)
+        dimension = np.arange(self.length - 1)
+        values = self.space.centres[dimension, integers[..., 1:]]
+        return np.concatenate([flag, values.astype(np.float32)], axis=-1)
+
+    def encode(self, action: np.ndarray | Sequence[float]) -> np.ndarray:
+        """Action vectors float [..., 8] to token ids int32 [..., 8]; raises as `to_integers`."""
+        return self.integer_ids[self.to_integers(action)]
+
+    def decode(self, ids: np.ndarray | Sequence[int]) -> np.ndarray:
+        """Token ids int [..., 8] to action vectors float32 [..., 8].
+
+        Raises:
+          ValueError: for a wrong shape, or an id that is no action token at its place.
+        """
+        ids = np.asarray(ids)
+        inside = (ids >= 0) & (ids < len(self.bin_of_id))
+        integers = np.where(inside, self.bin_of_id[np.where(inside, ids, 0)], -1)
+        if (integers < 0).any():
+            place = tuple(np.argwhere(integers < 0)[0])
+            raise ValueError(
+                f"Token id {ids[place]} at position {int(place[-1])} of {ids[place[:-1]].tolist()} "
+                f"is no action token: an action is {self.length} ids of the integers "
+                f"0..{self.space.bins - 1}."
+            )
+        return self.from_integers(integers)
+
+    def _name(self, position: int) -> str:
+        return "terminate" if position == 0 else self.space.names[int(position) - 1]
+
+    def _clip(self, values: np.ndarray) -> np.ndarray:
+        low, high = np.asarray(self.space.low), np.asarray(self.space.high)
+        # float32 data holds a range's end with a rounding error, which is no clip.
+        slack = 1e-6 * (high - low)
+        outside = (values < low - slack) | (values > high + slack)
+        if outside.any():
+            self.clipped += outside.reshape(-1, outside.shape[-1]).sum(axis=0)
+            if (total := int(self.clipped.sum())) >= self._next_report:
+                counts = dict(zip(self.space.names, self.clipped.tolist(), strict=True))
+                logging.warning(
+                    "%d action values so far lay outside their range and were clipped "
+                    "(%d actions encoded before these): %s", total, self.encoded, counts,
+                )  # fmt: skip
+                self._next_report = 10 ** len(str(total))
+        return np.clip(values, low, high)
+
+    def _bins(self, values: np.ndarray) -> np.ndarray:
+        width, low = self.space.bin_widths, np.asarray(self.space.low)
+        about_zero = np.floor(values / width + 0.5) + self.space.bins // 2
+        plain = np.floor((values - low) / width)
+        bins = np.where(self.space._zero_centred(), about_zero, plain)
+        # The upper end belongs to the last bin, and zero-centred grids never use bin 0.
+        return np.clip(bins, self.space._zero_centred(), self.space.bins - 1).astype(np.int32)
+
+
+def _checked_integer_ids(tokenizer: Any, bins: int) -> np.ndarray:
+    """The ids of the integers 0..bins-1, int32 [bins], proved to be one to one with them."""
+    ids = np.asarray(tokenizer.integer_ids, np.int32)
+    if ids.ndim != 1 or len(ids) < bins:
+        raise ValueError(f"The tokenizer has {ids.size} single-token integers; {bins} are needed.")
+    ids = ids[:bins]
+    if len(np.unique(ids)) != bins:
+        raise ValueError("Two integers of the tokenizer share one token id.")
+    if ids.min() < 0 or ids.max() >= tokenizer.vocab_size:
+        raise ValueError(
+            f"Integer token ids run from {ids.min()} to {ids.max()}, outside the vocabulary of "
+            f"{tokenizer.vocab_size}."
+        )
+    if reserved := {tokenizer.pad_id, tokenizer.eos_id} & set(ids.tolist()):
+        raise ValueError(f"Token ids {sorted(reserved)} stand for an integer and for padding/EOS.")
+    for integer, token in enumerate(ids.tolist()):
+        if (text := tokenizer.decode([token]).strip()) != str(integer):
+            raise ValueError(
+                f"Integer {integer} is said to be token {token}, but that decodes to {text!r}."
+            )
+    return ids
