@@ -1,0 +1,213 @@
+"""The small web: composed pictures with questions and answers, made on the fly from an index.
+
+It stands for the web sets of the RT-2 paper (WebLI and VQA sets, arXiv 2307.15818 appendix B): real
+human-drawn pictures with their real names, in scenes and questions by template. Item `i` is a pure
+function of (seed, i): random access, no files, no state.
+
+Places are two integers, u to the right and v down, in thousandths of the frame's side, written on a
+grid of `PLACE_GRID` so that a small vocabulary of integers carries them.
+"""
+
+from collections.abc import Mapping
+import dataclasses
+import functools
+import re
+
+import numpy as np
+
+from rt2_jax.data import compose
+from rt2_jax.data import pictures
+from rt2_jax.data.example import Example
+from rt2_jax.nearest import nearest
+from rt2_jax.text import prompts
+
+PLACE_GRID = 20
+LANGUAGE_NAMES = {'en': 'english', 'de': 'german', 'es': 'spanish', 'fr': 'french',
+                  'it': 'italian', 'pt': 'portuguese'}
+# What is asked, and how often. Naming one large picture teaches names, the rest places: with either
+# left out a small model never learns the other.
+KINDS = {
+    'name': 0.28, 'name_language': 0.06, 'category': 0.04, 'where': 0.24, 'where_category': 0.04,
+    'where_language': 0.04, 'what': 0.08, 'list': 0.08, 'way': 0.06, 'count': 0.02, 'colour': 0.03,
+    'yes_no': 0.03,
+}
+_LONE = ('name', 'name_language', 'category')  # kinds that show one picture, of any size
+
+
+def place(point) -> str:
+    """Writes a point (u, v) in [0, 1] as two integers: the centre of its cell of the grid."""
+    return ' '.join(str(_grid(1000 * x)) for x in point)
+
+
+def offset(start, end) -> str:
+    """Writes the way from one point to another as two integers; 500 500 is no way at all."""
+    return ' '.join(str(_grid(500 + 500 * (b - a))) for a, b in zip(start, end))
+
+
+def _grid(thousandths: float) -> int:
+    cell = min(max(int(thousandths // PLACE_GRID), 0), 1000 // PLACE_GRID - 1)
+    return cell * PLACE_GRID + PLACE_GRID // 2
+
+
+@dataclasses.dataclass(frozen=True)
+class SmallWeb:
+    """Questions about composed pictures, by index.
+
+    >>> web = SmallWeb(seed=0)
+    >>> web[12].prompt, web[12].answer
+    ('Q: where is the frog? A:', '430 610')
+
+    Attributes:
+      seed: another seed is another web.
+      size: height and width of a frame in pixels.
+      length: the number of items; indices from 0 to length - 1 are valid.
+      kinds: question kind -> relative frequency (`KINDS` is the default).
+      rotation: the largest rotation of a picture, in radians.
+    """
+
+    seed: int = 0
+    size: int = 96
+    length: int = 1 << 30
+    kinds: Mapping[str, float] = dataclasses.field(default_factory=lambda: dict(KINDS))
+    rotation: float = 0.35
+    name: str = 'web'
+
+    def __post_init__(self):
+        for kind in self.kinds:
+            if kind not in KINDS:
+                raise ValueError(f'Unknown kind of question {kind!r}{nearest(kind, KINDS)}')
+        if not sum(self.kinds.values()) > 0:
+            raise ValueError(f'The frequencies of the kinds of questions add up to nothing: {self.kinds}')
+
+    def __len__(self) -> int:
+        return self.length
+
+    @functools.cached_property
+    def _thresholds(self) -> tuple[list[str], np.ndarray]:
+        kinds = sorted(self.kinds)
+        weights = np.array([self.kinds[k] for k in kinds], np.float64)
+        return kinds, np.cumsum(weights / weights.sum())
+
+    def __getitem__(self, index: int) -> Example:
+        if not 0 <= index < self.length:
+            raise IndexError(f'Item {index} of a small web of {self.length}')
+        rng = np.random.Generator(np.random.Philox(key=[self.seed, index]))
+        kinds, thresholds = self._thresholds
+        kind = kinds[min(int(np.searchsorted(thresholds, rng.random(), side='right')), len(kinds) - 1)]
+        scene, frame = self._scene(rng, kind)
+        question, answer = _ask(kind, scene, rng)
+        return Example(frames=frame[None], prompt=prompts.web(question), answer=answer, action=None,
+                       source=self.name, kind=kind)
+
+    def _scene(self, rng, kind) -> tuple[list[compose.Placed], np.ndarray]:
+        canvas = np.ascontiguousarray(compose.background(rng, self.size), np.float32)
+        flatten, thickness = 1.0, 0.0
+        if kind in _LONE and rng.random() < 0.5:
+            scene = [self._lone(rng)]
+        else:
+            if rng.random() < 0.6:
+                flatten, thickness = rng.uniform(0.75, 1.0), rng.uniform(0.0, 0.06)
+            count = 1 if kind in _LONE else int(rng.integers(2, 5))
+            scene = self._several(rng, count, distinct_categories=kind == 'where_category',
+                                  cards=kind == 'colour' or rng.random() < 0.7)
+        for placed in sorted(scene, key=lambda p: p.centre[1]):
+            compose.draw(canvas, placed, flatten, thickness)
+        if rng.random() < 0.35:
+            compose.distract(canvas, rng)
+        return scene, compose.finish(canvas, rng)
+
+    def _lone(self, rng) -> compose.Placed:
+        side = rng.uniform(0.3, 0.95)
+        room = max(0.0, 0.5 - side / 2)
+        centre = tuple(rng.uniform(0.5 - room, 0.5 + room, 2))
+        card = rng.choice(list(compose.COLOURS)) if rng.random() < 0.3 else None
+        return compose.Placed(_choice(rng, pictures.catalogue()), centre, side,
+                              rng.uniform(-self.rotation, self.rotation), card)
+
+    def _several(self, rng, count, distinct_categories, cards) -> list[compose.Placed]:
+        """Lays pictures of about one size without overlap, by rejection."""
+        side = rng.uniform(0.21, 0.32 if count < 4 else 0.28)
+        centres = _apart(rng, count, margin=0.4 * side, distance=1.15 * side)
+        chosen: list[pictures.Picture] = []
+        while len(chosen) < count:
+            picture = _choice(rng, pictures.catalogue())
+            taken = {p.category for p in chosen} if distinct_categories else {p.code for p in chosen}
+            if (picture.category if distinct_categories else picture.code) not in taken:
+                chosen.append(picture)
+        # As on a table, most cards are white.
+        colours = ['white' if rng.random() < 0.5 else str(rng.choice(list(compose.COLOURS)))
+                   for _ in range(count)]
+        return [compose.Placed(picture, tuple(centre), side * rng.uniform(0.9, 1.1),
+                               rng.uniform(-self.rotation, self.rotation), colour if cards else None)
+                for picture, centre, colour in zip(chosen, centres, colours)]
+
+
+def _apart(rng, count, margin, distance) -> list[np.ndarray]:
+    """Draws points of the unit square, none nearer to another than `distance`."""
+    points: list[np.ndarray] = []
+    tries = 0
+    while len(points) < count:
+        tries += 1
+        if tries % 50 == 0:  # the points so far may leave no room
+            points = []
+        point = rng.uniform(margin, 1 - margin, 2)
+        if all(np.hypot(*(point - other)) > distance for other in points):
+            points.append(point)
+    return points
+
+
+def _choice(rng, items):
+    return items[int(rng.integers(len(items)))]
+
+
+def _ask(kind: str, scene: list[compose.Placed], rng) -> tuple[str, str]:
+    """Returns (question, answer) about a scene."""
+    one = _choice(rng, scene)
+    name, picture = one.picture.name, one.picture
+    languages = [language for language in picture.names if language != 'en']
+    match kind:
+        case 'name':
+            return 'what is in the image', name
+        case 'name_language':
+            language = _choice(rng, languages or ['en'])
+            return f'what is in the image in {LANGUAGE_NAMES[language]}', picture.names[language]
+        case 'category':
+            return 'what kind of thing is in the image', picture.category
+        case 'where':
+            return f'where is the {name}', place(one.centre)
+        case 'where_language':
+            return f'where is the {picture.names[_choice(rng, languages or ["en"])]}', place(one.centre)
+        case 'where_category':
+            return f'where is the {picture.category}', place(one.centre)
+        case 'what':
+            jitter = rng.uniform(-0.25, 0.25, 2) * one.side
+            return f'what is at {place(np.asarray(one.centre) + jitter)}', name
+        case 'list':
+            ordered = sorted(scene, key=lambda p: p.centre[0])
+            return 'list all', ', '.join(f'{p.picture.name} {place(p.centre)}' for p in ordered[:3])
+        case 'way':
+            other = _choice(rng, [p for p in scene if p is not one])
+            return f'which way from the {name} to the {other.picture.name}', offset(one.centre, other.centre)
+        case 'count':
+            return 'how many things are in the image', str(len(scene))
+        case 'colour':
+            return f'what colour is under the {name}', one.card
+        case 'yes_no':
+            if rng.random() < 0.5:
+                return f'is there a {name}', 'yes'
+            here = {p.picture.code for p in scene}
+            absent = [p for p in pictures.catalogue() if p.code not in here]
+            return f'is there a {_choice(rng, absent).name}', 'no'
+
+
+def score(example: Example, answer: str, tolerance: float = 0.1) -> bool:
+    """Whether an answer is right: places within `tolerance` (half a tile, in units of the frame's
+    side; half the smallest picture of a scene of several), anything else to the letter.
+    """
+    if example.kind not in ('where', 'where_category', 'where_language', 'way'):
+        return answer.strip() == example.answer.strip()
+    if not re.fullmatch(r'\d+ \d+', answer.strip()):
+        return False
+    truth, guess = (np.array([int(x) for x in text.split()]) for text in (example.answer, answer))
+    unit = 500 if example.kind == 'way' else 1000
+    return float(np.hypot(*(truth - guess))) <= tolerance * unit
