@@ -1,0 +1,287 @@
+"""One jitted call from images and prompt to an answer that the grammar allows.
+
+The encoder runs once (prefill), then the decoder token by token over a cache of static size. In
+an action only 256 token ids are allowed, so only their columns of the output matrix are
+multiplied: 256 x D numbers read where a full step of a multilingual vocabulary reads 250,000 x D.
+The distribution is the same, since what is masked has no share in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+import dataclasses
+import functools
+from typing import Any
+
+from flax import linen as nn
+from flax import struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rt2_jax.decoding.grammar import Grammar
+from rt2_jax.decoding.grammar import Kind
+
+_MASKED = -1e30  # finite, so that 0 * log(0) of a masked token is 0 and not NaN
+
+
+@struct.dataclass
+class Samples:
+    """N answers to each of B questions, at most T tokens each.
+
+    Attributes:
+      tokens: int32 [B, N, T], pad_id after the end. EOS is there where it was sampled (texts).
+      log_probs: float32 [B, N, T], of each token under the model's distribution restricted to what
+        the grammar allowed there (at temperature 1 whatever the token was drawn with); 0 after
+        the end. Their sum is the answer's log-probability.
+      entropies: float32 [B, N, T], nats, of that same distribution; 0 after the end.
+      lengths: int32 [B, N], tokens before the end.
+    """
+
+    tokens: jax.Array
+    log_probs: jax.Array
+    entropies: jax.Array
+    lengths: jax.Array
+
+
+@struct.dataclass
+class _Loop:
+    """What a step passes to the next. All but `keys` start at one row for each question."""
+
+    step: jax.Array  # int32 []
+    state: jax.Array  # int32 [B, 3], of the grammar
+    token: jax.Array  # int32 [B], the last one
+    cache: Any
+    tokens: jax.Array  # int32 [B, T]
+    log_probs: jax.Array  # float32 [B, T]
+    entropies: jax.Array  # float32 [B, T]
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampler:
+    """Samples answers. Frozen: every attribute is a static setting of the jitted call.
+
+    Attributes:
+      model: a Flax module with `prefill(images, prompt, max_length) -> cache` and
+        `step(cache, token [B], columns [C] | None) -> (logits [B, C or V], cache)`.
+      grammar: what may come next.
+      top_p: draw only from the fewest tokens that together have at least this probability (of the
+        restricted distribution, after the temperature). 1 draws from all.
+      restrict: multiply only the allowed columns where they are few; False multiplies all of them
+        and masks (the same answers, slower; for tests and benchmarks).
+    """
+
+    model: nn.Module
+    grammar: Grammar
+    top_p: float = 1.0
+    restrict: bool = True
+
+    def __post_init__(self):
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p is {self.top_p}; it must lie in (0, 1].")
+
+    def __call__(
+        self,
+        params: Any,
+        images: Any,
+        prompt: Any,
+        kinds: Kind | Iterable[int],
+        *,
+        rng: jax.Array | None = None,
+        temperature: float | Any = 0.0,
+        num_samples: int = 1,
+        forced: Any | None = None,
+    ) -> Samples:
+        """Samples `num_samples` answers a row.
+
+        A row's answers depend on its own inputs, its number and `rng`, not on the rows beside it.
+
+        Args:
+          params: the model's parameter tree (without the 'params' level).
+          images: uint8 [B, F, H, W, 3].
+          prompt: int32 [B, P], padded on the right with pad_id.
+          kinds: the kind of answer, one for all rows or one a row.
+          rng: a key; needed where a temperature is above 0.
+          temperature: float, one for all or [B]; 0 takes the likeliest token.
+          num_samples: N.
+          forced: int32 [B, K] or None: the first tokens of each answer where they are already
+            decided (a plan written by a user, say); pad_id where they are not.
+
+        Raises:
+          ValueError: for a temperature that is negative or NaN, or above 0 without `rng`, or fewer
+            than one sample.
+        """
+        batch = images.shape[0]
+        kinds = np.broadcast_to(np.asarray(kinds, np.int32), [batch])
+        temperature = np.broadcast_to(np.asarray(temperature, np.float32), [batch])
+        if not (temperature >= 0).all():
+            raise ValueError(f"Temperatures must be 0 or more, got {temperature.tolist()}.")
+        if rng is None:
+            if (temperature > 0).any():
+                raise ValueError("A temperature above 0 needs `rng`, e.g. jax.random.key(0).")
+            rng = jax.random.key(0)
+        if num_samples < 1:
+            raise ValueError(f"num_samples is {num_samples}; at least 1 is needed.")
+        possible = frozenset(Kind(kind) for kind in np.unique(kinds))
+        if forced is None:
+            forced = np.full([batch, 0], self.grammar.pad_id, np.int32)
+        return self._sample(
+            params, images, prompt, kinds, rng, temperature, forced,
+            possible=possible, num_samples=num_samples,
+        )  # fmt: skip
+
+    @functools.partial(jax.jit, static_argnames=("self", "possible", "num_samples"))
+    def _sample(
+        self, params, images, prompt, kinds, rng, temperature, forced, *, possible, num_samples
+    ) -> Samples:
+        variables = {"params": params}
+        length = self.grammar.max_length(possible)
+        batch = prompt.shape[0]
+        cache = self.model.apply(variables, images, prompt, length, method="prefill")
+        pad = jnp.int32(self.grammar.pad_id)
+        forced = jnp.pad(forced[:, :length], [(0, 0), (0, max(0, length - forced.shape[1]))],
+                         constant_values=pad)  # fmt: skip
+        # A key a row and sample: the batch's size and the other rows leave a row's draws alone.
+        fold = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
+        keys = jax.vmap(fold, in_axes=(0, None))(
+            fold(rng, jnp.arange(batch)), jnp.arange(num_samples)
+        )
+        loop = _Loop(
+            step=jnp.int32(0),
+            state=self.grammar.start(kinds),
+            token=jnp.full([batch], pad),
+            cache=cache,
+            tokens=jnp.full([batch, length], pad),
+            log_probs=jnp.zeros([batch, length]),
+            entropies=jnp.zeros([batch, length]),
+        )
+
+        def decode(keys: jax.Array) -> Samples:
+            advance = functools.partial(
+                self._advance, variables=variables, keys=keys, temperature=temperature,
+                forced=forced,
+            )  # fmt: skip
+            if possible == {Kind.ACTION}:
+                return self._finish(self._decode_actions(loop, advance))
+            return self._finish(self._decode_any(loop, advance, length))
+
+        if num_samples == 1:
+            return jax.tree.map(lambda x: x[:, None], decode(keys[:, 0]))
+        # The samples share the encoder's part of the cache: vmap copies only what they write.
+        return jax.vmap(decode, in_axes=1, out_axes=1)(keys)
+
+    def _decode_actions(self, loop: _Loop, advance) -> _Loop:
+        """All rows are at the same place of an action, so each step's columns are known."""
+        flag, bins = self.grammar.flag_columns, self.grammar.bin_columns
+        loop = advance(loop, columns=flag if self.restrict else None)
+        rest = self.grammar.action_length - 1
+        columns = bins if self.restrict else None
+        return jax.lax.scan(
+            lambda loop, _: (advance(loop, columns=columns), None), loop, length=rest
+        )[0]
+
+    def _decode_any(self, loop: _Loop, advance, length: int) -> _Loop:
+        """Rows may be anywhere; few columns do once all that are left write actions."""
+        grammar = self.grammar
+
+        def body(loop: _Loop) -> _Loop:
+            if not self.restrict:
+                return advance(loop, columns=None)
+            few = jnp.all(grammar.in_action(loop.state) | grammar.done(loop.state))
+            return jax.lax.cond(
+                few,
+                functools.partial(advance, columns=grammar.bin_columns),
+                functools.partial(advance, columns=None),
+                loop,
+            )
+
+        def going_on(loop: _Loop) -> jax.Array:
+            return (loop.step < length) & ~jnp.all(grammar.done(loop.state))
+
+        return jax.lax.while_loop(going_on, body, loop)
+
+    def _advance(
+        self, loop: _Loop, *, variables, keys, temperature, forced, columns: np.ndarray | None
+    ) -> _Loop:
+        """One token for every row."""
+        grammar, step = self.grammar, loop.step
+        logits, cache = self.model.apply(
+            variables, loop.cache, loop.token, columns, method="step"
+        )
+        done = grammar.done(loop.state)
+        allowed = grammar.allowed(loop.state, columns, logits.shape[-1])
+        log_p = log_softmax(logits, allowed | done[:, None])
+        uniform = jax.vmap(lambda key: jax.random.uniform(jax.random.fold_in(key, step)))(keys)
+        chosen = choose(log_p, uniform, temperature, self.top_p)
+        ids = jnp.arange(logits.shape[-1]) if columns is None else jnp.asarray(columns)
+        wanted = forced[:, step]
+        is_forced = wanted != grammar.pad_id
+        # `columns` ascend; a forced token that is not among them has log-probability -inf below.
+        place = jnp.minimum(jnp.searchsorted(ids, wanted), len(ids) - 1)
+        chosen = jnp.where(is_forced, place, chosen)
+        token = jnp.where(is_forced, wanted, ids[chosen].astype(jnp.int32))
+        log_prob = jnp.take_along_axis(log_p, chosen[:, None], axis=-1)[:, 0]
+        log_prob = jnp.where((ids[chosen] != token) | (log_prob <= _MASKED / 2), -jnp.inf, log_prob)
+        entropy = -jnp.sum(jnp.exp(log_p) * log_p, axis=-1)
+        token = jnp.where(done, grammar.pad_id, token)
+        return _Loop(
+            step=step + 1,
+            state=grammar.advance(loop.state, token),
+            token=token,
+            cache=cache,
+            tokens=loop.tokens.at[:, step].set(token),
+            log_probs=loop.log_probs.at[:, step].set(jnp.where(done, 0, log_prob)),
+            entropies=loop.entropies.at[:, step].set(jnp.where(done, 0, entropy)),
+        )
+
+    def _finish(self, loop: _Loop) -> Samples:
+        lengths = jnp.sum(loop.tokens != self.grammar.pad_id, axis=-1)
+        return Samples(loop.tokens, loop.log_probs, loop.entropies, lengths)
+
+
+def log_softmax(logits: jax.Array, allowed: jax.Array) -> jax.Array:
+    """Log-probabilities [B, C] of the distribution restricted to `allowed` bool [B, C].
+
+    What is not allowed gets a finite number so low that its probability is exactly 0.
+    """
+    masked = jnp.where(allowed, logits.astype(jnp.float32), _MASKED)
+    return jnp.where(allowed, jax.nn.log_softmax(masked, axis=-1), _MASKED)
+
+
+def choose(
+    log_p: jax.Array, uniform: jax.Array, temperature: jax.Array, top_p: float
+) -> jax.Array:
+    """Draws a column of each row of `log_p` [B, C] by one `uniform` number [B] in [0, 1).
+
+    The inverse of the cumulative distribution is used, and not Gumbel noise, because a masked
+    column then takes no part: the draw is the same whether it was masked or left out.
+
+    Args:
+      log_p: log-probabilities, as `log_softmax` gives them.
+      uniform: numbers in [0, 1).
+      temperature: float [B]; where 0, the likeliest column is taken.
+      top_p: see `Sampler.top_p`.
+
+    Returns:
+      int32 [B].
+    """
+    likeliest = jnp.argmax(log_p, axis=-1)
+    tempered = log_p / jnp.maximum(temperature, 1e-6)[:, None]
+    weights = jax.nn.softmax(jnp.maximum(tempered, _MASKED), axis=-1)
+    if top_p < 1:
+        weights = jnp.where(_nucleus(weights, top_p), weights, 0)
+    cumulative = jnp.cumsum(weights, axis=-1)
+    total = cumulative[:, -1]
+    # Below the total, so that some column always lies above it, however the product rounds.
+    target = jnp.minimum(uniform * total, jnp.nextafter(total, jnp.zeros_like(total)))
+    drawn = jnp.argmax(cumulative > target[:, None], axis=-1)
+    return jnp.where(temperature > 0, drawn, likeliest).astype(jnp.int32)
+
+
+def _nucleus(weights: jax.Array, top_p: float) -> jax.Array:
+    """bool [B, C]: the fewest columns whose `weights` (which sum to 1) reach `top_p`."""
+    descending = -jnp.sort(-weights, axis=-1)
+    before = jnp.cumsum(descending, axis=-1) - descending
+    # The likeliest always stays; equals of the last that stays do too.
+    last = jnp.sum(before < top_p, axis=-1, keepdims=True) - 1
+    return weights >= jnp.take_along_axis(descending, jnp.maximum(last, 0), axis=-1)
