@@ -1,0 +1,59 @@
+"""Encoded picture -> pixels -> the model's frame size: one path for training and for inference."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import simplejpeg
+
+JPEG_MAGIC = b"\xff\xd8\xff"
+PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
+
+# The data pipeline has its own threads; OpenCV's pool beside them only costs.
+cv2.setNumThreads(0)
+
+
+def decode(encoded: bytes) -> np.ndarray:
+    """JPEG or PNG bytes -> uint8 [H, W, 3], RGB.
+
+    Raises:
+      ValueError: for bytes that are neither, or that are damaged.
+    """
+    if encoded[:3] == JPEG_MAGIC:
+        return simplejpeg.decode_jpeg(encoded, colorspace="RGB")
+    if encoded[:8] == PNG_MAGIC:
+        pixels = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR)
+        if pixels is None:
+            raise ValueError(f"a PNG of {len(encoded)} bytes cannot be decoded: it is damaged")
+        return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
+    raise ValueError(
+        f"{len(encoded)} bytes starting with {encoded[:8]!r} are neither a JPEG nor a PNG"
+    )
+
+
+def encode_jpeg(pixels: np.ndarray, quality: int = 95) -> bytes:
+    """uint8 [H, W, 3], RGB -> JPEG bytes."""
+    return simplejpeg.encode_jpeg(
+        np.ascontiguousarray(pixels), quality=quality, colorspace="RGB", colorsubsampling="444"
+    )
+
+
+def resize(frames: np.ndarray, size: int) -> np.ndarray:
+    """Frames uint8 [..., H, W, 3] -> uint8 [..., size, size, 3].
+
+    Averages over areas where the frame shrinks (no aliasing), interpolates linearly where it
+    grows; the aspect ratio isn't kept, as in RT-1. Frames of the right size come back as they are.
+    Robots' frames at inference must pass through this same function.
+    """
+    if frames.dtype != np.uint8 or frames.ndim < 3 or frames.shape[-1] != 3:
+        raise ValueError(
+            f"frames must be uint8 [..., H, W, 3]; got {frames.dtype} {list(frames.shape)}"
+        )
+    height, width = frames.shape[-3:-1]
+    if (height, width) == (size, size):
+        return frames
+    shrinks = height >= size and width >= size
+    method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    flat = frames.reshape(-1, height, width, 3)
+    resized = np.stack([cv2.resize(frame, (size, size), interpolation=method) for frame in flat])
+    return resized.reshape(*frames.shape[:-3], size, size, 3)

@@ -1,0 +1,408 @@
+"""Sources and a mixture -> batches of global JAX arrays, resumable to the bit.
+
+The n-th example of a run is a pure function of n, the sources and the settings, so the state is
+the number of batches handed out, and any number of hosts produces the same global batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+import dataclasses
+import functools
+import hashlib
+import json
+import queue
+import threading
+import time
+from typing import Any, Protocol
+
+from absl import logging
+import grain
+import jax
+import numpy as np
+
+from rt2_jax.data import images
+from rt2_jax.data.example import Example
+from rt2_jax.data.mixture import RobotShareMap, Schedule
+from rt2_jax.nearest import nearest
+from rt2_jax.text.actions import ActionTokenizer
+
+STATE_FORMAT = 1
+
+
+class Source(Protocol):
+    """Random access to Examples.
+
+    Two attributes are used where there: `kinds`, the kinds of its Examples (else its name alone),
+    and `fingerprint`, text that changes whenever its content does (else a dataclass's fields).
+    """
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, i: int) -> Example: ...
+
+
+class ExampleEncoder:
+    """Example -> one row of a batch, as fixed-size numpy arrays.
+
+    Args:
+      tokenizer: text tokenizer.
+      actions: the action tokenizer of each source that has actions, by the source's name.
+      image_size: frames are resized to this.
+      prompt_length: tokens a prompt, P. A longer one is clipped at the end, counted and logged.
+      target_length: tokens a target, T, EOS included. A longer one is an error.
+      sources: names of the sources, in the order of the batch's `source` numbers.
+      kinds: names of the kinds, in the order of the batch's `kind` numbers.
+
+    Attributes:
+      clipped_prompts: how many prompts were clipped so far.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        actions: Mapping[str, ActionTokenizer],
+        *,
+        image_size: int,
+        prompt_length: int,
+        target_length: int,
+        sources: Sequence[str],
+        kinds: Sequence[str],
+    ):
+        self._tokenizer, self._actions = tokenizer, dict(actions)
+        self._image_size = image_size
+        self._prompt_length, self._target_length = prompt_length, target_length
+        self._sources = {name: i for i, name in enumerate(sources)}
+        self._kinds = {name: i for i, name in enumerate(kinds)}
+        self._encode_text = functools.lru_cache(maxsize=1 << 15)(
+            lambda text: tuple(tokenizer.encode(text))
+        )
+        self._lock = threading.Lock()
+        self.clipped_prompts = 0
+
+    def __call__(self, example: Example, source: str) -> dict[str, np.ndarray]:
+        """Keys: images uint8 [F, H, W, 3], prompt int32 [P], target int32 [T], source, kind int32 [].
+
+        Raises:
+          ValueError: a target longer than T, an unknown kind, an action without a tokenizer.
+        """
+        if example.kind not in self._kinds:
+            raise ValueError(
+                f"source {source!r} yields an example of kind {example.kind!r}, which no source "
+                "declares in its `kinds`" + nearest(example.kind, self._kinds)
+            )
+        return {
+            "images": images.resize(example.frames, self._image_size),
+            "prompt": self.prompt(example.prompt),
+            "target": self._target(example, source),
+            "source": np.int32(self._sources[source]),
+            "kind": np.int32(self._kinds[example.kind]),
+        }
+
+    def prompt(self, text: str) -> np.ndarray:
+        """Prompt ids int32 [P], zero-padded on the right; clipped if too long, counted and logged."""
+        ids = self._encode_text(text)
+        if len(ids) > self._prompt_length:
+            with self._lock:
+                self.clipped_prompts += 1
+                count = self.clipped_prompts
+            if count & (count - 1) == 0:
+                logging.warning(
+                    "a prompt of %d tokens was clipped to %d (%d so far): %r; "
+                    "raise config.data.prompt_length to keep it whole",
+                    len(ids), self._prompt_length, count, text,
+                )  # fmt: skip
+            ids = ids[: self._prompt_length]
+        return _padded(ids, self._prompt_length)
+
+    def _target(self, example: Example, source: str) -> np.ndarray:
+        ids = list(self._encode_text(example.answer)) if example.answer else []
+        if example.action is not None:
+            if source not in self._actions:
+                raise ValueError(
+                    f"source {source!r} yields actions but has no action tokenizer"
+                    + nearest(source, self._actions)
+                )
+            ids.extend(self._actions[source].encode(example.action).tolist())
+        ids.append(self._tokenizer.eos_id)
+        if len(ids) > self._target_length:
+            raise ValueError(
+                f"source {source!r}: an answer of {len(ids)} tokens doesn't fit "
+                f"config.data.target_length={self._target_length}: {example.answer!r} to "
+                f"{example.prompt!r}"
+            )
+        return _padded(ids, self._target_length)
+
+
+def _padded(ids: Sequence[int], length: int) -> np.ndarray:
+    row = np.zeros([length], np.int32)
+    row[: len(ids)] = ids
+    return row
+
+
+class _HostRows:
+    """This host's rows of every batch as one random-access sequence."""
+
+    def __init__(self, mixed: grain.MapDataset, batch_size: int, rows: Sequence[int]):
+        self._mixed, self._batch_size, self._rows = mixed, batch_size, tuple(rows)
+
+    def __len__(self) -> int:
+        return len(self._mixed) // self._batch_size * len(self._rows)
+
+    def __getitem__(self, n: int) -> dict[str, np.ndarray]:
+        batch, row = divmod(int(n), len(self._rows))
+        return self._mixed[batch * self._batch_size + self._rows[row]]
+
+
+class BatchIterator(Iterator[dict[str, jax.Array]]):
+    """Yields global batches; made by `make_iterator`.
+
+    Attributes:
+      sources: names, in the order of the batch's `source` numbers.
+      kinds: names, in the order of the batch's `kind` numbers.
+      wait_seconds: time spent inside `next` so far, waiting for data.
+      encoder: the ExampleEncoder, which counts clipped prompts.
+    """
+
+    def __init__(self, rows, *, host_rows, batches, place, fingerprint, sources, kinds, encoder,
+                 threads, read_ahead):  # fmt: skip
+        self._rows, self._host_rows, self._batches = rows, host_rows, batches
+        self._place, self._fingerprint = place, fingerprint
+        self._threads, self._read_ahead = threads, read_ahead
+        self.sources, self.kinds, self.encoder = tuple(sources), tuple(kinds), encoder
+        self.wait_seconds = 0.0
+        self._position = 0
+        self._queue: queue.Queue | None = None
+        self._stop = threading.Event()
+        self._worker: threading.Thread | None = None
+
+    def __iter__(self) -> BatchIterator:
+        return self
+
+    def __next__(self) -> dict[str, jax.Array]:
+        """The next batch.
+
+        images uint8 [B, F, H, W, 3], prompt int32 [B, P], target int32 [B, T] (answer, action, EOS;
+        zero-padded on the right), source, kind, index int32 [B] (number of the example in the run).
+
+        Raises:
+          StopIteration: after the last batch of the run.
+        """
+        start = time.perf_counter()
+        if self._position >= self._batches:
+            raise StopIteration
+        if self._worker is None:
+            self._start()
+        batch = self._queue.get()
+        self.wait_seconds += time.perf_counter() - start
+        if isinstance(batch, BaseException):
+            self.close()
+            raise batch
+        self._position += 1
+        return batch
+
+    def get_state(self) -> dict[str, Any]:
+        """JSON-serialisable: the number of batches handed out and what gives it meaning."""
+        return {"batches": self._position, "fingerprint": self._fingerprint}
+
+    def set_state(self, state: Mapping[str, Any] | str) -> None:
+        """Goes to where `state` was taken; takes get_state's dict or its JSON.
+
+        Raises:
+          ValueError: if it was taken with other settings or data; names the fields that differ.
+        """
+        state = json.loads(state) if isinstance(state, str) else state
+        if missing := {"batches", "fingerprint"} - set(state):
+            raise ValueError(f"this isn't the state of a data iterator: it lacks {sorted(missing)}")
+        theirs, ours = dict(state["fingerprint"]), self._fingerprint
+        differing = [k for k in sorted({*theirs, *ours}) if theirs.get(k) != ours.get(k)]
+        if differing:
+            lines = [f"  {k}: was {theirs.get(k)!r}, is {ours.get(k)!r}" for k in differing]
+            raise ValueError(
+                "the data state was saved with other settings, so its position means something "
+                "else now:\n" + "\n".join(lines) + "\nRestore them, or start a new workdir."
+            )
+        if not 0 <= state["batches"] <= self._batches:
+            raise ValueError(
+                f"the data state is at batch {state['batches']}; this run has {self._batches}"
+            )
+        self.close()
+        self._position = int(state["batches"])
+
+    def close(self) -> None:
+        """Stops reading ahead; a later `next` starts again at the same place."""
+        self._stop.set()
+        if self._worker is not None:
+            while self._worker.is_alive():
+                try:
+                    self._queue.get(timeout=0.05)
+                except queue.Empty:
+                    pass
+            self._worker.join()
+        self._worker = self._queue = None
+
+    def _start(self) -> None:
+        self._stop = threading.Event()
+        self._queue = queue.Queue(maxsize=self._read_ahead)
+        self._worker = threading.Thread(
+            target=self._produce, args=(self._position, self._queue, self._stop), daemon=True
+        )
+        self._worker.start()
+
+    def _produce(self, position: int, out: queue.Queue, stop: threading.Event) -> None:
+        rows_a_batch = len(self._host_rows)
+        try:
+            rows = iter(
+                self._rows[position * rows_a_batch :].to_iter_dataset(
+                    grain.ReadOptions(
+                        num_threads=self._threads, prefetch_buffer_size=2 * rows_a_batch
+                    )
+                )
+            )
+            for _ in range(position, self._batches):
+                examples = [next(rows) for _ in range(rows_a_batch)]
+                batch = {key: np.stack([e[key] for e in examples]) for key in examples[0]}
+                out.put(self._place(batch))
+                if stop.is_set():
+                    return
+        except BaseException as error:  # pylint: disable=broad-exception-caught
+            out.put(error)
+
+
+def rows_of_host(sharding: jax.sharding.Sharding, batch_size: int) -> list[int]:
+    """Rows of the global batch that this process's devices hold, by the sharding of axis 0."""
+    rows: set[int] = set()
+    for (taken,) in sharding.addressable_devices_indices_map((batch_size,)).values():
+        rows.update(range(*taken.indices(batch_size)))
+    return sorted(rows)
+
+
+def make_iterator(
+    robot: Mapping[str, tuple[Source, float]],
+    web: Mapping[str, tuple[Source, float]],
+    *,
+    tokenizer: Any,
+    schedule: Schedule,
+    batches: int,
+    batch_size: int,
+    image_size: int,
+    prompt_length: int,
+    target_length: int,
+    seed: int = 0,
+    sharding: jax.sharding.Sharding | None = None,
+    rows: Sequence[int] | None = None,
+    threads: int = 2,
+    read_ahead: int = 2,
+) -> BatchIterator:
+    """A mixture of sources as an iterator of global batches.
+
+    Args:
+      robot: robot sources and their weights within the robot share, by name.
+      web: the other sources and their weights within the rest, by name.
+      tokenizer: text tokenizer.
+      schedule: robot share by step.
+      batches: batches in the run (a run resumed with more goes on the same way).
+      batch_size: global batch size B.
+      image_size: side of the frames, pixels.
+      prompt_length: tokens a prompt, P.
+      target_length: tokens a target with EOS, T.
+      seed: of the shuffles; each source has its own permutation an epoch.
+      sharding: of axis 0 of the batch; it decides which rows this process reads. Without it, the
+        whole batch goes to the default device.
+      rows: rows to read, as numpy arrays, instead of those that `sharding` says (tests, tools).
+      threads: reading threads.
+      read_ahead: batches ready ahead of use.
+
+    Raises:
+      ValueError: a name used twice, an empty source, a share without sources.
+    """
+    named = {**robot, **web}
+    if len(named) != len(robot) + len(web):
+        raise ValueError(f"a source is both robot and web: {sorted(set(robot) & set(web))}")
+    for name, (source, _) in named.items():
+        if not len(source):
+            raise ValueError(f"source {name!r} is empty")
+    kinds = sorted({kind for name, (source, _) in named.items() for kind in _kinds(name, source)})
+    actions = {
+        name: ActionTokenizer(source.action_space, tokenizer)
+        for name, (source, _) in named.items()
+        if getattr(source, "action_space", None) is not None
+    }
+    encoder = ExampleEncoder(
+        tokenizer, actions, image_size=image_size, prompt_length=prompt_length,
+        target_length=target_length, sources=list(named), kinds=kinds,
+    )  # fmt: skip
+    mixed = grain.MapDataset.select_from_datasets(
+        [_endless(name, source, seed, encoder) for name, (source, _) in named.items()],
+        RobotShareMap(
+            schedule, batches, batch_size,
+            [weight for _, weight in robot.values()], [weight for _, weight in web.values()],
+        ),
+    ).map_with_index(_numbered)  # fmt: skip
+    if rows is None:
+        place = functools.partial(_global_arrays, sharding=sharding, batch_size=batch_size)
+        rows = rows_of_host(sharding, batch_size) if sharding else range(batch_size)
+    else:
+        place = dict
+    fingerprint = {
+        "format": STATE_FORMAT,
+        "batch_size": batch_size,
+        "seed": seed,
+        "schedule": schedule.to_json(),
+        "image_size": image_size,
+        "prompt_length": prompt_length,
+        "target_length": target_length,
+        "tokenizer": hashlib.sha256(tokenizer.model_bytes).hexdigest()[:16],
+    }
+    for side, group in (("robot", robot), ("web", web)):
+        fingerprint[f"{side}_sources"] = list(group)
+        for name, (source, weight) in group.items():
+            fingerprint[f"source {name!r}"] = _identity(source, weight)
+    return BatchIterator(
+        grain.MapDataset.source(_HostRows(mixed, batch_size, rows)),
+        host_rows=list(rows), batches=batches, place=place, fingerprint=fingerprint,
+        sources=list(named), kinds=kinds, encoder=encoder, threads=threads, read_ahead=read_ahead,
+    )  # fmt: skip
+
+
+def _kinds(name: str, source: Source) -> Sequence[str]:
+    return getattr(source, "kinds", None) or (name,)
+
+
+def _identity(source: Source, weight: float) -> dict[str, Any]:
+    space = getattr(source, "action_space", None)
+    fields = repr(source) if dataclasses.is_dataclass(source) else ""
+    return {
+        "weight": float(weight),
+        "length": len(source),
+        "fingerprint": str(getattr(source, "fingerprint", fields)),
+        "action_space": hashlib.sha256(space.to_json().encode()).hexdigest()[:16] if space else "",
+    }
+
+
+def _endless(name: str, source: Source, seed: int, encoder: ExampleEncoder) -> grain.MapDataset:
+    """A source repeated for ever, in another order each epoch, as encoded rows."""
+    # Grain adds the epoch to the seed, so neighbouring seeds would share permutations.
+    own = int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:4], "little")
+    return (
+        grain.MapDataset.source(source)
+        .shuffle(seed=own)
+        .repeat()
+        .map(functools.partial(encoder, source=name))
+    )
+
+
+def _numbered(index: int, row: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {**row, "index": np.int32(index % (1 << 31))}
+
+
+def _global_arrays(batch, *, sharding, batch_size: int) -> dict[str, jax.Array]:
+    if sharding is None:
+        return jax.device_put(batch)
+    # Without global_shape, a replicated array could silently differ between processes.
+    return {
+        key: jax.make_array_from_process_local_data(
+            sharding, value, global_shape=(batch_size, *value.shape[1:])
+        )
+        for key, value in batch.items()
+    }

@@ -1,0 +1,159 @@
+"""Writes RLDS episodes as a TFDS data set, without TensorFlow.
+
+What `tfds.builder_from_directory(DIR).as_dataset()` needs is features.json, dataset_info.json and
+TFRecord shards of tf.train.Examples in TFDS's own layout of nested features, all of which TFDS's
+TensorFlow-free half gives; pictures are encoded here. Shards can be written by several processes:
+each under a temporary name, renamed when whole. dataset_info.json comes last, so a directory
+without it is half-written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+import json
+import os
+from typing import Any
+
+from etils import epath
+import numpy as np
+import tensorflow_datasets as tfds
+from tensorflow_datasets.core import example_serializer
+
+from rt2_jax.data import images
+from rt2_jax.data import tfrecord
+
+FEATURES_JSON = "features.json"
+DATASET_INFO_JSON = "dataset_info.json"
+
+
+def features_dict(spec: Mapping[str, Any]) -> tfds.features.FeaturesDict:
+    """An RLDS schema: `spec` with a 'steps' entry (a dict of features) made a nested Dataset."""
+    spec = dict(spec)
+    return tfds.features.FeaturesDict({**spec, "steps": tfds.features.Dataset(spec["steps"])})
+
+
+class EpisodeEncoder:
+    """Episodes as nested dicts -> serialised tf.train.Examples.
+
+    Args:
+      features: the schema, with a 'steps' Dataset.
+      quality: JPEG quality. Pictures given as bytes are taken as already encoded.
+    """
+
+    def __init__(self, features: tfds.features.FeaturesDict, quality: int = 95):
+        self._serializer = example_serializer.ExampleSerializer(features.get_serialized_info())
+        self._quality = quality
+        self._images = {
+            path for path, feature in _leaves(features) if isinstance(feature, tfds.features.Image)
+        }
+        for path, feature in _leaves(features):
+            if path in self._images and feature.get_serialized_info().shape != ():
+                raise ValueError(f"feature {path!r}: only plain pictures are supported")
+
+    def __call__(self, episode: Mapping[str, Any]) -> bytes:
+        """`episode`: {'steps': [step, ...], ...}, nested like the schema."""
+        steps = [_flatten(step) for step in episode["steps"]]
+        flat = _flatten({k: v for k, v in episode.items() if k != "steps"})
+        for path in steps[0]:
+            flat[f"steps/{path}"] = [step[path] for step in steps]
+        for path in self._images & set(flat):
+            inside = path.startswith("steps/")
+            flat[path] = [self._encode(x) for x in flat[path]] if inside else self._encode(flat[path])
+        return self._serializer.serialize_example(_unflatten(flat))
+
+    def _encode(self, picture: np.ndarray | bytes) -> bytes:
+        return picture if isinstance(picture, bytes) else images.encode_jpeg(picture, self._quality)
+
+
+def shard_name(name: str, split: str, shard: int, shards: int) -> str:
+    """TFDS's file name of a shard."""
+    return f"{name}-{split}.tfrecord-{shard:05d}-of-{shards:05d}"
+
+
+def write_shard(path: epath.PathLike, payloads: Iterable[bytes]) -> None:
+    """Writes one shard whole or not at all."""
+    path = epath.Path(path)
+    temporary = path.with_name(f"{path.name}.incomplete-{os.getpid()}")
+    with open(temporary, "wb") as file:
+        for payload in payloads:
+            tfrecord.write_record(file, payload)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def finish(
+    directory: epath.PathLike,
+    features: tfds.features.FeaturesDict,
+    *,
+    name: str,
+    version: str,
+    description: str,
+    shard_lengths: Sequence[int],
+    split: str = "train",
+) -> None:
+    """Writes features.json, then dataset_info.json, which declares the data set whole.
+
+    Args:
+      directory: where the shards are.
+      features: the schema.
+      name: the data set's name, as in the shards' file names.
+      version: such as '0.1.0'.
+      description: what the data set holds.
+      shard_lengths: episodes a shard.
+      split: name of the split.
+
+    Raises:
+      FileNotFoundError: for a missing shard.
+    """
+    directory = epath.Path(directory)
+    names = [shard_name(name, split, i, len(shard_lengths)) for i in range(len(shard_lengths))]
+    sizes = [os.path.getsize(directory / shard) for shard in names]
+    features.save_config(os.fspath(directory))
+    info = {
+        "name": name,
+        "version": version,
+        "description": description,
+        "fileFormat": "tfrecord",
+        "splits": [
+            {
+                "name": split,
+                "shardLengths": [str(n) for n in shard_lengths],
+                "numBytes": str(sum(sizes)),
+                "filepathTemplate": "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
+            }
+        ],
+    }
+    temporary = directory / f"{DATASET_INFO_JSON}.incomplete-{os.getpid()}"
+    temporary.write_text(json.dumps(info, indent=2, sort_keys=True))
+    os.replace(temporary, directory / DATASET_INFO_JSON)
+
+
+def _leaves(features: Mapping[str, Any] | Any, prefix: str = ""):
+    """Yields (path, feature) of the innermost features, those inside 'steps' included."""
+    if isinstance(features, tfds.features.Dataset):
+        features = features.feature
+    if isinstance(features, tfds.features.FeaturesDict):
+        for key in features:
+            yield from _leaves(features[key], f"{prefix}/{key}" if prefix else key)
+    else:
+        yield prefix, features
+
+
+def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for key, value in tree.items():
+        path = f"{prefix}/{key}" if prefix else key
+        flat.update(_flatten(value, path) if isinstance(value, Mapping) else {path: value})
+    return flat
+
+
+def _unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
+    for path, value in flat.items():
+        *parents, leaf = path.split("/")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[leaf] = value
+    return tree
