@@ -1,0 +1,235 @@
+"""The layers every backbone is made of.
+
+Axes: B batch, T queries, S keys, D width, H heads, K width of a head, F width of the hidden layer.
+
+Kernels carry logical axis names ('embed', 'heads', 'head_dim', 'mlp', 'vocab', ...); where an axis
+lives on the mesh is decided in `rt2_jax.parallel.sharding` and nowhere else. Parameters are float32,
+matrix products run in `dtype`, norms, softmax and logits in float32.
+"""
+
+from collections.abc import Callable, Sequence
+import inspect
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rt2_jax.nearest import nearest
+
+Dtype = jnp.dtype
+NEGATIVE = -1e9  # what a masked attention logit is set to
+
+
+class Linear(nn.Module):
+    """A matrix product without a bias over the last axes of the input.
+
+    Attributes:
+      features: the output's shape in place of the `contract` last axes of the input.
+      axes: logical names of the kernel's axes, inputs first.
+      stddev: standard deviation of the initial kernel; 1 / sqrt(inputs) if None.
+      contract: number of trailing input axes that are summed over.
+    """
+
+    features: Sequence[int]
+    axes: Sequence[str]
+    dtype: Dtype
+    stddev: float | None = None
+    contract: int = 1
+    bias: bool = False
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        inputs = x.shape[-self.contract:]
+        stddev = self.stddev if self.stddev is not None else float(np.prod(inputs)) ** -0.5
+        kernel = self.param(
+            'kernel', nn.with_logical_partitioning(nn.initializers.normal(stddev), tuple(self.axes)),
+            (*inputs, *self.features), jnp.float32)
+        dims = tuple(range(x.ndim - self.contract, x.ndim)), tuple(range(self.contract))
+        y = jax.lax.dot_general(x.astype(self.dtype), kernel.astype(self.dtype), (dims, ((), ())))
+        if self.bias:
+            bias = self.param('bias', nn.with_logical_partitioning(
+                nn.initializers.zeros, tuple(self.axes[self.contract:])), tuple(self.features),
+                jnp.float32)
+            y += bias.astype(self.dtype)
+        return y
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square norm without a mean or a bias, as in T5 (arXiv 1910.10683, section 2.1)."""
+
+    dtype: Dtype
+    epsilon: float = 1e-6
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        scale = self.param('scale', nn.with_logical_partitioning(nn.initializers.ones, ('embed',)),
+                           (x.shape[-1],), jnp.float32)
+        x = x.astype(jnp.float32)
+        x *= jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + self.epsilon)
+        return (x * scale).astype(self.dtype)
+
+
+class LayerNorm(nn.Module):
+    """Norm with mean, scale and bias, as in ViT."""
+
+    dtype: Dtype
+    epsilon: float = 1e-6
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        axes = ('embed',)
+        y = nn.LayerNorm(
+            epsilon=self.epsilon, dtype=jnp.float32, name='norm',
+            scale_init=nn.with_logical_partitioning(nn.initializers.ones, axes),
+            bias_init=nn.with_logical_partitioning(nn.initializers.zeros, axes))(x)
+        return y.astype(self.dtype)
+
+
+class GatedMLP(nn.Module):
+    """Gated hidden layer (arXiv 2002.05202): (act(x wi_0) * x wi_1) wo."""
+
+    hidden: int
+    dtype: Dtype
+    activation: Callable[[jax.Array], jax.Array] = nn.gelu
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        width = x.shape[-1]
+        gate = Linear((self.hidden,), ('embed', 'mlp'), self.dtype, name='wi_0')(x)
+        up = Linear((self.hidden,), ('embed', 'mlp'), self.dtype, name='wi_1')(x)
+        return Linear((width,), ('mlp', 'embed'), self.dtype, name='wo')(self.activation(gate) * up)
+
+
+class MLP(nn.Module):
+    """Plain hidden layer with biases, as in ViT."""
+
+    hidden: int
+    dtype: Dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        width = x.shape[-1]
+        x = Linear((self.hidden,), ('embed', 'mlp'), self.dtype, bias=True, name='wi')(x)
+        return Linear((width,), ('mlp', 'embed'), self.dtype, bias=True, name='wo')(nn.gelu(x))
+
+
+class Attention(nn.Module):
+    """Multi-head attention whose keys and values can be computed apart, for caching.
+
+    Attributes:
+      width: D.
+      heads: number of heads H.
+      head_dim: width K of a head.
+      scale: factor on the logits. T5 has none (1.0) and starts with a smaller query kernel instead.
+      bias: whether the four products have biases, as in ViT.
+    """
+
+    width: int
+    heads: int
+    head_dim: int
+    dtype: Dtype
+    scale: float = 1.0
+    bias: bool = False
+
+    def setup(self):
+        split, axes = (self.heads, self.head_dim), ('embed', 'heads', 'head_dim')
+        # Whatever the scale, logits start at unit size.
+        stddev = (self.width * self.head_dim) ** -0.5 / self.scale
+        self.query = Linear(split, axes, self.dtype, stddev=stddev, bias=self.bias)
+        self.key = Linear(split, axes, self.dtype, bias=self.bias)
+        self.value = Linear(split, axes, self.dtype, bias=self.bias)
+        self.out = Linear((self.width,), ('heads', 'head_dim', 'embed'), self.dtype, contract=2,
+                          bias=self.bias)
+
+    def keys_values(self, source: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Returns keys and values, each [B, S, H, K], of a source [B, S, D]."""
+        return self.key(source), self.value(source)
+
+    def __call__(self, x: jax.Array, keys_values: tuple[jax.Array, jax.Array],
+                 bias: jax.Array | None = None) -> jax.Array:
+        """Attends from x [B, T, D] to keys and values [B, S, H, K].
+
+        Args:
+          x: what asks.
+          keys_values: what `keys_values` returned for what is attended to.
+          bias: float32, broadcastable to [B, H, T, S], added to the logits; masks are `NEGATIVE`.
+
+        Returns:
+          [B, T, D].
+        """
+        keys, values = keys_values
+        query = self.query(x) * jnp.asarray(self.scale, self.dtype)
+        logits = jnp.einsum('bthk,bshk->bhts', query, keys, preferred_element_type=jnp.float32)
+        if bias is not None:
+            logits += bias
+        weights = jax.nn.softmax(logits, axis=-1).astype(self.dtype)
+        return self.out(jnp.einsum('bhts,bshk->bthk', weights, values))
+
+
+class RelativeBias(nn.Module):
+    """T5's relative position bias: one number a head and bucket of distances (arXiv 1910.10683).
+
+    Small distances have a bucket each, larger ones share buckets on a logarithmic scale up to
+    `max_distance`. `bidirectional` keeps half of the buckets for positions that come later.
+    """
+
+    heads: int
+    bidirectional: bool
+    buckets: int = 32
+    max_distance: int = 128
+
+    @nn.compact
+    def __call__(self, queries: jax.Array, keys: jax.Array) -> jax.Array:
+        """Returns float32 [1, H, T, S] for positions int32 [T] and [S]."""
+        table = self.param('table', nn.with_logical_partitioning(
+            nn.initializers.normal(0.1), ('buckets', 'heads')), (self.buckets, self.heads), jnp.float32)
+        later = keys[None, :] - queries[:, None]
+        return jnp.transpose(table[self._bucket(later)], (2, 0, 1))[None]
+
+    def _bucket(self, later: jax.Array) -> jax.Array:
+        buckets, start = self.buckets, jnp.zeros_like(later)
+        if self.bidirectional:
+            buckets //= 2
+            start = jnp.where(later > 0, buckets, 0)
+            distance = jnp.abs(later)
+        else:
+            distance = jnp.maximum(-later, 0)
+        exact = buckets // 2
+        ratio = jnp.maximum(distance, 1).astype(jnp.float32) / exact
+        shared = exact + (jnp.log(ratio) / math.log(self.max_distance / exact)
+                          * (buckets - exact)).astype(jnp.int32)
+        return start + jnp.where(distance < exact, distance, jnp.minimum(shared, buckets - 1))
+
+
+def stack(layer: type[nn.Module], depth: int, remat: str, **attributes) -> nn.Module:
+    """Scans `depth` copies of a layer over parameters with a leading 'layers' axis.
+
+    The layer is called as `layer(x, cache, *shared)` and returns `(x, cache)`: x flows from layer to
+    layer, cache has a leading layer axis (or is None), shared goes to every layer as it is.
+
+    Args:
+      layer: the module class to repeat.
+      depth: number of layers.
+      remat: what the backward pass keeps: 'none' keeps all, 'full' nothing, otherwise the name of a
+        policy in `jax.checkpoint_policies`.
+      **attributes: the layer's own attributes.
+    """
+    if remat != 'none':
+        layer = nn.remat(layer, policy=remat_policy(remat), prevent_cse=False)
+    shared = len(inspect.signature(layer.__call__).parameters) - 3
+    scanned = nn.scan(layer, length=depth, variable_axes={'params': 0}, split_rngs={'params': True},
+                      in_axes=(0, *[nn.broadcast] * shared), out_axes=0,
+                      metadata_params={nn.PARTITION_NAME: 'layers'})
+    return scanned(**attributes)
+
+
+def remat_policy(name: str):
+    """Returns the rematerialisation policy of this name; None keeps nothing."""
+    if name == 'full':
+        return None
+    policies = [p for p in dir(jax.checkpoint_policies) if not p.startswith('_')]
+    if name not in policies:
+        raise ValueError(f'Unknown remat policy {name!r}{nearest(name, [*policies, "none", "full"])}')
+    return getattr(jax.checkpoint_policies, name)

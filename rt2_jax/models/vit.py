@@ -1,0 +1,142 @@
+"""Vision transformer: frames -> image tokens (arXiv 2010.11929), without pooling or class token.
+
+Axes: B images, H and W pixels, N image tokens, D width.
+"""
+
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from rt2_jax.models import layers
+
+
+def sincos_positions(rows: int, columns: int, width: int) -> jax.Array:
+    """Fixed 2-D sine and cosine positions, float32 [rows * columns, width].
+
+    Half of the features tell the row and half the column, at wavelengths from 2 pi to 2 pi 100.
+    """
+    if width % 4:
+        raise ValueError(f'sin-cos positions need a width divisible by 4, not {width}')
+    rates = 1.0 / 100 ** jnp.linspace(0, 1, width // 4)
+    row, column = jnp.meshgrid(jnp.arange(rows), jnp.arange(columns), indexing='ij')
+    angles = jnp.concatenate([row.reshape(-1, 1) * rates, column.reshape(-1, 1) * rates], axis=1)
+    return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=1)
+
+
+class PatchStem(nn.Module):
+    """Patches -> tokens by one matrix product, the stem of ViT."""
+
+    patch: int
+    width: int
+    dtype: layers.Dtype
+
+    @nn.compact
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """Maps [B, H, W, 3] to [B, H / patch, W / patch, D]."""
+        patches = space_to_depth(images, self.patch)
+        return layers.Linear((self.width,), ('patch', 'embed'), self.dtype, bias=True,
+                             name='embedding')(patches)
+
+
+class PyramidStem(nn.Module):
+    """Frames -> tokens by a few strided products over small windows, for tiny models.
+
+    It sees edges before it sees patches, as a convolution would, but is made of matrix products
+    alone, which a CPU does three times as fast. `widths` are those of the levels: the first level
+    merges 4 x 4 pixels, each further one a 3 x 3 window of the last at every second place.
+    """
+
+    widths: tuple[int, ...]
+    width: int
+    dtype: layers.Dtype
+
+    @nn.compact
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """Maps [B, H, W, 3] to [B, H / P, W / P, D] with P = 2 ** (1 + len(widths))."""
+        x = space_to_depth(images, 4)
+        for level, width in enumerate((*self.widths[1:], self.width)):
+            x = layers.Linear((self.widths[level],), ('patch', 'embed'), self.dtype, bias=True,
+                              name=f'level_{level}')(x)
+            x = windows(nn.gelu(x))
+        return layers.Linear((self.width,), ('patch', 'embed'), self.dtype, bias=True,
+                             name='embedding')(x)
+
+
+def space_to_depth(x: jax.Array, block: int) -> jax.Array:
+    """Gathers blocks of pixels: [B, H, W, C] -> [B, H / block, W / block, block * block * C]."""
+    b, h, w, c = x.shape
+    x = x.reshape(b, h // block, block, w // block, block, c)
+    return x.transpose(0, 1, 3, 2, 4, 5).reshape(b, h // block, w // block, block * block * c)
+
+
+def windows(x: jax.Array) -> jax.Array:
+    """Gathers 3 x 3 windows at every second place: [B, H, W, C] -> [B, H / 2, W / 2, 9 C]."""
+    _, h, w, _ = x.shape
+    x = jnp.pad(x, ((0, 0), (1, 0), (1, 0), (0, 0)))
+    return jnp.concatenate([x[:, i:i + h:2, j:j + w:2] for i in range(3) for j in range(3)], axis=-1)
+
+
+class Block(nn.Module):
+    """One pre-norm transformer block."""
+
+    width: int
+    heads: int
+    mlp: int
+    dtype: layers.Dtype
+
+    @nn.compact
+    def __call__(self, x, cache):
+        head_dim = self.width // self.heads
+        attention = layers.Attention(self.width, self.heads, head_dim, self.dtype, bias=True,
+                                     scale=1 / math.sqrt(head_dim), name='attention')
+        y = layers.LayerNorm(self.dtype, name='attention_norm')(x)
+        x += attention(y, attention.keys_values(y))
+        x += layers.MLP(self.mlp, self.dtype, name='mlp')(
+            layers.LayerNorm(self.dtype, name='mlp_norm')(x))
+        return x, cache
+
+
+class ViT(nn.Module):
+    """Attributes as in the config: `stem` is 'patch' or 'pyramid', `positions` 'sincos' or 'learned'."""
+
+    width: int
+    depth: int
+    heads: int
+    mlp: int
+    patch: int
+    dtype: layers.Dtype
+    stem: str = 'patch'
+    stem_widths: tuple[int, ...] = ()
+    positions: str = 'learned'
+    remat: str = 'none'
+
+    @nn.compact
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """Maps uint8 [B, H, W, 3] to image tokens [B, N, D], in rows from the top left.
+
+        Raises:
+          ValueError: the image is not a whole number of patches.
+        """
+        if images.shape[1] % self.patch or images.shape[2] % self.patch:
+            raise ValueError(f'Images of {images.shape[1]} x {images.shape[2]} pixels are no whole '
+                             f'number of patches of {self.patch}')
+        x = images.astype(self.dtype) / 127.5 - 1
+        if self.stem == 'pyramid':
+            x = PyramidStem(self.stem_widths, self.width, self.dtype, name='stem')(x)
+        else:
+            x = PatchStem(self.patch, self.width, self.dtype, name='stem')(x)
+        b, rows, columns, width = x.shape
+        x = x.reshape(b, rows * columns, width)
+        if self.positions == 'sincos':
+            # Normalised first: else the positions drown, and places are never learnt.
+            x = layers.LayerNorm(self.dtype, name='stem_norm')(x)
+            x += sincos_positions(rows, columns, width).astype(self.dtype)
+        else:
+            x += self.param('positions', nn.with_logical_partitioning(
+                nn.initializers.normal(width ** -0.5), ('positions', 'embed')),
+                (rows * columns, width), jnp.float32).astype(self.dtype)
+        x, _ = layers.stack(Block, self.depth, self.remat, width=width, heads=self.heads, mlp=self.mlp,
+                            dtype=self.dtype, name='blocks')(x, None)
+        return layers.LayerNorm(self.dtype, name='norm')(x)

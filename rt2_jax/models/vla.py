@@ -1,0 +1,131 @@
+"""PaLI as a vision-language-action model: a ViT in front of an encoder-decoder.
+
+Image tokens are projected to the language model's width and put before the prompt's embeddings in
+the encoder (PaLI, arXiv 2209.06794; PaLI-X, arXiv 2305.18565); text and actions come out of the
+decoder. Every backbone has the interface of `PaLI` here, so trainer, sampler and evaluator are one.
+
+Axes: B batch, F frames, N image tokens, P prompt, T target, D width, V vocabulary, C columns.
+"""
+
+from collections.abc import Mapping
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from rt2_jax.models import encoder_decoder
+from rt2_jax.models import layers
+from rt2_jax.models import vit
+from rt2_jax.nearest import nearest
+
+
+class Head(nn.Module):
+    """States -> logits over the vocabulary, or over a few columns of it."""
+
+    vocab: int
+    dtype: layers.Dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array, columns: jax.Array | None = None) -> jax.Array:
+        """Maps [..., D] to float32 [..., V], or [..., C] for columns int32 [C]."""
+        kernel = self.param('kernel', nn.with_logical_partitioning(
+            nn.initializers.normal(x.shape[-1] ** -0.5), ('embed', 'vocab')),
+            (x.shape[-1], self.vocab), jnp.float32)
+        if columns is not None:
+            kernel = kernel[:, columns]
+        return jnp.einsum('...d,dv->...v', x, kernel.astype(self.dtype),
+                          preferred_element_type=jnp.float32)
+
+
+class PaLI(nn.Module):
+    """ViT + encoder-decoder.
+
+    Attributes:
+      vision, encoder, decoder: attributes of `vit.ViT`, `encoder_decoder.Encoder` and `.Decoder`.
+      vocab: number of tokens V.
+      dtype: what matrix products are computed in.
+    """
+
+    vision: Mapping
+    encoder: Mapping
+    decoder: Mapping
+    vocab: int
+    dtype: layers.Dtype = jnp.float32
+
+    def setup(self):
+        width = self.encoder['width']
+        self.tower = vit.ViT(dtype=self.dtype, **self.vision)
+        self.projection = layers.Linear((width,), ('vision', 'embed'), self.dtype)
+        self.embedding = nn.Embed(
+            self.vocab, width, dtype=self.dtype, embedding_init=nn.with_logical_partitioning(
+                nn.initializers.normal(width ** -0.5), ('vocab', 'embed')))
+        self.text_encoder = encoder_decoder.Encoder(dtype=self.dtype, **self.encoder)
+        self.text_decoder = encoder_decoder.Decoder(dtype=self.dtype, **self.decoder)
+        self.head = Head(self.vocab, self.dtype)
+
+    def encode(self, images: jax.Array, prompt: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Returns encoder states [B, F N + P, D] and which of them are valid, bool [B, F N + P]."""
+        b, f = images.shape[:2]
+        tokens = self.projection(self.tower(images.reshape(b * f, *images.shape[2:])))
+        tokens = tokens.reshape(b, -1, tokens.shape[-1])
+        x = jnp.concatenate([tokens, self.embedding(prompt)], axis=1)
+        valid = jnp.concatenate([jnp.ones(tokens.shape[:2], bool), prompt != 0], axis=1)
+        return self.text_encoder(x, valid), valid
+
+    def __call__(self, images: jax.Array, prompt: jax.Array, target_in: jax.Array) -> jax.Array:
+        """Teacher forcing.
+
+        Args:
+          images: uint8 [B, F, H, W, 3].
+          prompt: int32 [B, P], padded with 0 on the right.
+          target_in: int32 [B, T], the target shifted right by one, starting with 0.
+
+        Returns:
+          Logits float32 [B, T, V].
+        """
+        encoded, valid = self.encode(images, prompt)
+        return self.head(self.text_decoder(self.embedding(target_in), encoded, valid))
+
+    def prefill(self, images: jax.Array, prompt: jax.Array, max_length: int) -> dict:
+        """Encodes images uint8 [B, F, H, W, 3] and prompt int32 [B, P] into a cache for `step`."""
+        return self.text_decoder.prefill(*self.encode(images, prompt), max_length)
+
+    def step(self, cache: dict, token: jax.Array,
+             columns: jax.Array | None = None) -> tuple[jax.Array, dict]:
+        """Decodes one token.
+
+        Args:
+          cache: what `prefill` or the last `step` returned.
+          token: int32 [B], the last token; 0 at first.
+          columns: int32 [C], the tokens whose logits are wanted; all if None.
+
+        Returns:
+          Logits float32 [B, V] (or [B, C]) of the next token, and the cache.
+        """
+        x, cache = self.text_decoder.step(self.embedding(token[:, None]), cache)
+        return self.head(x[:, 0], columns), cache
+
+
+_BACKBONES = {'pali': PaLI}
+
+
+def build(config: Mapping, vocab: int) -> nn.Module:
+    """Builds the model of a config's `model` part.
+
+    Args:
+      config: `name` of the backbone, `dtype`, and the attributes of its parts.
+      vocab: number of tokens V.
+    """
+    config = dict(config.to_dict() if hasattr(config, 'to_dict') else config)
+    name = config.pop('name')
+    if name not in _BACKBONES:
+        raise ValueError(f'Unknown backbone {name!r}{nearest(name, _BACKBONES)}')
+    dtype = jnp.dtype(config.pop('dtype'))
+    parts = {key: _frozen(value) for key, value in config.items()}
+    return _BACKBONES[name](vocab=vocab, dtype=dtype, **parts)
+
+
+def _frozen(value):
+    if isinstance(value, Mapping):
+        return {key: _frozen(inner) for key, inner in value.items()}
+    return tuple(value) if isinstance(value, list) else value
