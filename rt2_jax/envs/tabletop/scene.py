@@ -1,0 +1,121 @@
+"""A scene: everything that an episode starts from, in one frozen value drawn from a seed.
+
+Lengths are metres, angles radians, in the frame of `stage`; colours are RGB in [0, 1].
+"""
+
+import dataclasses
+
+import numpy as np
+
+from rt2_jax.data.pictures import Picture
+from rt2_jax.envs.tabletop.tasks import Task
+
+MAX_TILES = 4
+MAX_CLUTTER = 8
+REACH_X, REACH_Y = 0.165, 0.155   # of the tiles' centres
+SPACING = 0.16                    # least distance of two tiles' centres
+TILE_YAW = 0.2
+CAMERA = (0.0, -0.30, 0.68)
+LOOK_AT = (0.0, 0.015, 0.0)
+FOV = 38.0
+
+Vector = tuple[float, float, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Tile:
+    """A tile with a picture on top: its centre, yaw and the colour around the picture."""
+
+    picture: Picture
+    x: float
+    y: float
+    yaw: float
+    colour: Vector
+
+    @property
+    def name(self) -> str:
+        return self.picture.name
+
+
+@dataclasses.dataclass(frozen=True)
+class Surface:
+    """The table's look: 'plain', 'checks', 'stripes' or 'clouds' of two colours."""
+
+    pattern: str
+    first: Vector
+    second: Vector
+    cells: float
+    seed: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Light:
+    """A directional key light with a shadow, and the light from everywhere."""
+
+    direction: Vector
+    key: Vector
+    ambient: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Camera:
+    """Where the camera stands, what it looks at, its roll, and its field of view in degrees."""
+
+    position: Vector = CAMERA
+    look_at: Vector = LOOK_AT
+    roll: float = 0.0
+    fov: float = FOV
+
+
+@dataclasses.dataclass(frozen=True)
+class Clutter:
+    """A thing that is only seen: it takes no part in contacts."""
+
+    shape: str   # 'box', 'ellipsoid' or 'cylinder'
+    position: Vector
+    size: Vector
+    colour: Vector
+
+
+@dataclasses.dataclass(frozen=True)
+class Scene:
+    """An episode's start. `gripper` is (x, y, yaw); it starts open, at travel height."""
+
+    task: Task
+    tiles: tuple[Tile, ...]
+    gripper: Vector
+    surface: Surface
+    light: Light
+    camera: Camera
+    clutter: tuple[Clutter, ...] = ()
+
+    def names(self) -> tuple[str, ...]:
+        return tuple(tile.name for tile in self.tiles)
+
+
+def place_tiles(rng: np.random.Generator, count: int, push: bool) -> np.ndarray:
+    """Draws the tiles' centres, float64 [count, 2]; tile 0 is X and, to push, tile 1 is Y.
+
+    Two tiles keep `SPACING` apart. To push, X and Y start far enough apart that there is something
+    to do, and the others keep out of the way of X and the fingers around it.
+    """
+    while True:
+        centres = np.empty((0, 2))
+        for _ in range(60):
+            if len(centres) == count:
+                return centres
+            point = rng.uniform((-REACH_X, -REACH_Y), (REACH_X, REACH_Y))
+            gap = np.linalg.norm(centres - point, axis=1)
+            if (gap < SPACING).any():
+                continue
+            if push and len(centres) == 1 and gap[0] < 0.19:
+                continue
+            if push and len(centres) >= 2 and _distance_to_path(point, *centres[:2]) < 0.125:
+                continue
+            centres = np.vstack([centres, point])
+
+
+def _distance_to_path(point, start, end) -> float:
+    along = end - start
+    t = np.clip((point - start) @ along / (along @ along), 0, 1)
+    return float(np.linalg.norm(point - start - t * along))

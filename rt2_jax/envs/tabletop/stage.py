@@ -1,0 +1,263 @@
+"""The tabletop's physics: measures, the MuJoCo model, and what is where in it.
+
+One model serves every scene; `Stage.load` writes a `Scene` into it (poses, pictures, colours,
+camera, lights), which is far cheaper than compiling a model an episode.
+
+Frame: x to the right, y away from the camera, z up, origin on the middle of the table's surface;
+metres and radians, yaw counter-clockwise seen from above.
+"""
+
+import dataclasses
+import math
+
+import mujoco
+import numpy as np
+
+from rt2_jax.envs.tabletop import looks
+from rt2_jax.envs.tabletop.scene import MAX_CLUTTER, MAX_TILES, Scene
+
+TILE_SIDE = 0.09
+TILE_HEIGHT = 0.04
+GRIPPER_LOW = 0.004      # finger tips just off the table
+GRIPPER_HIGH = 0.10      # clears tiles, and a held tile clears them too
+OPENING = 0.155          # between the open fingers
+SQUEEZE = 0.06           # between the closed fingers when nothing is held
+WORKSPACE = (0.20, 0.20)  # the gripper's |x| and |y|
+GRIPPER_TOP = 0.16
+YAW_LIMIT = 2.4
+TILT_LIMIT = 0.3
+CONTROL_HZ = 3.0
+TIMESTEP = 0.01
+FRAME_BUFFER = 640
+
+_FINGER = 0.005          # half thickness
+_FAR = 2.0               # where unused tiles wait, out of view
+
+
+@dataclasses.dataclass(frozen=True)
+class Pose:
+    """A tile: its centre (bottom at z = 0), its yaw, and the cosine of its tilt."""
+
+    x: float
+    y: float
+    z: float
+    yaw: float
+    upright: float
+
+
+@dataclasses.dataclass(frozen=True)
+class State:
+    """What is where. `opening` is the measured gap between the fingers, metres; `closed` is what
+    the gripper was last told."""
+
+    x: float
+    y: float
+    z: float
+    yaw: float
+    opening: float
+    closed: bool
+    tiles: tuple[Pose, ...]
+
+
+class Stage:
+    """A model, its data, and the moves between two control steps.
+
+    `load(scene)` sets an episode up, `move(...)` is one control step, `state()` reads it.
+    """
+
+    def __init__(self):
+        self.model = mujoco.MjModel.from_xml_string(_mjcf())
+        self.data = mujoco.MjData(self.model)
+        self._closed = False
+        self._count = 0
+        name = lambda kind, text: mujoco.mj_name2id(self.model, kind, text)
+        body = mujoco.mjtObj.mjOBJ_BODY
+        self._hand = name(body, 'hand')
+        self._tile = [name(body, f'tile{i}') for i in range(MAX_TILES)]
+        self._joints = [self._address(f'tile{i}') for i in range(MAX_TILES)]
+        self._lamp = name(mujoco.mjtObj.mjOBJ_GEOM, 'lamp')
+
+    def load(self, scene: Scene) -> list[int]:
+        """Sets the scene up at rest; returns the ids of the textures that changed."""
+        model, data = self.model, self.data
+        mujoco.mj_resetData(model, data)
+        self._count = len(scene.tiles)
+        for i in range(MAX_TILES):
+            if i < self._count:
+                tile = scene.tiles[i]
+                position, yaw = (tile.x, tile.y, TILE_HEIGHT / 2), tile.yaw
+            else:
+                position, yaw = (_FAR + i, _FAR, TILE_HEIGHT / 2), 0.0
+            start = self._joints[i]
+            data.qpos[start:start + 3] = position
+            data.qpos[start + 3:start + 7] = _yaw_quaternion(yaw)
+        x, y, yaw = scene.gripper
+        start = self._address('hand')
+        data.qpos[start:start + 3] = x, y, GRIPPER_HIGH
+        data.qpos[start + 3:start + 7] = _yaw_quaternion(yaw)
+        for finger in ('left', 'right'):
+            data.qpos[self._address(finger)] = OPENING / 2
+        self._closed = False
+        data.ctrl[:] = OPENING / 2
+        self._set_target((x, y, GRIPPER_HIGH), yaw)
+        self._light_lamp()
+        changed = looks.apply(model, scene)
+        mujoco.mj_forward(model, data)
+        return changed
+
+    def move(self, x: float, y: float, z: float, yaw: float, tilt: tuple[float, float],
+             closed: bool):
+        """Carries the gripper to a pose in one control step; the wrist levels itself after it.
+
+        The target follows a smooth-step over two thirds of the period and rests for the last.
+        """
+        data = self.data
+        start = np.array(data.xpos[self._hand])
+        start_yaw = self._hand_yaw()
+        goal = np.array([x, y, z])
+        self._closed = closed
+        data.ctrl[:] = (SQUEEZE if closed else OPENING) / 2
+        self._light_lamp()
+        steps = round(1 / CONTROL_HZ / TIMESTEP)
+        moving = round(steps * 0.7)
+        for i in range(1, steps + 1):
+            s = min(1.0, i / moving)
+            s = s * s * (3 - 2 * s)
+            self._set_target(start + s * (goal - start), start_yaw + s * (yaw - start_yaw),
+                             (s * tilt[0], s * tilt[1]))
+            mujoco.mj_step(self.model, data)
+        # Positions are integrated after the kinematics that the renderer reads.
+        mujoco.mj_forward(self.model, data)
+
+    def state(self) -> State:
+        """Returns the present state."""
+        data = self.data
+        x, y, z = data.xpos[self._hand]
+        tiles = []
+        for body in self._tile[:self._count]:
+            matrix = data.xmat[body]
+            px, py, pz = data.xpos[body]
+            tiles.append(Pose(float(px), float(py), float(pz - TILE_HEIGHT / 2),
+                              math.atan2(matrix[3], matrix[0]), float(matrix[8])))
+        opening = sum(data.qpos[self._address(finger)] for finger in ('left', 'right'))
+        return State(float(x), float(y), float(z), self._hand_yaw(), float(opening),
+                     self._closed, tuple(tiles))
+
+    def project(self, point) -> tuple[float, float]:
+        """Returns where a point [3] in metres shows: (u, v), fractions of the frame from its
+        top left corner; outside [0, 1] where it is out of view."""
+        data = self.data
+        local = data.cam_xmat[0].reshape(3, 3).T @ (np.asarray(point) - data.cam_xpos[0])
+        scale = -0.5 / (math.tan(math.radians(self.model.cam_fovy[0]) / 2) * local[2])
+        return float(0.5 + local[0] * scale), float(0.5 - local[1] * scale)
+
+    def _address(self, joint: str) -> int:
+        return int(self.model.joint(joint).qposadr[0])
+
+    def _hand_yaw(self) -> float:
+        # Read from the joint's quaternion; +-2.4 rad stays clear of the jump at pi.
+        matrix = self.data.xmat[self._hand]
+        return math.atan2(matrix[3], matrix[0])
+
+    def _set_target(self, position, yaw, tilt=(0.0, 0.0)):
+        self.data.mocap_pos[0] = position
+        quaternion = _yaw_quaternion(yaw)
+        if tilt[0] or tilt[1]:
+            vector = np.array([tilt[0], tilt[1], 0.0])
+            rotation = np.zeros(4)
+            angle = float(np.linalg.norm(vector))
+            mujoco.mju_axisAngle2Quat(rotation, vector / angle, angle)
+            upright = np.array(quaternion)
+            quaternion = np.zeros(4)
+            mujoco.mju_mulQuat(quaternion, rotation, upright)
+        self.data.mocap_quat[0] = quaternion
+
+    def _light_lamp(self):
+        # Whether it means to hold shows in the frame, as on many a real hand.
+        self.model.geom_rgba[self._lamp] = (1, 0.1, 0.1, 1) if self._closed else (0.1, 1, 0.2, 1)
+
+
+def _yaw_quaternion(yaw: float) -> tuple[float, float, float, float]:
+    return math.cos(yaw / 2), 0.0, 0.0, math.sin(yaw / 2)
+
+
+def _mjcf() -> str:
+    half, height = TILE_SIDE / 2, TILE_HEIGHT / 2
+    tiles = ''.join(f'''
+    <body name="tile{i}" pos="{_FAR + i} {_FAR} {height}">
+      <freejoint name="tile{i}"/>
+      <geom name="tile{i}" type="box" size="{half} {half} {height}" mass="0.08"
+            friction="0.5 0.005 0.0001" rgba="1 1 1 1"/>
+      <geom name="picture{i}" type="box" size="{half} {half} 0.0002" pos="0 0 {height}"
+            material="picture{i}" class="visual"/>
+    </body>''' for i in range(MAX_TILES))
+    clutter = ''.join(f'<geom name="clutter{i}" type="ellipsoid" size="0.01 0.01 0.01" '
+                      f'pos="{_FAR} {-_FAR} 0" class="visual"/>\n' for i in range(MAX_CLUTTER))
+    assets = ''.join(f'''
+    <texture name="picture{i}" type="2d" builtin="flat" width="{looks.PICTURE_SIZE}"
+             height="{looks.PICTURE_SIZE}" rgb1="1 1 1"/>
+    <material name="picture{i}" texture="picture{i}" specular="0" shininess="0"/>'''
+                     for i in range(MAX_TILES))
+    return f'''
+<mujoco model="tabletop">
+  <compiler angle="radian"/>
+  <option timestep="{TIMESTEP}" integrator="implicitfast" cone="elliptic" impratio="5"/>
+  <visual>
+    <global offwidth="{FRAME_BUFFER}" offheight="{FRAME_BUFFER}"/>
+    <quality shadowsize="1024" offsamples="4"/>
+    <map znear="0.02" zfar="20"/>
+    <headlight ambient="0 0 0" diffuse="0 0 0" specular="0 0 0"/>
+  </visual>
+  <statistic extent="1" center="0 0 0"/>
+  <default>
+    <default class="visual"><geom contype="0" conaffinity="0" mass="0"/></default>
+    <default class="finger">
+      <geom friction="2 0.02 0.001" priority="1" rgba="0.1 0.25 0.95 1" mass="0.02"/>
+      <joint type="slide" axis="1 0 0" range="0 {OPENING / 2 + 0.002}" damping="8"/>
+    </default>
+  </default>
+  <asset>{assets}
+    <texture name="table" type="2d" builtin="flat" width="{looks.TABLE_SIZE}"
+             height="{looks.TABLE_SIZE}" rgb1="1 1 1"/>
+    <material name="table" texture="table" specular="0" shininess="0"/>
+  </asset>
+  <worldbody>
+    <camera name="front" pos="0 -0.28 0.66" fovy="44"/>
+    <light name="key" pos="0 0 1.5" dir="0 0 -1" type="directional" castshadow="true"/>
+    <light name="fill" pos="0 -1 1.5" dir="0 0.5 -1" type="directional" castshadow="false"/>
+    <geom name="table" type="box" size="0.6 0.6 0.05" pos="0 0.1 -0.05" material="table"
+          friction="0.5 0.005 0.0001"/>
+    {clutter}
+    <body name="target" mocap="true" pos="0 0 {GRIPPER_HIGH}"/>
+    <body name="hand" pos="0 0 {GRIPPER_HIGH}" gravcomp="1">
+      <freejoint name="hand"/>
+      <inertial pos="0 0 0.05" mass="0.6" diaginertia="0.002 0.002 0.002"/>
+      <geom name="palm" type="box" size="{OPENING / 2 + 0.012} 0.009 0.008" pos="0 0 0.098"
+            class="visual" rgba="0.1 0.25 0.95 1"/>
+      <geom name="lamp" type="box" size="0.03 0.012 0.006" pos="0 0 0.104" class="visual"/>
+      {_finger('left', -1)}{_finger('right', 1)}
+    </body>{tiles}
+  </worldbody>
+  <equality>
+    <weld body1="target" body2="hand" solref="0.02 1" solimp="0.95 0.99 0.001"/>
+    <joint joint1="left" joint2="right" polycoef="0 1 0 0 0" solref="0.02 1"/>
+  </equality>
+  <actuator>
+    <position joint="left" kp="800" forcerange="-12 12"/>
+    <position joint="right" kp="800" forcerange="-12 12"/>
+  </actuator>
+</mujoco>'''
+
+
+def _finger(name: str, side: int) -> str:
+    # A round lower edge slides off a tile's rim instead of landing on it.
+    x = side * _FINGER
+    return f'''
+      <body name="{name}" gravcomp="1">
+        <joint name="{name}" class="finger" axis="{side} 0 0"/>
+        <geom class="finger" type="box" size="{_FINGER} 0.025 0.015" pos="{x} 0 0.02"/>
+        <geom class="finger" type="capsule" size="{_FINGER}"
+              fromto="{x} -0.024 {_FINGER} {x} 0.024 {_FINGER}"/>
+        <geom class="finger" type="box" size="{_FINGER} 0.006 0.03" pos="{x} 0 0.065"
+              contype="0" conaffinity="0"/>
+      </body>'''
