@@ -57,9 +57,12 @@ class _Loop:
     entropies: jax.Array  # float32 [B, T]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Sampler:
     """Samples answers. Frozen: every attribute is a static setting of the jitted call.
+
+    Keep one and call it often: each Sampler compiles for itself, once for each batch size (modules
+    with dicts as attributes cannot be hashed, so that one Sampler equals another is not to be told).
 
     Attributes:
       model: a Flax module with `prefill(images, prompt, max_length) -> cache` and

@@ -1,0 +1,316 @@
+"""Observation and instruction in, action out: what evaluation, serving and notebooks share.
+
+    policy = Policy.from_checkpoint("runs/cofinetune")
+    decision = policy.act(image, "pick banana")
+    observation, ... = env.step(decision.action)
+    policy.answer(image, "where is the banana")
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+import dataclasses
+import itertools
+from typing import Any
+
+from absl import logging
+from flax import linen as nn
+import jax
+import numpy as np
+
+from rt2_jax.data import images as image_processing
+from rt2_jax.decoding.grammar import Grammar
+from rt2_jax.decoding.grammar import Kind
+from rt2_jax.decoding.sampler import Sampler
+from rt2_jax.nearest import nearest
+from rt2_jax.text import prompts
+from rt2_jax.text.actions import ActionSpace
+from rt2_jax.text.actions import ActionTokenizer
+from rt2_jax.text.tokenizer import Tokenizer
+
+Plan = bool | str
+LONG_PROMPTS = ("raise", "clip")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Decision:
+    """What the policy does next.
+
+    Attributes:
+      action: float32 [8]: terminate flag (1 = terminate), then dx dy dz drx dry drz gripper in the
+        action space's units.
+      log_prob: log-probability of the whole answer (plan and action) under the model restricted to
+        the grammar, nats.
+      entropies: float32 [8], nats: how undecided the model was about each number of the action.
+      plan: the plan's text, '' without one.
+    """
+
+    action: np.ndarray
+    log_prob: float
+    entropies: np.ndarray
+    plan: str = ""
+
+
+class Policy:
+    """A model with all that turns pixels and words into actions and answers.
+
+    Calls are batched to a few static sizes, so each is compiled once (`warm_up` does it ahead).
+    Thread-safe but for the counters.
+
+    Attributes:
+      model: the Flax module; params: its parameter tree; tokenizer, action_tokenizer.
+      image_size: height and width of the frames that the model takes, pixels.
+      frames: number F of frames an observation has, oldest first.
+      prompt_length: most tokens of a prompt, P.
+      plan: whether `act` plans where it isn't told.
+      clipped_prompts: how many prompts were too long and lost words (`long_prompts='clip'` only).
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        params: Any,
+        tokenizer: Tokenizer,
+        action_space: ActionSpace,
+        *,
+        image_size: int,
+        prompt_length: int,
+        frames: int = 1,
+        text_length: int = 48,
+        plan_length: int = 32,
+        plan: bool = False,
+        top_p: float = 1.0,
+        long_prompts: str = "raise",
+        batch_sizes: Sequence[int] = (1, 4, 16, 64),
+        seed: int = 0,
+    ):
+        if long_prompts not in LONG_PROMPTS:
+            raise ValueError(
+                f"Unknown long_prompts {long_prompts!r}{nearest(long_prompts, LONG_PROMPTS)}"
+            )
+        if not batch_sizes or min(batch_sizes) < 1:
+            raise ValueError(f"batch_sizes is {batch_sizes}; sizes of 1 or more are needed.")
+        self.model = model
+        self.params = jax.device_put(params)
+        self.tokenizer = tokenizer
+        self.action_tokenizer = ActionTokenizer(action_space, tokenizer)
+        self.image_size = image_size
+        self.frames = frames
+        self.prompt_length = prompt_length
+        self.plan = plan
+        self.long_prompts = long_prompts
+        self.batch_sizes = tuple(sorted(batch_sizes))
+        self.clipped_prompts = 0
+        self.sampler = Sampler(
+            model,
+            Grammar.create(
+                tokenizer, self.action_tokenizer, text_length=text_length, plan_length=plan_length
+            ),
+            top_p=top_p,
+        )
+        self._key = jax.random.key(seed)
+        self._calls = itertools.count()
+
+    def act(
+        self,
+        image: Any,
+        instruction: str,
+        *,
+        temperature: float = 0.0,
+        plan: Plan | None = None,
+        seed: int | None = None,
+    ) -> Decision:
+        """The next action for one robot; arguments as for `act_batch`."""
+        return self.act_batch([image], [instruction], temperature=temperature, plan=plan, seed=seed)[0]
+
+    def act_batch(
+        self,
+        images: Sequence[Any],
+        instructions: Sequence[str],
+        *,
+        temperature: float = 0.0,
+        plan: Plan | None | Sequence[Plan] = None,
+        seed: int | None = None,
+    ) -> list[Decision]:
+        """The next actions of several robots.
+
+        Args:
+          images: one observation a robot: uint8 [H, W, 3] RGB of any size, JPEG or PNG bytes, or,
+            for a model with a history, F of these, oldest first.
+          instructions: one a robot, as an operator says it ("pick banana").
+          temperature: 0 takes the likeliest action.
+          plan: False acts at once, True lets the model plan first, a text is the plan (one for all
+            or one a robot); None does what the checkpoint was trained for.
+          seed: of the draws where the temperature is above 0; None takes another one each call.
+
+        Raises:
+          ValueError: for an image that is not uint8 RGB, numbers of images and instructions that
+            differ, or an instruction longer than the prompt (unless `long_prompts='clip'`).
+        """
+        plan = self.plan if plan is None else plan
+        plans = [plan] * len(images) if isinstance(plan, (bool, str)) else list(plan)
+        if not len(images) == len(instructions) == len(plans):
+            raise ValueError(
+                f"{len(images)} images, {len(instructions)} instructions and {len(plans)} plans; "
+                "there must be as many of each."
+            )
+        for instruction in instructions:
+            _check_text("instruction", instruction)
+        kinds = [Kind.PLAN if plan else Kind.ACTION for plan in plans]
+        word = {Kind.PLAN: prompts.robot_plan, Kind.ACTION: prompts.robot}
+        prompt_ids = [
+            self._prompt(word[kind], text) for kind, text in zip(kinds, instructions, strict=True)
+        ]
+        forced = [
+            self.tokenizer.encode(prompts.plan(plan)) if isinstance(plan, str) and plan else []
+            for plan in plans
+        ]
+        rows = self._sample(images, prompt_ids, kinds, temperature, seed, forced)
+        return [self._decision(*row) for row in rows]
+
+    def answer(
+        self, image: Any, question: str, *, temperature: float = 0.0, seed: int | None = None
+    ) -> str:
+        """The answer in words to a question about a picture ("what is in the image")."""
+        return self.answer_batch([image], [question], temperature=temperature, seed=seed)[0]
+
+    def answer_batch(
+        self,
+        images: Sequence[Any],
+        questions: Sequence[str],
+        *,
+        temperature: float = 0.0,
+        seed: int | None = None,
+        raw: bool = False,
+    ) -> list[str]:
+        """Answers to several questions; `raw` questions are whole prompts ("Q: ...? A:")."""
+        for question in questions:
+            _check_text("question", question)
+        word = str if raw else prompts.web
+        prompt_ids = [self._prompt(word, question) for question in questions]
+        kinds = [Kind.TEXT] * len(prompt_ids)
+        rows = self._sample(images, prompt_ids, kinds, temperature, seed)
+        return [self.tokenizer.decode(ids.tolist()).strip() for ids, _, _ in rows]
+
+    def warm_up(self, batch_sizes: Sequence[int] | None = None, kinds=(Kind.ACTION,)) -> None:
+        """Compiles for these batch sizes (all by default) and each kind of answer."""
+        frame = np.zeros([self.frames, self.image_size, self.image_size, 3], np.uint8)
+        for size in batch_sizes or self.batch_sizes:
+            for kind in kinds:
+                self._sample([frame] * size, [[self.tokenizer.eos_id]] * size, [kind] * size, 0, 0)
+
+    def preprocess(self, image: Any) -> np.ndarray:
+        """One observation to the model's frames: uint8 [F, S, S, 3]; see `act_batch`."""
+        if isinstance(image, bytes):
+            image = image_processing.decode(image)
+        elif isinstance(image, (list, tuple)):
+            image = [image_processing.decode(x) if isinstance(x, bytes) else x for x in image]
+            shapes = {np.shape(x) for x in image}
+            if len(shapes) > 1:
+                raise ValueError(f"The frames of one observation differ in shape: {sorted(shapes)}.")
+        image = np.asarray(image)
+        if image.dtype != np.uint8:
+            finite = np.issubdtype(image.dtype, np.number) and np.isfinite(image).all()
+            raise ValueError(
+                f"An image must be uint8 RGB, 0..255; got {image.dtype}"
+                + ("" if finite else " with values that are NaN, infinite or no numbers")
+                + ". Scale and round it first, e.g. (255 * image).round().astype(np.uint8)."
+            )
+        if image.ndim == 3:
+            image = image[None]
+        if image.ndim != 4 or image.shape[-1] != 3 or 0 in image.shape:
+            raise ValueError(f"An image must be [H, W, 3] or [F, H, W, 3]; got {list(image.shape)}.")
+        if image.shape[0] != self.frames:
+            raise ValueError(
+                f"This model sees {self.frames} frame(s) at a time; got {image.shape[0]}."
+            )
+        return image_processing.resize(image, self.image_size)
+
+    def _prompt(self, word, text: str) -> list[int]:
+        ids = self.tokenizer.encode(word(text))
+        if len(ids) <= self.prompt_length:
+            return ids
+        if self.long_prompts == "raise":
+            raise ValueError(
+                f"The prompt {word(text)!r} has {len(ids)} tokens; this model takes "
+                f"{self.prompt_length}. Use a shorter text, or long_prompts='clip'."
+            )
+        # Words go, not the prompt's frame: its end tells the model what is asked of it.
+        words = text.split()
+        while len(ids) > self.prompt_length and words:
+            words.pop()
+            ids = self.tokenizer.encode(word(" ".join(words)))
+        self.clipped_prompts += 1
+        logging.warning(
+            "Prompt %d too long so far: %r was cut to %r.",
+            self.clipped_prompts, text, " ".join(words),
+        )  # fmt: skip
+        return ids[: self.prompt_length]
+
+    def _sample(self, images, prompt_ids, kinds, temperature, seed, forced=None):
+        """Rows of (ids before the end, log-probabilities, entropies), in batches of static size."""
+        if len(images) != len(prompt_ids):
+            raise ValueError(f"{len(images)} images for {len(prompt_ids)} prompts.")
+        frames = [self.preprocess(image) for image in images]
+        forced = forced or [[]] * len(frames)
+        key = self._key if seed is None else jax.random.key(seed)
+        if seed is None:
+            key = jax.random.fold_in(key, next(self._calls))
+        results = []
+        largest = self.batch_sizes[-1]
+        for number, start in enumerate(range(0, len(frames), largest)):
+            rows = slice(start, start + largest)
+            chunk_key = jax.random.fold_in(key, number)
+            results += self._sample_chunk(
+                frames[rows], prompt_ids[rows], kinds[rows], forced[rows], temperature, chunk_key
+            )
+        return results
+
+    def _sample_chunk(self, frames, prompt_ids, kinds, forced, temperature, key):
+        count = len(frames)
+        size = next(size for size in self.batch_sizes if size >= count)
+        fill = lambda rows: list(rows) + [rows[0]] * (size - count)  # rows nobody looks at
+        pad = self.tokenizer.pad_id
+        width = self.sampler.grammar.plan_length if any(forced) else 0
+        if any(len(ids) > width for ids in forced):
+            raise ValueError(f"A plan has more than {width} tokens; use a shorter one.")
+        samples = jax.device_get(
+            self.sampler(
+                self.params,
+                np.stack(fill(frames)),
+                _padded(fill(prompt_ids), self.prompt_length, pad),
+                np.array(fill(kinds), np.int32),
+                rng=key,
+                temperature=temperature,
+                forced=_padded(fill(forced), width, pad) if width else None,
+            )
+        )
+        ends = samples.lengths[:, 0]
+        return [
+            (samples.tokens[i, 0, :n], samples.log_probs[i, 0, :n], samples.entropies[i, 0, :n])
+            for i, n in enumerate(ends[:count])
+        ]
+
+    def _decision(self, ids, log_probs, entropies) -> Decision:
+        length = self.action_tokenizer.length
+        plan = self.tokenizer.decode(ids[:-length].tolist()).strip()
+        plan = plan.removesuffix(prompts.ACTION_MARKER).strip().removeprefix("Plan:").strip()
+        return Decision(
+            action=self.action_tokenizer.decode(ids[-length:]),
+            log_prob=float(log_probs.sum()),
+            entropies=entropies[-length:],
+            plan=plan.removesuffix("."),
+        )
+
+
+def _padded(rows: Sequence[Sequence[int]], width: int, pad: int) -> np.ndarray:
+    """Rows of ids to int32 [len(rows), width], padded on the right."""
+    table = np.full([len(rows), width], pad, np.int32)
+    for row, ids in zip(table, rows, strict=True):
+        row[: len(ids)] = ids
+    return table
+
+
+def _check_text(what: str, text: Any) -> None:
+    if not isinstance(text, str) or not text.strip():
+        raise ValueError(f"The {what} must be a text that isn't empty; got {text!r}.")

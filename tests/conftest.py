@@ -1,0 +1,64 @@
+"""What tests of several rooms share: the project's vocabulary and a tiny PaLI with random weights."""
+
+import flax.linen as nn
+import jax
+import numpy as np
+import pytest
+
+from rt2_jax.models import vla
+from rt2_jax.text.actions import ActionSpace
+from rt2_jax.text.actions import ActionTokenizer
+from rt2_jax.text.tokenizer import Tokenizer
+
+TINY_MODEL = {
+    "name": "pali",
+    "dtype": "float32",
+    "vision": {"width": 16, "depth": 1, "heads": 2, "mlp": 32, "patch": 8},
+    "encoder": {"width": 32, "depth": 2, "heads": 2, "head_dim": 16, "mlp": 64},
+    "decoder": {"width": 32, "depth": 2, "heads": 2, "head_dim": 16, "mlp": 64},
+}
+
+
+class TinyPaLI:
+    """A tiny PaLI, and inputs and weights to try it with."""
+
+    image_size = 16
+    prompt_length = 32
+
+    def __init__(self, tokenizer: Tokenizer):
+        self.tokenizer = tokenizer
+        self.model = vla.build(TINY_MODEL, tokenizer.vocab_size)
+        images, prompt = self.inputs(0, 1)
+        self._init = jax.jit(
+            lambda key: nn.meta.unbox(self.model.init(key, images, prompt, prompt)["params"])
+        )
+
+    def params(self, seed: int, sharpness: float = 6.0):
+        """Random weights; `sharpness` scales the logits, which else are all much alike."""
+        params = self._init(jax.random.key(seed))
+        return {**params, "head": jax.tree.map(lambda x: sharpness * x, params["head"])}
+
+    def inputs(self, seed: int, batch: int) -> tuple[np.ndarray, np.ndarray]:
+        """Random images uint8 [B, 1, S, S, 3] and prompts int32 [B, P] of any length."""
+        rng = np.random.default_rng(seed)
+        size = self.image_size
+        images = rng.integers(0, 256, (batch, 1, size, size, 3), np.uint8)
+        prompt = rng.integers(2, self.tokenizer.vocab_size, (batch, self.prompt_length), np.int32)
+        lengths = rng.integers(1, self.prompt_length + 1, (batch, 1))
+        return images, np.where(np.arange(self.prompt_length) < lengths, prompt, 0)
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> Tokenizer:
+    return Tokenizer.load_default()
+
+
+@pytest.fixture(scope="session")
+def action_tokenizer(tokenizer) -> ActionTokenizer:
+    """With RT-1's bounds. Shared, so don't read its counters."""
+    return ActionTokenizer(ActionSpace.rt1_bounds(), tokenizer)
+
+
+@pytest.fixture(scope="session")
+def tiny(tokenizer) -> TinyPaLI:
+    return TinyPaLI(tokenizer)
