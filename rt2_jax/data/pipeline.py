@@ -251,14 +251,11 @@ class BatchIterator(Iterator[dict[str, jax.Array]]):
 
     def _produce(self, position: int, out: queue.Queue, stop: threading.Event) -> None:
         rows_a_batch = len(self._host_rows)
+        options = grain.ReadOptions(
+            num_threads=self._threads, prefetch_buffer_size=2 * rows_a_batch
+        )
+        rows = iter(self._rows[position * rows_a_batch :].to_iter_dataset(options))
         try:
-            rows = iter(
-                self._rows[position * rows_a_batch :].to_iter_dataset(
-                    grain.ReadOptions(
-                        num_threads=self._threads, prefetch_buffer_size=2 * rows_a_batch
-                    )
-                )
-            )
             for _ in range(position, self._batches):
                 examples = [next(rows) for _ in range(rows_a_batch)]
                 batch = {key: np.stack([e[key] for e in examples]) for key in examples[0]}
@@ -267,6 +264,8 @@ class BatchIterator(Iterator[dict[str, jax.Array]]):
                     return
         except BaseException as error:  # pylint: disable=broad-exception-caught
             out.put(error)
+        finally:
+            rows.close()
 
 
 def rows_of_host(sharding: jax.sharding.Sharding, batch_size: int) -> list[int]:

@@ -67,8 +67,10 @@ class Index:
         self.files = [self.directory / file["name"] for file in self.about["files"]]
         self.fingerprint: str = self.about["fingerprint"]
         self.texts: list[str] = json.loads((self.location / "texts.json").read_text())
+        # As plain arrays: indexing numpy's memmap class costs several times as much.
         self.arrays = {
-            file.stem: np.load(file, mmap_mode="r") for file in self.location.glob("*.npy")
+            file.stem: np.asarray(np.load(file, mmap_mode="r"))
+            for file in self.location.glob("*.npy")
         }
 
     @property
@@ -120,7 +122,7 @@ class Index:
         # Copying changes times but not content, and the records' own checksums tell the two apart.
         names = [file["name"] for file in self.about["files"]]
         prints = [rlds_index.framing_fingerprint(self.directory / name) for name in names]
-        if rlds_index._combined(prints) != self.about["fingerprint"]:
+        if rlds_index.combined(prints) != self.about["fingerprint"]:
             raise rlds_index.IndexMismatch(
                 f"the data at {self.directory} have changed since the index at {self.location} was "
                 f"built: same sizes, other records. {remedy}"
@@ -385,9 +387,14 @@ def open_source(
         rlds_index.build(directory, card, split=split, location=place, on_corrupt=on_corrupt)
     index = Index(directory, card, split=split, location=place)
     if index.about["skipped"] and on_corrupt == "raise":
+        file, offset, reason = index.about["skipped"][0]
         raise tfrecord.CorruptRecord(
-            index.directory, 0, f"the index at {place} was built with {len(index.about['skipped'])} "
-            f"unreadable records left out, first: {index.about['skipped'][0]}. Repair the data and "
-            f"delete the index, or set on_corrupt='skip'"
+            index.directory / file, offset, f"{reason}. It is the first of "
+            f"{len(index.about['skipped'])} unreadable records that the index at {place} leaves out; "
+            "repair the data and delete the index, or set on_corrupt='skip'."
         )  # fmt: skip
+    if index.about["skipped"]:
+        logging.warning(
+            "%s: %d unreadable records are left out", directory, len(index.about["skipped"])
+        )
     return StepSource(index, on_corrupt=on_corrupt, **selection)

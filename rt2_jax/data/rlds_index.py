@@ -131,10 +131,10 @@ def build(
         "card_fingerprint": card.fingerprint,
         "split": split,
         "files": [_stamp(file) for file in files],
-        "fingerprint": _combined([shard["fingerprint"] for shard in shards]),
+        "fingerprint": combined([shard["fingerprint"] for shard in shards]),
         "episodes": len(merged["arrays"]["episode_file"]),
         "steps": int(merged["arrays"]["episode_first"][-1]),
-        "skipped": [text for shard in shards for text in shard["skipped"]],
+        "skipped": [place for shard in shards for place in shard["skipped"]],
         "columns": merged["columns"],
     }
     if about["skipped"]:
@@ -157,7 +157,8 @@ def _update(digest, record: tfrecord.Record) -> None:
     digest.update(np.array([record.offset, record.length, record.stored_checksum], "<i8").tobytes())
 
 
-def _combined(fingerprints: Sequence[str]) -> str:
+def combined(fingerprints: Sequence[str]) -> str:
+    """One fingerprint of a data set from those of its files, in order."""
     return hashlib.sha256("".join(fingerprints).encode()).hexdigest()[:32]
 
 
@@ -228,7 +229,7 @@ def _index_file(path: str, card, schema, on_corrupt: str) -> dict[str, Any]:
         if on_corrupt == "raise":
             raise error
         logging.warning("left out an unreadable record: %s", error)
-        skipped.append(str(error))
+        skipped.append([os.path.basename(path), error.offset, error.reason])
     return {"fingerprint": digest.hexdigest(), "episodes": episodes, "skipped": skipped}
 
 
@@ -364,9 +365,23 @@ def _write(location: epath.Path, about: dict[str, Any], texts: list[str], arrays
             np.save(temporary / f"{name}.npy", array)
         (temporary / "texts.json").write_text(json.dumps(texts, ensure_ascii=False))
         (temporary / "index.json").write_text(json.dumps(about, indent=1, sort_keys=True))
-        if location.exists():
-            shutil.rmtree(location)
-        os.replace(temporary, location)
+        _move_into_place(temporary, location)
     finally:
         if temporary.exists():
             shutil.rmtree(temporary)
+
+
+def _move_into_place(temporary: epath.Path, location: epath.Path) -> None:
+    stale = location.with_name(f"{location.name}.stale-{os.getpid()}")
+    try:
+        os.rename(location, stale)
+    except FileNotFoundError:
+        pass
+    try:
+        os.rename(temporary, location)
+    except OSError:
+        # Another process indexing the same data at the same time came first; its index is as good.
+        if not (location / "index.json").exists():
+            raise
+    if stale.exists():
+        shutil.rmtree(stale)

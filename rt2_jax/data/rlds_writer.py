@@ -43,23 +43,35 @@ class EpisodeEncoder:
     def __init__(self, features: tfds.features.FeaturesDict, quality: int = 95):
         self._serializer = example_serializer.ExampleSerializer(features.get_serialized_info())
         self._quality = quality
+        self._paths = {path for path, _ in _leaves(features)}
         self._images = {
             path for path, feature in _leaves(features) if isinstance(feature, tfds.features.Image)
         }
-        for path, feature in _leaves(features):
-            if path in self._images and feature.get_serialized_info().shape != ():
-                raise ValueError(f"feature {path!r}: only plain pictures are supported")
 
     def __call__(self, episode: Mapping[str, Any]) -> bytes:
-        """`episode`: {'steps': [step, ...], ...}, nested like the schema."""
+        """`episode`: {'steps': [step, ...], ...}, nested like the schema.
+
+        Raises:
+          ValueError: for an episode whose features aren't the schema's, or of another shape.
+        """
         steps = [_flatten(step) for step in episode["steps"]]
         flat = _flatten({k: v for k, v in episode.items() if k != "steps"})
-        for path in steps[0]:
-            flat[f"steps/{path}"] = [step[path] for step in steps]
+        for number, step in enumerate(steps):
+            self._check({*flat, *(f"steps/{path}" for path in step)}, number)
+        for path in self._paths:
+            if path.startswith("steps/"):
+                flat[path] = [step[path.removeprefix("steps/")] for step in steps]
         for path in self._images & set(flat):
             inside = path.startswith("steps/")
             flat[path] = [self._encode(x) for x in flat[path]] if inside else self._encode(flat[path])
         return self._serializer.serialize_example(_unflatten(flat))
+
+    def _check(self, paths: set[str], step: int) -> None:
+        if differing := paths ^ self._paths:
+            missing, extra = sorted(differing & self._paths), sorted(differing - self._paths)
+            raise ValueError(
+                f"step {step} doesn't fit the schema: features missing: {missing}, unknown: {extra}"
+            )
 
     def _encode(self, picture: np.ndarray | bytes) -> bytes:
         return picture if isinstance(picture, bytes) else images.encode_jpeg(picture, self._quality)
