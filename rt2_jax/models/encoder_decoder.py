@@ -40,6 +40,7 @@ class Encoder(nn.Module):
     mlp: int
     dtype: layers.Dtype
     remat: str = 'none'
+    unroll: int = 1
 
     @nn.compact
     def __call__(self, x: jax.Array, valid: jax.Array) -> jax.Array:
@@ -48,8 +49,8 @@ class Encoder(nn.Module):
         bias = layers.RelativeBias(self.heads, bidirectional=True, name='relative_bias')(
             positions, positions)
         bias = bias + jnp.where(valid, 0.0, layers.NEGATIVE)[:, None, None, :]
-        x, _ = layers.stack(EncoderLayer, self.depth, self.remat, width=self.width, heads=self.heads,
-                            head_dim=self.head_dim, mlp=self.mlp, dtype=self.dtype,
+        x, _ = layers.stack(EncoderLayer, self.depth, self.remat, self.unroll, width=self.width,
+                            heads=self.heads, head_dim=self.head_dim, mlp=self.mlp, dtype=self.dtype,
                             name='layers')(x, None, bias)
         return layers.RMSNorm(self.dtype, name='norm')(x)
 
@@ -106,11 +107,12 @@ class Decoder(nn.Module):
     mlp: int
     dtype: layers.Dtype
     remat: str = 'none'
+    unroll: int = 1
 
     def setup(self):
         self.relative_bias = layers.RelativeBias(self.heads, bidirectional=False)
         self.layers = layers.stack(
-            DecoderLayer, self.depth, self.remat, width=self.width, heads=self.heads,
+            DecoderLayer, self.depth, self.remat, self.unroll, width=self.width, heads=self.heads,
             head_dim=self.head_dim, mlp=self.mlp, dtype=self.dtype)
         self.norm = layers.RMSNorm(self.dtype)
 

@@ -203,7 +203,7 @@ class RelativeBias(nn.Module):
         return start + jnp.where(distance < exact, distance, jnp.minimum(shared, buckets - 1))
 
 
-def stack(layer: type[nn.Module], depth: int, remat: str, **attributes) -> nn.Module:
+def stack(layer: type[nn.Module], depth: int, remat: str, unroll: int, **attributes) -> nn.Module:
     """Scans `depth` copies of a layer over parameters with a leading 'layers' axis.
 
     The layer is called as `layer(x, cache, *shared)` and returns `(x, cache)`: x flows from layer to
@@ -214,14 +214,15 @@ def stack(layer: type[nn.Module], depth: int, remat: str, **attributes) -> nn.Mo
       depth: number of layers.
       remat: what the backward pass keeps: 'none' keeps all, 'full' nothing, otherwise the name of a
         policy in `jax.checkpoint_policies`.
+      unroll: layers a turn of the loop: 1 compiles fastest; all of them run a quarter faster on a CPU.
       **attributes: the layer's own attributes.
     """
     if remat != 'none':
         layer = nn.remat(layer, policy=remat_policy(remat), prevent_cse=False)
     shared = len(inspect.signature(layer.__call__).parameters) - 3
-    scanned = nn.scan(layer, length=depth, variable_axes={'params': 0}, split_rngs={'params': True},
-                      in_axes=(0, *[nn.broadcast] * shared), out_axes=0,
-                      metadata_params={nn.PARTITION_NAME: 'layers'})
+    scanned = nn.scan(layer, length=depth, unroll=unroll, variable_axes={'params': 0},
+                      split_rngs={'params': True}, in_axes=(0, *[nn.broadcast] * shared),
+                      out_axes=0, metadata_params={nn.PARTITION_NAME: 'layers'})
     return scanned(**attributes)
 
 

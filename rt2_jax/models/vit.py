@@ -111,6 +111,7 @@ class ViT(nn.Module):
     stem_widths: tuple[int, ...] = ()
     positions: str = 'learned'
     remat: str = 'none'
+    unroll: int = 1
 
     @nn.compact
     def __call__(self, images: jax.Array) -> jax.Array:
@@ -137,6 +138,6 @@ class ViT(nn.Module):
             x += self.param('positions', nn.with_logical_partitioning(
                 nn.initializers.normal(width ** -0.5), ('positions', 'embed')),
                 (rows * columns, width), jnp.float32).astype(self.dtype)
-        x, _ = layers.stack(Block, self.depth, self.remat, width=width, heads=self.heads, mlp=self.mlp,
-                            dtype=self.dtype, name='blocks')(x, None)
+        x, _ = layers.stack(Block, self.depth, self.remat, self.unroll, width=width, heads=self.heads,
+                            mlp=self.mlp, dtype=self.dtype, name='blocks')(x, None)
         return layers.LayerNorm(self.dtype, name='norm')(x)
