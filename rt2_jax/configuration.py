@@ -1,0 +1,78 @@
+"""Configs that refuse what they do not know: the --config flag, JSON, and comparison on resume."""
+
+from collections.abc import Sequence
+import json
+from typing import Any
+
+from absl import app
+from absl import flags
+import ml_collections
+from ml_collections import config_flags
+
+from rt2_jax.nearest import nearest
+
+# What may differ when a run is resumed: nothing here changes what a step computes, but for `total_steps`, which
+# lengthens or shortens the run (and moves the end of a cosine schedule).
+MAY_CHANGE = ('total_steps', 'log_every', 'checkpoint_every', 'keep', 'compile_cache', 'wandb_project', 'profile',
+              'mesh', 'data.threads', 'data.read_ahead', 'data.on_corrupt')
+
+
+def define_flag() -> flags.FlagHolder:
+    """Defines --config=FILE[:ARG], whose fields are set by --config.KEY=VALUE."""
+    return config_flags.DEFINE_config_file('config', None, 'Config file, with an argument after a colon.', lock_config=True)
+
+
+def leaves(config: Any, prefix: str = '') -> dict[str, Any]:
+    """All fields by dotted name; a list or tuple is one field."""
+    found = {}
+    for key, value in config.items():
+        if isinstance(value, (dict, ml_collections.ConfigDict)):
+            found |= leaves(value, f'{prefix}{key}.')
+        else:
+            found[prefix + key] = list(value) if isinstance(value, tuple) else value
+    return found
+
+
+def parse_flags(argv: Sequence[str]) -> list[str]:
+    """A flags parser for `absl.app.run` that names the nearest valid field of a mistyped --config.KEY."""
+    try:
+        return app.parse_flags_with_usage(list(argv))
+    except AttributeError as error:
+        raise app.UsageError(explain_overrides(argv) or str(error)) from error
+
+
+def explain_overrides(argv: Sequence[str]) -> str:
+    """What is wrong with the --config.KEY arguments, or '' where every KEY exists."""
+    holder = flags.FLAGS['config'] if 'config' in flags.FLAGS else None
+    config = holder.value if holder is not None else None
+    if config is None:
+        return ''
+    valid = leaves(config)
+    for argument in argv:
+        name = argument.lstrip('-').partition('=')[0]
+        if name.startswith('config.') and name != 'config':
+            key = name.removeprefix('config.')
+            if key not in valid and not any(full.startswith(key + '.') for full in valid):
+                return f'--config.{key}: the config has no such field{nearest(key, valid)}'
+    return ''
+
+
+def to_json(config: Any) -> str:
+    """The config as JSON text, fields in their order."""
+    return json.dumps(config.to_dict() if hasattr(config, 'to_dict') else config, indent=2)
+
+
+def from_json(text: str) -> ml_collections.ConfigDict:
+    """The locked config that `to_json` wrote."""
+    return ml_collections.ConfigDict(json.loads(text)).lock()
+
+
+def differing(old: Any, new: Any) -> list[str]:
+    """One line a field that differs and may not (see `MAY_CHANGE`), 'optimizer.lr: was 0.1, is 0.2'."""
+    old, new = leaves(json.loads(to_json(old))), leaves(json.loads(to_json(new)))
+    lines = []
+    for key in sorted({*old, *new}):
+        free = any(key == name or key.startswith(name + '.') for name in MAY_CHANGE)
+        if old.get(key) != new.get(key) and not free:
+            lines.append(f'{key}: was {old.get(key)!r}, is {new.get(key)!r}')
+    return lines

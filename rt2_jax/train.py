@@ -1,0 +1,236 @@
+"""Training: python -m rt2_jax.train --config=configs/tabletop.py:cofinetune --workdir=DIR [--config.KEY=VALUE ...].
+
+The same command again goes on from the last checkpoint, to the bit. SIGTERM saves and exits with 0.
+"""
+
+from collections.abc import Callable
+import signal
+import time
+from typing import Any
+
+from absl import app
+from absl import flags
+from absl import logging
+from etils import epath
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.experimental import multihost_utils
+import numpy as np
+
+from rt2_jax import configuration
+from rt2_jax.data import mixture
+from rt2_jax.data import pipeline
+from rt2_jax.data import rlds
+from rt2_jax.data import web
+from rt2_jax.models import vla
+from rt2_jax.parallel import distributed
+from rt2_jax.parallel import mesh as mesh_lib
+from rt2_jax.parallel import sharding
+from rt2_jax.text.tokenizer import Tokenizer
+from rt2_jax.training import checkpoint
+from rt2_jax.training import metrics
+from rt2_jax.training import optimizer as optimizer_lib
+from rt2_jax.training import state as state_lib
+from rt2_jax.training import step as step_lib
+
+_CONFIG = configuration.define_flag()
+_WORKDIR = flags.DEFINE_string('workdir', None, 'Directory of the run: metrics, checkpoints, config.')
+flags.mark_flags_as_required(['config', 'workdir'])
+
+
+def make_sources(config: Any) -> tuple[dict, dict]:
+    """Opens the data sources of `config.data`: robot and web, each name -> (source, weight)."""
+    data = config.data
+    robot, others = {}, {}
+    for name, given in data.robot.items():
+        given = given.to_dict()
+        directory, card, weight = given.pop('directory'), given.pop('card'), given.pop('weight')
+        robot[name] = rlds.open_source(directory, card, name=name, on_corrupt=data.on_corrupt, **given), weight
+    for name, given in data.web.items():
+        given = given.to_dict()
+        weight, kinds = given.pop('weight'), given.pop('kinds')
+        others[name] = web.SmallWeb(name=name, size=data.image_size, **({'kinds': kinds} if kinds else {}), **given), weight
+    return robot, others
+
+
+def make_iterator(config: Any, tokenizer: Tokenizer, robot: dict, others: dict, where: Any) -> pipeline.BatchIterator:
+    """The run's batches, sharded as `where` says."""
+    data = config.data
+    return pipeline.make_iterator(
+        robot, others, tokenizer=tokenizer, schedule=mixture.Schedule.from_config(data.robot_share.to_dict()),
+        batches=config.total_steps, batch_size=config.batch_size, image_size=data.image_size,
+        prompt_length=data.prompt_length, target_length=data.target_length, seed=config.seed, sharding=where,
+        threads=data.threads, read_ahead=data.read_ahead)
+
+
+def batch_shapes(config: Any, where: Any) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes of one batch as the config says them, for compiling before any data is read."""
+    data, size = config.data, config.batch_size
+    shapes = {'images': (size, data.frames, data.image_size, data.image_size, 3), 'prompt': (size, data.prompt_length),
+              'target': (size, data.target_length), 'source': (size,), 'kind': (size,), 'index': (size,)}
+    return {name: jax.ShapeDtypeStruct(shape, jnp.uint8 if name == 'images' else jnp.int32, sharding=where)
+            for name, shape in shapes.items()}
+
+
+def train(config: Any, workdir: epath.Path) -> None:
+    """Trains until `config.total_steps`, from where the directory's run is."""
+    stop = _stop_on_sigterm()
+    _compile_cache(config, workdir)
+    mesh = mesh_lib.make_mesh(config.mesh)
+    tokenizer = Tokenizer.load(config.tokenizer) if config.tokenizer else Tokenizer.load_default()
+    robot, others = make_sources(config)
+    spaces = {name: source.action_space for name, (source, _) in robot.items()}
+    fresh = not (workdir / 'config.json').exists()
+    if not fresh:
+        checkpoint.check_same_config(workdir, config)
+    batches = make_iterator(config, tokenizer, robot, others, sharding.batch_sharding(mesh))
+
+    model = vla.build(config.model, tokenizer.vocab_size)
+    shapes = batch_shapes(config, sharding.batch_sharding(mesh))
+    boxed = state_lib.parameter_shapes(model, shapes)
+    optimizer = optimizer_lib.make_optimizer(config.optimizer, config.total_steps, nn.meta.unbox(boxed))
+    checkpoints = checkpoint.Checkpoints(workdir, keep=config.keep)
+    zeros = jax.jit(lambda: step_lib.Accumulated.zeros(len(batches.sources), len(batches.kinds)),
+                    out_shardings=sharding.replicated(mesh))
+    start = checkpoints.latest() or 0
+    if start:
+        abstract = state_lib.abstract_state(model, optimizer, shapes, mesh)
+        state, accumulated, position = checkpoints.restore(start, abstract, _like(zeros()))
+        batches.set_state(position)
+        say(f'resumed at step {start} of {config.total_steps}')
+    else:
+        params = checkpoint.initial_params(config.init_from, tokenizer) if config.init_from else None
+        state, accumulated = state_lib.init_state(model, optimizer, shapes, mesh, config.seed, params), zeros()
+    if distributed.is_leader():
+        checkpoint.write_assets(workdir, config, tokenizer, spaces)
+        say(f'{state_lib.count_parameters(state.params) / 1e6:.2f} M parameters, mesh {dict(mesh.shape)}, '
+            f'{jax.devices()[0].device_kind}')
+
+    begin = time.perf_counter()
+    step_function = step_lib.make_train_step(model, optimizer, accumulate=config.accumulate)
+    traced = jax.jit(step_function, donate_argnums=(0, 1)).trace(state, accumulated, shapes)
+    flops = metrics.count_flops(traced.jaxpr)
+    compiled = traced.lower().compile()
+    peak = metrics.matmul_peak(jnp.dtype(config.model.dtype)) * jax.device_count()
+    say(f'compiled in {time.perf_counter() - begin:.1f} s: {flops / 1e9:.2f} GFLOP a step; a plain matmul reaches '
+        f'{peak / 1e9:.0f} GFLOP/s')
+    writer = metrics.Writer(workdir, start, config.wandb_project) if distributed.is_leader() else None
+    run = _Run(config, checkpoints, batches, writer, zeros, flops, peak, stop)
+    run.loop(compiled, state, accumulated, start)
+
+
+def _like(tree: Any) -> Any:
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), tree)
+
+
+class _Run:
+    """The loop and what it talks to."""
+
+    def __init__(self, config, checkpoints, batches, writer, zeros, flops, peak, stop):
+        self.config, self.checkpoints, self.batches, self.writer = config, checkpoints, batches, writer
+        self.zeros, self.flops, self.peak, self.stop = zeros, flops, peak, stop
+        self.schedule = optimizer_lib.make_schedule(config.optimizer, config.total_steps)
+        self.good = checkpoints.latest()
+
+    def loop(self, step_function: Callable, state: Any, accumulated: Any, start: int) -> None:
+        config, clock, logged, saved = self.config, metrics.Clock(), start, start
+        pending: list[jax.Array] = []
+        for step in range(start + 1, config.total_steps + 1):
+            if self.stop(step):
+                self._save(state, accumulated, step - 1, saved)
+                break
+            before = time.perf_counter()
+            batch = next(self.batches)
+            if not pending or pending[-1].is_ready():
+                clock.wait += time.perf_counter() - before
+            state, accumulated, loss = step_function(state, accumulated, batch)
+            pending.append(loss)
+            if len(pending) > 2:
+                # Bounds how far the host runs ahead; two steps stay under way, so the device never waits for it.
+                pending.pop(0).block_until_ready()
+            if step == start + 1:
+                loss.block_until_ready()
+                clock.reset()
+                logged = step
+            if step % config.log_every == 0 or step == config.total_steps:
+                self._log(step, accumulated, clock, step - logged)
+                accumulated, logged = self.zeros(), step
+                clock.reset()
+            if step % config.checkpoint_every == 0 or step == config.total_steps:
+                self._save(state, accumulated, step, saved)
+                saved = step
+        else:
+            say(f'done: {config.total_steps} steps in {self.checkpoints.directory.parent}')
+        self.checkpoints.close()
+        self.batches.close()
+        if self.writer:
+            self.writer.close()
+
+    def _save(self, state, accumulated, step: int, saved: int) -> None:
+        if step == saved:
+            return
+        self._check_finite(jax.device_get(accumulated), step)
+        self.checkpoints.save(state, accumulated, self.batches.get_state(), step)
+        self.good = step
+        if self.stop(step):
+            self.checkpoints.wait()
+            say(f'stopped by SIGTERM; step {step} is saved, the same command goes on from it')
+
+    def _check_finite(self, sums: step_lib.Accumulated, step: int) -> None:
+        if not (np.isfinite(sums.loss) and np.isfinite(sums.gradient_norm)):
+            self.checkpoints.wait()
+            good = f'the last good checkpoint is of step {self.good}' if self.good else 'there is no checkpoint before it'
+            raise FloatingPointError(
+                f'the loss or its gradient is not finite (seen at step {step}; {good}, in {self.checkpoints.directory}); '
+                'lower config.optimizer.lr, lengthen config.optimizer.warmup, or look at the data')
+
+    def _log(self, step: int, accumulated, clock: metrics.Clock, steps: int) -> None:
+        sums = jax.device_get(accumulated)
+        self._check_finite(sums, step)
+        if not self.writer:
+            return
+        config, names = self.config, (self.batches.sources, self.batches.kinds)
+        values = step_lib.summary(sums, *names) | {'lr': float(self.schedule(step - 1))}
+        rates = clock.report(steps, config.batch_size, self.flops, self.peak) if steps else {}
+        self.writer.write(step, values | {f'speed/{name}': value for name, value in rates.items()})
+        left = f', {metrics.span((config.total_steps - step) / rates["steps_per_second"])} left' if rates else ''
+        speed = (f'{rates["steps_per_second"]:.2f} steps/s, {rates["examples_per_second"]:.0f} examples/s, '
+                 f'data wait {100 * rates["data_wait"]:.1f} %, MFU {100 * rates["mfu"]:.0f} %' if rates else '')
+        parts = ' '.join(f'{name} {values[f"source/{name}/loss"]:.3f} ({100 * values[f"source/{name}/accuracy"]:.1f} %)'
+                         for name in self.batches.sources if f'source/{name}/loss' in values)
+        say(f'step {step}/{config.total_steps}  loss {values["loss"]:.4f}  {parts}  {speed}{left}')
+
+
+def say(line: str) -> None:
+    """Prints a line of progress, on process 0."""
+    if distributed.is_leader():
+        print(line, flush=True)
+
+
+def _stop_on_sigterm() -> Callable[[int], bool]:
+    """Returns stop(step): True in every process once SIGTERM came, agreed on between processes."""
+    received = []
+    signal.signal(signal.SIGTERM, lambda *_: received.append(True))
+    if jax.process_count() > 1:
+        return lambda step: multihost_utils.reached_preemption_sync_point(step)
+    return lambda step: bool(received)
+
+
+def _compile_cache(config: Any, workdir: epath.Path) -> None:
+    if config.compile_cache == 'none':
+        return
+    jax.config.update('jax_compilation_cache_dir', str(config.compile_cache or workdir.resolve() / 'compile_cache'))
+    jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.5)
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise app.UsageError(f'unknown arguments {argv[1:]}; fields of the config are set by --config.KEY=VALUE')
+    logging.set_verbosity(logging.WARNING)
+    distributed.initialize()
+    train(_CONFIG.value, epath.Path(_WORKDIR.value))
+
+
+if __name__ == '__main__':
+    app.run(main, flags_parser=configuration.parse_flags)

@@ -1,0 +1,349 @@
+"""Checkpoints that carry all their use needs: DIR/checkpoints/STEP by Orbax, and what does not change beside them.
+
+    DIR/config.json        the run's config
+    DIR/tokenizer.model    the SentencePiece model
+    DIR/embodiment.json    cards and action spaces of the robots, by source, and which one is acted on
+    DIR/versions.json      versions of the libraries that wrote it
+    DIR/checkpoints/STEP/  params, state (optimizer, step, key, running sums) and data position
+
+A directory with `params.npz` in place of `checkpoints/` is an exported one, for inference and as a start.
+"""
+
+import dataclasses
+import importlib.metadata
+from importlib import resources
+import json
+import platform
+from typing import Any
+
+from absl import logging
+from etils import epath
+import flax
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import orbax.checkpoint as ocp
+
+from rt2_jax import configuration
+from rt2_jax.data import embodiments
+from rt2_jax.nearest import nearest
+from rt2_jax.parallel.sharding import named_leaves
+from rt2_jax.text.actions import ActionSpace
+from rt2_jax.text.tokenizer import Tokenizer
+from rt2_jax.training import state as state_lib
+
+PACKAGE = 'package:'
+_PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain', 'numpy', 'sentencepiece')
+
+
+class CheckpointError(ValueError):
+    """A directory is no usable checkpoint, or one of something else; the message says what to do."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Loaded:
+    """All that inference needs.
+
+    Attributes:
+        config: the config of the run.
+        params: nested dict of arrays.
+        tokenizer: the run's tokenizer.
+        action_space: of the embodiment that the config names.
+        embodiment: that embodiment's card as a dict.
+        step: how many steps the parameters have been trained for.
+        directory: where all this came from.
+    """
+    config: ml_collections.ConfigDict
+    params: Any
+    tokenizer: Tokenizer
+    action_space: ActionSpace
+    embodiment: dict[str, Any]
+    step: int
+    directory: epath.Path
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the libraries whose change could change a result."""
+    found = {'python': platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = 'missing'
+    return found
+
+
+def write_assets(workdir: epath.PathLike, config: Any, tokenizer: Tokenizer, action_spaces: dict[str, ActionSpace]) -> None:
+    """Writes what does not change in a run; each file appears whole or not at all.
+
+    Args:
+        workdir: the run's directory.
+        config: the run's config; `config.embodiment` names the card that is acted on.
+        tokenizer: whose model is kept.
+        action_spaces: source name -> action space, for the robot sources.
+    """
+    workdir = epath.Path(workdir)
+    workdir.mkdir(parents=True, exist_ok=True)
+    card = embodiments.find(config.embodiment)
+    spaces = {name: json.loads(space.to_json()) for name, space in action_spaces.items()}
+    embodiment = {'embodiment': dataclasses.asdict(card), 'sources': spaces,
+                  'action_space': json.loads(_acted_on(card, action_spaces).to_json())}
+    _write(workdir / 'tokenizer.model', tokenizer.model_bytes)
+    _write(workdir / 'embodiment.json', json.dumps(embodiment, indent=2).encode())
+    _write(workdir / 'versions.json', json.dumps(versions(), indent=2).encode())
+    # Last, because a config.json says that the others are there.
+    _write(workdir / 'config.json', configuration.to_json(config).encode())
+
+
+def _acted_on(card, action_spaces) -> ActionSpace:
+    if not action_spaces:
+        return card.action_space
+    return action_spaces.get(card.name, next(iter(action_spaces.values())))
+
+
+def _write(path: epath.Path, content: bytes) -> None:
+    temporary = path.parent / (path.name + '.new')
+    temporary.write_bytes(content)
+    temporary.rename(path)
+
+
+def read_config(workdir: epath.PathLike) -> ml_collections.ConfigDict:
+    """The config of a run.
+
+    Raises:
+        CheckpointError: there is no such directory, it is empty, or half-written.
+    """
+    workdir = epath.Path(workdir)
+    if not workdir.exists():
+        siblings = [path.name for path in workdir.parent.iterdir() if path.is_dir()] if workdir.parent.exists() else []
+        raise CheckpointError(f'there is no directory {workdir}{nearest(workdir.name, siblings) if siblings else ""}')
+    present = sorted(path.name for path in workdir.iterdir())
+    if not present:
+        raise CheckpointError(f'{workdir} is empty: nothing has been trained there; run rt2_jax.train with --workdir={workdir}')
+    missing = [name for name in ('config.json', 'tokenizer.model', 'embodiment.json') if name not in present]
+    if missing:
+        raise CheckpointError(f'{workdir} is no checkpoint directory, or a half-written one: it lacks {", ".join(missing)} '
+                              f'and has {", ".join(present)}')
+    try:
+        return configuration.from_json((workdir / 'config.json').read_text())
+    except json.JSONDecodeError as error:
+        raise CheckpointError(f'{workdir / "config.json"} is damaged: {error}') from error
+
+
+def check_same_config(workdir: epath.PathLike, config: Any) -> None:
+    """Refuses to go on with a run under another config, but for the fields of `configuration.MAY_CHANGE`.
+
+    Raises:
+        CheckpointError: lists the fields that differ.
+    """
+    lines = configuration.differing(read_config(workdir), config)
+    if lines:
+        raise CheckpointError(
+            f'{workdir} holds a run of another config:\n  ' + '\n  '.join(lines) + '\nTake another --workdir, or give '
+            f'these fields their old values. Only these may change on resume: {", ".join(configuration.MAY_CHANGE)}')
+
+
+class Checkpoints:
+    """The steps saved in one run's directory.
+
+    Args:
+        workdir: the run's directory.
+        keep: how many of the latest steps are kept.
+    """
+
+    def __init__(self, workdir: epath.PathLike, keep: int = 2):
+        self.directory = epath.Path(workdir).resolve() / 'checkpoints'
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self._orbax = ocp.CheckpointManager(
+            self.directory, options=ocp.CheckpointManagerOptions(
+                max_to_keep=keep, create=True, cleanup_tmp_directories=True, enable_async_checkpointing=True),
+            item_names=('params', 'state', 'data'))
+
+    def latest(self) -> int | None:
+        """The last step that was saved completely, None if there is none."""
+        return self._orbax.latest_step()
+
+    def save(self, state: state_lib.TrainState, accumulated: Any, data: dict[str, Any], step: int) -> None:
+        """Saves in the background; returns when the arrays have been copied and may be donated.
+
+        Args:
+            state: the state after `step` steps.
+            accumulated: sums since the last log point, so that a resumed run logs the same.
+            data: the data iterator's state, as JSON.
+            step: the number of steps made.
+        """
+        rest = {'opt_state': state.opt_state, 'step': state.step, 'rng': state.rng, 'accumulated': accumulated}
+        self._orbax.save(step, args=ocp.args.Composite(
+            params=ocp.args.StandardSave(state.params),
+            state=ocp.args.StandardSave(flax.serialization.to_state_dict(rest)),
+            data=ocp.args.JsonSave(data)))
+
+    def restore(self, step: int, state: Any, accumulated: Any) -> tuple[state_lib.TrainState, Any, dict[str, Any]]:
+        """Restores onto the shardings of `state` and `accumulated` (trees of `ShapeDtypeStruct`).
+
+        Raises:
+            CheckpointError: a file is missing or damaged, or parameters differ in name or shape.
+        """
+        self._check(step, state.params)
+        rest = {'opt_state': state.opt_state, 'step': state.step, 'rng': state.rng, 'accumulated': accumulated}
+        try:
+            found = self._orbax.restore(step, args=ocp.args.Composite(
+                params=ocp.args.StandardRestore(state.params),
+                state=ocp.args.StandardRestore(flax.serialization.to_state_dict(rest)),
+                data=ocp.args.JsonRestore()))
+        except Exception as error:
+            raise CheckpointError(f'{self.directory / str(step)} cannot be restored: {error}') from error
+        rest = flax.serialization.from_state_dict(rest, found['state'])
+        accumulated = rest.pop('accumulated')
+        return state_lib.TrainState(params=found['params'], **rest), accumulated, found['data']
+
+    def restore_params(self, step: int, sharding: jax.sharding.Sharding | None = None) -> Any:
+        """Restores the parameters alone, each with `sharding` (the first local device by default).
+
+        Raises:
+            CheckpointError: a file is missing or damaged.
+        """
+        sharding = sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), self._shapes(step))
+        try:
+            return self._orbax.restore(step, args=ocp.args.Composite(params=ocp.args.StandardRestore(shapes)))['params']
+        except Exception as error:
+            raise CheckpointError(f'{self.directory / str(step)} cannot be restored: {error}') from error
+
+    def _shapes(self, step: int) -> Any:
+        try:
+            with ocp.StandardCheckpointer() as reader:
+                found = reader.metadata(self.directory / str(step) / 'params')
+            return getattr(found, 'item_metadata', found).tree if hasattr(found, 'item_metadata') else found
+        except Exception as error:
+            raise CheckpointError(f'{self.directory / str(step)} is damaged, its parameters cannot be listed: {error}') from error
+
+    def _check(self, step: int, params: Any) -> None:
+        try:
+            state_lib.check_params(self._shapes(step), params, str(self.directory / str(step)))
+        except CheckpointError:
+            raise
+        except ValueError as error:
+            raise CheckpointError(str(error)) from error
+
+    def wait(self) -> None:
+        """Returns when everything saved so far is on disk."""
+        self._orbax.wait_until_finished()
+
+    def close(self) -> None:
+        """Waits, then ends the background threads."""
+        self._orbax.wait_until_finished()
+        self._orbax.close()
+
+
+def load_for_inference(workdir: epath.PathLike, step: int | None = None,
+                       sharding: jax.sharding.Sharding | None = None) -> Loaded:
+    """Loads what `evaluate` and `serve` need from a directory and nothing else.
+
+    Args:
+        workdir: a run's directory, an exported one, or 'package:NAME' for one that comes with the package.
+        step: which step; the latest by default.
+        sharding: of every parameter; the first local device by default.
+
+    Raises:
+        CheckpointError: no such directory, empty, half-written, or no such step.
+    """
+    workdir = locate(workdir)
+    config = read_config(workdir)
+    tokenizer = Tokenizer((workdir / 'tokenizer.model').read_bytes())
+    embodiment = json.loads((workdir / 'embodiment.json').read_text())
+    if (workdir / 'params.npz').exists():
+        params, step = _read_exported(workdir / 'params.npz', step)
+        params = jax.device_put(params, sharding)
+    else:
+        step = _choose_step(workdir, step)
+        checkpoints = Checkpoints(workdir)
+        params = checkpoints.restore_params(step, sharding)
+        checkpoints.close()
+    return Loaded(config=config, params=params, tokenizer=tokenizer, step=step, directory=workdir,
+                  action_space=ActionSpace.from_json(embodiment['action_space']), embodiment=embodiment['embodiment'])
+
+
+def _choose_step(workdir: epath.Path, step: int | None) -> int:
+    folder = workdir / 'checkpoints'
+    present = [path.name for path in folder.iterdir()] if folder.exists() else []
+    steps = sorted(int(name) for name in present if name.isdigit())
+    if not steps:
+        unfinished = f' (unfinished: {", ".join(sorted(present))})' if present else ''
+        raise CheckpointError(f'{workdir} has no complete checkpoint yet{unfinished}: training was stopped before its first '
+                              'one, or is still on its way to it; start it again with the same command')
+    if step is not None and step not in steps:
+        raise CheckpointError(f'{workdir} has no checkpoint of step {step}{nearest(str(step), map(str, steps))}')
+    return steps[-1] if step is None else step
+
+
+def locate(directory: epath.PathLike) -> epath.Path:
+    """The path of a checkpoint directory; 'package:NAME' is one that comes with rt2_jax.
+
+    Raises:
+        CheckpointError: the package has no checkpoint of this name.
+    """
+    if not str(directory).startswith(PACKAGE):
+        return epath.Path(directory)
+    name = str(directory).removeprefix(PACKAGE)
+    root = epath.Path(str(resources.files('rt2_jax'))) / 'pretrained'
+    present = [path.name for path in root.iterdir() if (path / 'config.json').exists()] if root.exists() else []
+    if name not in present:
+        raise CheckpointError(f'the package has no checkpoint {name!r}{nearest(name, present)}')
+    return root / name
+
+
+def export(workdir: epath.PathLike, output: epath.PathLike, step: int | None = None, dtype: Any = jnp.bfloat16) -> int:
+    """Writes parameters in `dtype` and the assets of a run into a small directory that loads anywhere.
+
+    Args:
+        workdir: the run's directory.
+        output: the directory to write, with a `params.npz`.
+        step: which step; the latest by default.
+        dtype: bfloat16 or float32.
+
+    Returns:
+        The size of `params.npz` in bytes.
+    """
+    loaded, output = load_for_inference(workdir, step), epath.Path(output)
+    output.mkdir(parents=True, exist_ok=True)
+    for name in ('config.json', 'tokenizer.model', 'embodiment.json', 'versions.json'):
+        _write(output / name, (loaded.directory / name).read_bytes())
+    arrays = {'step': np.int64(loaded.step), 'dtype': np.array(jnp.dtype(dtype).name)}
+    for name, value in named_leaves(loaded.params).items():
+        value = np.asarray(value.astype(dtype))
+        # npz knows no bfloat16: its bits are kept as integers.
+        arrays[f'params/{name}'] = value.view(np.uint16) if value.dtype.itemsize == 2 else value
+    temporary = output / 'params.new.npz'
+    with temporary.open('wb') as file:
+        np.savez_compressed(file, **arrays)
+    temporary.rename(output / 'params.npz')
+    return (output / 'params.npz').stat().length
+
+
+def _read_exported(path: epath.Path, step: int | None) -> tuple[Any, int]:
+    with path.open('rb') as file, np.load(file) as arrays:
+        if step is not None and step != int(arrays['step']):
+            raise CheckpointError(f'{path} holds step {int(arrays["step"])}, not {step}')
+        dtype = jnp.dtype(str(arrays['dtype']))
+        params = {}
+        for name in arrays.files:
+            if name.startswith('params/'):
+                value = arrays[name].view(dtype).astype(np.float32)
+                params[tuple(name.split('/')[1:])] = value
+        return flax.traverse_util.unflatten_dict(params), int(arrays['step'])
+
+
+def initial_params(directory: str, tokenizer: Tokenizer) -> Any:
+    """Parameters that a run starts from, on the host, for `config.init_from`.
+
+    Raises:
+        CheckpointError: as `load_for_inference`, or it was trained with another vocabulary.
+    """
+    loaded = load_for_inference(directory)
+    if loaded.tokenizer.model_bytes != tokenizer.model_bytes:
+        raise CheckpointError(f'config.init_from={directory} was trained with another vocabulary than this run has; '
+                              'set config.tokenizer to its tokenizer.model')
+    logging.info('starting from %s, step %d', loaded.directory, loaded.step)
+    return jax.device_get(loaded.params)

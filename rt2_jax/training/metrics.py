@@ -1,0 +1,184 @@
+"""Metrics on their way out: JSONL and TensorBoard always, W&B if asked for; and what a step costs and takes."""
+
+from collections.abc import Mapping
+import json
+import time
+from typing import Any
+
+from absl import logging
+from etils import epath
+import jax
+import jax.numpy as jnp
+import numpy as np
+import psutil
+
+FILE = 'metrics.jsonl'
+DROPPED = 'metrics.dropped.jsonl'
+
+
+class Writer:
+    """Writes scalars by step. Only process 0 makes one.
+
+    On resume at step N, lines of later steps (the run went on after its last checkpoint, then died) and a
+    half-written last line move to `metrics.dropped.jsonl`, so the curve has one line a step and nothing is lost.
+
+    Args:
+        workdir: where the files go.
+        resume_step: the step of the restored checkpoint; 0 for a new run.
+        wandb_project: a Weights & Biases project to log to as well; '' for none.
+
+    Raises:
+        ImportError: a project was given and W&B is not installed.
+    """
+
+    def __init__(self, workdir: epath.PathLike, resume_step: int = 0, wandb_project: str = ''):
+        import tensorboardX
+        self._path = epath.Path(workdir) / FILE
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        _drop_after(self._path, resume_step)
+        self._file = open(self._path, 'a', encoding='utf-8')
+        self._board = tensorboardX.SummaryWriter(
+            str(self._path.parent / 'tensorboard'), purge_step=resume_step + 1 if resume_step else None)
+        self._wandb = _wandb(wandb_project, workdir) if wandb_project else None
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Appends the values of one step, and flushes."""
+        self._file.write(json.dumps({'step': step, **values}) + '\n')
+        self._file.flush()
+        for name, value in values.items():
+            self._board.add_scalar(name, value, step)
+        if self._wandb is not None:
+            self._wandb.log(dict(values), step=step)
+
+    def close(self) -> None:
+        """Writes out what is buffered."""
+        self._file.close()
+        self._board.close()
+        if self._wandb is not None:
+            self._wandb.finish()
+
+
+def _wandb(project: str, workdir):
+    try:
+        import wandb
+    except ImportError as error:
+        raise ImportError(f'config.wandb_project is {project!r}, but W&B is missing: pip install wandb') from error
+    return wandb.init(project=project, dir=str(workdir), resume='allow')
+
+
+def _drop_after(path: epath.Path, step: int) -> None:
+    if not path.exists():
+        return
+    kept, dropped = [], []
+    for line in path.read_text().splitlines():
+        try:
+            (kept if json.loads(line)['step'] <= step else dropped).append(line)
+        except (json.JSONDecodeError, KeyError, TypeError):
+            dropped.append(line)
+    if dropped:
+        with open(path.parent / DROPPED, 'a', encoding='utf-8') as file:
+            file.write(''.join(line + '\n' for line in dropped))
+        temporary = path.parent / (FILE + '.new')
+        temporary.write_text(''.join(line + '\n' for line in kept))
+        temporary.rename(path)
+        logging.info('%d lines of %s are past step %d and moved to %s', len(dropped), path, step, DROPPED)
+
+
+def read(workdir: epath.PathLike) -> list[dict[str, float]]:
+    """The metrics of a run, one dict a logged step, in order; a half-written last line is left out."""
+    lines = (epath.Path(workdir) / FILE).read_text().splitlines()
+    rows = {}
+    for number, line in enumerate(lines):
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            if number + 1 < len(lines):
+                raise ValueError(f'{epath.Path(workdir) / FILE}, line {number + 1} is not JSON: {line[:80]!r}') from None
+            break
+        rows[row['step']] = row
+    return [rows[step] for step in sorted(rows)]
+
+
+class Clock:
+    """Wall time between two log points, and how much of it went into waiting for data."""
+
+    def __init__(self):
+        self._process = psutil.Process()
+        self.reset()
+
+    def reset(self) -> None:
+        """Starts a new interval."""
+        self.start, self.wait = time.perf_counter(), 0.0
+
+    def report(self, steps: int, batch_size: int, flops: float, peak: float) -> dict[str, float]:
+        """Rates of the interval that ends now, over `steps` steps.
+
+        Returns:
+            steps/s, examples/s, data_wait (share of the wall time in which no step ran for want of a batch),
+            rss_gb (of this process), mfu (FLOP/s over `peak`; left out where the peak is 0).
+        """
+        seconds = time.perf_counter() - self.start
+        values = {
+            'steps_per_second': steps / seconds,
+            'examples_per_second': steps * batch_size / seconds,
+            'data_wait': self.wait / seconds,
+            'rss_gb': self._process.memory_info().rss / 1e9,
+        }
+        if peak:
+            values['mfu'] = flops * steps / seconds / peak
+        return values
+
+
+def matmul_peak(dtype: Any = jnp.float32, size: int = 1024, seconds: float = 0.4) -> float:
+    """FLOP/s that a plain square matmul reaches on one device of this machine: the best of many short runs."""
+    x = jnp.ones((size, size), dtype)
+    multiply = jax.jit(jnp.dot)
+    multiply(x, x).block_until_ready()
+    best, end = 0.0, time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        start = time.perf_counter()
+        multiply(x, x).block_until_ready()
+        best = max(best, 2 * size**3 / (time.perf_counter() - start))
+    return best
+
+
+def count_flops(jaxpr: Any) -> float:
+    """FLOPs of the matrix products and convolutions in a closed jaxpr, loops of known length counted in full.
+
+    XLA's own cost analysis counts the body of a scan once and leaves out products that a library runs; this does
+    not. A multiplication and its addition count as two. Of a conditional, the dearest branch counts.
+    """
+    return _flops(getattr(jaxpr, 'jaxpr', jaxpr))
+
+
+def _flops(jaxpr) -> float:
+    total = 0.0
+    for equation in jaxpr.eqns:
+        name, params = equation.primitive.name, equation.params
+        if name == 'dot_general':
+            (contract, _), _ = params['dimension_numbers']
+            inner = np.prod([equation.invars[0].aval.shape[axis] for axis in contract], initial=1.0)
+            total += 2.0 * inner * equation.outvars[0].aval.size
+        elif name == 'conv_general_dilated':
+            kernel = equation.invars[1].aval
+            features = kernel.shape[params['dimension_numbers'].rhs_spec[0]]
+            total += 2.0 * equation.outvars[0].aval.size * kernel.size / features
+        elif name == 'cond':
+            total += max(_flops(branch.jaxpr) for branch in params['branches'])
+        else:
+            times = params['length'] if name == 'scan' else 1
+            inner = [value for value in jax.tree.leaves(list(params.values()), is_leaf=_is_jaxpr) if _is_jaxpr(value)]
+            total += times * sum(_flops(getattr(value, 'jaxpr', value)) for value in inner)
+    return total
+
+
+def _is_jaxpr(value) -> bool:
+    return hasattr(value, 'eqns')
+
+
+def span(seconds: float) -> str:
+    """A length of time for people: '2 h 05 min', '3 min 20 s', '12 s'."""
+    seconds = int(round(seconds))
+    if seconds >= 3600:
+        return f'{seconds // 3600} h {seconds % 3600 // 60:02d} min'
+    return f'{seconds // 60} min {seconds % 60:02d} s' if seconds >= 60 else f'{seconds} s'

@@ -1,0 +1,156 @@
+"""The training step: masked next-token cross-entropy, gradients, update, and metrics that stay on the device."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import flax
+import jax
+import jax.numpy as jnp
+import optax
+
+from rt2_jax.training.state import TrainState
+
+Batch = dict[str, jax.Array]
+PAD = 0
+
+
+@flax.struct.dataclass
+class Sums:
+    """What is summed over steps between two log points; every field has one entry a source or a kind.
+
+    Attributes:
+        loss: [N] float32, summed cross-entropy in nats.
+        correct: [N] float32, answer tokens where the argmax is the target.
+        tokens: [N] float32, answer tokens (padding excluded).
+        examples: [N] float32, rows.
+    """
+    loss: jax.Array
+    correct: jax.Array
+    tokens: jax.Array
+    examples: jax.Array
+
+    @classmethod
+    def zeros(cls, number: int) -> 'Sums':
+        return cls(*(jnp.zeros(number, jnp.float32) for _ in range(4)))
+
+
+@flax.struct.dataclass
+class Accumulated:
+    """Sums by source and by kind, with the step count and the gradient norms, since the last log point."""
+    source: Sums
+    kind: Sums
+    steps: jax.Array
+    loss: jax.Array
+    gradient_norm: jax.Array
+
+    @classmethod
+    def zeros(cls, sources: int, kinds: int) -> 'Accumulated':
+        def zero():
+            return jnp.zeros((), jnp.float32)
+        return cls(Sums.zeros(sources), Sums.zeros(kinds), zero(), zero(), zero())
+
+
+def shift_right(target: jax.Array) -> jax.Array:
+    """target [B,T] int32 -> what the decoder reads [B,T]: a leading pad id, then the target but its last token."""
+    return jnp.pad(target[:, :-1], ((0, 0), (1, 0)), constant_values=PAD)
+
+
+def cross_entropy(logits: jax.Array, target: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Cross-entropy by token in float32, 0 where the target is padding.
+
+    Args:
+        logits: [B,T,V] any float dtype.
+        target: [B,T] int32.
+
+    Returns:
+        loss [B,T] float32 in nats, mask [B,T] float32.
+    """
+    logits = logits.astype(jnp.float32)
+    mask = (target != PAD).astype(jnp.float32)
+    picked = jnp.take_along_axis(logits, target[..., None], axis=-1)[..., 0]
+    return (jax.nn.logsumexp(logits, axis=-1) - picked) * mask, mask
+
+
+def _sums(old: Sums, rows: dict[str, jax.Array], segment: jax.Array) -> Sums:
+    number = old.loss.shape[0]
+    return Sums(**{name: getattr(old, name) + jax.ops.segment_sum(value, segment, number) for name, value in rows.items()})
+
+
+def make_train_step(model: Any, optimizer: optax.GradientTransformation, *, accumulate: int = 1) -> Callable:
+    """Returns step(state, accumulated, batch) -> (state, accumulated, loss), to be jitted with the first two donated.
+
+    Args:
+        model: module called as `model.apply({'params': p}, images, prompt, target_in) -> logits [B,T,V]`.
+        optimizer: gradient transformation whose state `state.opt_state` is.
+        accumulate: the batch is cut into this many parts, one after another, and their gradients added; the
+            batch size must be divisible by it.
+
+    The loss is the mean over all answer tokens of the batch, so cutting it into parts changes nothing but memory.
+    """
+
+    def loss_of(params, batch, rng):
+        logits = model.apply({'params': params}, batch['images'], batch['prompt'], shift_right(batch['target']),
+                             rngs={'dropout': rng})
+        loss, mask = cross_entropy(logits, batch['target'])
+        correct = (jnp.argmax(logits, axis=-1) == batch['target']) * mask
+        rows = dict(loss=loss.sum(1), correct=correct.sum(1), tokens=mask.sum(1), examples=jnp.ones(loss.shape[0]))
+        return loss.sum(), rows
+
+    gradient = jax.grad(loss_of, has_aux=True)
+
+    def whole(params, batch, rng):
+        if accumulate == 1:
+            return gradient(params, batch, rng)
+        # Strided parts, so that a part takes rows from every device that the batch lies on.
+        parts = jax.tree.map(lambda x: x.reshape(-1, accumulate, *x.shape[1:]).swapaxes(0, 1), batch)
+
+        def add(total, part_rng):
+            grads, rows = gradient(params, *part_rng)
+            return jax.tree.map(jnp.add, total, grads), rows
+
+        zeros = jax.tree.map(jnp.zeros_like, params)
+        grads, rows = jax.lax.scan(add, zeros, (parts, jax.random.split(rng, accumulate)))
+        return grads, jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(-1), rows)
+
+    def train_step(state: TrainState, accumulated: Accumulated, batch: Batch):
+        rng = jax.random.fold_in(state.rng, state.step)
+        inputs = {name: batch[name] for name in ('images', 'prompt', 'target')}
+        grads, rows = whole(state.params, inputs, rng)
+        tokens = jnp.maximum(rows['tokens'].sum(), 1.0)
+        grads = jax.tree.map(lambda g: g / tokens, grads)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        loss = rows['loss'].sum() / tokens
+        accumulated = Accumulated(
+            source=_sums(accumulated.source, rows, batch['source']),
+            kind=_sums(accumulated.kind, rows, batch['kind']),
+            steps=accumulated.steps + 1,
+            loss=accumulated.loss + loss,
+            gradient_norm=accumulated.gradient_norm + optax.tree.norm(grads))
+        return state.replace(step=state.step + 1, params=params, opt_state=opt_state), accumulated, loss
+
+    return train_step
+
+
+def summary(sums: Accumulated, sources: Sequence[str], kinds: Sequence[str]) -> dict[str, float]:
+    """Means since the last log point: loss and token accuracy in all, by source and by kind.
+
+    Args:
+        sums: on the host.
+        sources: names, by source number.
+        kinds: names, by kind number.
+
+    Returns:
+        'loss' (mean over steps), 'accuracy', 'gradient_norm', and 'source/NAME/loss', '.../accuracy',
+        '.../examples' for every source and kind ('kind/NAME/...') of which there were examples.
+    """
+    steps = max(float(sums.steps), 1.0)
+    values = {'loss': float(sums.loss) / steps, 'gradient_norm': float(sums.gradient_norm) / steps,
+              'accuracy': float(sums.source.correct.sum() / max(sums.source.tokens.sum(), 1.0))}
+    for group, of, names in (('source', sums.source, sources), ('kind', sums.kind, kinds)):
+        for number, name in enumerate(names):
+            if of.tokens[number]:
+                values[f'{group}/{name}/loss'] = float(of.loss[number] / of.tokens[number])
+                values[f'{group}/{name}/accuracy'] = float(of.correct[number] / of.tokens[number])
+                values[f'{group}/{name}/examples'] = float(of.examples[number])
+    return values
