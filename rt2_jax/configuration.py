@@ -1,11 +1,13 @@
 """Configs that refuse what they do not know: the --config flag, JSON, and comparison on resume."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 import json
+import sys
 from typing import Any
 
 from absl import app
 from absl import flags
+from etils import epath
 import ml_collections
 from ml_collections import config_flags
 
@@ -34,27 +36,45 @@ def leaves(config: Any, prefix: str = '') -> dict[str, Any]:
 
 
 def parse_flags(argv: Sequence[str]) -> list[str]:
-    """A flags parser for `absl.app.run` that names the nearest valid field of a mistyped --config.KEY."""
+    """A flags parser for `absl.app.run`: a mistyped --config file, argument or field ends with one clear line."""
+    error = _config_error(argv)
+    if error:
+        print(f'FATAL: {error}', file=sys.stderr)
+        sys.exit(1)
+    return app.parse_flags_with_usage(list(argv))
+
+
+def _config_error(argv: Sequence[str]) -> str:
+    arguments = dict(_assignments(argv))
+    given = arguments.get('config')
+    if given is None:
+        return ''  # absl says that the flag is required
+    file = epath.Path(given.partition(':')[0])
+    if not file.exists():
+        present = [str(path) for path in file.parent.glob('*.py')] if file.parent.exists() else []
+        return f'--config: there is no file {file}{nearest(str(file), present)}'
     try:
-        return app.parse_flags_with_usage(list(argv))
-    except AttributeError as error:
-        raise app.UsageError(explain_overrides(argv) or str(error)) from error
-
-
-def explain_overrides(argv: Sequence[str]) -> str:
-    """What is wrong with the --config.KEY arguments, or '' where every KEY exists."""
-    holder = flags.FLAGS['config'] if 'config' in flags.FLAGS else None
-    config = holder.value if holder is not None else None
-    if config is None:
-        return ''
+        config = flags.FLAGS['config'].parser.parse(given)
+    except (ValueError, TypeError) as error:
+        # The flag's parser puts a traceback before the message; its last line says what is wrong.
+        return f'--config={given}: {str(error).strip().splitlines()[-1].strip()}'
     valid = leaves(config)
-    for argument in argv:
-        name = argument.lstrip('-').partition('=')[0]
-        if name.startswith('config.') and name != 'config':
-            key = name.removeprefix('config.')
-            if key not in valid and not any(full.startswith(key + '.') for full in valid):
-                return f'--config.{key}: the config has no such field{nearest(key, valid)}'
+    for name in arguments:
+        key = name.removeprefix('config.')
+        if key != name and key not in valid:
+            return f'--config.{key}: the config has no such field{nearest(key, valid)}'
     return ''
+
+
+def _assignments(argv: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Flags by name with their values, whether written --name=value or --name value."""
+    for position, argument in enumerate(argv[1:], start=1):
+        if argument == '--':
+            return
+        if argument.startswith('-'):
+            name, equals, value = argument.lstrip('-').partition('=')
+            following = argv[position + 1] if position + 1 < len(argv) else ''
+            yield name, value if equals else following
 
 
 def to_json(config: Any) -> str:

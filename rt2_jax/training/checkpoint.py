@@ -105,7 +105,7 @@ def _acted_on(card, action_spaces) -> ActionSpace:
 def _write(path: epath.Path, content: bytes) -> None:
     temporary = path.parent / (path.name + '.new')
     temporary.write_bytes(content)
-    temporary.rename(path)
+    temporary.replace(path)
 
 
 def read_config(workdir: epath.PathLike) -> ml_collections.ConfigDict:
@@ -318,7 +318,7 @@ def export(workdir: epath.PathLike, output: epath.PathLike, step: int | None = N
     temporary = output / 'params.new.npz'
     with temporary.open('wb') as file:
         np.savez_compressed(file, **arrays)
-    temporary.rename(output / 'params.npz')
+    temporary.replace(output / 'params.npz')
     return (output / 'params.npz').stat().length
 
 

@@ -80,7 +80,7 @@ def _drop_after(path: epath.Path, step: int) -> None:
             file.write(''.join(line + '\n' for line in dropped))
         temporary = path.parent / (FILE + '.new')
         temporary.write_text(''.join(line + '\n' for line in kept))
-        temporary.rename(path)
+        temporary.replace(path)
         logging.info('%d lines of %s are past step %d and moved to %s', len(dropped), path, step, DROPPED)
 
 
