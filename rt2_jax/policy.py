@@ -22,11 +22,14 @@ from rt2_jax.data import images as image_processing
 from rt2_jax.decoding.grammar import Grammar
 from rt2_jax.decoding.grammar import Kind
 from rt2_jax.decoding.sampler import Sampler
+from rt2_jax.models import vla
 from rt2_jax.nearest import nearest
 from rt2_jax.text import prompts
+from rt2_jax.text.actions import ACTION_LENGTH
 from rt2_jax.text.actions import ActionSpace
 from rt2_jax.text.actions import ActionTokenizer
 from rt2_jax.text.tokenizer import Tokenizer
+from rt2_jax.training import checkpoint
 
 Plan = bool | str
 LONG_PROMPTS = ("raise", "clip")
@@ -64,6 +67,8 @@ class Policy:
       prompt_length: most tokens of a prompt, P.
       plan: whether `act` plans where it isn't told.
       clipped_prompts: how many prompts were too long and lost words (`long_prompts='clip'` only).
+      config: the training run's config, None if made without one.
+      step: how many steps the weights were trained for, None if not known.
     """
 
     def __init__(
@@ -101,6 +106,8 @@ class Policy:
         self.long_prompts = long_prompts
         self.batch_sizes = tuple(sorted(batch_sizes))
         self.clipped_prompts = 0
+        self.config: Any = None
+        self.step: int | None = None
         self.sampler = Sampler(
             model,
             Grammar.create(
@@ -110,6 +117,50 @@ class Policy:
         )
         self._key = jax.random.key(seed)
         self._calls = itertools.count()
+
+    @classmethod
+    def from_checkpoint(
+        cls, workdir: Any, step: int | None = None, *, untrained: bool = False, **settings: Any
+    ) -> Policy:
+        """The policy of a training run's directory, an exported one, or 'package:NAME'.
+
+        Args:
+          workdir: where the checkpoint is; nothing else is needed.
+          step: which step; the latest by default.
+          untrained: random weights in place of the trained ones, as a baseline.
+          **settings: of the constructor, in place of the checkpoint's own.
+
+        Raises:
+          CheckpointError: no such directory, empty, half-written, or no such step.
+        """
+        loaded = checkpoint.load_for_inference(workdir, step)
+        params = loaded.params
+        if untrained:
+            params = random_params(loaded.config, loaded.tokenizer, settings.get("seed", 0))
+        policy = cls.from_config(
+            loaded.config, params, loaded.tokenizer, loaded.action_space, **settings
+        )
+        policy.step = 0 if untrained else loaded.step
+        return policy
+
+    @classmethod
+    def from_config(
+        cls, config: Any, params: Any, tokenizer: Tokenizer, action_space: ActionSpace, **settings
+    ) -> Policy:
+        """The policy of a model that is at hand, with a training run's config."""
+        data = config.data
+        # A target's length held the longest answer, plan and action and EOS included.
+        lengths = {
+            "image_size": data.image_size,
+            "prompt_length": data.prompt_length,
+            "frames": data.frames,
+            "text_length": data.target_length,
+            "plan_length": data.target_length - ACTION_LENGTH - 1,
+        }
+        model = vla.build(config.model, tokenizer.vocab_size)
+        policy = cls(model, params, tokenizer, action_space, **(lengths | settings))
+        policy.config = config
+        return policy
 
     def act(
         self,
@@ -301,6 +352,16 @@ class Policy:
             entropies=entropies[-length:],
             plan=plan.removesuffix("."),
         )
+
+
+def random_params(config: Any, tokenizer: Tokenizer, seed: int = 0) -> Any:
+    """Weights as a run of this config starts with when it starts from nothing."""
+    data = config.data
+    model = vla.build(config.model, tokenizer.vocab_size)
+    images = np.zeros([1, data.frames, data.image_size, data.image_size, 3], np.uint8)
+    text = np.zeros([1, data.prompt_length], np.int32)
+    initialise = jax.jit(lambda key: nn.meta.unbox(model.init(key, images, text, text)["params"]))
+    return initialise(jax.random.key(seed))
 
 
 def _padded(rows: Sequence[Sequence[int]], width: int, pad: int) -> np.ndarray:

@@ -133,3 +133,11 @@ def _grasp_yaw(state: State) -> float:
 
 def _action(dx=0.0, dy=0.0, dz=0.0, drz=0.0, gripper=OPEN, terminate=False) -> np.ndarray:
     return np.array([terminate, dx, dy, dz, 0.0, 0.0, drz, gripper], np.float32)
+
+
+if __name__ == '__main__':
+    from absl import app
+
+    from rt2_jax.envs.tabletop import measure
+
+    app.run(measure.main)

@@ -24,11 +24,13 @@ def apply(model: mujoco.MjModel, scene: Scene) -> list[int]:
         changed.append(_write(model, f'picture{i}', tile_top(tile.picture.code, tile.colour)))
     changed.append(_write(model, 'table', table_top(scene.surface)))
     key, fill = model.light('key').id, model.light('fill').id
-    model.light_dir[key] = np.array(scene.light.direction) / np.linalg.norm(scene.light.direction)
+    direction = np.array(scene.light.direction) / np.linalg.norm(scene.light.direction)
+    model.light_dir[key] = direction
+    model.light_pos[key] = -1.5 * direction  # the shadow map is centred on the light's axis
     model.light_diffuse[key] = scene.light.key
     model.light_ambient[key] = scene.light.ambient
     model.light_specular[:] = 0
-    model.light_diffuse[fill] = np.array(scene.light.key) * 0.3
+    model.light_diffuse[fill] = np.array(scene.light.key) * 0.6
     model.light_ambient[fill] = 0
     _place_camera(model, scene.camera)
     for i in range(MAX_CLUTTER):
@@ -85,8 +87,7 @@ def table_top(surface: Surface) -> np.ndarray:
 def _write(model: mujoco.MjModel, name: str, pixels: np.ndarray) -> int:
     texture = model.texture(name).id
     start = model.tex_adr[texture]
-    # OpenGL's first texture row is the bottom one.
-    model.tex_data[start:start + pixels.size] = pixels[::-1].reshape(-1)
+    model.tex_data[start:start + pixels.size] = pixels.reshape(-1)
     return int(texture)
 
 

@@ -28,9 +28,10 @@ YAW_LIMIT = 2.4
 TILT_LIMIT = 0.3
 CONTROL_HZ = 3.0
 TIMESTEP = 0.01
-FRAME_BUFFER = 640
+FRAME_BUFFER = 960
 
 _FINGER = 0.005          # half thickness
+_BRIDGE = 0.048          # the bridge stands back, so that neither it nor its shadow hides a tile
 _FAR = 2.0               # where unused tiles wait, out of view
 
 
@@ -173,7 +174,7 @@ class Stage:
         self.data.mocap_quat[0] = quaternion
 
     def _light_lamp(self):
-        # Whether it means to hold shows in the frame, as on many a real hand.
+        # The bridge between the fingers shows whether they mean to hold, as on many a real hand.
         self.model.geom_rgba[self._lamp] = (1, 0.1, 0.1, 1) if self._closed else (0.1, 1, 0.2, 1)
 
 
@@ -204,15 +205,15 @@ def _mjcf() -> str:
   <option timestep="{TIMESTEP}" integrator="implicitfast" cone="elliptic" impratio="5"/>
   <visual>
     <global offwidth="{FRAME_BUFFER}" offheight="{FRAME_BUFFER}"/>
-    <quality shadowsize="1024" offsamples="4"/>
-    <map znear="0.02" zfar="20"/>
+    <quality shadowsize="512" offsamples="0"/>
+    <map znear="0.02" zfar="4" shadowclip="0.6"/>
     <headlight ambient="0 0 0" diffuse="0 0 0" specular="0 0 0"/>
   </visual>
   <statistic extent="1" center="0 0 0"/>
   <default>
     <default class="visual"><geom contype="0" conaffinity="0" mass="0"/></default>
     <default class="finger">
-      <geom friction="2 0.02 0.001" priority="1" rgba="0.1 0.25 0.95 1" mass="0.02"/>
+      <geom friction="2 0.02 0.001" priority="1" material="gripper" mass="0.02"/>
       <joint type="slide" axis="1 0 0" range="0 {OPENING / 2 + 0.002}" damping="8"/>
     </default>
   </default>
@@ -220,11 +221,13 @@ def _mjcf() -> str:
     <texture name="table" type="2d" builtin="flat" width="{looks.TABLE_SIZE}"
              height="{looks.TABLE_SIZE}" rgb1="1 1 1"/>
     <material name="table" texture="table" specular="0" shininess="0"/>
+    <material name="gripper" rgba="0.1 0.25 1 1" emission="0.5" specular="0"/>
+    <material name="lamp" emission="0.6" specular="0"/>
   </asset>
   <worldbody>
     <camera name="front" pos="0 -0.28 0.66" fovy="44"/>
     <light name="key" pos="0 0 1.5" dir="0 0 -1" type="directional" castshadow="true"/>
-    <light name="fill" pos="0 -1 1.5" dir="0 0.5 -1" type="directional" castshadow="false"/>
+    <light name="fill" pos="0 -1 1.5" dir="0 0.8 -0.6" type="directional" castshadow="false"/>
     <geom name="table" type="box" size="0.6 0.6 0.05" pos="0 0.1 -0.05" material="table"
           friction="0.5 0.005 0.0001"/>
     {clutter}
@@ -232,9 +235,8 @@ def _mjcf() -> str:
     <body name="hand" pos="0 0 {GRIPPER_HIGH}" gravcomp="1">
       <freejoint name="hand"/>
       <inertial pos="0 0 0.05" mass="0.6" diaginertia="0.002 0.002 0.002"/>
-      <geom name="palm" type="box" size="{OPENING / 2 + 0.012} 0.009 0.008" pos="0 0 0.098"
-            class="visual" rgba="0.1 0.25 0.95 1"/>
-      <geom name="lamp" type="box" size="0.03 0.012 0.006" pos="0 0 0.104" class="visual"/>
+      <geom name="lamp" type="box" size="{OPENING / 2 + 0.012} 0.006 0.006" class="visual"
+            pos="0 {_BRIDGE} 0.12" material="lamp"/>
       {_finger('left', -1)}{_finger('right', 1)}
     </body>{tiles}
   </worldbody>
@@ -258,6 +260,6 @@ def _finger(name: str, side: int) -> str:
         <geom class="finger" type="box" size="{_FINGER} 0.025 0.015" pos="{x} 0 0.02"/>
         <geom class="finger" type="capsule" size="{_FINGER}"
               fromto="{x} -0.024 {_FINGER} {x} 0.024 {_FINGER}"/>
-        <geom class="finger" type="box" size="{_FINGER} 0.006 0.03" pos="{x} 0 0.065"
-              contype="0" conaffinity="0"/>
+        <geom class="finger" type="capsule" size="0.004" contype="0" conaffinity="0"
+              fromto="{x} 0.01 0.03 {x} {_BRIDGE} 0.118"/>
       </body>'''

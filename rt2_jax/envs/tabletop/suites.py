@@ -191,14 +191,15 @@ def _draw_surface(rng, chosen: Suite) -> Surface:
 
 
 def _draw_light(rng, strange: bool) -> Light:
+    # Usually from behind the camera: fronts are lit, and shadows lie behind what casts them.
     if strange:
         angle = rng.uniform(0, 2 * math.pi)
         lean = rng.uniform(0.3, 0.6)
         tint = _rgb(rng.uniform(), rng.uniform(0.0, 0.35), 1.0)
         strength, ambient = rng.uniform(0.35, 0.75), rng.uniform(0.1, 0.35)
     else:
-        angle, lean = rng.uniform(0, 2 * math.pi), rng.uniform(0, 0.12)
-        tint, strength, ambient = (1.0, 1.0, 1.0), rng.uniform(0.45, 0.6), rng.uniform(0.25, 0.35)
+        angle, lean = rng.uniform(0.2, 0.8) * math.pi, rng.uniform(0.2, 0.3)
+        tint, strength, ambient = (1.0, 1.0, 1.0), rng.uniform(0.4, 0.5), rng.uniform(0.25, 0.35)
     direction = (lean * math.cos(angle), lean * math.sin(angle), -1.0)
     return Light(direction, tuple(float(strength * c) for c in tint), float(ambient))
 
