@@ -64,7 +64,9 @@ class EpisodeEncoder:
         for path in self._images & set(flat):
             inside = path.startswith("steps/")
             flat[path] = [self._encode(x) for x in flat[path]] if inside else self._encode(flat[path])
-        return self._serializer.serialize_example(_unflatten(flat))
+        # Protobuf's maps have no order of their own: without asking, two runs' files would differ.
+        example = self._serializer.get_tf_example(_unflatten(flat))
+        return example.SerializeToString(deterministic=True)
 
     def _check(self, paths: set[str], step: int) -> None:
         if differing := paths ^ self._paths:
