@@ -182,6 +182,7 @@ class Policy:
         temperature: float = 0.0,
         plan: Plan | None | Sequence[Plan] = None,
         seed: int | None = None,
+        raw: bool = False,
     ) -> list[Decision]:
         """The next actions of several robots.
 
@@ -193,6 +194,7 @@ class Policy:
           plan: False acts at once, True lets the model plan first, a text is the plan (one for all
             or one a robot); None does what the checkpoint was trained for.
           seed: of the draws where the temperature is above 0; None takes another one each call.
+          raw: the instructions are whole prompts already ("Q: what action ...? A:").
 
         Raises:
           ValueError: for an image that is not uint8 RGB, numbers of images and instructions that
@@ -210,7 +212,8 @@ class Policy:
         kinds = [Kind.PLAN if plan else Kind.ACTION for plan in plans]
         word = {Kind.PLAN: prompts.robot_plan, Kind.ACTION: prompts.robot}
         prompt_ids = [
-            self._prompt(word[kind], text) for kind, text in zip(kinds, instructions, strict=True)
+            self._prompt(str if raw else word[kind], text)
+            for kind, text in zip(kinds, instructions, strict=True)
         ]
         forced = [
             self.tokenizer.encode(prompts.plan(plan)) if isinstance(plan, str) and plan else []
@@ -276,6 +279,11 @@ class Policy:
                 f"This model sees {self.frames} frame(s) at a time; got {image.shape[0]}."
             )
         return image_processing.resize(image, self.image_size)
+
+    def prompt_array(self, texts: Sequence[str]) -> np.ndarray:
+        """Whole prompts to ids int32 [B, P], padded on the right; raises as `act_batch`."""
+        rows = [self._prompt(str, text) for text in texts]
+        return _padded(rows, self.prompt_length, self.tokenizer.pad_id)
 
     def _prompt(self, word, text: str) -> list[int]:
         ids = self.tokenizer.encode(word(text))

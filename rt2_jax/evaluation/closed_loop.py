@@ -1,0 +1,221 @@
+"""Episodes on the tabletop, several side by side, so that one call of the policy serves them all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Sequence
+import dataclasses
+import math
+import time
+from typing import Any
+
+import numpy as np
+
+from rt2_jax.envs.tabletop import expert
+from rt2_jax.envs.tabletop.env import TabletopEnv
+from rt2_jax.evaluation import report
+from rt2_jax.policy import Policy
+from rt2_jax.text.actions import ActionTokenizer
+
+# What a policy sees is the observation, its `image` with a leading axis of frames, oldest first; the
+# environment itself is there for those who know the truth (the expert).
+Decide = Callable[[Sequence[dict[str, Any]], Sequence[TabletopEnv]], Sequence[np.ndarray]]
+
+
+@dataclasses.dataclass(eq=False)
+class Rollout:
+    """One episode as it went.
+
+    Attributes:
+      seed: the episode's number in its suite.
+      task, group, instruction: what was asked (see tasks.Task).
+      success: whether the goal held at the end.
+      steps: how many decisions were taken.
+      terminated: whether the policy ended the episode itself, and not the step limit.
+      clipped, out_of_reach: numbers of commands that the environment had to change.
+      frames: what `render()` showed before each decision and at the end; empty if not recorded.
+    """
+
+    seed: int
+    task: str
+    group: str
+    instruction: str
+    success: bool = False
+    steps: int = 0
+    terminated: bool = False
+    clipped: int = 0
+    out_of_reach: int = 0
+    frames: list[np.ndarray] = dataclasses.field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        return {k: v for k, v in dataclasses.asdict(self).items() if k != "frames"}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Run:
+    """The rollouts of one suite, by seed, and the seconds that each call of the policy took."""
+
+    suite: str
+    rollouts: list[Rollout]
+    decision_seconds: list[float]
+    decisions_a_call: list[int]
+    seconds: float
+
+
+def run(
+    decide: Decide,
+    suite: str,
+    seeds: Sequence[int],
+    *,
+    parallel: int = 16,
+    task: str | None = None,
+    image_size: int = 128,
+    render_size: int = 320,
+    record: int = 0,
+    frames: int = 1,
+    max_steps: int = 20,
+    execution_noise: float = 0.0,
+    progress: Callable[[str], None] = lambda line: None,
+) -> Run:
+    """Plays the episodes `seeds` of a suite.
+
+    Args:
+      decide: observations and environments to actions float [8], one each.
+      suite: a name of `suites.SUITES`.
+      seeds: which episodes; each is played once.
+      parallel: how many are under way at a time. The result doesn't depend on it.
+      task: only this kind of task; None leaves it to the seed.
+      image_size: height and width of the frames that the policy is given, pixels.
+      render_size: height and width of the recorded frames, pixels.
+      record: of how many episodes, the first of `seeds`, to keep the frames.
+      frames: how many frames the policy sees; the first stands in for those before it.
+      max_steps, execution_noise: see TabletopEnv.
+      progress: is told a line now and then.
+    """
+    if not seeds:
+        raise ValueError("No episodes to run: give at least one seed.")
+    begin = time.perf_counter()
+    recorded = set(seeds[:record])
+    waiting = list(reversed(seeds))
+    games = [
+        _Game(
+            TabletopEnv(
+                suite, image_size=image_size, max_steps=max_steps, render_size=render_size,
+                execution_noise=execution_noise,
+            ), task, recorded, frames,
+        )
+        for _ in range(min(parallel, len(seeds)))
+    ]  # fmt: skip
+    finished: list[Rollout] = []
+    took, sizes = [], []
+    try:
+        while True:
+            for game in games:
+                if game.rollout is None and waiting:
+                    game.start(waiting.pop())
+            playing = [game for game in games if game.rollout is not None]
+            if not playing:
+                break
+            before = time.perf_counter()
+            actions = decide([game.observation for game in playing], [g.env for g in playing])
+            took.append(time.perf_counter() - before)
+            sizes.append(len(playing))
+            for game, action in zip(playing, actions, strict=True):
+                if (rollout := game.play(action)) is not None:
+                    finished.append(rollout)
+                    if len(finished) % max(1, len(seeds) // 5) == 0:
+                        won = sum(r.success for r in finished)
+                        progress(f"{suite}: {len(finished)} of {len(seeds)} episodes, {won} successes")
+    finally:
+        for game in games:
+            game.env.close()
+    finished.sort(key=lambda rollout: rollout.seed)
+    return Run(suite, finished, took, sizes, time.perf_counter() - begin)
+
+
+class _Game:
+    """One environment and the episode under way in it, if any."""
+
+    def __init__(self, env: TabletopEnv, task: str | None, recorded: set[int], frames: int):
+        self.env, self._task, self._recorded, self._frames = env, task, recorded, frames
+        self.rollout: Rollout | None = None
+        self.observation: dict[str, Any] = {}
+
+    def start(self, seed: int):
+        self.observation, info = self.env.reset(seed=seed, options={"task": self._task})
+        self.observation["image"] = np.stack([self.observation["image"]] * self._frames)
+        self.rollout = Rollout(seed, info["task"], info["group"], self.observation["instruction"])
+        self._film()
+
+    def play(self, action: np.ndarray) -> Rollout | None:
+        """One step; the rollout when it ended the episode."""
+        before = self.observation["image"]
+        self.observation, _, terminated, truncated, info = self.env.step(action)
+        self.observation["image"] = np.stack([*before[1:], self.observation["image"]])
+        self._film()
+        if not (terminated or truncated):
+            return None
+        rollout, self.rollout = self.rollout, None
+        rollout.success, rollout.steps, rollout.terminated = info["success"], info["steps"], terminated
+        rollout.clipped, rollout.out_of_reach = info["clipped"], info["out_of_reach"]
+        return rollout
+
+    def _film(self):
+        if self.rollout.seed in self._recorded:
+            self.rollout.frames.append(self.env.render())
+
+
+def learnt(policy: Policy, **settings: Any) -> Decide:
+    """Decisions of a model; `settings` as for `Policy.act_batch`."""
+
+    def decide(observations, envs):
+        del envs
+        decisions = policy.act_batch(
+            [o["image"] for o in observations], [o["instruction"] for o in observations], **settings
+        )
+        return [decision.action for decision in decisions]
+
+    return decide
+
+
+def scripted(rounding: ActionTokenizer | None = None) -> Decide:
+    """The expert's decisions, rounded to the bins of an action tokenizer if there is one."""
+
+    def decide(observations, envs):
+        del observations
+        actions = [expert.act(env.state, env.start, env.task) for env in envs]
+        return actions if rounding is None else rounding.decode(rounding.encode(np.stack(actions)))
+
+    return decide
+
+
+def summary(run: Run) -> dict[str, Any]:
+    """The figures of a run, ready for JSON: overall, by task, and by group where there are several."""
+    rollouts = run.rollouts
+    result = _figures(rollouts)
+    result["tasks"] = _by(rollouts, "task")
+    if len({rollout.group for rollout in rollouts}) > 1:
+        result["groups"] = _by(rollouts, "group")
+    result["clipped"] = sum(rollout.clipped for rollout in rollouts)
+    result["out_of_reach"] = sum(rollout.out_of_reach for rollout in rollouts)
+    # Every robot of a call waits for the whole call.
+    waits = np.repeat(run.decision_seconds, run.decisions_a_call) * 1000
+    result["decision_ms"] = report.percentiles(waits) | {
+        "robots_a_call": max(run.decisions_a_call), "decisions": len(waits)
+    }  # fmt: skip
+    result["seconds"] = round(run.seconds, 1)
+    result["rollouts"] = [rollout.to_json() for rollout in rollouts]
+    return result
+
+
+def _figures(rollouts: Sequence[Rollout]) -> dict[str, Any]:
+    number = len(rollouts)
+    return report.proportion(sum(r.success for r in rollouts), number) | {
+        "mean_steps": round(math.fsum(r.steps for r in rollouts) / number, 2),
+        "terminated_by_policy": round(sum(r.terminated for r in rollouts) / number, 4),
+    }
+
+
+def _by(rollouts: Sequence[Rollout], field: str) -> dict[str, dict[str, Any]]:
+    names = sorted({getattr(rollout, field) for rollout in rollouts})
+    return {name: _figures([r for r in rollouts if getattr(r, field) == name]) for name in names}

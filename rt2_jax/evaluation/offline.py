@@ -1,0 +1,156 @@
+"""Without a robot: how well held-out answers are predicted, and questions about pictures answered."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rt2_jax.data import web
+from rt2_jax.data.example import Example
+from rt2_jax.envs.tabletop import expert
+from rt2_jax.envs.tabletop.env import TabletopEnv
+from rt2_jax.evaluation import report
+from rt2_jax.policy import Policy
+from rt2_jax.text import prompts
+
+
+def expert_steps(
+    suite: str, seeds: Sequence[int], image_size: int, frames: int = 1
+) -> list[Example]:
+    """What the expert does, step by step, in episodes of a suite: held-out robot examples.
+
+    Args:
+      suite: a name of `suites.SUITES`.
+      seeds: which episodes.
+      image_size: height and width of the frames, pixels.
+      frames: frames an example, oldest first; the first one stands in for those before it.
+    """
+    env = TabletopEnv(suite, image_size=image_size, render_mode=None)
+    examples = []
+    try:
+        for seed in seeds:
+            observation, _ = env.reset(seed=seed)
+            history = [observation["image"]] * frames
+            over = False
+            while not over:
+                action = expert.act(env.state, env.start, env.task)
+                examples.append(
+                    Example(
+                        frames=np.stack(history),
+                        prompt=prompts.robot(observation["instruction"]),
+                        action=action,
+                        source=suite,
+                        kind="robot",
+                    )
+                )
+                observation, _, terminated, truncated, _ = env.step(action)
+                history = [*history[1:], observation["image"]]
+                over = terminated or truncated
+    finally:
+        env.close()
+    return examples
+
+
+def actions(policy: Policy, examples: Sequence[Example], batch: int = 64) -> dict[str, Any]:
+    """Token accuracy and action error on robot examples (those with an action and no plan).
+
+    Returns:
+      Ready for JSON: `loss` (nats a token) and `token_accuracy` with the right tokens before each
+      (teacher forcing, whole vocabulary), by position too; and of the greedy action, the mean and
+      95th percentile of the absolute error of each dimension in its unit, the share within one
+      bin, and the accuracy of the terminate flag.
+    """
+    coder = policy.action_tokenizer
+    truth = np.stack([example.action for example in examples])
+    losses, hits = _teacher_forced(policy, examples, coder.encode(truth), batch)
+    decisions = policy.act_batch(
+        [example.frames for example in examples],
+        [example.prompt for example in examples],
+        plan=False,
+        raw=True,
+    )
+    guess = np.stack([decision.action for decision in decisions])
+    error = np.abs(guess - truth)[:, 1:]
+    space = coder.space
+    within = np.abs(coder.to_integers(guess) - coder.to_integers(truth))[:, 1:] <= 1
+    names = ("terminate", *space.names)
+    return {
+        "steps": len(examples),
+        "loss": round(float(losses.mean()), 4),
+        "token_accuracy": round(float(hits.mean()), 4),
+        "token_accuracy_by_position": dict(zip(names, hits.mean(0).round(4).tolist(), strict=True)),
+        "terminate_accuracy": round(float((guess[:, 0] == (truth[:, 0] >= 0.5)).mean()), 4),
+        "error": {
+            name: {"unit": unit, "mean": round(float(error[:, i].mean()), 5),
+                   "p95": round(float(np.percentile(error[:, i], 95)), 5),
+                   "within_one_bin": round(float(within[:, i].mean()), 4)}
+            for i, (name, unit) in enumerate(zip(space.names, space.units, strict=True))
+        },
+    }  # fmt: skip
+
+
+def _teacher_forced(policy: Policy, examples: Sequence[Example], target: np.ndarray, batch: int):
+    """Loss and hits, float32 [N, 8] each, of answers `target` int32 [N, 8]."""
+
+    @jax.jit
+    def score(images, prompt, target):
+        target_in = jnp.pad(
+            target[:, :-1], [(0, 0), (1, 0)], constant_values=policy.tokenizer.pad_id
+        )
+        logits = policy.model.apply({"params": policy.params}, images, prompt, target_in)
+        log_p = jnp.take_along_axis(jax.nn.log_softmax(logits), target[..., None], axis=-1)
+        return -log_p[..., 0], logits.argmax(-1) == target
+
+    scores = []
+    for start in range(0, len(examples), batch):
+        # The last batch is filled up with the first example, so that one size is compiled.
+        rows = [i if i < len(examples) else 0 for i in range(start, start + batch)]
+        images = np.stack([policy.preprocess(examples[i].frames) for i in rows])
+        prompt = policy.prompt_array([examples[i].prompt for i in rows])
+        scores.append(jax.device_get(score(images, prompt, target[rows])))
+    loss, hits = (np.concatenate(parts)[: len(examples)] for parts in zip(*scores, strict=True))
+    return loss, hits.astype(np.float32)
+
+
+def questions(
+    policy: Policy,
+    source: web.SmallWeb,
+    number: int,
+    *,
+    batch: int = 64,
+    progress: Callable[[str], None] = lambda line: None,
+) -> dict[str, Any]:
+    """Accuracy on the first `number` questions of a small web, overall and by kind of question.
+
+    An answer is right by `web.score`: to the letter, places within half a tile.
+    """
+    right: dict[str, list[bool]] = {}
+    for start in range(0, number, batch):
+        examples = [source[i] for i in range(start, min(number, start + batch))]
+        answers = policy.answer_batch(
+            [example.frames for example in examples],
+            [example.prompt for example in examples],
+            raw=True,
+        )
+        for example, answer in zip(examples, answers, strict=True):
+            right.setdefault(example.kind, []).append(web.score(example, answer))
+        if start // batch % 10 == 9:
+            progress(f"web: {start + len(examples)} of {number} questions")
+    everything = [hit for hits in right.values() for hit in hits]
+    return _accuracy(everything) | {
+        "kinds": {kind: _accuracy(hits) for kind, hits in sorted(right.items())}
+    }
+
+
+def _accuracy(hits: Sequence[bool]) -> dict[str, Any]:
+    share = report.proportion(sum(hits), len(hits))
+    return {
+        "accuracy": share["success"],
+        "questions": share["episodes"],
+        "interval": share["interval"],
+    }

@@ -1,0 +1,91 @@
+"""Rollouts as a video: a grid of episodes with the instruction above and the outcome below."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+import functools
+import math
+from typing import Any
+
+import cv2
+import imageio.v2 as imageio
+import numpy as np
+
+from rt2_jax.evaluation.closed_loop import Rollout
+
+BAR = 30  # height of a line of text, pixels
+HOLD = 4  # frames that an outcome stays
+WHITE, GREY, GREEN, RED = (255, 255, 255), (150, 150, 150), (60, 200, 90), (230, 70, 60)
+
+
+def write(path: Any, rollouts: Sequence[Rollout], *, columns: int = 3, fps: float = 3.0) -> None:
+    """Writes recorded rollouts as H.264: `columns` x 2 at a time, page after page.
+
+    Args:
+      path: of the .mp4.
+      rollouts: those without frames are left out.
+      columns: of the grid.
+      fps: frames a second; 3 is real time.
+
+    Raises:
+      ValueError: no rollout has frames.
+    """
+    films = [film(rollout) for rollout in rollouts if rollout.frames]
+    if not films:
+        raise ValueError("No rollout was recorded, so there is no video to write.")
+    columns = min(columns, len(films))
+    page = columns * min(2, math.ceil(len(films) / columns))
+    with imageio.get_writer(
+        str(path), format="FFMPEG", mode="I", fps=fps, codec="libx264", quality=8,
+        macro_block_size=2, output_params=["-movflags", "+faststart"],
+    ) as writer:  # fmt: skip
+        for start in range(0, len(films), page):
+            for frame in grid(films[start : start + page], columns, page):
+                writer.append_data(frame)
+
+
+def film(rollout: Rollout) -> list[np.ndarray]:
+    """One rollout's frames with its caption and outcome: uint8 [H + 2 bars, W, 3] each."""
+    outcome, colour = ("success", GREEN) if rollout.success else ("failure", RED)
+    ended = "" if rollout.terminated else ", out of steps"
+    captioned = [
+        _caption(frame, rollout.instruction, f"step {number}", GREY)
+        for number, frame in enumerate(rollout.frames)
+    ]
+    last = _caption(
+        rollout.frames[-1], rollout.instruction, f"{outcome} after {rollout.steps}{ended}", colour
+    )
+    cv2.rectangle(last, (0, 0), (last.shape[1] - 1, last.shape[0] - 1), colour, 3)
+    return captioned[:-1] + [last] * HOLD
+
+
+def grid(films: Sequence[Sequence[np.ndarray]], columns: int, cells: int) -> list[np.ndarray]:
+    """Films side by side; a shorter one stays on its last frame, a missing one is black."""
+    height, width = films[0][0].shape[:2]
+    pictures = []
+    for moment in range(max(len(film) for film in films)):
+        picture = np.zeros([cells // columns * height, columns * width, 3], np.uint8)
+        for cell, film in enumerate(films):
+            top, left = cell // columns * height, cell % columns * width
+            picture[top : top + height, left : left + width] = film[min(moment, len(film) - 1)]
+        # H.264 wants even sides.
+        pictures.append(np.pad(picture, [(0, picture.shape[0] % 2), (0, picture.shape[1] % 2), (0, 0)]))
+    return pictures
+
+
+def _caption(frame: np.ndarray, above: str, below: str, colour: tuple[int, int, int]) -> np.ndarray:
+    picture = cv2.copyMakeBorder(frame, BAR, BAR, 0, 0, cv2.BORDER_CONSTANT, value=(0, 0, 0))
+    for text, baseline, ink in ((above, BAR - 9, WHITE), (below, picture.shape[0] - 9, colour)):
+        # OpenCV's own typeface, for the accents of the other languages.
+        cv2.putText(picture, text, (8, baseline), ink, _typeface(), _size(text, frame.shape[1]))
+    return picture
+
+
+@functools.cache
+def _typeface() -> cv2.FontFace:
+    return cv2.FontFace("sans")
+
+
+def _size(text: str, width: int) -> int:
+    """The largest size of type, up to 18 pixels, in which a line fits."""
+    return int(min(18, max(8, 1.9 * (width - 16) / max(1, len(text)))))
