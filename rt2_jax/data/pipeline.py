@@ -6,6 +6,7 @@ the number of batches handed out, and any number of hosts produces the same glob
 
 from __future__ import annotations
 
+import atexit
 from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
 import functools
@@ -231,6 +232,7 @@ class BatchIterator(Iterator[dict[str, jax.Array]]):
 
     def close(self) -> None:
         """Stops reading ahead; a later `next` starts again at the same place."""
+        atexit.unregister(self.close)
         self._stop.set()
         if self._worker is not None:
             while self._worker.is_alive():
@@ -248,6 +250,8 @@ class BatchIterator(Iterator[dict[str, jax.Array]]):
             target=self._produce, args=(self._position, self._queue, self._stop), daemon=True
         )
         self._worker.start()
+        # A thread that is still placing arrays while the interpreter goes down may crash it.
+        atexit.register(self.close)
 
     def _produce(self, position: int, out: queue.Queue, stop: threading.Event) -> None:
         rows_a_batch = len(self._host_rows)

@@ -3,6 +3,8 @@
 from collections import Counter
 import dataclasses
 import json
+import threading
+import time
 
 import jax
 import numpy as np
@@ -233,13 +235,14 @@ def test_clear_errors(make):
 
 
 def test_waiting_is_measured_and_closing_stops_the_threads(make):
-    import threading
-
     before = threading.active_count()
     iterator = make()
     next(iterator)
     assert iterator.wait_seconds > 0
     iterator.close()
+    deadline = time.monotonic() + 10  # grain's pool ends its threads in its own time
+    while threading.active_count() > before and time.monotonic() < deadline:
+        time.sleep(0.01)
     assert threading.active_count() <= before
     assert np.asarray(next(iterator)["index"])[0] == BATCH
 

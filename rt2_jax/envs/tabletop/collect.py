@@ -9,10 +9,12 @@ are kept, failures too: `success` is in their metadata, and readers can choose.
 
 from __future__ import annotations
 
+import atexit
 from collections import Counter
 from collections.abc import Iterator, Sequence
 import concurrent.futures
 import dataclasses
+import functools
 import json
 import multiprocessing
 import os
@@ -275,11 +277,19 @@ def _start_worker(done) -> None:
     _done = done
 
 
-def _collect_shard(path: epath.Path, settings: Settings, start: int, stop: int) -> None:
+@functools.lru_cache(maxsize=1)
+def environment(settings: Settings) -> TabletopEnv:
+    """The environment that a collection plays in; made once a process, for it takes a while."""
     env = TabletopEnv(
         suite=settings.suite, image_size=settings.image_size, max_steps=settings.max_steps,
         execution_noise=settings.noise, render_mode=None,
     )  # fmt: skip
+    atexit.register(env.close)
+    return env
+
+
+def _collect_shard(path: epath.Path, settings: Settings, start: int, stop: int) -> None:
+    env = environment(settings)
     encode = rlds_writer.EpisodeEncoder(schema.features(settings.image_size), settings.quality)
 
     def payloads() -> Iterator[bytes]:
@@ -287,10 +297,7 @@ def _collect_shard(path: epath.Path, settings: Settings, start: int, stop: int) 
             yield encode(play(env, settings, number))
             _done.put(1)
 
-    try:
-        rlds_writer.write_shard(path, payloads())
-    finally:
-        env.close()
+    rlds_writer.write_shard(path, payloads())
 
 
 def _report(done, episodes: int) -> None:
