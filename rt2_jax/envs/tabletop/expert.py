@@ -21,7 +21,8 @@ from rt2_jax.envs.tabletop.tasks import Task, wrap
 CLOSED, OPEN = 1.0, -1.0
 BESIDE = 0.12            # from X's centre to Y's where a slide ends
 ARRIVED = 0.132          # closer than this is beside; success allows 0.14 m
-ABOVE = 0.018            # so near in x and y, a descent succeeds
+ABOVE = 0.045            # so near in x and y, a descent corrects the rest on its way
+CLEAR = 0.06             # the tips are above the tiles
 AROUND_X, AROUND_Y = 0.027, 0.032   # so near, closing succeeds
 YAW_NEAR = 0.2
 LOW = 0.022              # tips this low reach well down a tile's sides
@@ -48,17 +49,12 @@ def act(state: State, start: State, task: Task) -> np.ndarray:
         return _action(terminate=True, gripper=CLOSED if state.closed else OPEN)
     yaw = _grasp_yaw(state)
     dx, dy = x.x - state.x, x.y - state.y
-    if state.closed:
-        # Missed or lost: let go and get clear of whatever stands around.
-        return _action(dz=stage.GRIPPER_HIGH - state.z, gripper=OPEN)
-    if _around(state) and abs(yaw) < YAW_NEAR:
-        if state.z < LOW:
+    if not state.closed and abs(yaw) < YAW_NEAR:
+        if _around(state) and state.z < LOW:
             return _action(gripper=CLOSED)
-        return _action(dx, dy, stage.GRIPPER_LOW - state.z, yaw)
-    if state.z < 0.06:
-        return _action(dz=stage.GRIPPER_HIGH - state.z)
-    if math.hypot(dx, dy) < ABOVE and abs(yaw) < YAW_NEAR:
-        return _action(dx, dy, stage.GRIPPER_LOW - state.z, yaw)
+        if _around(state) or state.z > CLEAR and math.hypot(dx, dy) < ABOVE:
+            return _action(dx, dy, stage.GRIPPER_LOW - state.z, yaw)
+    # Far off, missed or lost: up with open fingers, and above X.
     return _action(dx, dy, stage.GRIPPER_HIGH - state.z, yaw)
 
 
@@ -116,7 +112,7 @@ def _in_hand(state: State) -> tuple[float, float]:
 
 def _around(state: State) -> bool:
     along, across = _in_hand(state)
-    return state.z < 0.06 and abs(along) < AROUND_X and abs(across) < AROUND_Y
+    return state.z < CLEAR and abs(along) < AROUND_X and abs(across) < AROUND_Y
 
 
 def _grasp_yaw(state: State) -> float:

@@ -32,6 +32,8 @@ FRAME_BUFFER = 960
 
 _FINGER = 0.005          # half thickness
 _BRIDGE = 0.048          # the bridge stands back, so that neither it nor its shadow hides a tile
+_FELT = 4.0              # damping of the tiles' slide, N s/m
+_STEEP = 0.04            # a change of height that counts as a way up or down
 _FAR = 2.0               # where unused tiles wait, out of view
 
 
@@ -77,6 +79,11 @@ class Stage:
         self._tile = [name(body, f'tile{i}') for i in range(MAX_TILES)]
         self._joints = [self._address(f'tile{i}') for i in range(MAX_TILES)]
         self._lamp = name(mujoco.mjtObj.mjOBJ_GEOM, 'lamp')
+        self._touching = np.isin(self.model.geom_bodyid, [name(body, 'left'), name(body, 'right')])
+        for joint in range(MAX_TILES):
+            # As on felt: a tile that was hit at speed does not slide far.
+            dof = int(self.model.joint(f'tile{joint}').dofadr[0])
+            self.model.dof_damping[dof:dof + 2] = _FELT
 
     def load(self, scene: Scene) -> list[int]:
         """Sets the scene up at rest; returns the ids of the textures that changed."""
@@ -110,7 +117,9 @@ class Stage:
              closed: bool):
         """Carries the gripper to a pose in one control step; the wrist levels itself after it.
 
-        The target follows a smooth-step over two thirds of the period and rests for the last.
+        The target follows a smooth-step over two thirds of the period and rests for the last. On
+        the way down the gripper first moves across, then down, and on the way up the reverse, so
+        that it comes upon a tile from above. A finger that lands on a tile stops there.
         """
         data = self.data
         start = np.array(data.xpos[self._hand])
@@ -121,11 +130,18 @@ class Stage:
         self._light_lamp()
         steps = round(1 / CONTROL_HZ / TIMESTEP)
         moving = round(steps * 0.7)
+        floor = -1.0
+        down, up = z - start[2] < -_STEEP, z - start[2] > _STEEP
         for i in range(1, steps + 1):
-            s = min(1.0, i / moving)
-            s = s * s * (3 - 2 * s)
-            self._set_target(start + s * (goal - start), start_yaw + s * (yaw - start_yaw),
-                             (s * tilt[0], s * tilt[1]))
+            t = i / moving
+            across = _smooth(t / 0.6 if down else (t - 0.4) / 0.6 if up else t)
+            height = _smooth((t - 0.4) / 0.6 if down else t / 0.6 if up else t)
+            if down and floor < 0 and self._landed():
+                floor = data.xpos[self._hand][2]
+            target = start + np.array([across, across, height]) * (goal - start)
+            target[2] = max(target[2], floor)
+            self._set_target(target, start_yaw + across * (yaw - start_yaw),
+                             (across * tilt[0], across * tilt[1]))
             mujoco.mj_step(self.model, data)
         # Positions are integrated after the kinematics that the renderer reads.
         mujoco.mj_forward(self.model, data)
@@ -152,6 +168,14 @@ class Stage:
         scale = -0.5 / (math.tan(math.radians(self.model.cam_fovy[0]) / 2) * local[2])
         return float(0.5 + local[0] * scale), float(0.5 - local[1] * scale)
 
+    def _landed(self) -> bool:
+        """Whether a finger stands on something."""
+        contact = self.data.contact
+        if not len(contact.geom):
+            return False
+        finger = self._touching[contact.geom].any(axis=1)
+        return bool((finger & (np.abs(contact.frame[:, 2]) > 0.7)).any())
+
     def _address(self, joint: str) -> int:
         return int(self.model.joint(joint).qposadr[0])
 
@@ -176,6 +200,11 @@ class Stage:
     def _light_lamp(self):
         # The bridge between the fingers shows whether they mean to hold, as on many a real hand.
         self.model.geom_rgba[self._lamp] = (1, 0.1, 0.1, 1) if self._closed else (0.1, 1, 0.2, 1)
+
+
+def _smooth(t: float) -> float:
+    t = min(max(t, 0.0), 1.0)
+    return t * t * (3 - 2 * t)
 
 
 def _yaw_quaternion(yaw: float) -> tuple[float, float, float, float]:
