@@ -11,7 +11,7 @@ from rt2_jax.envs.tabletop.scene import MAX_CLUTTER, MAX_TILES, Camera, Scene, S
 
 PICTURE_SIZE = 128   # texels; a tile is at most some 110 pixels wide in the largest video
 TABLE_SIZE = 256
-_MARGIN = 8          # of tile colour around the picture, texels
+_MARGIN = 3          # of tile colour around the picture, texels
 _SHAPES = {'box': mujoco.mjtGeom.mjGEOM_BOX, 'ellipsoid': mujoco.mjtGeom.mjGEOM_ELLIPSOID,
            'cylinder': mujoco.mjtGeom.mjGEOM_CYLINDER}
 
