@@ -122,7 +122,7 @@ def draw(name: str, seed: int, kind: str | None = None) -> Scene:
         Tile(picture, float(x), float(y),
              float(rng.uniform(-scenes.TILE_YAW, scenes.TILE_YAW)), _pale(rng))
         for picture, (x, y) in zip(shown, centres, strict=True))
-    gripper = (float(rng.uniform(-0.17, 0.17)), float(rng.uniform(-0.16, 0.16)),
+    gripper = (float(rng.uniform(-0.1, 0.1)), float(rng.uniform(-0.1, 0.1)),
                float(rng.uniform(-0.15, 0.15)))
     return Scene(task=task, tiles=tiles, gripper=gripper, surface=_draw_surface(rng, chosen),
                  light=_draw_light(rng, chosen.strange), camera=_draw_camera(rng, chosen.strange),
