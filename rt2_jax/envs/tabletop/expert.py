@@ -16,7 +16,7 @@ import numpy as np
 
 from rt2_jax.envs.tabletop import stage
 from rt2_jax.envs.tabletop.stage import State
-from rt2_jax.envs.tabletop.tasks import Task, wrap
+from rt2_jax.envs.tabletop.tasks import QUARTER, Task, wrap
 
 CLOSED, OPEN = 1.0, -1.0
 BESIDE = 0.12            # from X's centre to Y's where a slide ends
@@ -79,7 +79,7 @@ def _use(state: State, task: Task, left: float) -> np.ndarray:
     if task.kind == 'turn':
         if abs(left) < TURNED and lowered:
             return _action(terminate=True, gripper=CLOSED)
-        return _action(dz=down, drz=left, gripper=CLOSED)
+        return _action(dz=down, drz=np.clip(left, -QUARTER, QUARTER), gripper=CLOSED)
     dx, dy = _slide(state)
     if lowered and math.hypot(dx, dy) <= ARRIVED - BESIDE:
         return _action(terminate=True, gripper=CLOSED)

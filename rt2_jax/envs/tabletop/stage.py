@@ -27,12 +27,12 @@ GRIPPER_TOP = 0.16
 YAW_LIMIT = 2.4
 TILT_LIMIT = 0.3
 CONTROL_HZ = 3.0
-TIMESTEP = 0.01
+TIMESTEP = 0.005
 FRAME_BUFFER = 960
 
 _FINGER = 0.005          # half thickness
 _BRIDGE = 0.048          # the bridge stands back, so that neither it nor its shadow hides a tile
-_FELT = 4.0              # damping of the tiles' slide, N s/m
+_FELT = 2.0              # damping of the tiles' slide, N s/m
 _STEEP = 0.04            # a change of height that counts as a way up or down
 _FAR = 2.0               # where unused tiles wait, out of view
 
@@ -119,24 +119,26 @@ class Stage:
 
         The target follows a smooth-step over two thirds of the period and rests for the last. On
         the way down the gripper first moves across, then down, and on the way up the reverse, so
-        that it comes upon a tile from above. A finger that lands on a tile stops there.
+        that it comes upon a tile from above. A finger that lands on a tile stops there. Fingers that
+        are to open or close do so before the gripper moves.
         """
         data = self.data
         start = np.array(data.xpos[self._hand])
         start_yaw = self._hand_yaw()
         goal = np.array([x, y, z])
+        wait = 0.45 if closed != self._closed else 0.0
         self._closed = closed
         data.ctrl[:] = (SQUEEZE if closed else OPENING) / 2
         self._light_lamp()
         steps = round(1 / CONTROL_HZ / TIMESTEP)
         moving = round(steps * 0.7)
         floor = -1.0
-        down, up = z - start[2] < -_STEEP, z - start[2] > _STEEP
+        down, up, sinking = (z < start[2] - _STEEP, z > start[2] + _STEEP, z < start[2] - 0.003)
         for i in range(1, steps + 1):
-            t = i / moving
+            t = (i / moving - wait) / (1 - wait)
             across = _smooth(t / 0.6 if down else (t - 0.4) / 0.6 if up else t)
             height = _smooth((t - 0.4) / 0.6 if down else t / 0.6 if up else t)
-            if down and floor < 0 and self._landed():
+            if sinking and floor < 0 and self._landed():
                 floor = data.xpos[self._hand][2]
             target = start + np.array([across, across, height]) * (goal - start)
             target[2] = max(target[2], floor)
@@ -243,7 +245,7 @@ def _mjcf() -> str:
     <default class="visual"><geom contype="0" conaffinity="0" mass="0"/></default>
     <default class="finger">
       <geom friction="2 0.02 0.001" priority="1" material="gripper" mass="0.02"/>
-      <joint type="slide" axis="1 0 0" range="0 {OPENING / 2 + 0.002}" damping="8"/>
+      <joint type="slide" axis="1 0 0" range="0 {OPENING / 2 + 0.002}" damping="40"/>
     </default>
   </default>
   <asset>{assets}
@@ -274,8 +276,8 @@ def _mjcf() -> str:
     <joint joint1="left" joint2="right" polycoef="0 1 0 0 0" solref="0.02 1"/>
   </equality>
   <actuator>
-    <position joint="left" kp="800" forcerange="-12 12"/>
-    <position joint="right" kp="800" forcerange="-12 12"/>
+    <position joint="left" kp="1500" forcerange="-20 20"/>
+    <position joint="right" kp="1500" forcerange="-20 20"/>
   </actuator>
 </mujoco>'''
 
