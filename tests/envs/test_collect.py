@@ -80,6 +80,13 @@ def test_what_is_in_the_way(collection, tmp_path):
     other = collect.Settings(episodes=6, image_size=64, noise=0.0)
     with pytest.raises(collect.OutputError, match=r"noise=0.1 \(now 0.0\).*another --output"):
         collect.collect(output, other)
+    about = json.loads((output / collect.COLLECTION_JSON).read_text())
+    unfinished = tmp_path / "unfinished"
+    unfinished.mkdir()
+    older = json.dumps({**about, "environment": "older"})
+    (unfinished / collect.COLLECTION_JSON).write_text(older)
+    with pytest.raises(collect.OutputError, match="environment='older'"):
+        collect.collect(unfinished, SETTINGS)
     (tmp_path / "mine.txt").write_text("precious")
     with pytest.raises(collect.OutputError, match="isn't empty"):
         collect.collect(tmp_path, SETTINGS)

@@ -15,9 +15,12 @@ from collections.abc import Iterator, Sequence
 import concurrent.futures
 import dataclasses
 import functools
+import hashlib
 import json
 import multiprocessing
+import multiprocessing.connection
 import os
+import signal
 import sys
 import threading
 import time
@@ -217,12 +220,16 @@ def _observation(observation: dict[str, Any], info: dict[str, Any]) -> dict[str,
 
 def _prepare(output: epath.Path, settings: Settings) -> bool:
     """Makes `output` ready; True if the collection is complete in it already."""
+    complete = (output / rlds_writer.DATASET_INFO_JSON).exists()
     about = json.loads(json.dumps({"version": schema.VERSION, **dataclasses.asdict(settings)}))
+    about["environment"] = _environment_fingerprint()
     path = output / COLLECTION_JSON
     if path.exists():
         there = json.loads(path.read_text())
         differing = [k for k in sorted({*there, *about}) if there.get(k) != about.get(k)]
-        if differing:
+        if complete and differing == ["environment"]:
+            logging.warning("%s was collected by another version of the environment", output)
+        elif differing:
             fields = ", ".join(f"{k}={there.get(k)!r} (now {about.get(k)!r})" for k in differing)
             raise OutputError(
                 f"{output} holds a collection with other settings: {fields}. Choose another "
@@ -239,28 +246,38 @@ def _prepare(output: epath.Path, settings: Settings) -> bool:
         os.replace(temporary, path)
     for leftover in output.glob("*.incomplete-*"):
         leftover.unlink()
-    return (output / rlds_writer.DATASET_INFO_JSON).exists()
+    return complete
+
+
+def _environment_fingerprint() -> str:
+    """Of the environment's code: half a collection from another version must not be gone on with."""
+    digest = hashlib.sha256()
+    for path in sorted(epath.Path(__file__).parent.glob("*.py")):
+        if path.name != epath.Path(__file__).name:
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def _run(jobs: list[tuple], processes: int) -> None:
     """Works through the jobs in parallel, reporting progress; the first failure ends it all."""
     # OpenGL contexts and threads don't survive a fork.
     context = multiprocessing.get_context("spawn")
-    done = context.SimpleQueue()
+    done, stop = context.SimpleQueue(), context.Event()
     progress = threading.Thread(
-        target=_report, args=(done, sum(stop - start for *_, start, stop in jobs)), daemon=True
+        target=_report, args=(done, sum(end - start for *_, start, end in jobs)), daemon=True
     )
     progress.start()
     pool = concurrent.futures.ProcessPoolExecutor(
         min(processes, len(jobs)) or 1, mp_context=context, initializer=_start_worker,
-        initargs=(done,),
+        initargs=(done, stop),
     )  # fmt: skip
     try:
         futures = [pool.submit(_collect_shard, *job) for job in jobs]
         for future in concurrent.futures.as_completed(futures):
             future.result()
     except BaseException:
-        pool.shutdown(wait=False, cancel_futures=True)
+        stop.set()
+        pool.shutdown(cancel_futures=True)
         logging.error("collection stopped; run the same command again to go on with it")
         raise
     finally:
@@ -269,12 +286,20 @@ def _run(jobs: list[tuple], processes: int) -> None:
     pool.shutdown()
 
 
-_done = None  # a worker's end of the progress queue
+_done = _stop = None  # a worker's ends of the progress queue and of the call to stop
 
 
-def _start_worker(done) -> None:
-    global _done
-    _done = done
+def _start_worker(done, stop) -> None:
+    global _done, _stop
+    _done, _stop = done, stop
+    # Ctrl-C reaches every process; the first one tells the others.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])
+    os._exit(1)
 
 
 @functools.lru_cache(maxsize=1)
@@ -294,6 +319,8 @@ def _collect_shard(path: epath.Path, settings: Settings, start: int, stop: int) 
 
     def payloads() -> Iterator[bytes]:
         for number in range(start, stop):
+            if _stop.is_set():
+                raise InterruptedError(f"{path}: stopped before episode {number}")
             yield encode(play(env, settings, number))
             _done.put(1)
 
@@ -345,6 +372,8 @@ def main(argv: Sequence[str]) -> None:
     except ValueError as error:
         # What the user can put right needs no stack trace.
         sys.exit(f"collect: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)
     success = ", ".join(f"{task} {rate:.1%}" for task, rate in result["success"].items())
     print(
         f"{_OUTPUT.value}: {result['episodes']} episodes, {result['steps']} steps in "
