@@ -20,10 +20,11 @@ from rt2_jax.envs.tabletop.tasks import QUARTER, Task, wrap
 
 CLOSED, OPEN = 1.0, -1.0
 BESIDE = 0.12            # from X's centre to Y's where a slide ends
+CLEAR_OF_Y = 0.145       # between the centres, so that X comes down beside Y
 ARRIVED = 0.132          # closer than this is beside; success allows 0.14 m
 ABOVE = 0.045            # so near in x and y, a descent corrects the rest on its way
 CLEAR = 0.06             # the tips are above the tiles
-AROUND_X, AROUND_Y = 0.027, 0.032   # so near, closing succeeds
+AROUND_X, AROUND_Y = 0.027, 0.040   # so near, closing succeeds
 YAW_NEAR = 0.2
 LOW = 0.022              # tips this low reach well down a tile's sides
 TURNED = math.radians(12)
@@ -62,7 +63,7 @@ def holds(state: State) -> bool:
     """Whether X is between the closed fingers."""
     x = state.tiles[0]
     along, across = _in_hand(state)
-    return (state.closed and abs(along) < 0.015 and abs(across) < 0.045
+    return (state.closed and abs(along) < 0.015 and abs(across) < 0.055
             and abs(x.z - (state.z - stage.GRIPPER_LOW)) < 0.03
             and state.opening > (stage.SQUEEZE + stage.TILE_SIDE) / 2)
 
@@ -87,10 +88,13 @@ def _use(state: State, task: Task, left: float) -> np.ndarray:
 
 
 def _slide(state: State) -> tuple[float, float]:
-    """From X to the nearest place beside Y; zero where X is already near enough."""
+    """From X to the nearest place beside Y; zero where X is already near enough.
+
+    An X that was lifted would come down upon Y, with the fingers if not itself: it backs away.
+    """
     x, y = state.tiles[:2]
-    gap = math.hypot(y.x - x.x, y.y - x.y)
-    scale = max(0.0, gap - BESIDE) / max(gap, 1e-6)
+    gap = max(math.hypot(y.x - x.x, y.y - x.y), 1e-6)
+    scale = (gap - CLEAR_OF_Y if x.z > 0.02 else max(0.0, gap - BESIDE)) / gap
     return (y.x - x.x) * scale, (y.y - x.y) * scale
 
 

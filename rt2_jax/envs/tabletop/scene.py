@@ -13,7 +13,7 @@ from rt2_jax.envs.tabletop.tasks import Task
 MAX_TILES = 4
 MAX_CLUTTER = 8
 REACH_X, REACH_Y = 0.145, 0.145   # of the tiles' centres
-SPACING = 0.16                    # least distance of two tiles' centres
+SPACING = 0.165                   # least distance of two tiles' centres
 TILE_YAW = 0.2
 CAMERA = (0.0, -0.30, 0.68)
 LOOK_AT = (0.0, 0.015, 0.0)

@@ -20,7 +20,7 @@ TILE_SIDE = 0.09
 TILE_HEIGHT = 0.04
 GRIPPER_LOW = 0.004      # finger tips just off the table
 GRIPPER_HIGH = 0.10      # clears tiles, and a held tile clears them too
-OPENING = 0.155          # between the open fingers
+OPENING = 0.164          # between the open fingers
 SQUEEZE = 0.06           # between the closed fingers when nothing is held
 WORKSPACE = (0.20, 0.20)  # the gripper's |x| and |y|
 GRIPPER_TOP = 0.16
@@ -30,10 +30,10 @@ CONTROL_HZ = 3.0
 TIMESTEP = 0.005
 FRAME_BUFFER = 960
 
-_FINGER = 0.005          # half thickness
+_FINGER = 0.004          # half thickness
 _BRIDGE = 0.048          # the bridge stands back, so that neither it nor its shadow hides a tile
 _FELT = 2.0              # damping of the tiles' slide, N s/m
-_STEEP = 0.04            # a change of height that counts as a way up or down
+_STEEP = 0.025           # a change of height that counts as a way up or down
 _FAR = 2.0               # where unused tiles wait, out of view
 
 
@@ -138,7 +138,8 @@ class Stage:
             t = (i / moving - wait) / (1 - wait)
             across = _smooth(t / 0.6 if down else (t - 0.4) / 0.6 if up else t)
             height = _smooth((t - 0.4) / 0.6 if down else t / 0.6 if up else t)
-            if sinking and floor < 0 and self._landed():
+            falling = sinking and (t > 0.4 or not down)
+            if falling and floor < 0 and self._landed():
                 floor = data.xpos[self._hand][2]
             target = start + np.array([across, across, height]) * (goal - start)
             target[2] = max(target[2], floor)
