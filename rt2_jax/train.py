@@ -27,6 +27,8 @@ from rt2_jax.models import vla
 from rt2_jax.parallel import distributed
 from rt2_jax.parallel import mesh as mesh_lib
 from rt2_jax.parallel import sharding
+from rt2_jax.text.actions import ActionSpace
+from rt2_jax.text.actions import ActionTokenizer
 from rt2_jax.text.tokenizer import Tokenizer
 from rt2_jax.training import checkpoint
 from rt2_jax.training import metrics
@@ -73,6 +75,27 @@ def batch_shapes(config: Any, where: Any) -> dict[str, jax.ShapeDtypeStruct]:
             for name, shape in shapes.items()}
 
 
+def action_tables(tokenizer: Tokenizer, spaces: dict[str, ActionSpace],
+                  batches: pipeline.BatchIterator) -> step_lib.ActionTables | None:
+    """What the step needs to measure errors of actions in physical units; None without robot sources."""
+    if not spaces:
+        return None
+    tokenizers = {name: ActionTokenizer(space, tokenizer) for name, space in spaces.items()}
+    bins = max(space.bins for space in spaces.values())
+    centres = np.zeros((len(batches.sources), 7, bins), np.float32)
+    for name, space in spaces.items():
+        centres[batches.sources.index(name), :, :space.bins] = space.centres
+    widest = max(tokenizers.values(), key=lambda tokenizer: tokenizer.space.bins)
+    acts = np.array([kind in ('robot', 'robot_plan') for kind in batches.kinds])
+    return step_lib.ActionTables(bin_of_id=jnp.asarray(widest.bin_of_id), centres=jnp.asarray(centres), acts=jnp.asarray(acts))
+
+
+def dimension_names(spaces: dict[str, ActionSpace]) -> list[str]:
+    """'dx_m', 'drx_rad', ..., 'gripper': the dimensions of an action with their units."""
+    space = next(iter(spaces.values()), None)
+    return [name if unit == '1' else f'{name}_{unit}' for name, unit in zip(space.names, space.units)] if space else []
+
+
 def train(config: Any, workdir: epath.Path) -> None:
     """Trains until `config.total_steps`, from where the directory's run is."""
     stop = _stop_on_sigterm()
@@ -91,7 +114,8 @@ def train(config: Any, workdir: epath.Path) -> None:
     boxed = state_lib.parameter_shapes(model, shapes)
     optimizer = optimizer_lib.make_optimizer(config.optimizer, config.total_steps, nn.meta.unbox(boxed))
     checkpoints = checkpoint.Checkpoints(workdir, keep=config.keep)
-    zeros = jax.jit(lambda: step_lib.Accumulated.zeros(len(batches.sources), len(batches.kinds)),
+    tables = action_tables(tokenizer, spaces, batches)
+    zeros = jax.jit(lambda: step_lib.Accumulated.zeros(len(batches.sources), len(batches.kinds), tables is not None),
                     out_shardings=sharding.replicated(mesh))
     start = checkpoints.latest() or 0
     if start:
@@ -108,7 +132,7 @@ def train(config: Any, workdir: epath.Path) -> None:
             f'{jax.devices()[0].device_kind}')
 
     begin = time.perf_counter()
-    step_function = step_lib.make_train_step(model, optimizer, accumulate=config.accumulate)
+    step_function = step_lib.make_train_step(model, optimizer, accumulate=config.accumulate, tables=tables)
     traced = jax.jit(step_function, donate_argnums=(0, 1)).trace(state, accumulated, shapes)
     flops = metrics.count_flops(traced.jaxpr)
     compiled = traced.lower().compile()
@@ -116,7 +140,7 @@ def train(config: Any, workdir: epath.Path) -> None:
     say(f'compiled in {time.perf_counter() - begin:.1f} s: {flops / 1e9:.2f} GFLOP a step; a plain matmul reaches '
         f'{peak / 1e9:.0f} GFLOP/s')
     writer = metrics.Writer(workdir, start, config.wandb_project) if distributed.is_leader() else None
-    run = _Run(config, checkpoints, batches, writer, zeros, flops, peak, stop)
+    run = _Run(config, checkpoints, batches, writer, zeros, flops, peak, stop, dimension_names(spaces))
     run.loop(compiled, state, accumulated, start)
 
 
@@ -127,9 +151,9 @@ def _like(tree: Any) -> Any:
 class _Run:
     """The loop and what it talks to."""
 
-    def __init__(self, config, checkpoints, batches, writer, zeros, flops, peak, stop):
+    def __init__(self, config, checkpoints, batches, writer, zeros, flops, peak, stop, dimensions):
         self.config, self.checkpoints, self.batches, self.writer = config, checkpoints, batches, writer
-        self.zeros, self.flops, self.peak, self.stop = zeros, flops, peak, stop
+        self.zeros, self.flops, self.peak, self.stop, self.dimensions = zeros, flops, peak, stop, dimensions
         self.schedule = optimizer_lib.make_schedule(config.optimizer, config.total_steps)
         self.good = checkpoints.latest()
 
@@ -191,7 +215,7 @@ class _Run:
         if not self.writer:
             return
         config, names = self.config, (self.batches.sources, self.batches.kinds)
-        values = step_lib.summary(sums, *names) | {'lr': float(self.schedule(step - 1))}
+        values = step_lib.summary(sums, *names, self.dimensions) | {'lr': float(self.schedule(step - 1))}
         rates = clock.report(steps, config.batch_size, self.flops, self.peak) if steps else {}
         self.writer.write(step, values | {f'speed/{name}': value for name, value in rates.items()})
         left = f', {metrics.span((config.total_steps - step) / rates["steps_per_second"])} left' if rates else ''

@@ -150,15 +150,18 @@ class Checkpoints:
     Args:
         workdir: the run's directory.
         keep: how many of the latest steps are kept.
+        read_only: for inference beside a run that may be writing; nothing is made, cleaned up or deleted.
     """
 
-    def __init__(self, workdir: epath.PathLike, keep: int = 2):
+    def __init__(self, workdir: epath.PathLike, keep: int | None = None, read_only: bool = False):
         self.directory = epath.Path(workdir).resolve() / 'checkpoints'
-        self.directory.mkdir(parents=True, exist_ok=True)
+        if not read_only:
+            self.directory.mkdir(parents=True, exist_ok=True)
         self._orbax = ocp.CheckpointManager(
             self.directory, options=ocp.CheckpointManagerOptions(
-                max_to_keep=keep, create=True, cleanup_tmp_directories=True, enable_async_checkpointing=True),
-            item_names=('params', 'state', 'data'))
+                max_to_keep=keep, create=not read_only, cleanup_tmp_directories=not read_only, read_only=read_only),
+            item_handlers={'params': ocp.StandardCheckpointHandler(), 'state': ocp.StandardCheckpointHandler(),
+                           'data': ocp.JsonCheckpointHandler()})
 
     def latest(self) -> int | None:
         """The last step that was saved completely, None if there is none."""
@@ -173,10 +176,9 @@ class Checkpoints:
             data: the data iterator's state, as JSON.
             step: the number of steps made.
         """
-        rest = {'opt_state': state.opt_state, 'step': state.step, 'rng': state.rng, 'accumulated': accumulated}
         self._orbax.save(step, args=ocp.args.Composite(
             params=ocp.args.StandardSave(state.params),
-            state=ocp.args.StandardSave(flax.serialization.to_state_dict(rest)),
+            state=ocp.args.StandardSave(_plain(_rest(state, accumulated))),
             data=ocp.args.JsonSave(data)))
 
     def restore(self, step: int, state: Any, accumulated: Any) -> tuple[state_lib.TrainState, Any, dict[str, Any]]:
@@ -186,15 +188,16 @@ class Checkpoints:
             CheckpointError: a file is missing or damaged, or parameters differ in name or shape.
         """
         self._check(step, state.params)
-        rest = {'opt_state': state.opt_state, 'step': state.step, 'rng': state.rng, 'accumulated': accumulated}
+        rest = _rest(state, accumulated)
         try:
             found = self._orbax.restore(step, args=ocp.args.Composite(
                 params=ocp.args.StandardRestore(state.params),
-                state=ocp.args.StandardRestore(flax.serialization.to_state_dict(rest)),
+                state=ocp.args.StandardRestore(_plain(rest)),
                 data=ocp.args.JsonRestore()))
         except Exception as error:
             raise CheckpointError(f'{self.directory / str(step)} cannot be restored: {error}') from error
-        rest = flax.serialization.from_state_dict(rest, found['state'])
+        # Fields that are None are not written; they are None still.
+        rest = flax.serialization.from_state_dict(rest, _filled(flax.serialization.to_state_dict(rest), found['state']))
         accumulated = rest.pop('accumulated')
         return state_lib.TrainState(params=found['params'], **rest), accumulated, found['data']
 
@@ -213,17 +216,16 @@ class Checkpoints:
 
     def _shapes(self, step: int) -> Any:
         try:
-            with ocp.StandardCheckpointer() as reader:
-                found = reader.metadata(self.directory / str(step) / 'params')
-            return getattr(found, 'item_metadata', found).tree if hasattr(found, 'item_metadata') else found
+            found = self._orbax.item_metadata(step)['params']
+            if found is None:
+                raise FileNotFoundError('there is no folder params')
+            return found.tree
         except Exception as error:
             raise CheckpointError(f'{self.directory / str(step)} is damaged, its parameters cannot be listed: {error}') from error
 
     def _check(self, step: int, params: Any) -> None:
         try:
             state_lib.check_params(self._shapes(step), params, str(self.directory / str(step)))
-        except CheckpointError:
-            raise
         except ValueError as error:
             raise CheckpointError(str(error)) from error
 
@@ -235,6 +237,24 @@ class Checkpoints:
         """Waits, then ends the background threads."""
         self._orbax.wait_until_finished()
         self._orbax.close()
+
+
+def _rest(state: state_lib.TrainState, accumulated: Any) -> dict[str, Any]:
+    return {'opt_state': state.opt_state, 'step': state.step, 'rng': state.rng, 'accumulated': accumulated}
+
+
+def _plain(tree: Any) -> Any:
+    def without_none(node):
+        if not isinstance(node, dict):
+            return node
+        return {key: without_none(value) for key, value in node.items() if value is not None}
+    return without_none(flax.serialization.to_state_dict(tree))
+
+
+def _filled(expected: Any, found: Any) -> Any:
+    if not isinstance(expected, dict):
+        return found
+    return {key: None if value is None else _filled(value, found.get(key, {})) for key, value in expected.items()}
 
 
 def load_for_inference(workdir: epath.PathLike, step: int | None = None,
@@ -258,7 +278,7 @@ def load_for_inference(workdir: epath.PathLike, step: int | None = None,
         params = jax.device_put(params, sharding)
     else:
         step = _choose_step(workdir, step)
-        checkpoints = Checkpoints(workdir)
+        checkpoints = Checkpoints(workdir, read_only=True)
         params = checkpoints.restore_params(step, sharding)
         checkpoints.close()
     return Loaded(config=config, params=params, tokenizer=tokenizer, step=step, directory=workdir,

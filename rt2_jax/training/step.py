@@ -35,6 +35,40 @@ class Sums:
 
 
 @flax.struct.dataclass
+class ActionTables:
+    """What turns token ids at the places of an action back into physical values.
+
+    Attributes:
+        bin_of_id: [V] int32, the integer that a token stands for, -1 for other tokens.
+        centres: [S,7,bins] float32, what an integer means by source and dimension, in that dimension's unit.
+        acts: [K] bool, the kinds whose answers end with an action.
+    """
+    bin_of_id: jax.Array
+    centres: jax.Array
+    acts: jax.Array
+
+
+@flax.struct.dataclass
+class ActionSums:
+    """Sums over robot examples, by source (S): teacher-forced argmax against the action that was taken.
+
+    Attributes:
+        examples: [S] float32.
+        decodable: [S] float32, examples where all of the seven dimensions are integers that decode.
+        correct: [S,8] float32, equal tokens at each place of the action, the terminate flag first.
+        error: [S,7] float32, absolute error of the decodable examples, in the dimensions' units.
+    """
+    examples: jax.Array
+    decodable: jax.Array
+    correct: jax.Array
+    error: jax.Array
+
+    @classmethod
+    def zeros(cls, sources: int) -> 'ActionSums':
+        return cls(*(jnp.zeros((sources, *rest), jnp.float32) for rest in ((), (), (8,), (7,))))
+
+
+@flax.struct.dataclass
 class Accumulated:
     """Sums by source and by kind, with the step count and the gradient norms, since the last log point."""
     source: Sums
@@ -42,12 +76,14 @@ class Accumulated:
     steps: jax.Array
     loss: jax.Array
     gradient_norm: jax.Array
+    actions: ActionSums | None = None
 
     @classmethod
-    def zeros(cls, sources: int, kinds: int) -> 'Accumulated':
+    def zeros(cls, sources: int, kinds: int, actions: bool = False) -> 'Accumulated':
         def zero():
             return jnp.zeros((), jnp.float32)
-        return cls(Sums.zeros(sources), Sums.zeros(kinds), zero(), zero(), zero())
+        return cls(Sums.zeros(sources), Sums.zeros(kinds), zero(), zero(), zero(),
+                   ActionSums.zeros(sources) if actions else None)
 
 
 def shift_right(target: jax.Array) -> jax.Array:
@@ -71,12 +107,38 @@ def cross_entropy(logits: jax.Array, target: jax.Array) -> tuple[jax.Array, jax.
     return (jax.nn.logsumexp(logits, axis=-1) - picked) * mask, mask
 
 
-def _sums(old: Sums, rows: dict[str, jax.Array], segment: jax.Array) -> Sums:
-    number = old.loss.shape[0]
-    return Sums(**{name: getattr(old, name) + jax.ops.segment_sum(value, segment, number) for name, value in rows.items()})
+def action_rows(predicted: jax.Array, target: jax.Array, source: jax.Array, kind: jax.Array,
+                tables: ActionTables) -> dict[str, jax.Array]:
+    """By row, what `ActionSums` sums; zeros for rows that end with no action.
+
+    Args:
+        predicted: [B,T] int32, argmax at each place of the target.
+        target: [B,T] int32, an action being its last eight tokens before the end token.
+        source: [B] int32.
+        kind: [B] int32.
+        tables: of this run's sources and kinds.
+    """
+    start = (target != PAD).sum(1) - 1 - 8
+    places = jnp.maximum(start, 0)[:, None] + jnp.arange(8)
+    tokens, wanted = (jnp.take_along_axis(x, places, axis=1) for x in (predicted, target))
+    is_action = (tables.acts[kind] & (start >= 0)).astype(jnp.float32)
+    bins, right = tables.bin_of_id[tokens[:, 1:]], tables.bin_of_id[wanted[:, 1:]]
+    decodable = is_action * (bins >= 0).all(1)
+    dimension = jnp.arange(7)
+    value = tables.centres[source[:, None], dimension, jnp.maximum(bins, 0)]
+    error = jnp.abs(value - tables.centres[source[:, None], dimension, jnp.maximum(right, 0)])
+    return dict(examples=is_action, decodable=decodable, correct=is_action[:, None] * (tokens == wanted),
+                error=decodable[:, None] * error)
 
 
-def make_train_step(model: Any, optimizer: optax.GradientTransformation, *, accumulate: int = 1) -> Callable:
+def _add(old: Sums | ActionSums, rows: dict[str, jax.Array], segment: jax.Array) -> Any:
+    number = old.examples.shape[0]
+    return type(old)(**{name: getattr(old, name) + jax.ops.segment_sum(value, segment, number)
+                        for name, value in rows.items()})
+
+
+def make_train_step(model: Any, optimizer: optax.GradientTransformation, *, accumulate: int = 1,
+                    tables: ActionTables | None = None) -> Callable:
     """Returns step(state, accumulated, batch) -> (state, accumulated, loss), to be jitted with the first two donated.
 
     Args:
@@ -84,6 +146,7 @@ def make_train_step(model: Any, optimizer: optax.GradientTransformation, *, accu
         optimizer: gradient transformation whose state `state.opt_state` is.
         accumulate: the batch is cut into this many parts, one after another, and their gradients added; the
             batch size must be divisible by it.
+        tables: for errors of actions in physical units; `accumulated.actions` must be there with it.
 
     The loss is the mean over all answer tokens of the batch, so cutting it into parts changes nothing but memory.
     """
@@ -92,9 +155,11 @@ def make_train_step(model: Any, optimizer: optax.GradientTransformation, *, accu
         logits = model.apply({'params': params}, batch['images'], batch['prompt'], shift_right(batch['target']),
                              rngs={'dropout': rng})
         loss, mask = cross_entropy(logits, batch['target'])
-        correct = (jnp.argmax(logits, axis=-1) == batch['target']) * mask
+        predicted = jnp.argmax(logits, axis=-1)
+        correct = (predicted == batch['target']) * mask
         rows = dict(loss=loss.sum(1), correct=correct.sum(1), tokens=mask.sum(1), examples=jnp.ones(loss.shape[0]))
-        return loss.sum(), rows
+        actions = action_rows(predicted, *(batch[k] for k in ('target', 'source', 'kind')), tables) if tables else None
+        return loss.sum(), (rows, actions)
 
     gradient = jax.grad(loss_of, has_aux=True)
 
@@ -110,39 +175,43 @@ def make_train_step(model: Any, optimizer: optax.GradientTransformation, *, accu
 
         zeros = jax.tree.map(jnp.zeros_like, params)
         grads, rows = jax.lax.scan(add, zeros, (parts, jax.random.split(rng, accumulate)))
-        return grads, jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(-1), rows)
+        return grads, jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(-1, *x.shape[2:]), rows)
 
     def train_step(state: TrainState, accumulated: Accumulated, batch: Batch):
         rng = jax.random.fold_in(state.rng, state.step)
-        inputs = {name: batch[name] for name in ('images', 'prompt', 'target')}
-        grads, rows = whole(state.params, inputs, rng)
+        inputs = {name: batch[name] for name in ('images', 'prompt', 'target', 'source', 'kind')}
+        grads, (rows, actions) = whole(state.params, inputs, rng)
         tokens = jnp.maximum(rows['tokens'].sum(), 1.0)
         grads = jax.tree.map(lambda g: g / tokens, grads)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         loss = rows['loss'].sum() / tokens
         accumulated = Accumulated(
-            source=_sums(accumulated.source, rows, batch['source']),
-            kind=_sums(accumulated.kind, rows, batch['kind']),
+            source=_add(accumulated.source, rows, batch['source']),
+            kind=_add(accumulated.kind, rows, batch['kind']),
             steps=accumulated.steps + 1,
             loss=accumulated.loss + loss,
-            gradient_norm=accumulated.gradient_norm + optax.tree.norm(grads))
+            gradient_norm=accumulated.gradient_norm + optax.tree.norm(grads),
+            actions=_add(accumulated.actions, actions, batch['source']) if tables else None)
         return state.replace(step=state.step + 1, params=params, opt_state=opt_state), accumulated, loss
 
     return train_step
 
 
-def summary(sums: Accumulated, sources: Sequence[str], kinds: Sequence[str]) -> dict[str, float]:
+def summary(sums: Accumulated, sources: Sequence[str], kinds: Sequence[str],
+            dimensions: Sequence[str] = ()) -> dict[str, float]:
     """Means since the last log point: loss and token accuracy in all, by source and by kind.
 
     Args:
         sums: on the host.
         sources: names, by source number.
         kinds: names, by kind number.
+        dimensions: names of the seven action dimensions with their units ('dx_m').
 
     Returns:
-        'loss' (mean over steps), 'accuracy', 'gradient_norm', and 'source/NAME/loss', '.../accuracy',
-        '.../examples' for every source and kind ('kind/NAME/...') of which there were examples.
+        'loss' (mean over steps), 'accuracy', 'gradient_norm'; 'source/NAME/loss', '.../accuracy', '.../examples' for
+        every source and kind ('kind/NAME/...') of which there were examples; for sources with actions
+        'action/NAME/DIMENSION' (mean absolute error), '.../terminate' (accuracy) and '.../decodable'.
     """
     steps = max(float(sums.steps), 1.0)
     values = {'loss': float(sums.loss) / steps, 'gradient_norm': float(sums.gradient_norm) / steps,
@@ -153,4 +222,11 @@ def summary(sums: Accumulated, sources: Sequence[str], kinds: Sequence[str]) -> 
                 values[f'{group}/{name}/loss'] = float(of.loss[number] / of.tokens[number])
                 values[f'{group}/{name}/accuracy'] = float(of.correct[number] / of.tokens[number])
                 values[f'{group}/{name}/examples'] = float(of.examples[number])
+    for number, name in enumerate(sources if sums.actions is not None else ()):
+        examples, decodable = sums.actions.examples[number], sums.actions.decodable[number]
+        if examples:
+            values[f'action/{name}/terminate'] = float(sums.actions.correct[number, 0] / examples)
+            values[f'action/{name}/decodable'] = float(decodable / examples)
+        for dimension, error in zip(dimensions, sums.actions.error[number] if decodable else ()):
+            values[f'action/{name}/{dimension}'] = float(error / decodable)
     return values

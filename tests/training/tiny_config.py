@@ -1,0 +1,24 @@
+"""configs/tabletop.py at a size that trains in seconds: get_config('web'), or 'robot' with episodes."""
+
+import importlib.util
+import pathlib
+
+_FILE = pathlib.Path(__file__).parents[2] / 'configs' / 'tabletop.py'
+
+
+def get_config(arg: str = 'web'):
+    """A locked config; of `robot`, the caller sets data.robot.tabletop.directory."""
+    spec = importlib.util.spec_from_file_location('tabletop_config', _FILE)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    config = module.get_config({'web': 'pretrain', 'robot': 'scratch'}[arg])
+    with config.unlocked():
+        config.update(dict(total_steps=24, batch_size=4, log_every=3, checkpoint_every=4))
+        config.model = dict(
+            name='pali', dtype='float32',
+            vision=dict(width=16, depth=1, heads=2, mlp=32, patch=8),
+            encoder=dict(width=32, depth=2, heads=2, head_dim=16, mlp=64),
+            decoder=dict(width=32, depth=2, heads=2, head_dim=16, mlp=64))
+        config.data.update(dict(image_size=32, prompt_length=24, target_length=16, threads=1))
+        config.optimizer.update(dict(warmup=4, lr=3e-3))
+    return config.lock()
