@@ -71,5 +71,5 @@ def _tiny_pali() -> dict:
         name='pali', dtype='float32',
         vision=dict(width=128, depth=4, heads=4, mlp=384, patch=16, stem='pyramid', stem_widths=(48, 128),
                     positions='sincos', unroll=4),
-        encoder=dict(width=128, depth=2, heads=4, head_dim=32, mlp=384, unroll=2),
-        decoder=dict(width=128, depth=2, heads=4, head_dim=32, mlp=384, unroll=2))
+        encoder=dict(width=128, depth=2, heads=4, head_dim=32, mlp=384, scale=32 ** -0.5, unroll=2),
+        decoder=dict(width=128, depth=2, heads=4, head_dim=32, mlp=384, scale=32 ** -0.5, unroll=2))

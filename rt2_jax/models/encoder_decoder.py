@@ -1,6 +1,10 @@
 """T5-family encoder-decoder (arXiv 1910.10683, v1.1: gated hidden layer, untied output).
 
 Axes: B batch, T queries, S keys, L layers, D width, H heads, K width of a head, V vocabulary.
+
+`scale` multiplies the attention logits. T5 has none (1.0), which suits Adafactor's steps relative to
+the size of a parameter; with Adam's absolute steps, small query kernels and no scale, attention is
+thrown about and nothing is learnt: use 1 / sqrt(K).
 """
 
 import flax.linen as nn
@@ -18,11 +22,12 @@ class EncoderLayer(nn.Module):
     head_dim: int
     mlp: int
     dtype: layers.Dtype
+    scale: float = 1.0
 
     @nn.compact
     def __call__(self, x, cache, bias):
         attention = layers.Attention(self.width, self.heads, self.head_dim, self.dtype,
-                                     name='attention')
+                                     scale=self.scale, name='attention')
         y = layers.RMSNorm(self.dtype, name='attention_norm')(x)
         x += attention(y, attention.keys_values(y), bias)
         x += layers.GatedMLP(self.mlp, self.dtype, name='mlp')(
@@ -39,6 +44,7 @@ class Encoder(nn.Module):
     head_dim: int
     mlp: int
     dtype: layers.Dtype
+    scale: float = 1.0
     remat: str = 'none'
     unroll: int = 1
 
@@ -51,7 +57,7 @@ class Encoder(nn.Module):
         bias = bias + jnp.where(valid, 0.0, layers.NEGATIVE)[:, None, None, :]
         x, _ = layers.stack(EncoderLayer, self.depth, self.remat, self.unroll, width=self.width,
                             heads=self.heads, head_dim=self.head_dim, mlp=self.mlp, dtype=self.dtype,
-                            name='layers')(x, None, bias)
+                            scale=self.scale, name='layers')(x, None, bias)
         return layers.RMSNorm(self.dtype, name='norm')(x)
 
 
@@ -63,9 +69,10 @@ class DecoderLayer(nn.Module):
     head_dim: int
     mlp: int
     dtype: layers.Dtype
+    scale: float = 1.0
 
     def setup(self):
-        attention = (self.width, self.heads, self.head_dim, self.dtype)
+        attention = (self.width, self.heads, self.head_dim, self.dtype, self.scale)
         self.self_attention = layers.Attention(*attention)
         self.cross_attention = layers.Attention(*attention)
         self.mlp_block = layers.GatedMLP(self.mlp, self.dtype)
@@ -106,6 +113,7 @@ class Decoder(nn.Module):
     head_dim: int
     mlp: int
     dtype: layers.Dtype
+    scale: float = 1.0
     remat: str = 'none'
     unroll: int = 1
 
@@ -113,7 +121,7 @@ class Decoder(nn.Module):
         self.relative_bias = layers.RelativeBias(self.heads, bidirectional=False)
         self.layers = layers.stack(
             DecoderLayer, self.depth, self.remat, self.unroll, width=self.width, heads=self.heads,
-            head_dim=self.head_dim, mlp=self.mlp, dtype=self.dtype)
+            head_dim=self.head_dim, mlp=self.mlp, dtype=self.dtype, scale=self.scale)
         self.norm = layers.RMSNorm(self.dtype)
 
     def __call__(self, x: jax.Array, encoded: jax.Array, valid: jax.Array) -> jax.Array:
