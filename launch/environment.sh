@@ -1,0 +1,112 @@
+# shellcheck shell=bash
+# Sourced by quickstart.sh and test.sh: `set_up` makes .venv with the pinned versions of
+# constraints.txt and sees to it that something can draw; when nothing changed it takes no time.
+#
+#   PYTHON   interpreter to build .venv from (3.11 or newer); else the first one found
+#   EXTRAS   extras of setup.py to install, by comma; "sim,test" by default
+
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+VENV=$ROOT/.venv
+EXTRAS=${EXTRAS:-sim,test}
+GRAPHICS="libegl1 libgl1-mesa-dri"
+
+fail() {
+    printf '\nset-up failed: %s\n' "$*" >&2
+    exit 1
+}
+
+# Prints the path of a Python that will do.
+find_python() {
+    local candidate path candidates=(python3.11 python3.12 python3 python3.13 python)
+    if [[ -n ${PYTHON:-} ]]; then
+        candidates=("$PYTHON")
+    fi
+    for candidate in "${candidates[@]}"; do
+        # A version switcher may have the name and not the program, so it is run, not just found.
+        path=$("$candidate" -c 'import sys; print(sys.executable if sys.version_info >= (3, 11) else "")' \
+            2>/dev/null) || continue
+        if [[ -n $path ]]; then
+            printf '%s\n' "$path"
+            return
+        fi
+    done
+    fail "no Python 3.11 or newer (tried: ${candidates[*]}). Install one, or set PYTHON to its path."
+}
+
+# Says in one word what the environment was made from.
+fingerprint() {
+    {
+        cat "$ROOT/setup.py" "$ROOT/launch/constraints.txt" "${BASH_SOURCE[0]}"
+        printf '%s\n' "$ROOT" "$EXTRAS"
+        "$1" -VV
+    } | sha256sum | cut -d' ' -f1
+}
+
+# One line of progress from pip's many.
+show_progress() {
+    local terminal=0
+    if [[ -t 1 ]]; then
+        terminal=1
+    fi
+    awk -v terminal="$terminal" '
+        /^Collecting /            { n++; if (terminal) printf "\r\033[K  %d packages: %s", n, $2 }
+        /^Installing collected /  { printf "%s  installing %d packages\n", terminal ? "\r\033[K" : "", n }
+        { fflush() }'
+}
+
+install_packages() {
+    local python=$1 log=$VENV/install.log pip=("$VENV/bin/python" -m pip --disable-pip-version-check)
+    printf 'setting up .venv with %s, extras %s (log: .venv/install.log)\n' "$("$python" -V)" "$EXTRAS"
+    "$python" -c 'import ensurepip, venv' 2>/dev/null ||
+        fail "$python cannot make virtual environments; on Debian: apt-get install python3-venv"
+    "$python" -m venv --clear "$VENV"
+    if ! {
+        "${pip[@]}" install -c "$ROOT/launch/constraints.txt" setuptools &&
+            "${pip[@]}" install --use-pep517 --no-build-isolation --progress-bar off \
+                -c "$ROOT/launch/constraints.txt" -e "${ROOT}[$EXTRAS]"
+    } 2>&1 | tee "$log" | show_progress; then
+        tail -n 15 "$log" >&2
+        fail "pip could not install everything; run the same command again once that is put right"
+    fi
+}
+
+can_draw() {
+    "$VENV/bin/python" -c \
+        'from rt2_jax.envs.tabletop import rendering; rendering.create_context(64, 64).free()' 2>&1
+}
+
+install_graphics() {
+    local problem
+    if problem=$(can_draw); then
+        return
+    fi
+    if [[ $(id -u) != 0 || -z $(command -v apt-get) ]]; then
+        fail "nothing here draws without a display:
+$problem
+On Debian and Ubuntu: sudo apt-get install $GRAPHICS"
+    fi
+    printf 'nothing here draws without a display; installing %s\n' "$GRAPHICS"
+    # shellcheck disable=SC2086
+    { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $GRAPHICS; } \
+        >"$VENV/apt.log" 2>&1 || { tail -n 15 "$VENV/apt.log" >&2; fail "apt-get could not install $GRAPHICS"; }
+    problem=$(can_draw) || fail "$problem"
+}
+
+# Makes or reuses .venv and puts it first in PATH.
+set_up() {
+    local python wanted stamp=$VENV/made_from
+    python=$(find_python)
+    wanted=$(fingerprint "$python")
+    # Two scripts started at once take turns. The lock is on this folder: .venv may be made anew.
+    exec 9<"$ROOT/launch"
+    flock 9
+    if [[ ! -f $stamp || $(<"$stamp") != "$wanted" ]] || ! "$VENV/bin/python" -c '' 2>/dev/null; then
+        install_packages "$python"
+        if [[ ,$EXTRAS, == *,sim,* ]]; then
+            install_graphics
+        fi
+        printf '%s\n' "$wanted" >"$stamp"
+    fi
+    exec 9<&-
+    export PATH=$VENV/bin:$PATH
+}

