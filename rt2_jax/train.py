@@ -3,7 +3,8 @@
 The same command again goes on from the last checkpoint, to the bit. SIGTERM saves and exits with 0.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+import contextlib
 import signal
 import time
 from typing import Any
@@ -97,8 +98,18 @@ def dimension_names(spaces: dict[str, ActionSpace]) -> list[str]:
 
 
 def train(config: Any, workdir: epath.Path) -> None:
-    """Trains until `config.total_steps`, from where the directory's run is."""
-    stop = _stop_on_sigterm()
+    """Trains until `config.total_steps`, from where the directory's run is.
+
+    Raises:
+        checkpoint.CheckpointError: the directory holds a run of another config, or a damaged one.
+        FloatingPointError: the loss is not finite any more.
+        ValueError: something in the config that cannot be.
+    """
+    with _sigterm() as stop:
+        _train(config, workdir, stop)
+
+
+def _train(config: Any, workdir: epath.Path, stop: Callable[[int], bool]) -> None:
     _compile_cache(config, workdir)
     mesh = mesh_lib.make_mesh(config.mesh)
     tokenizer = Tokenizer.load(config.tokenizer) if config.tokenizer else Tokenizer.load_default()
@@ -154,16 +165,29 @@ class _Run:
     def __init__(self, config, checkpoints, batches, writer, zeros, flops, peak, stop, dimensions):
         self.config, self.checkpoints, self.batches, self.writer = config, checkpoints, batches, writer
         self.zeros, self.flops, self.peak, self.stop, self.dimensions = zeros, flops, peak, stop, dimensions
-        self.schedule = optimizer_lib.make_schedule(config.optimizer, config.total_steps)
+        self.schedule = jax.jit(optimizer_lib.make_schedule(config.optimizer, config.total_steps))
         self.good = checkpoints.latest()
 
     def loop(self, step_function: Callable, state: Any, accumulated: Any, start: int) -> None:
+        """Steps `start` + 1 to the end, or until SIGTERM; whatever ends it, saves under way are finished first."""
+        try:
+            self._loop(step_function, state, accumulated, start)
+        finally:
+            self.checkpoints.close()
+            self.batches.close()
+            if self.writer:
+                self.writer.close()
+
+    def _loop(self, step_function, state, accumulated, start: int) -> None:
         config, clock, logged, saved = self.config, metrics.Clock(), start, start
         pending: list[jax.Array] = []
         for step in range(start + 1, config.total_steps + 1):
             if self.stop(step):
-                self._save(state, accumulated, step - 1, saved)
-                break
+                if saved != step - 1:
+                    self._save(state, accumulated, step - 1)
+                self.checkpoints.wait()
+                say(f'stopped by SIGTERM at step {step - 1}, which is saved; the same command goes on from it')
+                return
             before = time.perf_counter()
             batch = next(self.batches)
             if not pending or pending[-1].is_ready():
@@ -174,6 +198,7 @@ class _Run:
                 # Bounds how far the host runs ahead; two steps stay under way, so the device never waits for it.
                 pending.pop(0).block_until_ready()
             if step == start + 1:
+                # The first step warms up, and does not count in the rates.
                 loss.block_until_ready()
                 clock.reset()
                 logged = step
@@ -182,24 +207,16 @@ class _Run:
                 accumulated, logged = self.zeros(), step
                 clock.reset()
             if step % config.checkpoint_every == 0 or step == config.total_steps:
-                self._save(state, accumulated, step, saved)
+                # Before the next batch is taken, so that the position in the data is that of the state.
+                self._save(state, accumulated, step)
                 saved = step
-        else:
-            say(f'done: {config.total_steps} steps in {self.checkpoints.directory.parent}')
-        self.checkpoints.close()
-        self.batches.close()
-        if self.writer:
-            self.writer.close()
+        self.checkpoints.wait()
+        say(f'done: {config.total_steps} steps in {self.checkpoints.directory.parent}')
 
-    def _save(self, state, accumulated, step: int, saved: int) -> None:
-        if step == saved:
-            return
+    def _save(self, state, accumulated, step: int) -> None:
         self._check_finite(jax.device_get(accumulated), step)
         self.checkpoints.save(state, accumulated, self.batches.get_state(), step)
         self.good = step
-        if self.stop(step):
-            self.checkpoints.wait()
-            say(f'stopped by SIGTERM; step {step} is saved, the same command goes on from it')
 
     def _check_finite(self, sums: step_lib.Accumulated, step: int) -> None:
         if not (np.isfinite(sums.loss) and np.isfinite(sums.gradient_norm)):
@@ -232,13 +249,19 @@ def say(line: str) -> None:
         print(line, flush=True)
 
 
-def _stop_on_sigterm() -> Callable[[int], bool]:
-    """Returns stop(step): True in every process once SIGTERM came, agreed on between processes."""
-    received = []
-    signal.signal(signal.SIGTERM, lambda *_: received.append(True))
+@contextlib.contextmanager
+def _sigterm() -> Iterator[Callable[[int], bool]]:
+    """Gives stop(step), to be asked once a step: True in every process once SIGTERM came to one of them."""
     if jax.process_count() > 1:
-        return lambda step: multihost_utils.reached_preemption_sync_point(step)
-    return lambda step: bool(received)
+        # JAX takes the signal itself and makes all processes agree on the step.
+        yield multihost_utils.reached_preemption_sync_point
+        return
+    received = []
+    old = signal.signal(signal.SIGTERM, lambda *_: received.append(True))
+    try:
+        yield lambda step: bool(received)
+    finally:
+        signal.signal(signal.SIGTERM, old)
 
 
 def _compile_cache(config: Any, workdir: epath.Path) -> None:

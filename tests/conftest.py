@@ -2,6 +2,7 @@
 
 import flax.linen as nn
 import jax
+import ml_collections
 import numpy as np
 import pytest
 
@@ -9,6 +10,9 @@ from rt2_jax.models import vla
 from rt2_jax.text.actions import ActionSpace
 from rt2_jax.text.actions import ActionTokenizer
 from rt2_jax.text.tokenizer import Tokenizer
+from rt2_jax.training import checkpoint
+from rt2_jax.training.state import TrainState
+from rt2_jax.training.step import Accumulated
 
 TINY_MODEL = {
     "name": "pali",
@@ -24,6 +28,7 @@ class TinyPaLI:
 
     image_size = 16
     prompt_length = 32
+    target_length = 24
 
     def __init__(self, tokenizer: Tokenizer):
         self.tokenizer = tokenizer
@@ -46,6 +51,45 @@ class TinyPaLI:
         prompt = rng.integers(2, self.tokenizer.vocab_size, (batch, self.prompt_length), np.int32)
         lengths = rng.integers(1, self.prompt_length + 1, (batch, 1))
         return images, np.where(np.arange(self.prompt_length) < lengths, prompt, 0)
+
+    def config(self) -> ml_collections.ConfigDict:
+        """The config that a training run of this model would have."""
+        return ml_collections.ConfigDict(
+            {
+                "embodiment": "tabletop",
+                "model": TINY_MODEL,
+                "data": {
+                    "image_size": self.image_size,
+                    "frames": 1,
+                    "prompt_length": self.prompt_length,
+                    "target_length": self.target_length,
+                },
+            }
+        ).lock()
+
+
+@pytest.fixture(scope="module")
+def quick_compile():
+    """Compiles fast and runs slow, for tests that compile much and compute little."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tiny, tokenizer, tmp_path_factory):
+    """The directory of a run that was stopped after 7 steps, as training leaves it."""
+    workdir = tmp_path_factory.mktemp("run")
+    checkpoint.write_assets(
+        workdir, tiny.config(), tokenizer, {"tabletop": ActionSpace.rt1_bounds()}
+    )
+    step = jax.numpy.int32(7)
+    state = TrainState(step=step, params=tiny.params(0), opt_state={}, rng=jax.random.PRNGKey(0))
+    checkpoints = checkpoint.Checkpoints(workdir)
+    checkpoints.save(state, Accumulated.zeros(1, 1), {"batches": 7}, 7)
+    checkpoints.close()
+    return workdir
 
 
 @pytest.fixture(scope="session")

@@ -126,10 +126,13 @@ class Sampler:
         if num_samples < 1:
             raise ValueError(f"num_samples is {num_samples}; at least 1 is needed.")
         possible = frozenset(Kind(kind) for kind in np.unique(kinds))
-        if forced is None:
-            forced = np.full([batch, 0], self.grammar.pad_id, np.int32)
+        # Always of full length, so that what is forced changes no shape and nothing compiles anew.
+        decided = np.full([batch, self.grammar.max_length(possible)], self.grammar.pad_id, np.int32)
+        if forced is not None:
+            forced = np.asarray(forced)[:, : decided.shape[1]]
+            decided[:, : forced.shape[1]] = forced
         return self._sample(
-            params, images, prompt, kinds, rng, temperature, forced,
+            params, images, prompt, kinds, rng, temperature, decided,
             possible=possible, num_samples=num_samples,
         )  # fmt: skip
 
@@ -142,8 +145,6 @@ class Sampler:
         batch = prompt.shape[0]
         cache = self.model.apply(variables, images, prompt, length, method="prefill")
         pad = jnp.int32(self.grammar.pad_id)
-        forced = jnp.pad(forced[:, :length], [(0, 0), (0, max(0, length - forced.shape[1]))],
-                         constant_values=pad)  # fmt: skip
         # A key a row and sample: the batch's size and the other rows leave a row's draws alone.
         fold = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
         keys = jax.vmap(fold, in_axes=(0, None))(

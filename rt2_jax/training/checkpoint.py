@@ -310,7 +310,8 @@ def locate(directory: epath.PathLike) -> epath.Path:
     root = epath.Path(str(resources.files('rt2_jax'))) / 'pretrained'
     present = [path.name for path in root.iterdir() if (path / 'config.json').exists()] if root.exists() else []
     if name not in present:
-        raise CheckpointError(f'the package has no checkpoint {name!r}{nearest(name, present)}')
+        hint = nearest(name, present) if present else ', nor any other'
+        raise CheckpointError(f'the package has no checkpoint {name!r}{hint}')
     return root / name
 
 
