@@ -25,7 +25,7 @@ def get_config(arg: str = 'cofinetune') -> ml_collections.ConfigDict:
         raise ValueError(f'configs/tabletop.py has no {arg!r}{nearest(arg, ARGUMENTS)}')
     config = _base()
     if arg == 'pretrain':
-        config.total_steps = 14_000
+        config.total_steps = 7_000
         config.data.robot = {}
         config.data.robot_share.start = 0.0
     elif arg == 'finetune':
@@ -47,7 +47,7 @@ def get_config(arg: str = 'cofinetune') -> ml_collections.ConfigDict:
 def _base() -> ml_collections.ConfigDict:
     # What differs between arguments is set in get_config; `mesh` sizes are numbers of devices, -1 the rest.
     return ml_collections.ConfigDict(dict(
-        seed=0, total_steps=20_000, batch_size=32, accumulate=1, log_every=50, checkpoint_every=1_000, keep=2,
+        seed=0, total_steps=20_000, batch_size=64, accumulate=1, log_every=50, checkpoint_every=1_000, keep=2,
         model=_tiny_pali(), tokenizer='', embodiment='tabletop', init_from='',
         data=dict(
             image_size=96, frames=1, prompt_length=24, target_length=16, threads=2, read_ahead=3, on_corrupt='raise',

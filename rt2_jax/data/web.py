@@ -69,7 +69,7 @@ class SmallWeb:
     size: int = 96
     length: int = 1 << 30
     kinds: Mapping[str, float] = dataclasses.field(default_factory=lambda: dict(KINDS))
-    rotation: float = 0.35
+    rotation: float = 0.3
     name: str = 'web'
 
     def __post_init__(self):
@@ -102,7 +102,7 @@ class SmallWeb:
     def _scene(self, rng, kind) -> tuple[list[compose.Placed], np.ndarray]:
         canvas = np.ascontiguousarray(compose.background(rng, self.size), np.float32)
         flatten, thickness = 1.0, 0.0
-        if kind in _LONE and rng.random() < 0.5:
+        if kind in _LONE and rng.random() < 0.6:
             scene = [self._lone(rng)]
         else:
             if rng.random() < 0.6:
@@ -112,7 +112,7 @@ class SmallWeb:
                                   cards=kind == 'colour' or rng.random() < 0.7)
         for placed in sorted(scene, key=lambda p: p.centre[1]):
             compose.draw(canvas, placed, flatten, thickness)
-        if rng.random() < 0.35:
+        if rng.random() < 0.2:
             compose.distract(canvas, rng)
         return scene, compose.finish(canvas, rng)
 

@@ -1,0 +1,86 @@
+"""Questions about the robot's own frames, as RT-2's auxiliary prediction tasks are.
+
+A policy has to know where things are in the robot's frames, not only in pictures of the web. Each
+step of an episode whose set says where the gripper and the visible things are makes a question in
+the web's own words, answered by places as `rt2_jax.data.web` writes them.
+"""
+
+from collections.abc import Mapping
+import dataclasses
+
+import numpy as np
+
+from rt2_jax.data import web
+from rt2_jax.data.example import Example
+from rt2_jax.data.rlds import StepSource
+from rt2_jax.nearest import nearest
+from rt2_jax.text import prompts
+
+# Relative frequencies. `way_gripper` is what an approach has to know.
+KINDS = {'frame_where': 0.5, 'frame_way_gripper': 0.3, 'frame_gripper': 0.1, 'frame_list': 0.1}
+
+
+@dataclasses.dataclass(frozen=True)
+class FrameQuestions:
+    """Question `i` is about step `i` of `steps`; a pure function of (seed, i).
+
+    The steps need the columns `observation/gripper_pixel` [2], `observation/object_names` (names by
+    line) and `observation/object_pixels` [n, 2] (u, v in [0, 1]; NaN where there is nothing).
+
+    Attributes:
+      steps: the robot's episodes.
+      kinds: kind of question -> relative frequency (`KINDS` is the default).
+      seed: another seed asks other questions.
+      name: the source's name.
+    """
+
+    steps: StepSource
+    kind_weights: Mapping[str, float] = dataclasses.field(default_factory=lambda: dict(KINDS))
+    seed: int = 0
+    name: str = 'frames'
+
+    def __post_init__(self):
+        for kind in self.kind_weights:
+            if kind not in KINDS:
+                raise ValueError(f'Unknown kind of question {kind!r}{nearest(kind, KINDS)}')
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        return tuple(sorted(self.kind_weights))
+
+    @property
+    def fingerprint(self) -> str:
+        return f'{self.steps.fingerprint} {sorted(self.kind_weights.items())} {self.seed}'
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def __getitem__(self, index: int) -> Example:
+        rng = np.random.Generator(np.random.Philox(key=[self.seed, index]))
+        weights = np.array([self.kind_weights[kind] for kind in self.kinds], np.float64)
+        kind = self.kinds[int(np.searchsorted(np.cumsum(weights / weights.sum()), rng.random()))]
+        step = self.steps.raw(index)
+        question, answer = _ask(kind, _visible(step), step['observation/gripper_pixel'], rng)
+        return Example(frames=self.steps.frames(index), prompt=prompts.web(question), answer=answer,
+                       source=self.name, kind=kind)
+
+
+def _visible(step: Mapping) -> list[tuple[str, np.ndarray]]:
+    """Names and places of the things inside the frame, from left to right."""
+    names = step['observation/object_names'].split('\n')
+    pixels = step['observation/object_pixels'][:len(names)]
+    inside = [(name, uv) for name, uv in zip(names, pixels) if ((0 <= uv) & (uv <= 1)).all()]
+    return sorted(inside, key=lambda pair: pair[1][0])
+
+
+def _ask(kind: str, things: list, gripper: np.ndarray, rng) -> tuple[str, str]:
+    if not things:
+        kind = 'frame_gripper'
+    if kind == 'frame_gripper':
+        return 'where is the gripper', web.place(np.clip(gripper, 0, 1))
+    name, where = things[int(rng.integers(len(things)))]
+    if kind == 'frame_where':
+        return f'where is the {name}', web.place(where)
+    if kind == 'frame_way_gripper':
+        return f'which way from the gripper to the {name}', web.offset(gripper, where)
+    return 'list all', ', '.join(f'{name} {web.place(uv)}' for name, uv in things[:3])
