@@ -25,7 +25,7 @@ def get_config(arg: str = 'cofinetune') -> ml_collections.ConfigDict:
         raise ValueError(f'configs/tabletop.py has no {arg!r}{nearest(arg, ARGUMENTS)}')
     config = _base()
     if arg == 'pretrain':
-        config.total_steps = 7_000
+        config.total_steps = 5_000
         config.data.robot = {}
         config.data.robot_share.start = 0.0
     elif arg == 'finetune':

@@ -44,12 +44,13 @@ _CATALOGUE = {
 }
 # The package's names where they are not what one says.
 _SPOKEN = {
-    'red_apple': 'apple', 'cheese_wedge': 'cheese', 'ear_of_corn': 'corn', 'kiwi_fruit': 'kiwi',
-    'french_fries': 'fries', 'birthday_cake': 'cake', 'honeybee': 'bee',
-    'automobile': 'car', 'locomotive': 'train', 'wrapped_gift': 'gift', 'alarm_clock': 'clock',
-    'closed_book': 'book', 'tennis': 'tennis ball', 'game_die': 'dice', 'hourglass_not_done': 'hourglass', 'high-heeled_shoe': 'shoe',
-    'crescent_moon': 'moon',     'red_heart': 'heart', 'cross_mark': 'cross', 
-    'red_question_mark': 'question mark', 'hot_pepper': 'pepper', 'soccer_ball': 'football',
+    'red_apple': 'apple', 'cheese_wedge': 'cheese', 'ear_of_corn': 'corn', 'kiwi_fruit':
+    'kiwi', 'french_fries': 'fries', 'birthday_cake': 'cake', 'honeybee': 'bee', 'automobile':
+    'car', 'locomotive': 'train', 'wrapped_gift': 'gift', 'alarm_clock': 'clock',
+    'closed_book': 'book', 'tennis': 'tennis ball', 'game_die': 'dice', 'hourglass_not_done':
+    'hourglass', 'high-heeled_shoe': 'shoe', 'crescent_moon': 'moon', 'red_heart': 'heart',
+    'cross_mark': 'cross', 'red_question_mark': 'question mark', 'hot_pepper': 'pepper',
+    'soccer_ball': 'football',
 }
 
 
