@@ -31,8 +31,8 @@ class TabletopEnv(gymnasium.Env):
     Observation: `image` uint8 [S, S, 3] and `instruction`, a string.
 
     Action: float32 [8]: a flag (>= 0.5 ends the episode, and nothing moves), then the change of the
-    gripper's pose in the frame of the table, dx, dy, dz in metres and drx, dry, drz in radians, then
-    the gripper: above 0 closed, else open. 3 Hz; a step may cross the whole workspace. The wrist
+    gripper's pose in the frame of the table, dx, dy, dz in metres and drx, dry, drz in radians,
+    then the gripper: above 0 closed, else open. 3 Hz; a step may cross the whole workspace. The wrist
     levels itself: a roll or pitch tilts the hand (by at most 0.3 rad) for the length of its step.
     Values outside the action space are clipped to it; a goal outside the gripper's reach is moved
     to the nearest one inside. Both are counted in `info` and logged.

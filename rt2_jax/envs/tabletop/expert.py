@@ -7,7 +7,8 @@ stands: a missed or lost tile is let go, the gripper rises, and the approach beg
 
     move above X -> descend -> close -> lift | slide to Y | turn -> terminate
 
-`python -m rt2_jax.envs.tabletop.expert --episodes=200 --task=pick --rounded --noise=0.1` measures it.
+`python -m rt2_jax.envs.tabletop.expert --episodes=200 --task=pick --rounded --noise=0.1`
+measures it.
 """
 
 import math

@@ -119,8 +119,8 @@ class Stage:
 
         The target follows a smooth-step over two thirds of the period and rests for the last. On
         the way down the gripper first moves across, then down, and on the way up the reverse, so
-        that it comes upon a tile from above. A finger that lands on a tile stops there. Fingers that
-        are to open or close do so before the gripper moves.
+        that it comes upon a tile from above. A finger that lands on a tile stops there. Fingers
+        that are to open or close do so before the gripper moves.
         """
         data = self.data
         start = np.array(data.xpos[self._hand])
