@@ -51,8 +51,9 @@ def _base() -> ml_collections.ConfigDict:
         model=_tiny_pali(), tokenizer='', embodiment='tabletop', init_from='',
         data=dict(
             image_size=96, frames=1, prompt_length=24, target_length=16, threads=2, read_ahead=3, on_corrupt='raise',
-            robot=dict(tabletop=dict(directory='runs/data/tabletop', card='tabletop', weight=1.0,
-                                     episodes=ml_collections.config_dict.placeholder(int), success_only=True)),
+            robot=dict(tabletop=dict(directory='runs/data/tabletop', card='tabletop', weight=1.0, plan_share=0.0,
+                                     questions=0.5, episodes=ml_collections.config_dict.placeholder(int),
+                                     success_only=True)),
             web=dict(web=dict(weight=1.0, seed=0, kinds=dict())),
             # The robot's share of a batch: constant (start), ramp (start to end over begin..finish) or steps.
             robot_share=dict(kind='constant', start=0.5, end=0.5, begin=0, finish=1, boundaries=(), shares=()),

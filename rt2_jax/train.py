@@ -22,8 +22,7 @@ import numpy as np
 from rt2_jax import configuration
 from rt2_jax.data import mixture
 from rt2_jax.data import pipeline
-from rt2_jax.data import rlds
-from rt2_jax.data import web
+from rt2_jax.data import sources
 from rt2_jax.models import vla
 from rt2_jax.parallel import distributed
 from rt2_jax.parallel import mesh as mesh_lib
@@ -40,21 +39,6 @@ from rt2_jax.training import step as step_lib
 _CONFIG = configuration.define_flag()
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Directory of the run: metrics, checkpoints, config.')
 flags.mark_flags_as_required(['config', 'workdir'])
-
-
-def make_sources(config: Any) -> tuple[dict, dict]:
-    """Opens the data sources of `config.data`: robot and web, each name -> (source, weight)."""
-    data = config.data
-    robot, others = {}, {}
-    for name, given in data.robot.items():
-        given = given.to_dict()
-        directory, card, weight = given.pop('directory'), given.pop('card'), given.pop('weight')
-        robot[name] = rlds.open_source(directory, card, name=name, on_corrupt=data.on_corrupt, **given), weight
-    for name, given in data.web.items():
-        given = given.to_dict()
-        weight, kinds = given.pop('weight'), given.pop('kinds')
-        others[name] = web.SmallWeb(name=name, size=data.image_size, **({'kinds': kinds} if kinds else {}), **given), weight
-    return robot, others
 
 
 def make_iterator(config: Any, tokenizer: Tokenizer, robot: dict, others: dict, where: Any) -> pipeline.BatchIterator:
@@ -113,7 +97,7 @@ def _train(config: Any, workdir: epath.Path, stop: Callable[[int], bool]) -> Non
     _compile_cache(config, workdir)
     mesh = mesh_lib.make_mesh(config.mesh)
     tokenizer = Tokenizer.load(config.tokenizer) if config.tokenizer else Tokenizer.load_default()
-    robot, others = make_sources(config)
+    robot, others = sources.open_sources(config.data)
     spaces = {name: source.action_space for name, (source, _) in robot.items()}
     fresh = not (workdir / 'config.json').exists()
     if not fresh:

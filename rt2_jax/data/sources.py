@@ -1,0 +1,45 @@
+"""Opens what a config's `data` part names: robot episodes and everything around them."""
+
+from typing import Any
+
+from rt2_jax.data import frame_questions
+from rt2_jax.data import plans
+from rt2_jax.data import rlds
+from rt2_jax.data import web
+
+
+def open_sources(data: Any) -> tuple[dict, dict]:
+    """Opens the sources of `config.data`.
+
+    A robot set gives its steps, a share `plan_share` of them answered with a plan first. Questions
+    about its frames, if `questions` weighs more than nothing, go to the web's side of the mixture.
+
+    Args:
+      data: the config's `data` part (see configs/tabletop.py).
+
+    Returns:
+      Two dicts, name -> (source, weight): the robot's side of the mixture and the web's.
+    """
+    robot, others = {}, {}
+    for name, given in data.robot.items():
+        given = dict(given)
+        weight, plan_share = given.pop('weight'), given.pop('plan_share', 0.0)
+        questions = given.pop('questions', 0.0)
+        steps = rlds.open_source(given.pop('directory'), given.pop('card'), name=name,
+                                 on_corrupt=data.on_corrupt, **given)
+        if not 0 <= plan_share <= 1:
+            raise ValueError(f'config.data.robot.{name}.plan_share must be 0 to 1, not {plan_share}')
+        if plan_share < 1:
+            robot[name] = steps, weight * (1 - plan_share)
+        if plan_share > 0:
+            planned = plans.GroundedPlans(steps, name=f'{name}_plans')
+            robot[planned.name] = planned, weight * plan_share
+        if questions > 0:
+            asked = frame_questions.FrameQuestions(steps, name=f'{name}_frames')
+            others[asked.name] = asked, questions
+    for name, given in data.web.items():
+        given = dict(given)
+        weight, kinds = given.pop('weight'), dict(given.pop('kinds'))
+        kinds = {'kinds': kinds} if kinds else {}
+        others[name] = web.SmallWeb(name=name, size=data.image_size, **kinds, **given), weight
+    return robot, others
