@@ -1,0 +1,186 @@
+"""The train binary: resuming to the bit after kill -9, SIGTERM, NaN, configs that do not fit, all for real."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+import time
+
+from etils import epath
+import jax
+import numpy as np
+import pytest
+
+from rt2_jax import train
+from rt2_jax.parallel.sharding import named_leaves
+from rt2_jax.training import checkpoint
+from rt2_jax.training import metrics
+
+ROOT = pathlib.Path(__file__).parents[1]
+CONFIG = 'tests/training/tiny_config.py'
+
+
+def command(workdir, cache, *flags, argument='web'):
+    return [sys.executable, '-m', 'rt2_jax.train', f'--config={CONFIG}:{argument}', f'--workdir={workdir}',
+            f'--config.compile_cache={cache}', *flags]
+
+
+def run(*arguments, environment=None, **options):
+    return subprocess.run(command(*arguments, **options), cwd=ROOT, capture_output=True, text=True, timeout=300,
+                          env={**os.environ, 'JAX_PLATFORMS': 'cpu', **(environment or {})})
+
+
+def start(*arguments):
+    return subprocess.Popen(command(*arguments), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                            env={**os.environ, 'JAX_PLATFORMS': 'cpu'})
+
+
+def curve(workdir):
+    """What was logged, without what depends on the clock."""
+    return [{name: value for name, value in row.items() if not name.startswith('speed/')} for row in metrics.read(workdir)]
+
+
+def wait_for_step(process, workdir, step):
+    """Returns once the running process has logged `step` or a later one."""
+    file = pathlib.Path(workdir) / metrics.FILE
+    while process.poll() is None:
+        lines = file.read_text().splitlines() if file.exists() else []
+        if any(f'"step": {n},' in line for line in lines for n in range(step, step + 60)):
+            return
+        time.sleep(0.005)
+    pytest.fail(f'the process ended by itself: {process.communicate()[0]}')
+
+
+def tiny_config(argument='web', **changes):
+    sys.path.insert(0, str(ROOT / 'tests' / 'training'))
+    try:
+        import tiny_config as module
+    finally:
+        sys.path.pop(0)
+    config = module.get_config(argument)
+    with config.unlocked():
+        config.update_from_flattened_dict(changes)
+    return config
+
+
+@pytest.fixture(scope='module')
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp('compile_cache')
+
+
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory, cache):
+    """A finished run, never interrupted."""
+    workdir = tmp_path_factory.mktemp('trained') / 'run'
+    result = run(workdir, cache)
+    assert result.returncode == 0, result.stderr
+    assert 'steps/s' in result.stdout and 'data wait' in result.stdout and 'left' in result.stdout
+    return workdir
+
+
+def test_killed_and_terminated_runs_resume_to_the_bit(trained, cache, tmp_path):
+    workdir = tmp_path / 'run'
+    moment = random.randrange(4, 14)
+    process = start(workdir, cache)
+    wait_for_step(process, workdir, moment)
+    time.sleep(random.random() * 0.2)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    process.stdout.close()
+
+    process = start(workdir, cache)
+    wait_for_step(process, workdir, moment + 3)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, output
+
+    result = run(workdir, cache)
+    assert result.returncode == 0, result.stderr
+    assert curve(workdir) == curve(trained)
+    ours, theirs = (named_leaves(checkpoint.load_for_inference(path).params) for path in (workdir, trained))
+    for name, value in theirs.items():
+        np.testing.assert_array_equal(ours[name], value, err_msg=name)
+
+
+def test_loss_falls_and_every_metric_is_there(trained):
+    rows = metrics.read(trained)
+    assert [row['step'] for row in rows] == list(range(3, 25, 3))
+    assert rows[-1]['loss'] < rows[0]['loss'] - 0.5
+    for name in ('source/web/loss', 'source/web/accuracy', 'speed/steps_per_second', 'speed/data_wait', 'speed/mfu', 'lr'):
+        assert name in rows[-1]
+    assert any(name.startswith('kind/') for name in rows[0])
+    assert list((trained / 'tensorboard').iterdir())
+
+
+def test_finished_run_started_again_changes_nothing(trained, cache):
+    before = (trained / metrics.FILE).read_bytes()
+    train.train(tiny_config(compile_cache=str(cache)), epath.Path(trained))
+    assert (trained / metrics.FILE).read_bytes() == before
+
+
+def test_directory_is_all_that_inference_needs(trained):
+    loaded = checkpoint.load_for_inference(trained)
+    assert loaded.step == 24
+    assert loaded.config.batch_size == 4
+    assert loaded.tokenizer.encode('12') == [loaded.tokenizer.integer_ids[12]]
+    assert loaded.embodiment['name'] == 'tabletop'
+    assert dataclasses.asdict(loaded.action_space)['units'][0] == 'm'
+    assert json.loads((trained / 'versions.json').read_text())['jax'] == jax.__version__
+
+
+def test_resuming_with_another_config_lists_what_differs(trained):
+    config = tiny_config(**{'optimizer.lr': 0.5, 'log_every': 7})
+    with pytest.raises(checkpoint.CheckpointError, match=r'optimizer\.lr: was 0\.003, is 0\.5') as error:
+        train.train(config, epath.Path(trained))
+    assert 'log_every:' not in str(error.value)
+
+
+def test_checkpoint_of_another_model_lists_names_and_shapes(trained, tmp_path):
+    config = tiny_config(**{'init_from': str(trained), 'model.decoder.width': 48, 'model.encoder.width': 48})
+    with pytest.raises(ValueError, match=r'head/kernel: the model has \(48, \d+\), the checkpoint \(32, \d+\)'):
+        train.train(config, epath.Path(tmp_path / 'run'))
+
+
+def test_exported_checkpoint_starts_a_run(trained, tmp_path):
+    size = checkpoint.export(trained, tmp_path / 'exported')
+    numbers = sum(x.size for x in named_leaves(checkpoint.load_for_inference(trained).params).values())
+    assert size < 2.2 * numbers
+    train.train(tiny_config(init_from=str(tmp_path / 'exported'), total_steps=2, log_every=1), epath.Path(tmp_path / 'run'))
+    first, last = metrics.read(tmp_path / 'run')[0], metrics.read(trained)[-1]
+    assert first['loss'] < metrics.read(trained)[0]['loss'] and abs(first['loss'] - last['loss']) < 1.5
+
+
+def test_loss_that_is_not_finite_names_the_last_good_step(tmp_path):
+    config = tiny_config(**{'optimizer.lr': 3e37, 'optimizer.warmup': 1000, 'log_every': 1, 'checkpoint_every': 1})
+    with pytest.raises(FloatingPointError, match='last good checkpoint is of step 1'):
+        train.train(config, epath.Path(tmp_path / 'run'))
+    assert checkpoint.load_for_inference(tmp_path / 'run').step == 1
+
+
+def test_mesh_of_eight_devices_gives_the_same_curve(cache, tmp_path):
+    flags = ('--config.batch_size=8', '--config.total_steps=3', '--config.log_every=1')
+    one = run(tmp_path / 'one', cache, *flags)
+    assert one.returncode == 0, one.stderr
+    eight = run(tmp_path / 'eight', cache, *flags, '--config.mesh.data=2', '--config.mesh.fsdp=2', '--config.mesh.tensor=2',
+                environment={'XLA_FLAGS': '--xla_force_host_platform_device_count=8'})
+    assert eight.returncode == 0, eight.stderr
+    losses = [[row['loss'] for row in metrics.read(tmp_path / name)] for name in ('one', 'eight')]
+    np.testing.assert_allclose(*losses, rtol=1e-4)
+
+
+@pytest.mark.parametrize('flag, message', [
+    ('--config.bacth_size=3', "no such field; did you mean 'batch_size'"),
+    ('--config.optimizer.Lr=3', "did you mean 'optimizer.lr'"),
+    ('--config=configs/tabletop.py:pretran', "did you mean 'pretrain'"),
+    ('--config=configs/tabletp.py', "did you mean 'configs/tabletop.py'"),
+])
+def test_mistyped_flags_name_the_nearest(flag, message, tmp_path):
+    arguments = ['--config=configs/tabletop.py:pretrain', flag] if 'config.' in flag.partition('=')[0] else [flag]
+    result = subprocess.run([sys.executable, '-m', 'rt2_jax.train', f'--workdir={tmp_path}', *arguments], cwd=ROOT,
+                            capture_output=True, text=True, timeout=120)
+    assert result.returncode and message in result.stderr, result.stderr
+    assert 'Traceback' not in result.stderr

@@ -1,0 +1,108 @@
+"""Loss, sums by source and kind, errors of actions in metres and radians, accumulation."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from rt2_jax.text.actions import ActionSpace
+from rt2_jax.training import metrics
+from rt2_jax.training import state as state_lib
+from rt2_jax.training import step as step_lib
+
+TARGET_LENGTH = 12
+
+
+@pytest.fixture(scope='module')
+def batch(tiny, action_tokenizer):
+    """Four rows: two of a robot (source 0, kind 0), two of the web (source 1, kinds 1 and 2)."""
+    images, prompt = tiny.inputs(seed=3, batch=4)
+    target = np.zeros((4, TARGET_LENGTH), np.int32)
+    rng = np.random.default_rng(0)
+    for row in range(2):
+        action = np.concatenate([[row], rng.uniform(-1, 1, 7)]).astype(np.float32)
+        target[row, :9] = [*action_tokenizer.encode(action), tiny.tokenizer.eos_id]
+    target[2, :3] = [50, 60, 1]
+    target[3, :5] = [50, 61, 62, 63, 1]
+    return jax.tree.map(jnp.asarray, dict(images=images, prompt=prompt, target=target, index=np.arange(4, dtype=np.int32),
+                                          source=np.array([0, 0, 1, 1], np.int32), kind=np.array([0, 0, 1, 2], np.int32)))
+
+
+@pytest.fixture(scope='module')
+def tables(action_tokenizer):
+    centres = np.zeros((2, 7, 256), np.float32)
+    centres[0] = action_tokenizer.space.centres
+    return step_lib.ActionTables(jnp.asarray(action_tokenizer.bin_of_id), jnp.asarray(centres), jnp.array([True, False, False]))
+
+
+def advance(tiny, batch, tables, accumulate):
+    optimizer = optax.sgd(0.1)
+    params = tiny.params(0)
+    state = state_lib.TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), jax.random.PRNGKey(0))
+    step = step_lib.make_train_step(tiny.model, optimizer, accumulate=accumulate, tables=tables)
+    return jax.jit(step)(state, step_lib.Accumulated.zeros(2, 3, actions=True), batch)
+
+
+@pytest.fixture(scope='module')
+def advanced(tiny, batch, tables):
+    return advance(tiny, batch, tables, 1)
+
+
+def test_cross_entropy_is_that_of_numpy_without_padding():
+    rng = np.random.default_rng(0)
+    logits, target = rng.normal(size=(2, 3, 5)).astype(np.float32), np.array([[4, 2, 0], [1, 0, 0]])
+    loss, mask = step_lib.cross_entropy(jnp.asarray(logits), jnp.asarray(target))
+    logs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    expected = -np.take_along_axis(logs, target[..., None], -1)[..., 0] * (target != 0)
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)
+    np.testing.assert_array_equal(mask, target != 0)
+
+
+def test_decoder_reads_the_target_one_place_late():
+    np.testing.assert_array_equal(step_lib.shift_right(jnp.array([[7, 8, 1, 0]])), [[0, 7, 8, 1]])
+
+
+def test_sums_are_split_by_source_and_kind(tiny, batch, advanced):
+    _, sums, loss = advanced
+    logits = tiny.model.apply({'params': tiny.params(0)}, batch['images'], batch['prompt'], step_lib.shift_right(batch['target']))
+    by_token, mask = step_lib.cross_entropy(logits, batch['target'])
+    rows = np.asarray(by_token.sum(1))
+    np.testing.assert_allclose(sums.source.loss, [rows[:2].sum(), rows[2:].sum()], rtol=1e-4)
+    np.testing.assert_allclose(sums.kind.loss, [rows[:2].sum(), rows[2], rows[3]], rtol=1e-4)
+    np.testing.assert_array_equal(sums.kind.tokens, [18, 3, 5])
+    np.testing.assert_allclose(loss, rows.sum() / mask.sum(), rtol=1e-4)
+    values = step_lib.summary(jax.device_get(sums), ['arm', 'web'], ['robot', 'name', 'where'], ['dx_m'] * 7)
+    np.testing.assert_allclose(values['source/web/loss'], rows[2:].sum() / 8, rtol=1e-4)
+    assert values['kind/where/examples'] == 1 and 'action/web/dx_m' not in values
+
+
+def test_accumulating_over_parts_changes_nothing(tiny, batch, tables, advanced):
+    state, sums, loss = advance(tiny, batch, tables, 2)
+    for ours, theirs in zip(jax.tree.leaves((state.params, sums, loss)), jax.tree.leaves((advanced[0].params, *advanced[1:]))):
+        np.testing.assert_allclose(ours, theirs, rtol=2e-3, atol=1e-5)
+
+
+def test_errors_of_actions_are_in_physical_units(tiny, batch, tables, action_tokenizer):
+    right = np.asarray(batch['target'])
+    predicted = right.copy()
+    # One bin further in dx, ten bins in drz, and the terminate flag the other way round.
+    for place, bins in ((1, 1), (6, 10)):
+        integer = action_tokenizer.bin_of_id[right[0, place]]
+        predicted[0, place] = action_tokenizer.integer_ids[integer + bins if integer + bins < 256 else integer - bins]
+    predicted[0, 0] = action_tokenizer.terminate_ids[int(right[0, 0] == action_tokenizer.terminate_ids[0])]
+    predicted[1, 3] = 3  # no integer: does not decode
+    rows = step_lib.action_rows(jnp.asarray(predicted), batch['target'], batch['source'], batch['kind'], tables)
+    widths = ActionSpace.rt1_bounds().bin_widths
+    np.testing.assert_array_equal(rows['examples'], [1, 1, 0, 0])
+    np.testing.assert_array_equal(rows['decodable'], [1, 0, 0, 0])
+    np.testing.assert_allclose(rows['error'][0], [widths[0], 0, 0, 0, 0, 10 * widths[5], 0], rtol=1e-4, atol=1e-7)
+    np.testing.assert_array_equal(rows['correct'][0], [0, 0, 1, 1, 1, 1, 0, 1])
+    np.testing.assert_array_equal(rows['error'][1:], 0)
+
+
+def test_flops_count_loops_in_full():
+    w = jnp.ones((4, 8, 8))
+    x = jnp.ones((2, 8))
+    jaxpr = jax.make_jaxpr(lambda x: jax.lax.scan(lambda c, layer: (c @ layer, None), x, w)[0])(x)
+    assert metrics.count_flops(jaxpr) == 4 * 2 * 2 * 8 * 8
