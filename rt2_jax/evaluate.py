@@ -26,18 +26,19 @@ from absl import logging
 from etils import epath
 import jax
 
+from rt2_jax.data import web
+from rt2_jax.decoding.grammar import Kind
 from rt2_jax.envs.tabletop import suites
 from rt2_jax.envs.tabletop import tasks
-from rt2_jax.decoding.grammar import Kind
 from rt2_jax.evaluation import closed_loop
 from rt2_jax.evaluation import offline
 from rt2_jax.evaluation import report
-from rt2_jax.data import web
 from rt2_jax.nearest import nearest
 from rt2_jax.policy import Policy
 from rt2_jax.text.actions import ActionSpace
 from rt2_jax.text.actions import ActionTokenizer
 from rt2_jax.text.tokenizer import Tokenizer
+from rt2_jax.training.checkpoint import CheckpointError
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Checkpoint directory, or 'package:NAME'.")
 _STEP = flags.DEFINE_integer("step", None, "Which step; the latest by default.")
@@ -89,13 +90,16 @@ def load_policy() -> Policy | None:
     if cache.exists():
         jax.config.update("jax_compilation_cache_dir", str(cache))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
-    return Policy.from_checkpoint(
-        _WORKDIR.value,
-        _STEP.value,
-        untrained=_POLICY.value == "untrained",
-        batch_sizes=(_PARALLEL.value,),
-        plan=_PLAN.value,
-    )
+    try:
+        return Policy.from_checkpoint(
+            _WORKDIR.value,
+            _STEP.value,
+            untrained=_POLICY.value == "untrained",
+            batch_sizes=(_PARALLEL.value,),
+            plan=_PLAN.value,
+        )
+    except CheckpointError as error:
+        raise app.UsageError(f"--workdir={_WORKDIR.value}: {error}") from error
 
 
 def make_decide(policy: Policy | None) -> closed_loop.Decide:

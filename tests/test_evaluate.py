@@ -18,7 +18,6 @@ from rt2_jax.evaluation import offline
 from rt2_jax.evaluation import video
 from rt2_jax.policy import Policy
 from rt2_jax.text import prompts
-from rt2_jax.training.checkpoint import CheckpointError
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
@@ -164,7 +163,7 @@ def test_mistyped_names_are_usage_errors(tmp_path, settings, message):
 
 
 def test_a_workdir_without_a_checkpoint_raises(tmp_path):
-    with pytest.raises(CheckpointError, match="is empty"):
+    with pytest.raises(app.UsageError, match="is empty"):
         evaluated(tmp_path, workdir=str(tmp_path))
 
 

@@ -49,7 +49,7 @@ def manifest(**settings: Any) -> dict[str, Any]:
     """How a result came about: command, date, device, versions, and `settings`."""
     device = jax.devices()[0]
     return {
-        "command": shlex.join([os.path.basename(sys.executable), *sys.argv]),
+        "command": shlex.join(sys.orig_argv),
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "device": f"{device.platform}: {device.device_kind}",
         "devices": jax.device_count(),

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import functools
 import math
 from typing import Any
+import unicodedata
 
 import cv2
 import imageio.v2 as imageio
@@ -75,17 +76,22 @@ def grid(films: Sequence[Sequence[np.ndarray]], columns: int, cells: int) -> lis
 
 def _caption(frame: np.ndarray, above: str, below: str, colour: tuple[int, int, int]) -> np.ndarray:
     picture = cv2.copyMakeBorder(frame, BAR, BAR, 0, 0, cv2.BORDER_CONSTANT, value=(0, 0, 0))
-    for text, baseline, ink in ((above, BAR - 9, WHITE), (below, picture.shape[0] - 9, colour)):
-        # OpenCV's own typeface, for the accents of the other languages.
-        cv2.putText(picture, text, (8, baseline), ink, _typeface(), _size(text, frame.shape[1]))
+    _write(picture, above, BAR - 9, WHITE)
+    _write(picture, below, picture.shape[0] - 9, colour)
     return picture
 
 
+def _write(picture: np.ndarray, text: str, baseline: int, colour: tuple[int, int, int]) -> None:
+    """A line of text in the largest size, up to 18 pixels, in which it fits."""
+    size = int(min(18, max(8, 1.9 * (picture.shape[1] - 16) / max(1, len(text)))))
+    if hasattr(cv2, "FontFace"):
+        cv2.putText(picture, text, (8, baseline), colour, _typeface(), size)
+        return
+    # OpenCV before 5 draws ASCII alone: accents go, letters stay.
+    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
+    cv2.putText(picture, plain, (8, baseline), cv2.FONT_HERSHEY_SIMPLEX, size / 32, colour)
+
+
 @functools.cache
-def _typeface() -> cv2.FontFace:
+def _typeface() -> Any:
     return cv2.FontFace("sans")
-
-
-def _size(text: str, width: int) -> int:
-    """The largest size of type, up to 18 pixels, in which a line fits."""
-    return int(min(18, max(8, 1.9 * (width - 16) / max(1, len(text)))))
