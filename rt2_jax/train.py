@@ -13,72 +13,25 @@ from absl import app
 from absl import flags
 from absl import logging
 from etils import epath
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.experimental import multihost_utils
 import numpy as np
 
 from rt2_jax import configuration
-from rt2_jax.data import mixture
-from rt2_jax.data import pipeline
-from rt2_jax.data import sources
-from rt2_jax.models import vla
 from rt2_jax.parallel import distributed
 from rt2_jax.parallel import mesh as mesh_lib
-from rt2_jax.parallel import sharding
-from rt2_jax.text.actions import ActionSpace
-from rt2_jax.text.actions import ActionTokenizer
 from rt2_jax.text.tokenizer import Tokenizer
 from rt2_jax.training import checkpoint
 from rt2_jax.training import metrics
 from rt2_jax.training import optimizer as optimizer_lib
+from rt2_jax.training import program as program_lib
 from rt2_jax.training import state as state_lib
 from rt2_jax.training import step as step_lib
 
 _CONFIG = configuration.define_flag()
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Directory of the run: metrics, checkpoints, config.')
 flags.mark_flags_as_required(['config', 'workdir'])
-
-
-def make_iterator(config: Any, tokenizer: Tokenizer, robot: dict, others: dict, where: Any) -> pipeline.BatchIterator:
-    """The run's batches, sharded as `where` says."""
-    data = config.data
-    return pipeline.make_iterator(
-        robot, others, tokenizer=tokenizer, schedule=mixture.Schedule.from_config(data.robot_share.to_dict()),
-        batches=config.total_steps, batch_size=config.batch_size, image_size=data.image_size,
-        prompt_length=data.prompt_length, target_length=data.target_length, seed=config.seed, sharding=where,
-        threads=data.threads, read_ahead=data.read_ahead)
-
-
-def batch_shapes(config: Any, where: Any) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes of one batch as the config says them, for compiling before any data is read."""
-    data, size = config.data, config.batch_size
-    shapes = {'images': (size, data.frames, data.image_size, data.image_size, 3), 'prompt': (size, data.prompt_length),
-              'target': (size, data.target_length), 'source': (size,), 'kind': (size,), 'index': (size,)}
-    return {name: jax.ShapeDtypeStruct(shape, jnp.uint8 if name == 'images' else jnp.int32, sharding=where)
-            for name, shape in shapes.items()}
-
-
-def action_tables(tokenizer: Tokenizer, spaces: dict[str, ActionSpace],
-                  batches: pipeline.BatchIterator) -> step_lib.ActionTables | None:
-    """What the step needs to measure errors of actions in physical units; None without robot sources."""
-    if not spaces:
-        return None
-    tokenizers = {name: ActionTokenizer(space, tokenizer) for name, space in spaces.items()}
-    bins = max(space.bins for space in spaces.values())
-    centres = np.zeros((len(batches.sources), 7, bins), np.float32)
-    for name, space in spaces.items():
-        centres[batches.sources.index(name), :, :space.bins] = space.centres
-    widest = max(tokenizers.values(), key=lambda tokenizer: tokenizer.space.bins)
-    acts = np.array([kind in ('robot', 'robot_plan') for kind in batches.kinds])
-    return step_lib.ActionTables(bin_of_id=jnp.asarray(widest.bin_of_id), centres=jnp.asarray(centres), acts=jnp.asarray(acts))
-
-
-def dimension_names(spaces: dict[str, ActionSpace]) -> list[str]:
-    """'dx_m', 'drx_rad', ..., 'gripper': the dimensions of an action with their units."""
-    space = next(iter(spaces.values()), None)
-    return [name if unit == '1' else f'{name}_{unit}' for name, unit in zip(space.names, space.units)] if space else []
 
 
 def train(config: Any, workdir: epath.Path) -> None:
@@ -97,50 +50,35 @@ def _train(config: Any, workdir: epath.Path, stop: Callable[[int], bool]) -> Non
     _compile_cache(config, workdir)
     mesh = mesh_lib.make_mesh(config.mesh)
     tokenizer = Tokenizer.load(config.tokenizer) if config.tokenizer else Tokenizer.load_default()
-    robot, others = sources.open_sources(config.data)
-    spaces = {name: source.action_space for name, (source, _) in robot.items()}
-    fresh = not (workdir / 'config.json').exists()
-    if not fresh:
+    if (workdir / 'config.json').exists():
         checkpoint.check_same_config(workdir, config)
-    batches = make_iterator(config, tokenizer, robot, others, sharding.batch_sharding(mesh))
+    batches, spaces = program_lib.open_batches(config, tokenizer, mesh)
+    program = program_lib.build(config, mesh, tokenizer, batches.sources, batches.kinds, spaces)
 
-    model = vla.build(config.model, tokenizer.vocab_size)
-    shapes = batch_shapes(config, sharding.batch_sharding(mesh))
-    boxed = state_lib.parameter_shapes(model, shapes)
-    optimizer = optimizer_lib.make_optimizer(config.optimizer, config.total_steps, nn.meta.unbox(boxed))
     checkpoints = checkpoint.Checkpoints(workdir, keep=config.keep)
-    tables = action_tables(tokenizer, spaces, batches)
-    zeros = jax.jit(lambda: step_lib.Accumulated.zeros(len(batches.sources), len(batches.kinds), tables is not None),
-                    out_shardings=sharding.replicated(mesh))
     start = checkpoints.latest() or 0
     if start:
-        abstract = state_lib.abstract_state(model, optimizer, shapes, mesh)
-        state, accumulated, position = checkpoints.restore(start, abstract, _like(zeros()))
+        state, accumulated, position = checkpoints.restore(start, program.state, program.accumulated)
         batches.set_state(position)
         say(f'resumed at step {start} of {config.total_steps}')
     else:
         params = checkpoint.initial_params(config.init_from, tokenizer) if config.init_from else None
-        state, accumulated = state_lib.init_state(model, optimizer, shapes, mesh, config.seed, params), zeros()
+        state, accumulated = program.init(params), program.zeros()
     if distributed.is_leader():
         checkpoint.write_assets(workdir, config, tokenizer, spaces)
-        say(f'{state_lib.count_parameters(state.params) / 1e6:.2f} M parameters, mesh {dict(mesh.shape)}, '
-            f'{jax.devices()[0].device_kind}')
+    say(f'{state_lib.count_parameters(state.params) / 1e6:.2f} M parameters, mesh {dict(mesh.shape)}, '
+        f'{jax.devices()[0].device_kind}')
 
     begin = time.perf_counter()
-    step_function = step_lib.make_train_step(model, optimizer, accumulate=config.accumulate, tables=tables)
-    traced = jax.jit(step_function, donate_argnums=(0, 1)).trace(state, accumulated, shapes)
+    traced = program.trace()
     flops = metrics.count_flops(traced.jaxpr)
     compiled = traced.lower().compile()
     peak = metrics.matmul_peak(jnp.dtype(config.model.dtype)) * jax.device_count()
     say(f'compiled in {time.perf_counter() - begin:.1f} s: {flops / 1e9:.2f} GFLOP a step; a plain matmul reaches '
         f'{peak / 1e9:.0f} GFLOP/s')
     writer = metrics.Writer(workdir, start, config.wandb_project) if distributed.is_leader() else None
-    run = _Run(config, checkpoints, batches, writer, zeros, flops, peak, stop, dimension_names(spaces))
+    run = _Run(config, checkpoints, batches, writer, program.zeros, flops, peak, stop, program_lib.dimension_names(spaces))
     run.loop(compiled, state, accumulated, start)
-
-
-def _like(tree: Any) -> Any:
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), tree)
 
 
 class _Run:

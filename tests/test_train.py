@@ -1,6 +1,7 @@
 """The train binary: resuming to the bit after kill -9, SIGTERM, NaN, configs that do not fit, all for real."""
 
 import dataclasses
+import importlib.util
 import json
 import os
 import pathlib
@@ -24,13 +25,13 @@ ROOT = pathlib.Path(__file__).parents[1]
 CONFIG = 'tests/training/tiny_config.py'
 
 
-def command(workdir, cache, *flags, argument='web'):
-    return [sys.executable, '-m', 'rt2_jax.train', f'--config={CONFIG}:{argument}', f'--workdir={workdir}',
-            f'--config.compile_cache={cache}', *flags]
+def command(workdir, cache, episodes, *flags):
+    return [sys.executable, '-m', 'rt2_jax.train', f'--config={CONFIG}:robot', f'--workdir={workdir}',
+            f'--config.compile_cache={cache}', f'--config.data.robot.tabletop.directory={episodes}', *flags]
 
 
-def run(*arguments, environment=None, **options):
-    return subprocess.run(command(*arguments, **options), cwd=ROOT, capture_output=True, text=True, timeout=300,
+def run(*arguments, environment=None):
+    return subprocess.run(command(*arguments), cwd=ROOT, capture_output=True, text=True, timeout=600,
                           env={**os.environ, 'JAX_PLATFORMS': 'cpu', **(environment or {})})
 
 
@@ -55,16 +56,26 @@ def wait_for_step(process, workdir, step):
     pytest.fail(f'the process ended by itself: {process.communicate()[0]}')
 
 
-def tiny_config(argument='web', **changes):
-    sys.path.insert(0, str(ROOT / 'tests' / 'training'))
-    try:
-        import tiny_config as module
-    finally:
-        sys.path.pop(0)
-    config = module.get_config(argument)
+def module_of(path):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def tiny_config(episodes=None, **changes):
+    config = module_of(ROOT / CONFIG).get_config('robot' if episodes else 'web')
     with config.unlocked():
+        if episodes:
+            config.data.robot.tabletop.directory = str(episodes)
         config.update_from_flattened_dict(changes)
     return config
+
+
+@pytest.fixture(scope='module')
+def episodes(tmp_path_factory):
+    writer = module_of(ROOT / 'tests' / 'data' / 'conftest.py')
+    return writer.write_dataset(tmp_path_factory.mktemp('episodes') / 'tabletop', episodes=6)
 
 
 @pytest.fixture(scope='module')
@@ -73,32 +84,32 @@ def cache(tmp_path_factory):
 
 
 @pytest.fixture(scope='module')
-def trained(tmp_path_factory, cache):
+def trained(tmp_path_factory, episodes, cache):
     """A finished run, never interrupted."""
     workdir = tmp_path_factory.mktemp('trained') / 'run'
-    result = run(workdir, cache)
+    result = run(workdir, cache, episodes)
     assert result.returncode == 0, result.stderr
     assert 'steps/s' in result.stdout and 'data wait' in result.stdout and 'left' in result.stdout
     return workdir
 
 
-def test_killed_and_terminated_runs_resume_to_the_bit(trained, cache, tmp_path):
+def test_killed_and_terminated_runs_resume_to_the_bit(trained, episodes, cache, tmp_path):
     workdir = tmp_path / 'run'
     moment = random.randrange(4, 14)
-    process = start(workdir, cache)
+    process = start(workdir, cache, episodes)
     wait_for_step(process, workdir, moment)
     time.sleep(random.random() * 0.2)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     process.stdout.close()
 
-    process = start(workdir, cache)
+    process = start(workdir, cache, episodes)
     wait_for_step(process, workdir, moment + 3)
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 0, output
 
-    result = run(workdir, cache)
+    result = run(workdir, cache, episodes)
     assert result.returncode == 0, result.stderr
     assert curve(workdir) == curve(trained)
     ours, theirs = (named_leaves(checkpoint.load_for_inference(path).params) for path in (workdir, trained))
@@ -110,15 +121,15 @@ def test_loss_falls_and_every_metric_is_there(trained):
     rows = metrics.read(trained)
     assert [row['step'] for row in rows] == list(range(3, 25, 3))
     assert rows[-1]['loss'] < rows[0]['loss'] - 0.5
-    for name in ('source/web/loss', 'source/web/accuracy', 'speed/steps_per_second', 'speed/data_wait', 'speed/mfu', 'lr'):
+    for name in ('source/web/loss', 'source/web/accuracy', 'action/tabletop/dx_m', 'speed/steps_per_second', 'speed/data_wait', 'speed/mfu', 'lr'):
         assert name in rows[-1]
     assert any(name.startswith('kind/') for name in rows[0])
     assert list((trained / 'tensorboard').iterdir())
 
 
-def test_finished_run_started_again_changes_nothing(trained, cache):
+def test_finished_run_started_again_changes_nothing(trained, episodes, cache):
     before = (trained / metrics.FILE).read_bytes()
-    train.train(tiny_config(compile_cache=str(cache)), epath.Path(trained))
+    train.train(tiny_config(episodes, compile_cache=str(cache)), epath.Path(trained))
     assert (trained / metrics.FILE).read_bytes() == before
 
 
@@ -132,8 +143,8 @@ def test_directory_is_all_that_inference_needs(trained):
     assert json.loads((trained / 'versions.json').read_text())['jax'] == jax.__version__
 
 
-def test_resuming_with_another_config_lists_what_differs(trained):
-    config = tiny_config(**{'optimizer.lr': 0.5, 'log_every': 7})
+def test_resuming_with_another_config_lists_what_differs(trained, episodes):
+    config = tiny_config(episodes, **{'optimizer.lr': 0.5, 'log_every': 7})
     with pytest.raises(checkpoint.CheckpointError, match=r'optimizer\.lr: was 0\.003, is 0\.5') as error:
         train.train(config, epath.Path(trained))
     assert 'log_every:' not in str(error.value)
@@ -149,9 +160,9 @@ def test_exported_checkpoint_starts_a_run(trained, tmp_path):
     size = checkpoint.export(trained, tmp_path / 'exported')
     numbers = sum(x.size for x in named_leaves(checkpoint.load_for_inference(trained).params).values())
     assert size < 2.2 * numbers
-    train.train(tiny_config(init_from=str(tmp_path / 'exported'), total_steps=2, log_every=1), epath.Path(tmp_path / 'run'))
-    first, last = metrics.read(tmp_path / 'run')[0], metrics.read(trained)[-1]
-    assert first['loss'] < metrics.read(trained)[0]['loss'] and abs(first['loss'] - last['loss']) < 1.5
+    train.train(tiny_config(init_from=str(tmp_path / 'exported')), epath.Path(tmp_path / 'run'))
+    fresh, warm = metrics.read(trained)[0], metrics.read(tmp_path / 'run')[0]
+    assert warm['source/web/loss'] < fresh['source/web/loss'] - 0.3
 
 
 def test_loss_that_is_not_finite_names_the_last_good_step(tmp_path):
@@ -161,15 +172,12 @@ def test_loss_that_is_not_finite_names_the_last_good_step(tmp_path):
     assert checkpoint.load_for_inference(tmp_path / 'run').step == 1
 
 
-def test_mesh_of_eight_devices_gives_the_same_curve(cache, tmp_path):
-    flags = ('--config.batch_size=8', '--config.total_steps=3', '--config.log_every=1')
-    one = run(tmp_path / 'one', cache, *flags)
-    assert one.returncode == 0, one.stderr
-    eight = run(tmp_path / 'eight', cache, *flags, '--config.mesh.data=2', '--config.mesh.fsdp=2', '--config.mesh.tensor=2',
-                environment={'XLA_FLAGS': '--xla_force_host_platform_device_count=8'})
-    assert eight.returncode == 0, eight.stderr
-    losses = [[row['loss'] for row in metrics.read(tmp_path / name)] for name in ('one', 'eight')]
-    np.testing.assert_allclose(*losses, rtol=1e-4)
+def test_mesh_of_eight_devices_gives_the_same_curve(trained, episodes, cache, tmp_path):
+    result = run(tmp_path / 'run', cache, episodes, '--config.mesh.data=2', '--config.mesh.fsdp=2', '--config.mesh.tensor=2',
+                 environment={'XLA_FLAGS': '--xla_force_host_platform_device_count=8'})
+    assert result.returncode == 0, result.stderr
+    losses = [[row['loss'] for row in metrics.read(path)] for path in (tmp_path / 'run', trained)]
+    np.testing.assert_allclose(*losses, rtol=2e-3)
 
 
 @pytest.mark.parametrize('flag, message', [

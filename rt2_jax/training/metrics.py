@@ -1,6 +1,6 @@
 """Metrics on their way out: JSONL and TensorBoard always, W&B if asked for; and what a step costs and takes."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 import json
 import time
 from typing import Any
@@ -142,34 +142,41 @@ def matmul_peak(dtype: Any = jnp.float32, size: int = 1024, seconds: float = 0.4
     return best
 
 
-def count_flops(jaxpr: Any) -> float:
-    """FLOPs of the matrix products and convolutions in a closed jaxpr, loops of known length counted in full.
+def products(jaxpr: Any) -> Iterator[tuple[Any, int]]:
+    """The matrix products and convolutions in a jaxpr, with how often each is run.
 
-    XLA's own cost analysis counts the body of a scan once and leaves out products that a library runs; this does
-    not. A multiplication and its addition count as two. Of a conditional, the dearest branch counts.
+    Loops of known length are counted in full; of a conditional, the dearest branch counts.
     """
-    return _flops(getattr(jaxpr, 'jaxpr', jaxpr))
-
-
-def _flops(jaxpr) -> float:
-    total = 0.0
+    jaxpr = getattr(jaxpr, 'jaxpr', jaxpr)
     for equation in jaxpr.eqns:
         name, params = equation.primitive.name, equation.params
-        if name == 'dot_general':
-            (contract, _), _ = params['dimension_numbers']
-            inner = np.prod([equation.invars[0].aval.shape[axis] for axis in contract], initial=1.0)
-            total += 2.0 * inner * equation.outvars[0].aval.size
-        elif name == 'conv_general_dilated':
-            kernel = equation.invars[1].aval
-            features = kernel.shape[params['dimension_numbers'].rhs_spec[0]]
-            total += 2.0 * equation.outvars[0].aval.size * kernel.size / features
+        if name in ('dot_general', 'conv_general_dilated'):
+            yield equation, 1
         elif name == 'cond':
-            total += max(_flops(branch.jaxpr) for branch in params['branches'])
+            yield from products(max(params['branches'], key=count_flops))
         else:
             times = params['length'] if name == 'scan' else 1
-            inner = [value for value in jax.tree.leaves(list(params.values()), is_leaf=_is_jaxpr) if _is_jaxpr(value)]
-            total += times * sum(_flops(getattr(value, 'jaxpr', value)) for value in inner)
-    return total
+            leaves = jax.tree.leaves(list(params.values()), is_leaf=_is_jaxpr)
+            for inner in filter(_is_jaxpr, leaves):
+                yield from ((product, times * count) for product, count in products(inner))
+
+
+def count_flops(jaxpr: Any) -> float:
+    """FLOPs of the `products` of a jaxpr; a multiplication and its addition count as two.
+
+    XLA's own cost analysis counts the body of a scan once and leaves out products that a library runs.
+    """
+    return sum(times * _flops(equation) for equation, times in products(jaxpr))
+
+
+def _flops(equation) -> float:
+    outputs = equation.outvars[0].aval.size
+    if equation.primitive.name == 'dot_general':
+        (contract, _), _ = equation.params['dimension_numbers']
+        return 2.0 * outputs * np.prod([equation.invars[0].aval.shape[axis] for axis in contract], initial=1.0)
+    kernel = equation.invars[1].aval
+    features = kernel.shape[equation.params['dimension_numbers'].rhs_spec[0]]
+    return 2.0 * outputs * kernel.size / features
 
 
 def _is_jaxpr(value) -> bool:

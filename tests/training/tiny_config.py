@@ -20,5 +20,7 @@ def get_config(arg: str = 'web'):
             encoder=dict(width=32, depth=2, heads=2, head_dim=16, mlp=64),
             decoder=dict(width=32, depth=2, heads=2, head_dim=16, mlp=64))
         config.data.update(dict(image_size=32, prompt_length=24, target_length=16, threads=1))
+        for robot in config.data.robot.values():
+            robot.questions = 0.0
         config.optimizer.update(dict(warmup=4, lr=3e-3))
     return config.lock()

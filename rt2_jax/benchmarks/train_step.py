@@ -1,0 +1,115 @@
+"""How near the training step comes to the machine: python -m rt2_jax.benchmarks.train_step --config=... --output=FILE.json
+
+`ours` is the step's FLOP/s, `limit` what a plain square matmul of the same dtype reaches on the same cores in the same run,
+`peer` what the step's own matrix products reach when each runs alone (the shapes' own limit: small products are slower).
+The three are measured in turns, so that a neighbour on the machine slows all of them. Also: the share of wall time in
+which no step ran for want of data, over steps fed by the real pipeline.
+"""
+
+from collections import Counter
+import json
+import time
+from typing import Any
+
+from absl import app
+from absl import flags
+from etils import epath
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rt2_jax import configuration
+from rt2_jax.evaluation import report
+from rt2_jax.parallel import mesh as mesh_lib
+from rt2_jax.text.tokenizer import Tokenizer
+from rt2_jax.training import metrics
+from rt2_jax.training import program as program_lib
+
+_CONFIG = configuration.define_flag()
+_OUTPUT = flags.DEFINE_string('output', None, 'JSON file to write.')
+_STEPS = flags.DEFINE_integer('steps', 20, 'Steps of each measurement.')
+_ROUNDS = flags.DEFINE_integer('rounds', 3, 'How often the measurements take turns; the best of each counts.')
+flags.mark_flags_as_required(['config', 'output'])
+
+
+def products_alone(jaxpr: Any, seconds: float) -> float:
+    """FLOP/s of all matrix products of a jaxpr, each run by itself and weighted by how often the jaxpr runs it.
+
+    Args:
+        jaxpr: of the step.
+        seconds: about how long to measure.
+    """
+    products = Counter()
+    for equation, times in metrics.products(jaxpr):
+        left, right = (operand.aval for operand in equation.invars)
+        key = (left.shape, right.shape, left.dtype, equation.params['dimension_numbers'], equation.outvars[0].aval.dtype)
+        products[key] += times
+    total_flops = total_seconds = 0.0
+    for (left, right, dtype, numbers, out), times in products.items():
+        run = jax.jit(lambda a, b, numbers=numbers, out=out: jax.lax.dot_general(a, b, numbers, preferred_element_type=out))
+        a, b = jnp.ones(left, dtype), jnp.ones(right, dtype)
+        run(a, b).block_until_ready()
+        best, end = float('inf'), time.perf_counter() + seconds / len(products)
+        while time.perf_counter() < end or best == float('inf'):
+            start = time.perf_counter()
+            run(a, b).block_until_ready()
+            best = min(best, time.perf_counter() - start)
+        inner = np.prod([left[axis] for axis in numbers[0][0]], initial=1.0)
+        total_flops += times * 2 * inner * np.prod(jax.eval_shape(run, a, b).shape, initial=1.0)
+        total_seconds += times * best
+    return total_flops / total_seconds
+
+
+def measure(config: Any) -> dict[str, Any]:
+    """Runs the measurements for a config; see the module's text for the figures."""
+    mesh = mesh_lib.make_mesh(config.mesh)
+    tokenizer = Tokenizer.load(config.tokenizer) if config.tokenizer else Tokenizer.load_default()
+    batches, spaces = program_lib.open_batches(config, tokenizer, mesh)
+    program = program_lib.build(config, mesh, tokenizer, batches.sources, batches.kinds, spaces)
+    traced = program.trace()
+    flops, compiled = metrics.count_flops(traced.jaxpr), traced.lower().compile()
+    state, accumulated, batch = program.init(), program.zeros(), next(batches)
+    batches.close()
+    state, accumulated, loss = compiled(state, accumulated, batch)
+    loss.block_until_ready()
+
+    ours = peer = limit = 0.0
+    for _ in range(_ROUNDS.value):
+        for _ in range(_STEPS.value):
+            start = time.perf_counter()
+            state, accumulated, loss = compiled(state, accumulated, batch)
+            loss.block_until_ready()
+            ours = max(ours, flops / (time.perf_counter() - start))
+        limit = max(limit, jax.device_count() * metrics.matmul_peak(jnp.dtype(config.model.dtype), seconds=2.0))
+        peer = max(peer, jax.device_count() * products_alone(traced.jaxpr, seconds=4.0))
+
+    # Fed by the pipeline, as in training: the host may be two steps ahead.
+    waited, pending, start = 0.0, [loss], 0.0
+    next(batches)
+    start = time.perf_counter()
+    for _ in range(_STEPS.value * _ROUNDS.value):
+        before = time.perf_counter()
+        batch = next(batches)
+        if pending[-1].is_ready():
+            waited += time.perf_counter() - before
+        state, accumulated, loss = compiled(state, accumulated, batch)
+        pending.append(loss)
+        if len(pending) > 2:
+            pending.pop(0).block_until_ready()
+    loss.block_until_ready()
+    seconds = time.perf_counter() - start
+    batches.close()
+    return {'ours': ours, 'peer': peer, 'limit': limit, 'ratio_peer': ours / peer, 'ratio_limit': ours / limit,
+            'unit': 'FLOP/s', 'flops_per_step': flops, 'data_wait': waited / seconds,
+            'examples_per_second': _STEPS.value * _ROUNDS.value * config.batch_size / seconds}
+
+
+def main(_: list[str]) -> None:
+    config = _CONFIG.value
+    result = measure(config) | {'manifest': report.manifest(config=json.loads(configuration.to_json(config)), seed=config.seed)}
+    epath.Path(_OUTPUT.value).write_text(json.dumps(result, indent=2))
+    print(json.dumps({key: value for key, value in result.items() if key != 'manifest'}, indent=2))
+
+
+if __name__ == '__main__':
+    app.run(main, flags_parser=configuration.parse_flags)
