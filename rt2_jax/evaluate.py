@@ -49,7 +49,7 @@ _FIRST = flags.DEFINE_integer("first_episode", 0, "Number of the first episode i
 _QUESTIONS = flags.DEFINE_integer("questions", 1000, "Questions of the small web.", lower_bound=1)
 _WEB_SEED = flags.DEFINE_integer("web_seed", 1_000_003, "Which small web the questions are from.")
 _POLICY = flags.DEFINE_string("policy", "checkpoint", "checkpoint, untrained, expert, expert_rounded")
-_PLAN = flags.DEFINE_bool("plan", False, "Whether the policy writes a plan before each action.")
+_PLAN = flags.DEFINE_bool("plan", None, "Plan before each action; by default as it was trained.")
 _TEMPERATURE = flags.DEFINE_float("temperature", 0.0, "0 takes the likeliest action.", lower_bound=0)
 _NOISE = flags.DEFINE_float("execution_noise", 0.0, "See TabletopEnv.", lower_bound=0)
 _PARALLEL = flags.DEFINE_integer("parallel", 16, "Episodes under way at a time.", lower_bound=1)
@@ -91,12 +91,14 @@ def load_policy() -> Policy | None:
         jax.config.update("jax_compilation_cache_dir", str(cache))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
     try:
+        # One instruction that is too long shall not end a measurement; the manifest says how many.
         return Policy.from_checkpoint(
             _WORKDIR.value,
             _STEP.value,
             untrained=_POLICY.value == "untrained",
             batch_sizes=(_PARALLEL.value,),
-            plan=_PLAN.value,
+            long_prompts="clip",
+            **({} if _PLAN.value is None else {"plan": _PLAN.value}),
         )
     except CheckpointError as error:
         raise app.UsageError(f"--workdir={_WORKDIR.value}: {error}") from error
@@ -105,7 +107,7 @@ def load_policy() -> Policy | None:
 def make_decide(policy: Policy | None) -> closed_loop.Decide:
     """Observations to actions, for the policy that --policy names."""
     if policy is not None:
-        policy.warm_up(kinds=(Kind.PLAN if _PLAN.value else Kind.ACTION,))
+        policy.warm_up(kinds=(Kind.PLAN if policy.plan else Kind.ACTION,))
         return closed_loop.learnt(policy, temperature=_TEMPERATURE.value)
     if _POLICY.value == "expert":
         return closed_loop.scripted()
@@ -197,16 +199,20 @@ def main(argv: list[str]) -> None:
 
 def make_manifest(policy: Policy | None) -> dict[str, Any]:
     """What it takes to get the same results again."""
-    config = policy.config.to_dict() if policy is not None else None
+    model = {}
+    if policy is not None:
+        model = {
+            "step": policy.step,
+            "plan": policy.plan,
+            "clipped_prompts": policy.clipped_prompts,
+            "config": policy.config.to_dict(),
+        }
     return report.manifest(
         workdir=_WORKDIR.value,
-        step=policy.step if policy is not None else None,
-        config=config,
-        model_frames=policy.image_size if policy is not None else None,
+        **model,
         seeds={"first_episode": _FIRST.value, "episodes": _EPISODES.value, "web": _WEB_SEED.value},
         image_size=_IMAGE_SIZE.value,
         task=_TASK.value,
-        plan=_PLAN.value,
         temperature=_TEMPERATURE.value,
         execution_noise=_NOISE.value,
         parallel=_PARALLEL.value,

@@ -147,18 +147,23 @@ class Policy:
     def from_config(
         cls, config: Any, params: Any, tokenizer: Tokenizer, action_space: ActionSpace, **settings
     ) -> Policy:
-        """The policy of a model that is at hand, with a training run's config."""
+        """The policy of a model that is at hand, with a training run's config.
+
+        It plans before it acts if most of the robot's steps were taught so.
+        """
         data = config.data
+        shares = [robot.get("plan_share", 0.0) for robot in data.get("robot", {}).values()]
         # A target's length held the longest answer, plan and action and EOS included.
-        lengths = {
+        own = {
             "image_size": data.image_size,
             "prompt_length": data.prompt_length,
             "frames": data.frames,
             "text_length": data.target_length,
-            "plan_length": data.target_length - ACTION_LENGTH - 1,
+            "plan_length": max(data.target_length - ACTION_LENGTH - 1, 8),
+            "plan": bool(shares) and min(shares) > 0.5,
         }
         model = vla.build(config.model, tokenizer.vocab_size)
-        policy = cls(model, params, tokenizer, action_space, **(lengths | settings))
+        policy = cls(model, params, tokenizer, action_space, **(own | settings))
         policy.config = config
         return policy
 
