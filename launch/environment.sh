@@ -49,8 +49,8 @@ show_progress() {
         terminal=1
     fi
     awk -v terminal="$terminal" '
-        /^Collecting /           { n++; if (terminal) printf "\r\033[K  %d packages: %s", n, $2 }
-        /^Installing collected / { if (n > 1) printf "%s  installing %d packages\n", terminal ? "\r\033[K" : "", n }
+        /^(Collecting|Processing) / { n++; if (terminal) printf "\r\033[K  %d packages: %s", n, $2 }
+        /^Installing collected /    { if (n > 1) printf "%s  installing %d packages\n", terminal ? "\r\033[K" : "", n }
         { fflush() }'
 }
 
