@@ -13,15 +13,28 @@ from ml_collections import config_flags
 
 from rt2_jax.nearest import nearest
 
-# What may differ when a run is resumed: nothing here changes what a step computes, but for `total_steps`, which
-# lengthens or shortens the run (and moves the end of a cosine schedule).
-MAY_CHANGE = ('total_steps', 'log_every', 'checkpoint_every', 'keep', 'compile_cache', 'wandb_project', 'profile',
-              'mesh', 'data.threads', 'data.read_ahead', 'data.on_corrupt')
+# What may differ when a run is resumed: nothing here changes what a step computes, but for
+# `total_steps`, which lengthens or shortens the run (and moves the end of a cosine schedule).
+MAY_CHANGE = (
+    'total_steps',
+    'log_every',
+    'checkpoint_every',
+    'keep',
+    'compile_cache',
+    'wandb_project',
+    'profile',
+    'mesh',
+    'data.threads',
+    'data.read_ahead',
+    'data.on_corrupt',
+)
 
 
 def define_flag() -> flags.FlagHolder:
     """Defines --config=FILE[:ARG], whose fields are set by --config.KEY=VALUE."""
-    return config_flags.DEFINE_config_file('config', None, 'Config file, with an argument after a colon.', lock_config=True)
+    return config_flags.DEFINE_config_file(
+        'config', None, 'Config file, with an argument after a colon.', lock_config=True
+    )
 
 
 def leaves(config: Any, prefix: str = '') -> dict[str, Any]:
@@ -36,7 +49,7 @@ def leaves(config: Any, prefix: str = '') -> dict[str, Any]:
 
 
 def parse_flags(argv: Sequence[str]) -> list[str]:
-    """A flags parser for `absl.app.run`: a mistyped --config file, argument or field ends with one clear line."""
+    """A flags parser for `absl.app.run`: what is mistyped after --config ends with one line."""
     error = _config_error(argv)
     if error:
         print(f'FATAL: {error}', file=sys.stderr)
@@ -88,7 +101,7 @@ def from_json(text: str) -> ml_collections.ConfigDict:
 
 
 def differing(old: Any, new: Any) -> list[str]:
-    """One line a field that differs and may not (see `MAY_CHANGE`), 'optimizer.lr: was 0.1, is 0.2'."""
+    """One line a field that differs and is not in `MAY_CHANGE`: 'seed: was 1, is 2'."""
     old, new = leaves(json.loads(to_json(old))), leaves(json.loads(to_json(new)))
     lines = []
     for key in sorted({*old, *new}):

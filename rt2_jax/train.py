@@ -1,4 +1,6 @@
-"""Training: python -m rt2_jax.train --config=configs/tabletop.py:cofinetune --workdir=DIR [--config.KEY=VALUE ...].
+"""Training.
+
+    python -m rt2_jax.train --config=FILE[:ARG] --workdir=DIR [--config.KEY=VALUE ...]
 
 The same command again goes on from the last checkpoint, to the bit. SIGTERM saves and exits with 0.
 """
@@ -30,7 +32,9 @@ from rt2_jax.training import state as state_lib
 from rt2_jax.training import step as step_lib
 
 _CONFIG = configuration.define_flag()
-_WORKDIR = flags.DEFINE_string('workdir', None, 'Directory of the run: metrics, checkpoints, config.')
+_WORKDIR = flags.DEFINE_string(
+    'workdir', None, 'Directory of the run: metrics, checkpoints, config.'
+)
 flags.mark_flags_as_required(['config', 'workdir'])
 
 
@@ -58,26 +62,48 @@ def _train(config: Any, workdir: epath.Path, stop: Callable[[int], bool]) -> Non
     checkpoints = checkpoint.Checkpoints(workdir, keep=config.keep)
     start = checkpoints.latest() or 0
     if start:
-        state, accumulated, position = checkpoints.restore(start, program.state, program.accumulated)
+        state, accumulated, position = checkpoints.restore(
+            start, program.state, program.accumulated
+        )
         batches.set_state(position)
         say(f'resumed at step {start} of {config.total_steps}')
     else:
-        params = checkpoint.initial_params(config.init_from, tokenizer) if config.init_from else None
+        params = (
+            checkpoint.initial_params(config.init_from, tokenizer) if config.init_from else None
+        )
         state, accumulated = program.init(params), program.zeros()
     if distributed.is_leader():
         checkpoint.write_assets(workdir, config, tokenizer, spaces)
-    say(f'{state_lib.count_parameters(state.params) / 1e6:.2f} M parameters, mesh {dict(mesh.shape)}, '
-        f'{jax.devices()[0].device_kind}')
+    say(
+        f'{state_lib.count_parameters(state.params) / 1e6:.2f} M parameters, mesh '
+        f'{dict(mesh.shape)}, '
+        f'{jax.devices()[0].device_kind}'
+    )
 
     begin = time.perf_counter()
     traced = program.trace()
     flops = metrics.count_flops(traced.jaxpr)
     compiled = traced.lower().compile()
     peak = metrics.matmul_peak(jnp.dtype(config.model.dtype)) * jax.device_count()
-    say(f'compiled in {time.perf_counter() - begin:.1f} s: {flops / 1e9:.2f} GFLOP a step; a plain matmul reaches '
-        f'{peak / 1e9:.0f} GFLOP/s')
-    writer = metrics.Writer(workdir, start, config.wandb_project) if distributed.is_leader() else None
-    run = _Run(config, checkpoints, batches, writer, program.zeros, flops, peak, stop, program_lib.dimension_names(spaces))
+    say(
+        f'compiled in {time.perf_counter() - begin:.1f} s: {flops / 1e9:.2f} GFLOP a step; a '
+        f'plain matmul reaches '
+        f'{peak / 1e9:.0f} GFLOP/s'
+    )
+    writer = (
+        metrics.Writer(workdir, start, config.wandb_project) if distributed.is_leader() else None
+    )
+    run = _Run(
+        config,
+        checkpoints,
+        batches,
+        writer,
+        program.zeros,
+        flops,
+        peak,
+        stop,
+        program_lib.dimension_names(spaces),
+    )
     run.loop(compiled, state, accumulated, start)
 
 
@@ -85,13 +111,24 @@ class _Run:
     """The loop and what it talks to."""
 
     def __init__(self, config, checkpoints, batches, writer, zeros, flops, peak, stop, dimensions):
-        self.config, self.checkpoints, self.batches, self.writer = config, checkpoints, batches, writer
-        self.zeros, self.flops, self.peak, self.stop, self.dimensions = zeros, flops, peak, stop, dimensions
+        self.config, self.checkpoints, self.batches, self.writer = (
+            config,
+            checkpoints,
+            batches,
+            writer,
+        )
+        self.zeros, self.flops, self.peak, self.stop, self.dimensions = (
+            zeros,
+            flops,
+            peak,
+            stop,
+            dimensions,
+        )
         self.schedule = jax.jit(optimizer_lib.make_schedule(config.optimizer, config.total_steps))
         self.good = checkpoints.latest()
 
     def loop(self, step_function: Callable, state: Any, accumulated: Any, start: int) -> None:
-        """Steps `start` + 1 to the end, or until SIGTERM; whatever ends it, saves under way are finished first."""
+        """Steps from `start` to the end, or until SIGTERM; saves under way are always finished."""
         try:
             self._loop(step_function, state, accumulated, start)
         finally:
@@ -108,7 +145,10 @@ class _Run:
                 if saved != step - 1:
                     self._save(state, accumulated, step - 1)
                 self.checkpoints.wait()
-                say(f'stopped by SIGTERM at step {step - 1}, which is saved; the same command goes on from it')
+                say(
+                    f'stopped by SIGTERM at step {step - 1}, which is saved; the same command '
+                    f'goes on from it'
+                )
                 return
             before = time.perf_counter()
             batch = next(self.batches)
@@ -117,7 +157,8 @@ class _Run:
             state, accumulated, loss = step_function(state, accumulated, batch)
             pending.append(loss)
             if len(pending) > 2:
-                # Bounds how far the host runs ahead; two steps stay under way, so the device never waits for it.
+                # Bounds how far the host runs ahead; two steps stay under way, so the device never
+                # waits for it.
                 pending.pop(0).block_until_ready()
             if step == start + 1:
                 # The first step warms up, and does not count in the rates.
@@ -129,7 +170,8 @@ class _Run:
                 accumulated, logged = self.zeros(), step
                 clock.reset()
             if step % config.checkpoint_every == 0 or step == config.total_steps:
-                # Before the next batch is taken, so that the position in the data is that of the state.
+                # Before the next batch is taken, so that the position in the data is that of the
+                # state.
                 self._save(state, accumulated, step)
                 saved = step
         self.checkpoints.wait()
@@ -143,10 +185,16 @@ class _Run:
     def _check_finite(self, sums: step_lib.Accumulated, step: int) -> None:
         if not (np.isfinite(sums.loss) and np.isfinite(sums.gradient_norm)):
             self.checkpoints.wait()
-            good = f'the last good checkpoint is of step {self.good}' if self.good else 'there is no checkpoint before it'
+            good = (
+                f'the last good checkpoint is of step {self.good}'
+                if self.good
+                else 'there is no checkpoint before it'
+            )
             raise FloatingPointError(
-                f'the loss or its gradient is not finite (seen at step {step}; {good}, in {self.checkpoints.directory}); '
-                'lower config.optimizer.lr, lengthen config.optimizer.warmup, or look at the data')
+                f'the loss or its gradient is not finite (seen at step {step}; {good}, in '
+                f'{self.checkpoints.directory}); '
+                'lower config.optimizer.lr, lengthen config.optimizer.warmup, or look at the data'
+            )
 
     def _log(self, step: int, accumulated, clock: metrics.Clock, steps: int) -> None:
         sums = jax.device_get(accumulated)
@@ -154,14 +202,29 @@ class _Run:
         if not self.writer:
             return
         config, names = self.config, (self.batches.sources, self.batches.kinds)
-        values = step_lib.summary(sums, *names, self.dimensions) | {'lr': float(self.schedule(step - 1))}
+        values = step_lib.summary(sums, *names, self.dimensions) | {
+            'lr': float(self.schedule(step - 1))
+        }
         rates = clock.report(steps, config.batch_size, self.flops, self.peak) if steps else {}
         self.writer.write(step, values | {f'speed/{name}': value for name, value in rates.items()})
-        left = f', {metrics.span((config.total_steps - step) / rates["steps_per_second"])} left' if rates else ''
-        speed = (f'{rates["steps_per_second"]:.2f} steps/s, {rates["examples_per_second"]:.0f} examples/s, '
-                 f'data wait {100 * rates["data_wait"]:.1f} %, MFU {100 * rates["mfu"]:.0f} %' if rates else '')
-        parts = ' '.join(f'{name} {values[f"source/{name}/loss"]:.3f} ({100 * values[f"source/{name}/accuracy"]:.1f} %)'
-                         for name in self.batches.sources if f'source/{name}/loss' in values)
+        left = (
+            f', {metrics.span((config.total_steps - step) / rates["steps_per_second"])} left'
+            if rates
+            else ''
+        )
+        speed = (
+            f'{rates["steps_per_second"]:.2f} steps/s, {rates["examples_per_second"]:.0f} '
+            f'examples/s, '
+            f'data wait {100 * rates["data_wait"]:.1f} %, MFU {100 * rates["mfu"]:.0f} %'
+            if rates
+            else ''
+        )
+        parts = ' '.join(
+            f'{name} {values[f"source/{name}/loss"]:.3f} '
+            f'({100 * values[f"source/{name}/accuracy"]:.1f} %)'
+            for name in self.batches.sources
+            if f'source/{name}/loss' in values
+        )
         say(f'step {step}/{config.total_steps}  loss {values["loss"]:.4f}  {parts}  {speed}{left}')
 
 
@@ -173,7 +236,7 @@ def say(line: str) -> None:
 
 @contextlib.contextmanager
 def _sigterm() -> Iterator[Callable[[int], bool]]:
-    """Gives stop(step), to be asked once a step: True in every process once SIGTERM came to one of them."""
+    """Gives stop(step), asked once a step: True in every process once SIGTERM came to one."""
     if jax.process_count() > 1:
         # JAX takes the signal itself and makes all processes agree on the step.
         yield multihost_utils.reached_preemption_sync_point
@@ -189,13 +252,18 @@ def _sigterm() -> Iterator[Callable[[int], bool]]:
 def _compile_cache(config: Any, workdir: epath.Path) -> None:
     if config.compile_cache == 'none':
         return
-    jax.config.update('jax_compilation_cache_dir', str(config.compile_cache or workdir.resolve() / 'compile_cache'))
+    jax.config.update(
+        'jax_compilation_cache_dir',
+        str(config.compile_cache or workdir.resolve() / 'compile_cache'),
+    )
     jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.5)
 
 
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
-        raise app.UsageError(f'unknown arguments {argv[1:]}; fields of the config are set by --config.KEY=VALUE')
+        raise app.UsageError(
+            f'unknown arguments {argv[1:]}; fields of the config are set by --config.KEY=VALUE'
+        )
     logging.set_verbosity(logging.WARNING)
     distributed.initialize()
     train(_CONFIG.value, epath.Path(_WORKDIR.value))

@@ -1,4 +1,6 @@
-"""The train binary: resuming to the bit after kill -9, SIGTERM, NaN, configs that do not fit, all for real."""
+"""The train binary: resuming to the bit after kill -9, SIGTERM, NaN, configs that do not fit, all
+for real.
+"""
 
 import dataclasses
 import importlib.util
@@ -26,23 +28,46 @@ CONFIG = 'tests/training/tiny_config.py'
 
 
 def command(workdir, cache, episodes, *flags):
-    return [sys.executable, '-m', 'rt2_jax.train', f'--config={CONFIG}:robot', f'--workdir={workdir}',
-            f'--config.compile_cache={cache}', f'--config.data.robot.tabletop.directory={episodes}', *flags]
+    return [
+        sys.executable,
+        '-m',
+        'rt2_jax.train',
+        f'--config={CONFIG}:robot',
+        f'--workdir={workdir}',
+        f'--config.compile_cache={cache}',
+        f'--config.data.robot.tabletop.directory={episodes}',
+        *flags,
+    ]
 
 
 def run(*arguments, environment=None):
-    return subprocess.run(command(*arguments), cwd=ROOT, capture_output=True, text=True, timeout=600,
-                          env={**os.environ, 'JAX_PLATFORMS': 'cpu', **(environment or {})})
+    return subprocess.run(
+        command(*arguments),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        env={**os.environ, 'JAX_PLATFORMS': 'cpu', **(environment or {})},
+    )
 
 
 def start(*arguments):
-    return subprocess.Popen(command(*arguments), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                            env={**os.environ, 'JAX_PLATFORMS': 'cpu'})
+    return subprocess.Popen(
+        command(*arguments),
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, 'JAX_PLATFORMS': 'cpu'},
+    )
 
 
 def curve(workdir):
     """What was logged, without what depends on the clock."""
-    return [{name: value for name, value in row.items() if not name.startswith('speed/')} for row in metrics.read(workdir)]
+    return [
+        {name: value for name, value in row.items() if not name.startswith('speed/')}
+        for row in metrics.read(workdir)
+    ]
 
 
 def wait_for_step(process, workdir, step):
@@ -112,7 +137,9 @@ def test_killed_and_terminated_runs_resume_to_the_bit(trained, episodes, cache, 
     result = run(workdir, cache, episodes)
     assert result.returncode == 0, result.stderr
     assert curve(workdir) == curve(trained)
-    ours, theirs = (named_leaves(checkpoint.load_for_inference(path).params) for path in (workdir, trained))
+    ours, theirs = (
+        named_leaves(checkpoint.load_for_inference(path).params) for path in (workdir, trained)
+    )
     for name, value in theirs.items():
         np.testing.assert_array_equal(ours[name], value, err_msg=name)
 
@@ -121,7 +148,15 @@ def test_loss_falls_and_every_metric_is_there(trained):
     rows = metrics.read(trained)
     assert [row['step'] for row in rows] == list(range(3, 25, 3))
     assert rows[-1]['loss'] < rows[0]['loss'] - 0.5
-    for name in ('source/web/loss', 'source/web/accuracy', 'action/tabletop/dx_m', 'speed/steps_per_second', 'speed/data_wait', 'speed/mfu', 'lr'):
+    for name in (
+        'source/web/loss',
+        'source/web/accuracy',
+        'action/tabletop/dx_m',
+        'speed/steps_per_second',
+        'speed/data_wait',
+        'speed/mfu',
+        'lr',
+    ):
         assert name in rows[-1]
     assert any(name.startswith('kind/') for name in rows[0])
     assert list((trained / 'tensorboard').iterdir())
@@ -145,20 +180,28 @@ def test_directory_is_all_that_inference_needs(trained):
 
 def test_resuming_with_another_config_lists_what_differs(trained, episodes):
     config = tiny_config(episodes, **{'optimizer.lr': 0.5, 'log_every': 7})
-    with pytest.raises(checkpoint.CheckpointError, match=r'optimizer\.lr: was 0\.003, is 0\.5') as error:
+    with pytest.raises(
+        checkpoint.CheckpointError, match=r'optimizer\.lr: was 0\.003, is 0\.5'
+    ) as error:
         train.train(config, epath.Path(trained))
     assert 'log_every:' not in str(error.value)
 
 
 def test_checkpoint_of_another_model_lists_names_and_shapes(trained, tmp_path):
-    config = tiny_config(**{'init_from': str(trained), 'model.decoder.width': 48, 'model.encoder.width': 48})
-    with pytest.raises(ValueError, match=r'head/kernel: the model has \(48, \d+\), the checkpoint \(32, \d+\)'):
+    config = tiny_config(
+        **{'init_from': str(trained), 'model.decoder.width': 48, 'model.encoder.width': 48}
+    )
+    with pytest.raises(
+        ValueError, match=r'head/kernel: the model has \(48, \d+\), the checkpoint \(32, \d+\)'
+    ):
         train.train(config, epath.Path(tmp_path / 'run'))
 
 
 def test_exported_checkpoint_starts_a_run(trained, tmp_path):
     size = checkpoint.export(trained, tmp_path / 'exported')
-    numbers = sum(x.size for x in named_leaves(checkpoint.load_for_inference(trained).params).values())
+    numbers = sum(
+        x.size for x in named_leaves(checkpoint.load_for_inference(trained).params).values()
+    )
     assert size < 2.2 * numbers
     train.train(tiny_config(init_from=str(tmp_path / 'exported')), epath.Path(tmp_path / 'run'))
     fresh, warm = metrics.read(trained)[0], metrics.read(tmp_path / 'run')[0]
@@ -166,29 +209,50 @@ def test_exported_checkpoint_starts_a_run(trained, tmp_path):
 
 
 def test_loss_that_is_not_finite_names_the_last_good_step(tmp_path):
-    config = tiny_config(**{'optimizer.lr': 3e37, 'optimizer.warmup': 1000, 'log_every': 1, 'checkpoint_every': 1})
+    config = tiny_config(
+        **{'optimizer.lr': 3e37, 'optimizer.warmup': 1000, 'log_every': 1, 'checkpoint_every': 1}
+    )
     with pytest.raises(FloatingPointError, match='last good checkpoint is of step 1'):
         train.train(config, epath.Path(tmp_path / 'run'))
     assert checkpoint.load_for_inference(tmp_path / 'run').step == 1
 
 
 def test_mesh_of_eight_devices_gives_the_same_curve(trained, episodes, cache, tmp_path):
-    result = run(tmp_path / 'run', cache, episodes, '--config.mesh.data=2', '--config.mesh.fsdp=2', '--config.mesh.tensor=2',
-                 environment={'XLA_FLAGS': '--xla_force_host_platform_device_count=8'})
+    result = run(
+        tmp_path / 'run',
+        cache,
+        episodes,
+        '--config.mesh.data=2',
+        '--config.mesh.fsdp=2',
+        '--config.mesh.tensor=2',
+        environment={'XLA_FLAGS': '--xla_force_host_platform_device_count=8'},
+    )
     assert result.returncode == 0, result.stderr
     losses = [[row['loss'] for row in metrics.read(path)] for path in (tmp_path / 'run', trained)]
     np.testing.assert_allclose(*losses, rtol=2e-3)
 
 
-@pytest.mark.parametrize('flag, message', [
-    ('--config.bacth_size=3', "no such field; did you mean 'batch_size'"),
-    ('--config.optimizer.Lr=3', "did you mean 'optimizer.lr'"),
-    ('--config=configs/tabletop.py:pretran', "did you mean 'pretrain'"),
-    ('--config=configs/tabletp.py', "did you mean 'configs/tabletop.py'"),
-])
+@pytest.mark.parametrize(
+    'flag, message',
+    [
+        ('--config.bacth_size=3', "no such field; did you mean 'batch_size'"),
+        ('--config.optimizer.Lr=3', "did you mean 'optimizer.lr'"),
+        ('--config=configs/tabletop.py:pretran', "did you mean 'pretrain'"),
+        ('--config=configs/tabletp.py', "did you mean 'configs/tabletop.py'"),
+    ],
+)
 def test_mistyped_flags_name_the_nearest(flag, message, tmp_path):
-    arguments = ['--config=configs/tabletop.py:pretrain', flag] if 'config.' in flag.partition('=')[0] else [flag]
-    result = subprocess.run([sys.executable, '-m', 'rt2_jax.train', f'--workdir={tmp_path}', *arguments], cwd=ROOT,
-                            capture_output=True, text=True, timeout=120)
+    arguments = (
+        ['--config=configs/tabletop.py:pretrain', flag]
+        if 'config.' in flag.partition('=')[0]
+        else [flag]
+    )
+    result = subprocess.run(
+        [sys.executable, '-m', 'rt2_jax.train', f'--workdir={tmp_path}', *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert result.returncode and message in result.stderr, result.stderr
     assert 'Traceback' not in result.stderr

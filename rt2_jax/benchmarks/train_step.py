@@ -1,9 +1,12 @@
-"""How near the training step comes to the machine: python -m rt2_jax.benchmarks.train_step --config=... --output=FILE.json
+"""How near the training step comes to what the machine can do.
 
-`ours` is the step's FLOP/s, `limit` what a plain square matmul of the same dtype reaches on the same cores in the same run,
-`peer` what the step's own matrix products reach when each runs alone (the shapes' own limit: small products are slower).
-The three are measured in turns, so that a neighbour on the machine slows all of them. Also: the share of wall time in
-which no step ran for want of data, over steps fed by the real pipeline.
+    python -m rt2_jax.benchmarks.train_step --config=FILE[:ARG] --output=FILE.json
+
+`ours` is the step's FLOP/s, `limit` what a plain square matmul of the same dtype reaches on the
+same cores in the same run, `peer` what the step's own matrix products reach when each runs alone
+(the shapes' own limit: small products are slower). The three are measured in turns, so that a
+neighbour on the machine slows all of them. Also: the share of wall time in which no step ran for
+want of data, over steps fed by the real pipeline.
 """
 
 from collections import Counter
@@ -28,12 +31,15 @@ from rt2_jax.training import program as program_lib
 _CONFIG = configuration.define_flag()
 _OUTPUT = flags.DEFINE_string('output', None, 'JSON file to write.')
 _STEPS = flags.DEFINE_integer('steps', 20, 'Steps of each measurement.')
-_ROUNDS = flags.DEFINE_integer('rounds', 3, 'How often the measurements take turns; the best of each counts.')
+_ROUNDS = flags.DEFINE_integer(
+    'rounds', 3, 'How often the measurements take turns; the best of each counts.'
+)
 flags.mark_flags_as_required(['config', 'output'])
 
 
 def products_alone(jaxpr: Any, seconds: float) -> float:
-    """FLOP/s of all matrix products of a jaxpr, each run by itself and weighted by how often the jaxpr runs it.
+    """FLOP/s of all matrix products of a jaxpr, each run by itself and weighted by how often the
+    jaxpr runs it.
 
     Args:
         jaxpr: of the step.
@@ -42,11 +48,21 @@ def products_alone(jaxpr: Any, seconds: float) -> float:
     products = Counter()
     for equation, times in metrics.products(jaxpr):
         left, right = (operand.aval for operand in equation.invars)
-        key = (left.shape, right.shape, left.dtype, equation.params['dimension_numbers'], equation.outvars[0].aval.dtype)
+        key = (
+            left.shape,
+            right.shape,
+            left.dtype,
+            equation.params['dimension_numbers'],
+            equation.outvars[0].aval.dtype,
+        )
         products[key] += times
     total_flops = total_seconds = 0.0
     for (left, right, dtype, numbers, out), times in products.items():
-        run = jax.jit(lambda a, b, numbers=numbers, out=out: jax.lax.dot_general(a, b, numbers, preferred_element_type=out))
+        run = jax.jit(
+            lambda a, b, numbers=numbers, out=out: jax.lax.dot_general(
+                a, b, numbers, preferred_element_type=out
+            )
+        )
         a, b = jnp.ones(left, dtype), jnp.ones(right, dtype)
         run(a, b).block_until_ready()
         best, end = float('inf'), time.perf_counter() + seconds / len(products)
@@ -80,7 +96,10 @@ def measure(config: Any) -> dict[str, Any]:
             state, accumulated, loss = compiled(state, accumulated, batch)
             loss.block_until_ready()
             ours = max(ours, flops / (time.perf_counter() - start))
-        limit = max(limit, jax.device_count() * metrics.matmul_peak(jnp.dtype(config.model.dtype), seconds=2.0))
+        limit = max(
+            limit,
+            jax.device_count() * metrics.matmul_peak(jnp.dtype(config.model.dtype), seconds=2.0),
+        )
         peer = max(peer, jax.device_count() * products_alone(traced.jaxpr, seconds=4.0))
 
     # Fed by the pipeline, as in training: the host may be two steps ahead.
@@ -99,14 +118,26 @@ def measure(config: Any) -> dict[str, Any]:
     loss.block_until_ready()
     seconds = time.perf_counter() - start
     batches.close()
-    return {'ours': ours, 'peer': peer, 'limit': limit, 'ratio_peer': ours / peer, 'ratio_limit': ours / limit,
-            'unit': 'FLOP/s', 'flops_per_step': flops, 'data_wait': waited / seconds,
-            'examples_per_second': _STEPS.value * _ROUNDS.value * config.batch_size / seconds}
+    return {
+        'ours': ours,
+        'peer': peer,
+        'limit': limit,
+        'ratio_peer': ours / peer,
+        'ratio_limit': ours / limit,
+        'unit': 'FLOP/s',
+        'flops_per_step': flops,
+        'data_wait': waited / seconds,
+        'examples_per_second': _STEPS.value * _ROUNDS.value * config.batch_size / seconds,
+    }
 
 
 def main(_: list[str]) -> None:
     config = _CONFIG.value
-    result = measure(config) | {'manifest': report.manifest(config=json.loads(configuration.to_json(config)), seed=config.seed)}
+    result = measure(config) | {
+        'manifest': report.manifest(
+            config=json.loads(configuration.to_json(config)), seed=config.seed
+        )
+    }
     epath.Path(_OUTPUT.value).write_text(json.dumps(result, indent=2))
     print(json.dumps({key: value for key, value in result.items() if key != 'manifest'}, indent=2))
 

@@ -12,9 +12,9 @@ _CLUSTER = ('SLURM_NTASKS', 'OMPI_COMM_WORLD_SIZE', 'TPU_WORKER_HOSTNAMES', 'MEG
 def initialize() -> None:
     """Joins the other processes of the job; does nothing where this process is alone.
 
-    Several processes are recognised by JAX_COORDINATOR_ADDRESS + JAX_NUM_PROCESSES + JAX_PROCESS_ID (set by
-    launch/local_pod.py), or by what Slurm, Open MPI and TPU pods set, which JAX reads by itself. Must run
-    before anything touches a device.
+    Several processes are recognised by JAX_COORDINATOR_ADDRESS + JAX_NUM_PROCESSES + JAX_PROCESS_ID
+    (set by launch/local_pod.py), or by what Slurm, Open MPI and TPU pods set, which JAX reads by
+    itself. Must run before anything touches a device.
 
     Raises:
         ValueError: only some of the three JAX_ variables are set.
@@ -22,17 +22,25 @@ def initialize() -> None:
     given = [name for name in _LOCAL_POD if os.environ.get(name)]
     if given and len(given) < len(_LOCAL_POD):
         missing = sorted(set(_LOCAL_POD) - set(given))
-        raise ValueError(f'{", ".join(given)} set, but not {", ".join(missing)}: set all three or none')
+        raise ValueError(
+            f'{", ".join(given)} set, but not {", ".join(missing)}: set all three or none'
+        )
     if given:
         jax.distributed.initialize(
             coordinator_address=os.environ[_LOCAL_POD[0]],
             num_processes=int(os.environ[_LOCAL_POD[1]]),
-            process_id=int(os.environ[_LOCAL_POD[2]]))
+            process_id=int(os.environ[_LOCAL_POD[2]]),
+        )
     elif any(_processes(os.environ.get(name, '')) > 1 for name in _CLUSTER):
         jax.distributed.initialize()
     else:
         return
-    logging.info('process %d of %d, %d local devices', jax.process_index(), jax.process_count(), jax.local_device_count())
+    logging.info(
+        'process %d of %d, %d local devices',
+        jax.process_index(),
+        jax.process_count(),
+        jax.local_device_count(),
+    )
 
 
 def _processes(value: str) -> int:

@@ -1,4 +1,4 @@
-"""The device mesh: axes `data` (replicas), `fsdp` (batch and parameters split) and `tensor` (matmuls split)."""
+"""The device mesh: `data` (replicas), `fsdp` (batch and parameters split), `tensor`."""
 
 from collections.abc import Mapping
 
@@ -22,7 +22,8 @@ def axis_sizes(sizes: Mapping[str, int], devices: int) -> dict[str, int]:
         axis name -> size for every axis of `AXES`, in that order; the product is `devices`.
 
     Raises:
-        ValueError: an unknown axis, a size below 1, several -1, or sizes that do not multiply to `devices`.
+        ValueError: an unknown axis, a size below 1, several -1, or sizes that do not multiply to
+            `devices`.
     """
     for name in sizes:
         if name not in AXES:
@@ -31,14 +32,18 @@ def axis_sizes(sizes: Mapping[str, int], devices: int) -> dict[str, int]:
     rest = [name for name, size in full.items() if size == -1]
     bad = {name: size for name, size in full.items() if size < 1 and size != -1}
     if bad or len(rest) > 1:
-        raise ValueError(f'config.mesh must hold sizes >= 1 and at most one -1 (the rest), got {full}')
+        raise ValueError(
+            f'config.mesh must hold sizes >= 1 and at most one -1 (the rest), got {full}'
+        )
     known = int(np.prod([size for size in full.values() if size != -1]))
     if rest and devices % known == 0:
         full[rest[0]] = devices // known
     if int(np.prod(list(full.values()))) != devices:
         raise ValueError(
-            f'config.mesh {dict(sizes)} does not fit {devices} devices: the sizes must multiply to {devices}; '
-            f'give one axis -1 to take what is left, and let the others divide {devices}')
+            f'config.mesh {dict(sizes)} does not fit {devices} devices: the sizes must multiply '
+            f'to {devices}; '
+            f'give one axis -1 to take what is left, and let the others divide {devices}'
+        )
     return full
 
 

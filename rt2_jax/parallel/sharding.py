@@ -1,4 +1,4 @@
-"""One table from the models' logical axis names to mesh axes, and the shardings that follow from it."""
+"""One table from the models' logical axis names to mesh axes, and what follows from it."""
 
 from typing import Any
 
@@ -26,7 +26,7 @@ RULES = (
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Sharding of every array of a batch: the first axis over `data` and `fsdp`, the rest replicated."""
+    """Sharding of every array of a batch: the first axis over `data` and `fsdp`."""
     return NamedSharding(mesh, PartitionSpec(('data', 'fsdp')))
 
 
@@ -45,23 +45,28 @@ def mesh_spec(logical: PartitionSpec) -> PartitionSpec:
     entries = []
     for name in logical:
         if name is not None and name not in table:
-            raise ValueError(f'logical axis {name!r} is not in the sharding table{nearest(name, table)}')
+            raise ValueError(
+                f'logical axis {name!r} is not in the sharding table{nearest(name, table)}'
+            )
         entries.append(None if name is None else table[name])
     return PartitionSpec(*entries)
 
 
 def parameter_shardings(boxed: Any, mesh: Mesh) -> Any:
-    """Shardings for a tree of parameters as `eval_shape(model.init)` gives it (boxed with logical axes).
+    """Shardings for parameters as `eval_shape(model.init)` gives them, boxed with logical axes.
 
     Args:
-        boxed: tree of shapes, where an entry may be an `nn.Partitioned`-like box that names its axes.
+        boxed: tree of shapes, where an entry may be an `nn.Partitioned`-like box that names its
+            axes.
         mesh: the mesh that the table's axes belong to.
 
     Returns:
-        The same tree without boxes, a `NamedSharding` for each array; arrays without names are replicated.
+        The same tree without boxes, a `NamedSharding` for each array; arrays without names are
+        replicated.
 
     Raises:
-        ValueError: an axis that is not divisible by the mesh axes it is split over, with the parameter named.
+        ValueError: an axis that is not divisible by the mesh axes it is split over, with the
+            parameter named.
     """
     logical = nn.get_partition_spec(boxed)
     shapes = nn.meta.unbox(boxed)
@@ -73,25 +78,32 @@ def parameter_shardings(boxed: Any, mesh: Mesh) -> Any:
             parts = int(np.prod([mesh.shape[a] for a in axes]))
             if size % parts:
                 raise ValueError(
-                    f'parameter {parameter_name(path)} of shape {shape.shape}: its axis of size {size} is not divisible '
-                    f'by the mesh axes {axes} = {parts}; change the size in config.model or the axis in config.mesh')
+                    f'parameter {parameter_name(path)} of shape {shape.shape}: its axis of size '
+                    f'{size} is not divisible '
+                    f'by the mesh axes {axes} = {parts}; change the size in config.model or the '
+                    f'axis in config.mesh'
+                )
         return NamedSharding(mesh, spec)
 
     return jax.tree_util.tree_map_with_path(one, shapes, logical)
 
 
 def parameter_name(path) -> str:
-    """`encoder/layers/attention/query/kernel` for a path of `jax.tree_util.tree_flatten_with_path`."""
-    return '/'.join(str(getattr(key, 'key', getattr(key, 'name', getattr(key, 'idx', key)))) for key in path)
+    """`encoder/layers/query/kernel` for a path of `jax.tree_util.tree_flatten_with_path`."""
+    return '/'.join(
+        str(getattr(key, 'key', getattr(key, 'name', getattr(key, 'idx', key)))) for key in path
+    )
 
 
 def named_leaves(tree: Any) -> dict[str, Any]:
     """Every leaf of a tree by its slash-separated name, in tree order."""
-    return {parameter_name(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]}
+    return {
+        parameter_name(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]
+    }
 
 
 def optimizer_shardings(opt_state: Any, params: Any, shardings: Any, mesh: Mesh) -> Any:
-    """Shardings of an optimizer state: moments as their parameter, Adafactor's factors as its rows and columns.
+    """Shardings of an optimizer state: each moment as its parameter, factors as its rows.
 
     Args:
         opt_state: tree of shapes from `eval_shape(optimizer.init)`.
@@ -100,7 +112,8 @@ def optimizer_shardings(opt_state: Any, params: Any, shardings: Any, mesh: Mesh)
         mesh: the mesh.
 
     Returns:
-        A tree of `NamedSharding` like `opt_state`; what belongs to no parameter (counts) is replicated.
+        A tree of `NamedSharding` like `opt_state`; what belongs to no parameter (counts) is
+        replicated.
     """
     names = named_leaves(params)
     specs = named_leaves(shardings)
@@ -110,7 +123,10 @@ def optimizer_shardings(opt_state: Any, params: Any, shardings: Any, mesh: Mesh)
         for start in range(len(parts)):
             name = '/'.join(parts[start:])
             if name in names:
-                return NamedSharding(mesh, _moment_spec(leaf.shape, names[name].shape, specs[name].spec, parts[:start]))
+                return NamedSharding(
+                    mesh,
+                    _moment_spec(leaf.shape, names[name].shape, specs[name].spec, parts[:start]),
+                )
         return replicated(mesh)
 
     return jax.tree_util.tree_map_with_path(one, opt_state)
@@ -121,7 +137,8 @@ def _moment_spec(shape, parameter, spec, prefix) -> PartitionSpec:
     if shape == parameter:
         return PartitionSpec(*entries)
     if len(parameter) >= 2 and prefix and prefix[-1] in ('v_row', 'v_col'):
-        # Adafactor factors over the two largest axes: v_row has lost the largest, v_col the second largest.
+        # Adafactor factors over the two largest axes: v_row has lost the largest, v_col the second
+        # largest.
         second, largest = np.argsort(parameter)[-2:]
         lost = largest if prefix[-1] == 'v_row' else second
         if shape == tuple(np.delete(parameter, lost)):

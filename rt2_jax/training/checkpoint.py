@@ -1,12 +1,13 @@
-"""Checkpoints that carry all their use needs: DIR/checkpoints/STEP by Orbax, and what does not change beside them.
+"""Checkpoints that carry all that their use needs.
 
     DIR/config.json        the run's config
     DIR/tokenizer.model    the SentencePiece model
-    DIR/embodiment.json    cards and action spaces of the robots, by source, and which one is acted on
-    DIR/versions.json      versions of the libraries that wrote it
+    DIR/embodiment.json    cards and action spaces of the robots, by source, and which one is acted
+    on DIR/versions.json      versions of the libraries that wrote it
     DIR/checkpoints/STEP/  params, state (optimizer, step, key, running sums) and data position
 
-A directory with `params.npz` in place of `checkpoints/` is an exported one, for inference and as a start.
+A directory with `params.npz` in place of `checkpoints/` is an exported one, for inference and as a
+start.
 """
 
 import dataclasses
@@ -34,11 +35,20 @@ from rt2_jax.text.tokenizer import Tokenizer
 from rt2_jax.training import state as state_lib
 
 PACKAGE = 'package:'
-_PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain', 'numpy', 'sentencepiece')
+_PACKAGES = (
+    'jax',
+    'jaxlib',
+    'flax',
+    'optax',
+    'orbax-checkpoint',
+    'grain',
+    'numpy',
+    'sentencepiece',
+)
 
 
 class CheckpointError(ValueError):
-    """A directory is no usable checkpoint, or one of something else; the message says what to do."""
+    """A directory is no usable checkpoint, or one of something else."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -54,6 +64,7 @@ class Loaded:
         step: how many steps the parameters have been trained for.
         directory: where all this came from.
     """
+
     config: ml_collections.ConfigDict
     params: Any
     tokenizer: Tokenizer
@@ -74,7 +85,12 @@ def versions() -> dict[str, str]:
     return found
 
 
-def write_assets(workdir: epath.PathLike, config: Any, tokenizer: Tokenizer, action_spaces: dict[str, ActionSpace]) -> None:
+def write_assets(
+    workdir: epath.PathLike,
+    config: Any,
+    tokenizer: Tokenizer,
+    action_spaces: dict[str, ActionSpace],
+) -> None:
     """Writes what does not change in a run; each file appears whole or not at all.
 
     Args:
@@ -87,8 +103,11 @@ def write_assets(workdir: epath.PathLike, config: Any, tokenizer: Tokenizer, act
     workdir.mkdir(parents=True, exist_ok=True)
     card = embodiments.find(config.embodiment)
     spaces = {name: json.loads(space.to_json()) for name, space in action_spaces.items()}
-    embodiment = {'embodiment': dataclasses.asdict(card), 'sources': spaces,
-                  'action_space': json.loads(_acted_on(card, action_spaces).to_json())}
+    embodiment = {
+        'embodiment': dataclasses.asdict(card),
+        'sources': spaces,
+        'action_space': json.loads(_acted_on(card, action_spaces).to_json()),
+    }
     _write(workdir / 'tokenizer.model', tokenizer.model_bytes)
     _write(workdir / 'embodiment.json', json.dumps(embodiment, indent=2).encode())
     _write(workdir / 'versions.json', json.dumps(versions(), indent=2).encode())
@@ -116,15 +135,31 @@ def read_config(workdir: epath.PathLike) -> ml_collections.ConfigDict:
     """
     workdir = epath.Path(workdir)
     if not workdir.exists():
-        siblings = [path.name for path in workdir.parent.iterdir() if path.is_dir()] if workdir.parent.exists() else []
-        raise CheckpointError(f'there is no directory {workdir}{nearest(workdir.name, siblings) if siblings else ""}')
+        siblings = (
+            [path.name for path in workdir.parent.iterdir() if path.is_dir()]
+            if workdir.parent.exists()
+            else []
+        )
+        raise CheckpointError(
+            f'there is no directory {workdir}{nearest(workdir.name, siblings) if siblings else ""}'
+        )
     present = sorted(path.name for path in workdir.iterdir())
     if not present:
-        raise CheckpointError(f'{workdir} is empty: nothing has been trained there; run rt2_jax.train with --workdir={workdir}')
-    missing = [name for name in ('config.json', 'tokenizer.model', 'embodiment.json') if name not in present]
+        raise CheckpointError(
+            f'{workdir} is empty: nothing has been trained there; run rt2_jax.train with '
+            f'--workdir={workdir}'
+        )
+    missing = [
+        name
+        for name in ('config.json', 'tokenizer.model', 'embodiment.json')
+        if name not in present
+    ]
     if missing:
-        raise CheckpointError(f'{workdir} is no checkpoint directory, or a half-written one: it lacks {", ".join(missing)} '
-                              f'and has {", ".join(present)}')
+        raise CheckpointError(
+            f'{workdir} is no checkpoint directory, or a half-written one: it lacks '
+            f'{", ".join(missing)} '
+            f'and has {", ".join(present)}'
+        )
     try:
         return configuration.from_json((workdir / 'config.json').read_text())
     except json.JSONDecodeError as error:
@@ -132,7 +167,7 @@ def read_config(workdir: epath.PathLike) -> ml_collections.ConfigDict:
 
 
 def check_same_config(workdir: epath.PathLike, config: Any) -> None:
-    """Refuses to go on with a run under another config, but for the fields of `configuration.MAY_CHANGE`.
+    """Refuses to go on under another config, but for `configuration.MAY_CHANGE`.
 
     Raises:
         CheckpointError: lists the fields that differ.
@@ -140,8 +175,12 @@ def check_same_config(workdir: epath.PathLike, config: Any) -> None:
     lines = configuration.differing(read_config(workdir), config)
     if lines:
         raise CheckpointError(
-            f'{workdir} holds a run of another config:\n  ' + '\n  '.join(lines) + '\nTake another --workdir, or give '
-            f'these fields their old values. Only these may change on resume: {", ".join(configuration.MAY_CHANGE)}')
+            f'{workdir} holds a run of another config:\n  '
+            + '\n  '.join(lines)
+            + '\nTake another --workdir, or give '
+            f'these fields their old values. Only these may change on resume: '
+            f'{", ".join(configuration.MAY_CHANGE)}'
+        )
 
 
 class Checkpoints:
@@ -150,7 +189,8 @@ class Checkpoints:
     Args:
         workdir: the run's directory.
         keep: how many of the latest steps are kept.
-        read_only: for inference beside a run that may be writing; nothing is made, cleaned up or deleted.
+        read_only: for inference beside a run that may be writing; nothing is made, cleaned up or
+            deleted.
     """
 
     def __init__(self, workdir: epath.PathLike, keep: int | None = None, read_only: bool = False):
@@ -158,16 +198,27 @@ class Checkpoints:
         if not read_only:
             self.directory.mkdir(parents=True, exist_ok=True)
         self._orbax = ocp.CheckpointManager(
-            self.directory, options=ocp.CheckpointManagerOptions(
-                max_to_keep=keep, create=not read_only, cleanup_tmp_directories=not read_only, read_only=read_only),
-            item_handlers={'params': ocp.StandardCheckpointHandler(), 'state': ocp.StandardCheckpointHandler(),
-                           'data': ocp.JsonCheckpointHandler()})
+            self.directory,
+            options=ocp.CheckpointManagerOptions(
+                max_to_keep=keep,
+                create=not read_only,
+                cleanup_tmp_directories=not read_only,
+                read_only=read_only,
+            ),
+            item_handlers={
+                'params': ocp.StandardCheckpointHandler(),
+                'state': ocp.StandardCheckpointHandler(),
+                'data': ocp.JsonCheckpointHandler(),
+            },
+        )
 
     def latest(self) -> int | None:
         """The last step that was saved completely, None if there is none."""
         return self._orbax.latest_step()
 
-    def save(self, state: state_lib.TrainState, accumulated: Any, data: dict[str, Any], step: int) -> None:
+    def save(
+        self, state: state_lib.TrainState, accumulated: Any, data: dict[str, Any], step: int
+    ) -> None:
         """Saves in the background; returns when the arrays have been copied and may be donated.
 
         Args:
@@ -176,12 +227,18 @@ class Checkpoints:
             data: the data iterator's state, as JSON.
             step: the number of steps made.
         """
-        self._orbax.save(step, args=ocp.args.Composite(
-            params=ocp.args.StandardSave(state.params),
-            state=ocp.args.StandardSave(_plain(_rest(state, accumulated))),
-            data=ocp.args.JsonSave(data)))
+        self._orbax.save(
+            step,
+            args=ocp.args.Composite(
+                params=ocp.args.StandardSave(state.params),
+                state=ocp.args.StandardSave(_plain(_rest(state, accumulated))),
+                data=ocp.args.JsonSave(data),
+            ),
+        )
 
-    def restore(self, step: int, state: Any, accumulated: Any) -> tuple[state_lib.TrainState, Any, dict[str, Any]]:
+    def restore(
+        self, step: int, state: Any, accumulated: Any
+    ) -> tuple[state_lib.TrainState, Any, dict[str, Any]]:
         """Restores onto the shardings of `state` and `accumulated` (trees of `ShapeDtypeStruct`).
 
         Raises:
@@ -190,14 +247,22 @@ class Checkpoints:
         self._check(step, state.params)
         rest = _rest(state, accumulated)
         try:
-            found = self._orbax.restore(step, args=ocp.args.Composite(
-                params=ocp.args.StandardRestore(state.params),
-                state=ocp.args.StandardRestore(_plain(rest)),
-                data=ocp.args.JsonRestore()))
+            found = self._orbax.restore(
+                step,
+                args=ocp.args.Composite(
+                    params=ocp.args.StandardRestore(state.params),
+                    state=ocp.args.StandardRestore(_plain(rest)),
+                    data=ocp.args.JsonRestore(),
+                ),
+            )
         except Exception as error:
-            raise CheckpointError(f'{self.directory / str(step)} cannot be restored: {error}') from error
+            raise CheckpointError(
+                f'{self.directory / str(step)} cannot be restored: {error}'
+            ) from error
         # Fields that are None are not written; they are None still.
-        rest = flax.serialization.from_state_dict(rest, _filled(flax.serialization.to_state_dict(rest), found['state']))
+        rest = flax.serialization.from_state_dict(
+            rest, _filled(flax.serialization.to_state_dict(rest), found['state'])
+        )
         accumulated = rest.pop('accumulated')
         return state_lib.TrainState(params=found['params'], **rest), accumulated, found['data']
 
@@ -208,11 +273,17 @@ class Checkpoints:
             CheckpointError: a file is missing or damaged.
         """
         sharding = sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-        shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), self._shapes(step))
+        shapes = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), self._shapes(step)
+        )
         try:
-            return self._orbax.restore(step, args=ocp.args.Composite(params=ocp.args.StandardRestore(shapes)))['params']
+            return self._orbax.restore(
+                step, args=ocp.args.Composite(params=ocp.args.StandardRestore(shapes))
+            )['params']
         except Exception as error:
-            raise CheckpointError(f'{self.directory / str(step)} cannot be restored: {error}') from error
+            raise CheckpointError(
+                f'{self.directory / str(step)} cannot be restored: {error}'
+            ) from error
 
     def _shapes(self, step: int) -> Any:
         try:
@@ -221,7 +292,9 @@ class Checkpoints:
                 raise FileNotFoundError('there is no folder params')
             return found.tree
         except Exception as error:
-            raise CheckpointError(f'{self.directory / str(step)} is damaged, its parameters cannot be listed: {error}') from error
+            raise CheckpointError(
+                f'{self.directory / str(step)} is damaged, its parameters cannot be listed: {error}'
+            ) from error
 
     def _check(self, step: int, params: Any) -> None:
         try:
@@ -240,7 +313,12 @@ class Checkpoints:
 
 
 def _rest(state: state_lib.TrainState, accumulated: Any) -> dict[str, Any]:
-    return {'opt_state': state.opt_state, 'step': state.step, 'rng': state.rng, 'accumulated': accumulated}
+    return {
+        'opt_state': state.opt_state,
+        'step': state.step,
+        'rng': state.rng,
+        'accumulated': accumulated,
+    }
 
 
 def _plain(tree: Any) -> Any:
@@ -248,21 +326,27 @@ def _plain(tree: Any) -> Any:
         if not isinstance(node, dict):
             return node
         return {key: without_none(value) for key, value in node.items() if value is not None}
+
     return without_none(flax.serialization.to_state_dict(tree))
 
 
 def _filled(expected: Any, found: Any) -> Any:
     if not isinstance(expected, dict):
         return found
-    return {key: None if value is None else _filled(value, found.get(key, {})) for key, value in expected.items()}
+    return {
+        key: None if value is None else _filled(value, found.get(key, {}))
+        for key, value in expected.items()
+    }
 
 
-def load_for_inference(workdir: epath.PathLike, step: int | None = None,
-                       sharding: jax.sharding.Sharding | None = None) -> Loaded:
+def load_for_inference(
+    workdir: epath.PathLike, step: int | None = None, sharding: jax.sharding.Sharding | None = None
+) -> Loaded:
     """Loads what `evaluate` and `serve` need from a directory and nothing else.
 
     Args:
-        workdir: a run's directory, an exported one, or 'package:NAME' for one that comes with the package.
+        workdir: a run's directory, an exported one, or 'package:NAME' for one that comes with the
+            package.
         step: which step; the latest by default.
         sharding: of every parameter; the first local device by default.
 
@@ -281,8 +365,15 @@ def load_for_inference(workdir: epath.PathLike, step: int | None = None,
         checkpoints = Checkpoints(workdir, read_only=True)
         params = checkpoints.restore_params(step, sharding)
         checkpoints.close()
-    return Loaded(config=config, params=params, tokenizer=tokenizer, step=step, directory=workdir,
-                  action_space=ActionSpace.from_json(embodiment['action_space']), embodiment=embodiment['embodiment'])
+    return Loaded(
+        config=config,
+        params=params,
+        tokenizer=tokenizer,
+        step=step,
+        directory=workdir,
+        action_space=ActionSpace.from_json(embodiment['action_space']),
+        embodiment=embodiment['embodiment'],
+    )
 
 
 def _choose_step(workdir: epath.Path, step: int | None) -> int:
@@ -291,10 +382,15 @@ def _choose_step(workdir: epath.Path, step: int | None) -> int:
     steps = sorted(int(name) for name in present if name.isdigit())
     if not steps:
         unfinished = f' (unfinished: {", ".join(sorted(present))})' if present else ''
-        raise CheckpointError(f'{workdir} has no complete checkpoint yet{unfinished}: training was stopped before its first '
-                              'one, or is still on its way to it; start it again with the same command')
+        raise CheckpointError(
+            f'{workdir} has no complete checkpoint yet{unfinished}: training was stopped before '
+            f'its first '
+            'one, or is still on its way to it; start it again with the same command'
+        )
     if step is not None and step not in steps:
-        raise CheckpointError(f'{workdir} has no checkpoint of step {step}{nearest(str(step), map(str, steps))}')
+        raise CheckpointError(
+            f'{workdir} has no checkpoint of step {step}{nearest(str(step), map(str, steps))}'
+        )
     return steps[-1] if step is None else step
 
 
@@ -308,15 +404,24 @@ def locate(directory: epath.PathLike) -> epath.Path:
         return epath.Path(directory)
     name = str(directory).removeprefix(PACKAGE)
     root = epath.Path(str(resources.files('rt2_jax'))) / 'pretrained'
-    present = [path.name for path in root.iterdir() if (path / 'config.json').exists()] if root.exists() else []
+    present = (
+        [path.name for path in root.iterdir() if (path / 'config.json').exists()]
+        if root.exists()
+        else []
+    )
     if name not in present:
         hint = nearest(name, present) if present else ', nor any other'
         raise CheckpointError(f'the package has no checkpoint {name!r}{hint}')
     return root / name
 
 
-def export(workdir: epath.PathLike, output: epath.PathLike, step: int | None = None, dtype: Any = jnp.bfloat16) -> int:
-    """Writes parameters in `dtype` and the assets of a run into a small directory that loads anywhere.
+def export(
+    workdir: epath.PathLike,
+    output: epath.PathLike,
+    step: int | None = None,
+    dtype: Any = jnp.bfloat16,
+) -> int:
+    """Writes the parameters and assets of a run into a small directory that loads anywhere.
 
     Args:
         workdir: the run's directory.
@@ -364,7 +469,9 @@ def initial_params(directory: str, tokenizer: Tokenizer) -> Any:
     """
     loaded = load_for_inference(directory)
     if loaded.tokenizer.model_bytes != tokenizer.model_bytes:
-        raise CheckpointError(f'config.init_from={directory} was trained with another vocabulary than this run has; '
-                              'set config.tokenizer to its tokenizer.model')
+        raise CheckpointError(
+            f'config.init_from={directory} was trained with another vocabulary than this run has; '
+            'set config.tokenizer to its tokenizer.model'
+        )
     logging.info('starting from %s, step %d', loaded.directory, loaded.step)
     return jax.device_get(loaded.params)

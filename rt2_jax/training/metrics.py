@@ -1,4 +1,4 @@
-"""Metrics on their way out: JSONL and TensorBoard always, W&B if asked for; and what a step costs and takes."""
+"""Metrics on their way out (JSONL, TensorBoard, W&B), and what a step costs and takes."""
 
 from collections.abc import Iterator, Mapping
 import json
@@ -19,8 +19,9 @@ DROPPED = 'metrics.dropped.jsonl'
 class Writer:
     """Writes scalars by step. Only process 0 makes one.
 
-    On resume at step N, lines of later steps (the run went on after its last checkpoint, then died) and a
-    half-written last line move to `metrics.dropped.jsonl`, so the curve has one line a step and nothing is lost.
+    On resume at step N, lines of later steps (the run went on after its last checkpoint, then died)
+    and a half-written last line move to `metrics.dropped.jsonl`, so the curve has one line a step
+    and nothing is lost.
 
     Args:
         workdir: where the files go.
@@ -33,12 +34,15 @@ class Writer:
 
     def __init__(self, workdir: epath.PathLike, resume_step: int = 0, wandb_project: str = ''):
         import tensorboardX
+
         self._path = epath.Path(workdir) / FILE
         self._path.parent.mkdir(parents=True, exist_ok=True)
         _drop_after(self._path, resume_step)
         self._file = open(self._path, 'a', encoding='utf-8')
         self._board = tensorboardX.SummaryWriter(
-            str(self._path.parent / 'tensorboard'), purge_step=resume_step + 1 if resume_step else None)
+            str(self._path.parent / 'tensorboard'),
+            purge_step=resume_step + 1 if resume_step else None,
+        )
         self._wandb = _wandb(wandb_project, workdir) if wandb_project else None
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
@@ -62,7 +66,9 @@ def _wandb(project: str, workdir):
     try:
         import wandb
     except ImportError as error:
-        raise ImportError(f'config.wandb_project is {project!r}, but W&B is missing: pip install wandb') from error
+        raise ImportError(
+            f'config.wandb_project is {project!r}, but W&B is missing: pip install wandb'
+        ) from error
     return wandb.init(project=project, dir=str(workdir), resume='allow')
 
 
@@ -81,11 +87,13 @@ def _drop_after(path: epath.Path, step: int) -> None:
         temporary = path.parent / (FILE + '.new')
         temporary.write_text(''.join(line + '\n' for line in kept))
         temporary.replace(path)
-        logging.info('%d lines of %s are past step %d and moved to %s', len(dropped), path, step, DROPPED)
+        logging.info(
+            '%d lines of %s are past step %d and moved to %s', len(dropped), path, step, DROPPED
+        )
 
 
 def read(workdir: epath.PathLike) -> list[dict[str, float]]:
-    """The metrics of a run, one dict a logged step, in order; a half-written last line is left out."""
+    """The metrics of a run, one dict a logged step, without a half-written last line."""
     lines = (epath.Path(workdir) / FILE).read_text().splitlines()
     rows = {}
     for number, line in enumerate(lines):
@@ -93,7 +101,9 @@ def read(workdir: epath.PathLike) -> list[dict[str, float]]:
             row = json.loads(line)
         except json.JSONDecodeError:
             if number + 1 < len(lines):
-                raise ValueError(f'{epath.Path(workdir) / FILE}, line {number + 1} is not JSON: {line[:80]!r}') from None
+                raise ValueError(
+                    f'{epath.Path(workdir) / FILE}, line {number + 1} is not JSON: {line[:80]!r}'
+                ) from None
             break
         rows[row['step']] = row
     return [rows[step] for step in sorted(rows)]
@@ -114,8 +124,9 @@ class Clock:
         """Rates of the interval that ends now, over `steps` steps.
 
         Returns:
-            steps/s, examples/s, data_wait (share of the wall time in which no step ran for want of a batch),
-            rss_gb (of this process), mfu (FLOP/s over `peak`; left out where the peak is 0).
+            steps/s, examples/s, data_wait (share of the wall time in which no step ran for want of
+            a batch), rss_gb (of this process), mfu (FLOP/s over `peak`; left out where the peak is
+            0).
         """
         seconds = time.perf_counter() - self.start
         values = {
@@ -130,7 +141,7 @@ class Clock:
 
 
 def matmul_peak(dtype: Any = jnp.float32, size: int = 1024, seconds: float = 0.4) -> float:
-    """FLOP/s that a plain square matmul reaches on one device of this machine: the best of many short runs."""
+    """FLOP/s that a plain square matmul reaches on one device here, the best of many runs."""
     x = jnp.ones((size, size), dtype)
     multiply = jax.jit(jnp.dot)
     multiply(x, x).block_until_ready()
@@ -164,7 +175,8 @@ def products(jaxpr: Any) -> Iterator[tuple[Any, int]]:
 def count_flops(jaxpr: Any) -> float:
     """FLOPs of the `products` of a jaxpr; a multiplication and its addition count as two.
 
-    XLA's own cost analysis counts the body of a scan once and leaves out products that a library runs.
+    XLA's own cost analysis counts the body of a scan once and leaves out products that a library
+    runs.
     """
     return sum(times * _flops(equation) for equation, times in products(jaxpr))
 
@@ -173,7 +185,11 @@ def _flops(equation) -> float:
     outputs = equation.outvars[0].aval.size
     if equation.primitive.name == 'dot_general':
         (contract, _), _ = equation.params['dimension_numbers']
-        return 2.0 * outputs * np.prod([equation.invars[0].aval.shape[axis] for axis in contract], initial=1.0)
+        return (
+            2.0
+            * outputs
+            * np.prod([equation.invars[0].aval.shape[axis] for axis in contract], initial=1.0)
+        )
     kernel = equation.invars[1].aval
     features = kernel.shape[equation.params['dimension_numbers'].rhs_spec[0]]
     return 2.0 * outputs * kernel.size / features

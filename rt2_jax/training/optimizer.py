@@ -1,4 +1,4 @@
-"""Adafactor or AdamW from a config: schedule, clipping, frozen parts, learning rates by part, weight decay."""
+"""Adafactor or AdamW from a config: schedule, clipping, rates by part, weight decay."""
 
 from collections.abc import Callable, Mapping
 import re
@@ -18,21 +18,26 @@ OPTIMIZERS = ('adafactor', 'adamw')
 def make_schedule(config: Any, total_steps: int) -> Callable[[jax.Array], jax.Array]:
     """Step number -> learning rate: a linear warm-up to `config.lr`, then the named schedule.
 
-    `cosine` falls to `config.lr * config.end_fraction` at `total_steps`; `rsqrt` is lr * sqrt(warmup / step) as T5
-    and PaLI do; `constant` stays.
+    `cosine` falls to `config.lr * config.end_fraction` at `total_steps`; `rsqrt` is lr *
+    sqrt(warmup / step) as T5 and PaLI do; `constant` stays.
 
     Raises:
         ValueError: an unknown schedule.
     """
     if config.schedule not in SCHEDULES:
-        raise ValueError(f'config.optimizer.schedule {config.schedule!r} is unknown{nearest(config.schedule, SCHEDULES)}')
+        raise ValueError(
+            f'config.optimizer.schedule {config.schedule!r} is '
+            f'unknown{nearest(config.schedule, SCHEDULES)}'
+        )
     warmup = max(int(config.warmup), 1)
 
     def schedule(step):
         step = jnp.asarray(step, jnp.float32)
         if config.schedule == 'cosine':
             progress = jnp.clip((step - warmup) / max(total_steps - warmup, 1), 0.0, 1.0)
-            after = config.end_fraction + (1 - config.end_fraction) * 0.5 * (1 + jnp.cos(jnp.pi * progress))
+            after = config.end_fraction + (1 - config.end_fraction) * 0.5 * (
+                1 + jnp.cos(jnp.pi * progress)
+            )
         elif config.schedule == 'rsqrt':
             after = jnp.sqrt(warmup / jnp.maximum(step, warmup))
         else:
@@ -50,7 +55,9 @@ def matching(pattern: str, names: list[str], where: str) -> set[str]:
     """
     found = {name for name in names if re.search(pattern, name)}
     if not found:
-        raise ValueError(f'{where}: the pattern {pattern!r} matches no parameter{nearest(pattern, names)}')
+        raise ValueError(
+            f'{where}: the pattern {pattern!r} matches no parameter{nearest(pattern, names)}'
+        )
     return found
 
 
@@ -64,7 +71,7 @@ def _multipliers(rates: Mapping[str, float], params: Any) -> Any:
 
 
 def decays(path, leaf) -> bool:
-    """Whether weight decay applies: matrices do; biases, norm scales and whatever has one axis (but layers) do not."""
+    """Whether weight decay applies: to matrices, not to norms, biases and other vectors."""
     name = parameter_name(path).split('/')
     stacked = 'layers' in name or any(part.endswith('_layers') for part in name)
     return name[-1] not in ('bias', 'scale') and leaf.ndim - int(stacked and leaf.ndim > 1) >= 2
@@ -73,26 +80,34 @@ def decays(path, leaf) -> bool:
 def make_optimizer(config: Any, total_steps: int, params: Any) -> optax.GradientTransformation:
     """Builds the optimizer for a tree of parameters (shapes are enough).
 
-    `config` holds name, lr, schedule, warmup, end_fraction, clip (global norm, 0: off), weight_decay (decoupled,
-    times the learning rate), b1, b2, eps, frozen (list of patterns) and part_lr (pattern -> factor on the rate).
-    Patterns are regular expressions searched in slash-separated parameter names. Frozen parts have no optimizer state.
+    `config` holds name, lr, schedule, warmup, end_fraction, clip (global norm, 0: off),
+    weight_decay (decoupled, times the learning rate), b1, b2, eps, frozen (list of patterns) and
+    part_lr (pattern -> factor on the rate). Patterns are regular expressions searched in
+    slash-separated parameter names. Frozen parts have no optimizer state.
 
     Raises:
         ValueError: an unknown optimizer or schedule, or a pattern that matches nothing.
     """
     if config.name not in OPTIMIZERS:
-        raise ValueError(f'config.optimizer.name {config.name!r} is unknown{nearest(config.name, OPTIMIZERS)}')
+        raise ValueError(
+            f'config.optimizer.name {config.name!r} is unknown{nearest(config.name, OPTIMIZERS)}'
+        )
     schedule = make_schedule(config, total_steps)
     chain = [optax.clip_by_global_norm(config.clip)] if config.clip else []
     if config.name == 'adamw':
         chain.append(optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps))
     else:
-        chain += [optax.scale_by_factored_rms(decay_rate=config.decay_rate), optax.clip_by_block_rms(1.0)]
+        chain += [
+            optax.scale_by_factored_rms(decay_rate=config.decay_rate),
+            optax.clip_by_block_rms(1.0),
+        ]
         if config.scale_by_parameter:
             chain.append(optax.scale_by_param_block_rms())
     if config.weight_decay:
+
         def mask(tree):
             return jax.tree_util.tree_map_with_path(decays, tree)
+
         chain.append(optax.add_decayed_weights(config.weight_decay, mask=mask))
     if config.part_lr:
         factors = _multipliers(dict(config.part_lr), params)
@@ -102,11 +117,17 @@ def make_optimizer(config: Any, total_steps: int, params: Any) -> optax.Gradient
     if not config.frozen:
         return trained
     names = list(named_leaves(params))
-    frozen = set().union(*(matching(pattern, names, 'config.optimizer.frozen') for pattern in config.frozen))
-    labels = jax.tree_util.tree_map_with_path(lambda path, _: 'frozen' if parameter_name(path) in frozen else 'trained', params)
+    frozen = set().union(
+        *(matching(pattern, names, 'config.optimizer.frozen') for pattern in config.frozen)
+    )
+    labels = jax.tree_util.tree_map_with_path(
+        lambda path, _: 'frozen' if parameter_name(path) in frozen else 'trained', params
+    )
     return optax.partition({'trained': trained, 'frozen': optax.set_to_zero()}, labels)
 
 
 def _times(updates: Any, factors: Any) -> Any:
     by_name = named_leaves(factors)
-    return jax.tree_util.tree_map_with_path(lambda path, update: update * by_name[parameter_name(path)], updates)
+    return jax.tree_util.tree_map_with_path(
+        lambda path, update: update * by_name[parameter_name(path)], updates
+    )

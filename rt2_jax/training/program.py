@@ -1,4 +1,4 @@
-"""The training program of a config on a mesh: model, optimizer, state and the jitted step, with no data read."""
+"""The training program of a config on a mesh: model, optimizer, state and the jitted step."""
 
 from collections.abc import Callable, Sequence
 import dataclasses
@@ -38,10 +38,12 @@ class Program:
         batch: shapes of a batch, with shardings.
         state: shapes of the state, with shardings.
         accumulated: shapes of the sums between log points, with shardings.
-        step: jitted step(state, accumulated, batch) -> (state, accumulated, loss); the first two are donated.
+        step: jitted step(state, accumulated, batch) -> (state, accumulated, loss); the first two
+            are donated.
         zeros: jitted; returns sums of nothing.
         seed: of the initial parameters.
     """
+
     model: nn.Module
     optimizer: optax.GradientTransformation
     mesh: Mesh
@@ -54,16 +56,24 @@ class Program:
 
     def init(self, params: Any = None) -> state_lib.TrainState:
         """The state to start from; `params` as for `state.init_state`."""
-        return state_lib.init_state(self.model, self.optimizer, self.batch, self.mesh, self.seed, params)
+        return state_lib.init_state(
+            self.model, self.optimizer, self.batch, self.mesh, self.seed, params
+        )
 
     def trace(self) -> Any:
-        """The traced step; `.jaxpr` counts, `.lower().compile()` runs or tells what it would take."""
+        """The traced step: `.jaxpr` to count, `.lower().compile()` to run."""
         return self.step.trace(self.state, self.accumulated, self.batch)
 
 
-def build(config: Any, mesh: Mesh, tokenizer: Tokenizer, sources: Sequence[str], kinds: Sequence[str],
-          spaces: dict[str, ActionSpace]) -> Program:
-    """Builds the program; nothing is allocated and no device is needed (`mesh` may be of a topology).
+def build(
+    config: Any,
+    mesh: Mesh,
+    tokenizer: Tokenizer,
+    sources: Sequence[str],
+    kinds: Sequence[str],
+    spaces: dict[str, ActionSpace],
+) -> Program:
+    """Builds the program; nothing is allocated, and `mesh` may be of a topology.
 
     Args:
         config: the run's config.
@@ -79,8 +89,10 @@ def build(config: Any, mesh: Mesh, tokenizer: Tokenizer, sources: Sequence[str],
     parts = mesh.shape['data'] * mesh.shape['fsdp']
     if config.batch_size % (parts * config.accumulate):
         raise ValueError(
-            f'config.batch_size={config.batch_size} is not divisible by config.accumulate={config.accumulate} times the mesh '
-            f'axes data x fsdp = {parts}; take a multiple of {parts * config.accumulate}')
+            f'config.batch_size={config.batch_size} is not divisible by '
+            f'config.accumulate={config.accumulate} times the mesh '
+            f'axes data x fsdp = {parts}; take a multiple of {parts * config.accumulate}'
+        )
     model = vla.build(config.model, tokenizer.vocab_size)
     batch = batch_shapes(config, mesh)
     params = nn.meta.unbox(state_lib.parameter_shapes(model, batch))
@@ -91,53 +103,100 @@ def build(config: Any, mesh: Mesh, tokenizer: Tokenizer, sources: Sequence[str],
         return step_lib.Accumulated.zeros(len(sources), len(kinds), tables is not None)
 
     everywhere = sharding.replicated(mesh)
-    accumulated = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere), jax.eval_shape(zeros))
+    accumulated = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere), jax.eval_shape(zeros)
+    )
     state = state_lib.abstract_state(model, optimizer, batch, mesh)
     step = step_lib.make_train_step(model, optimizer, accumulate=config.accumulate, tables=tables)
     # Said, not inferred: what comes out of one step goes into the next.
     outs = jax.tree.map(lambda x: x.sharding, (state, accumulated))
     return Program(
-        model=model, optimizer=optimizer, mesh=mesh, batch=batch, state=state, accumulated=accumulated, seed=config.seed,
+        model=model,
+        optimizer=optimizer,
+        mesh=mesh,
+        batch=batch,
+        state=state,
+        accumulated=accumulated,
+        seed=config.seed,
         step=jax.jit(step, donate_argnums=(0, 1), out_shardings=(*outs, everywhere)),
-        zeros=jax.jit(zeros, out_shardings=everywhere))
+        zeros=jax.jit(zeros, out_shardings=everywhere),
+    )
 
 
-def open_batches(config: Any, tokenizer: Tokenizer, mesh: Mesh) -> tuple[pipeline.BatchIterator, dict[str, ActionSpace]]:
+def open_batches(
+    config: Any, tokenizer: Tokenizer, mesh: Mesh
+) -> tuple[pipeline.BatchIterator, dict[str, ActionSpace]]:
     """The run's batches, split over the mesh, and the action space of each source that has one."""
     data = config.data
     robot, others = sources_lib.open_sources(data)
     batches = pipeline.make_iterator(
-        robot, others, tokenizer=tokenizer, batches=config.total_steps, batch_size=config.batch_size,
-        schedule=mixture.Schedule.from_config(data.robot_share.to_dict()), seed=config.seed,
-        image_size=data.image_size, prompt_length=data.prompt_length, target_length=data.target_length,
-        sharding=sharding.batch_sharding(mesh), threads=data.threads, read_ahead=data.read_ahead)
+        robot,
+        others,
+        tokenizer=tokenizer,
+        batches=config.total_steps,
+        batch_size=config.batch_size,
+        schedule=mixture.Schedule.from_config(data.robot_share.to_dict()),
+        seed=config.seed,
+        image_size=data.image_size,
+        prompt_length=data.prompt_length,
+        target_length=data.target_length,
+        sharding=sharding.batch_sharding(mesh),
+        threads=data.threads,
+        read_ahead=data.read_ahead,
+    )
     return batches, {name: source.action_space for name, (source, _) in robot.items()}
 
 
 def batch_shapes(config: Any, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes of one batch as the config says them: images uint8 [B,F,H,W,3], prompt [B,P], target [B,T] int32, ..."""
+    """Shapes of one batch as the config says them: images uint8 [B,F,H,W,3], prompt [B,P], target
+    [B,T] int32, ...
+    """
     data, size, where = config.data, config.batch_size, sharding.batch_sharding(mesh)
-    shapes = {'images': (size, data.frames, data.image_size, data.image_size, 3), 'prompt': (size, data.prompt_length),
-              'target': (size, data.target_length), 'source': (size,), 'kind': (size,), 'index': (size,)}
-    return {name: jax.ShapeDtypeStruct(shape, jnp.uint8 if name == 'images' else jnp.int32, sharding=where)
-            for name, shape in shapes.items()}
+    shapes = {
+        'images': (size, data.frames, data.image_size, data.image_size, 3),
+        'prompt': (size, data.prompt_length),
+        'target': (size, data.target_length),
+        'source': (size,),
+        'kind': (size,),
+        'index': (size,),
+    }
+    return {
+        name: jax.ShapeDtypeStruct(
+            shape, jnp.uint8 if name == 'images' else jnp.int32, sharding=where
+        )
+        for name, shape in shapes.items()
+    }
 
 
-def action_tables(tokenizer: Tokenizer, sources: Sequence[str], kinds: Sequence[str],
-                  spaces: dict[str, ActionSpace]) -> step_lib.ActionTables | None:
-    """What the step needs to measure errors of actions in physical units; None where no source has actions."""
+def action_tables(
+    tokenizer: Tokenizer,
+    sources: Sequence[str],
+    kinds: Sequence[str],
+    spaces: dict[str, ActionSpace],
+) -> step_lib.ActionTables | None:
+    """What the step needs to measure errors of actions in physical units; None where no source has
+    actions.
+    """
     if not spaces:
         return None
     bins = max(space.bins for space in spaces.values())
     centres = np.zeros((len(sources), 7, bins), np.float32)
     for name, space in spaces.items():
-        centres[list(sources).index(name), :, :space.bins] = space.centres
+        centres[list(sources).index(name), :, : space.bins] = space.centres
     widest = ActionTokenizer(max(spaces.values(), key=lambda space: space.bins), tokenizer)
     acts = np.array([kind in ACTING_KINDS for kind in kinds])
-    return step_lib.ActionTables(jnp.asarray(widest.bin_of_id), jnp.asarray(centres), jnp.asarray(acts))
+    return step_lib.ActionTables(
+        jnp.asarray(widest.bin_of_id), jnp.asarray(centres), jnp.asarray(acts)
+    )
 
 
 def dimension_names(spaces: dict[str, ActionSpace]) -> list[str]:
-    """'dx_m', 'drx_rad', ..., 'gripper': the dimensions of an action with their units; [] without action spaces."""
+    """'dx_m', 'drx_rad', ..., 'gripper': the dimensions of an action with their units; [] without
+    action spaces.
+    """
     space = next(iter(spaces.values()), None)
-    return [name if unit == '1' else f'{name}_{unit}' for name, unit in zip(space.names, space.units)] if space else []
+    return (
+        [name if unit == '1' else f'{name}_{unit}' for name, unit in zip(space.names, space.units)]
+        if space
+        else []
+    )

@@ -1,4 +1,6 @@
-"""The state of a training run, made on the mesh: shapes, shardings, what a checkpoint holds, then the rest."""
+"""The state of a training run, made on the mesh: shapes, shardings, what a checkpoint holds, then
+the rest.
+"""
 
 from typing import Any
 
@@ -24,6 +26,7 @@ class TrainState:
         opt_state: the optimizer's state.
         rng: [2] uint32, the run's key; a step folds its number in.
     """
+
     step: jax.Array
     params: Any
     opt_state: Any
@@ -32,8 +35,12 @@ class TrainState:
 
 def _init_function(model: Any, batch: dict[str, Any]):
     def init(rng):
-        inputs = (jnp.zeros((1, *batch[name].shape[1:]), batch[name].dtype) for name in ('images', 'prompt', 'target'))
+        inputs = (
+            jnp.zeros((1, *batch[name].shape[1:]), batch[name].dtype)
+            for name in ('images', 'prompt', 'target')
+        )
         return model.init(rng, *inputs)['params']
+
     return init
 
 
@@ -48,27 +55,47 @@ def parameter_shapes(model: Any, batch: dict[str, Any]) -> Any:
 
 
 def state_shardings(shapes: Any, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
-    """A `TrainState` of shardings: parameters by the table, moments as their parameters, the rest replicated."""
+    """A `TrainState` of shardings: parameters by the table, moments as their parameters, the rest
+    replicated.
+    """
     params = nn.meta.unbox(shapes)
     of_params = sharding.parameter_shardings(shapes, mesh)
     opt_state = jax.eval_shape(optimizer.init, params)
     return TrainState(
-        step=sharding.replicated(mesh), params=of_params, rng=sharding.replicated(mesh),
-        opt_state=sharding.optimizer_shardings(opt_state, params, of_params, mesh))
+        step=sharding.replicated(mesh),
+        params=of_params,
+        rng=sharding.replicated(mesh),
+        opt_state=sharding.optimizer_shardings(opt_state, params, of_params, mesh),
+    )
 
 
-def abstract_state(model: Any, optimizer: optax.GradientTransformation, batch: dict[str, Any], mesh: Mesh) -> TrainState:
+def abstract_state(
+    model: Any, optimizer: optax.GradientTransformation, batch: dict[str, Any], mesh: Mesh
+) -> TrainState:
     """The state as `ShapeDtypeStruct`s with shardings: what a checkpoint is restored onto."""
     boxed = parameter_shapes(model, batch)
     params = nn.meta.unbox(boxed)
-    shapes = TrainState(step=jax.ShapeDtypeStruct((), jnp.int32), params=params, rng=jax.ShapeDtypeStruct((2,), jnp.uint32),
-                        opt_state=jax.eval_shape(optimizer.init, params))
-    return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes,
-                        state_shardings(boxed, optimizer, mesh))
+    shapes = TrainState(
+        step=jax.ShapeDtypeStruct((), jnp.int32),
+        params=params,
+        rng=jax.ShapeDtypeStruct((2,), jnp.uint32),
+        opt_state=jax.eval_shape(optimizer.init, params),
+    )
+    return jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+        shapes,
+        state_shardings(boxed, optimizer, mesh),
+    )
 
 
-def init_state(model: Any, optimizer: optax.GradientTransformation, batch: dict[str, Any], mesh: Mesh, seed: int,
-               params: Any = None) -> TrainState:
+def init_state(
+    model: Any,
+    optimizer: optax.GradientTransformation,
+    batch: dict[str, Any],
+    mesh: Mesh,
+    seed: int,
+    params: Any = None,
+) -> TrainState:
     """Makes the state, each array where it will live, so that no process holds the whole model.
 
     Args:
@@ -77,7 +104,8 @@ def init_state(model: Any, optimizer: optax.GradientTransformation, batch: dict[
         batch: arrays or shapes of one batch.
         mesh: where the arrays go.
         seed: of the initial parameters and of the run.
-        params: parameters to start from instead of random ones (a tree of arrays on host or devices).
+        params: parameters to start from instead of random ones (a tree of arrays on host or
+            devices).
 
     Raises:
         ValueError: `params` does not fit the model; names and shapes that differ are listed.
@@ -89,7 +117,12 @@ def init_state(model: Any, optimizer: optax.GradientTransformation, batch: dict[
     def make(given):
         rng = jax.random.PRNGKey(seed)
         made = nn.meta.unbox(init(rng)) if given is None else given
-        return TrainState(step=jnp.zeros((), jnp.int32), params=made, opt_state=optimizer.init(made), rng=jax.random.fold_in(rng, 1))
+        return TrainState(
+            step=jnp.zeros((), jnp.int32),
+            params=made,
+            opt_state=optimizer.init(made),
+            rng=jax.random.fold_in(rng, 1),
+        )
 
     if params is not None:
         params = place_params(params, nn.meta.unbox(shapes), shardings.params)
@@ -105,12 +138,26 @@ def check_params(given: Any, expected: Any, what: str) -> None:
     """
     have = {name: tuple(x.shape) for name, x in sharding.named_leaves(given).items()}
     want = {name: tuple(x.shape) for name, x in sharding.named_leaves(expected).items()}
-    lines = [f'  {name}: the model has {want[name]}, the checkpoint has none' for name in want if name not in have]
-    lines += [f'  {name}: the checkpoint has {have[name]}, the model has none' for name in have if name not in want]
-    lines += [f'  {name}: the model has {want[name]}, the checkpoint {have[name]}'
-              for name in want if name in have and want[name] != have[name]]
+    lines = [
+        f'  {name}: the model has {want[name]}, the checkpoint has none'
+        for name in want
+        if name not in have
+    ]
+    lines += [
+        f'  {name}: the checkpoint has {have[name]}, the model has none'
+        for name in have
+        if name not in want
+    ]
+    lines += [
+        f'  {name}: the model has {want[name]}, the checkpoint {have[name]}'
+        for name in want
+        if name in have and want[name] != have[name]
+    ]
     if lines:
-        raise ValueError(f'{what} does not fit the model of this config, {len(lines)} parameters differ:\n' + '\n'.join(lines))
+        raise ValueError(
+            f'{what} does not fit the model of this config, {len(lines)} parameters differ:\n'
+            + '\n'.join(lines)
+        )
 
 
 def place_params(given: Any, shapes: Any, shardings: Any, what: str = 'config.init_from') -> Any:

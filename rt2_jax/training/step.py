@@ -1,4 +1,6 @@
-"""The training step: masked next-token cross-entropy, gradients, update, and metrics that stay on the device."""
+"""The training step: masked next-token cross-entropy, gradients, update, and metrics that stay on
+the device.
+"""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,7 +18,8 @@ PAD = 0
 
 @flax.struct.dataclass
 class Sums:
-    """What is summed over steps between two log points; every field has one entry a source or a kind.
+    """What is summed over steps between two log points; every field has one entry a source or a
+    kind.
 
     Attributes:
         loss: [N] float32, summed cross-entropy in nats.
@@ -24,6 +27,7 @@ class Sums:
         tokens: [N] float32, answer tokens (padding excluded).
         examples: [N] float32, rows.
     """
+
     loss: jax.Array
     correct: jax.Array
     tokens: jax.Array
@@ -40,9 +44,11 @@ class ActionTables:
 
     Attributes:
         bin_of_id: [V] int32, the integer that a token stands for, -1 for other tokens.
-        centres: [S,7,bins] float32, what an integer means by source and dimension, in that dimension's unit.
+        centres: [S,7,bins] float32, what an integer means by source and dimension, in that
+            dimension's unit.
         acts: [K] bool, the kinds whose answers end with an action.
     """
+
     bin_of_id: jax.Array
     centres: jax.Array
     acts: jax.Array
@@ -50,7 +56,8 @@ class ActionTables:
 
 @flax.struct.dataclass
 class ActionSums:
-    """Sums over robot examples, by source (S): teacher-forced argmax against the action that was taken.
+    """Sums over robot examples, by source (S): teacher-forced argmax against the action that was
+    taken.
 
     Attributes:
         examples: [S] float32.
@@ -58,6 +65,7 @@ class ActionSums:
         correct: [S,8] float32, equal tokens at each place of the action, the terminate flag first.
         error: [S,7] float32, absolute error of the decodable examples, in the dimensions' units.
     """
+
     examples: jax.Array
     decodable: jax.Array
     correct: jax.Array
@@ -70,7 +78,10 @@ class ActionSums:
 
 @flax.struct.dataclass
 class Accumulated:
-    """Sums by source and by kind, with the step count and the gradient norms, since the last log point."""
+    """Sums by source and by kind, with the step count and the gradient norms, since the last log
+    point.
+    """
+
     source: Sums
     kind: Sums
     steps: jax.Array
@@ -82,12 +93,21 @@ class Accumulated:
     def zeros(cls, sources: int, kinds: int, actions: bool = False) -> 'Accumulated':
         def zero():
             return jnp.zeros((), jnp.float32)
-        return cls(Sums.zeros(sources), Sums.zeros(kinds), zero(), zero(), zero(),
-                   ActionSums.zeros(sources) if actions else None)
+
+        return cls(
+            Sums.zeros(sources),
+            Sums.zeros(kinds),
+            zero(),
+            zero(),
+            zero(),
+            ActionSums.zeros(sources) if actions else None,
+        )
 
 
 def shift_right(target: jax.Array) -> jax.Array:
-    """target [B,T] int32 -> what the decoder reads [B,T]: a leading pad id, then the target but its last token."""
+    """target [B,T] int32 -> what the decoder reads [B,T]: a leading pad id, then the target but its
+    last token.
+    """
     return jnp.pad(target[:, :-1], ((0, 0), (1, 0)), constant_values=PAD)
 
 
@@ -107,8 +127,13 @@ def cross_entropy(logits: jax.Array, target: jax.Array) -> tuple[jax.Array, jax.
     return (jax.nn.logsumexp(logits, axis=-1) - picked) * mask, mask
 
 
-def action_rows(predicted: jax.Array, target: jax.Array, source: jax.Array, kind: jax.Array,
-                tables: ActionTables) -> dict[str, jax.Array]:
+def action_rows(
+    predicted: jax.Array,
+    target: jax.Array,
+    source: jax.Array,
+    kind: jax.Array,
+    tables: ActionTables,
+) -> dict[str, jax.Array]:
     """By row, what `ActionSums` sums; zeros for rows that end with no action.
 
     Args:
@@ -127,38 +152,69 @@ def action_rows(predicted: jax.Array, target: jax.Array, source: jax.Array, kind
     dimension = jnp.arange(7)
     value = tables.centres[source[:, None], dimension, jnp.maximum(bins, 0)]
     error = jnp.abs(value - tables.centres[source[:, None], dimension, jnp.maximum(right, 0)])
-    return dict(examples=is_action, decodable=decodable, correct=is_action[:, None] * (tokens == wanted),
-                error=decodable[:, None] * error)
+    return dict(
+        examples=is_action,
+        decodable=decodable,
+        correct=is_action[:, None] * (tokens == wanted),
+        error=decodable[:, None] * error,
+    )
 
 
 def _add(old: Sums | ActionSums, rows: dict[str, jax.Array], segment: jax.Array) -> Any:
     number = old.examples.shape[0]
-    return type(old)(**{name: getattr(old, name) + jax.ops.segment_sum(value, segment, number)
-                        for name, value in rows.items()})
+    return type(old)(
+        **{
+            name: getattr(old, name) + jax.ops.segment_sum(value, segment, number)
+            for name, value in rows.items()
+        }
+    )
 
 
-def make_train_step(model: Any, optimizer: optax.GradientTransformation, *, accumulate: int = 1,
-                    tables: ActionTables | None = None) -> Callable:
-    """Returns step(state, accumulated, batch) -> (state, accumulated, loss), to be jitted with the first two donated.
+def make_train_step(
+    model: Any,
+    optimizer: optax.GradientTransformation,
+    *,
+    accumulate: int = 1,
+    tables: ActionTables | None = None,
+) -> Callable:
+    """Returns step(state, accumulated, batch) -> (state, accumulated, loss), to be jitted with the
+    first two donated.
 
     Args:
-        model: module called as `model.apply({'params': p}, images, prompt, target_in) -> logits [B,T,V]`.
+        model: module called as `model.apply({'params': p}, images, prompt, target_in) -> logits
+            [B,T,V]`.
         optimizer: gradient transformation whose state `state.opt_state` is.
-        accumulate: the batch is cut into this many parts, one after another, and their gradients added; the
-            batch size must be divisible by it.
-        tables: for errors of actions in physical units; `accumulated.actions` must be there with it.
+        accumulate: the batch is cut into this many parts, one after another, and their gradients
+            added; the batch size must be divisible by it.
+        tables: for errors of actions in physical units; `accumulated.actions` must be there with
+            it.
 
-    The loss is the mean over all answer tokens of the batch, so cutting it into parts changes nothing but memory.
+    The loss is the mean over all answer tokens of the batch, so cutting it into parts changes
+    nothing but memory.
     """
 
     def loss_of(params, batch, rng):
-        logits = model.apply({'params': params}, batch['images'], batch['prompt'], shift_right(batch['target']),
-                             rngs={'dropout': rng})
+        logits = model.apply(
+            {'params': params},
+            batch['images'],
+            batch['prompt'],
+            shift_right(batch['target']),
+            rngs={'dropout': rng},
+        )
         loss, mask = cross_entropy(logits, batch['target'])
         predicted = jnp.argmax(logits, axis=-1)
         correct = (predicted == batch['target']) * mask
-        rows = dict(loss=loss.sum(1), correct=correct.sum(1), tokens=mask.sum(1), examples=jnp.ones(loss.shape[0]))
-        actions = action_rows(predicted, *(batch[k] for k in ('target', 'source', 'kind')), tables) if tables else None
+        rows = dict(
+            loss=loss.sum(1),
+            correct=correct.sum(1),
+            tokens=mask.sum(1),
+            examples=jnp.ones(loss.shape[0]),
+        )
+        actions = (
+            action_rows(predicted, *(batch[k] for k in ('target', 'source', 'kind')), tables)
+            if tables
+            else None
+        )
         return loss.sum(), (rows, actions)
 
     gradient = jax.grad(loss_of, has_aux=True)
@@ -167,7 +223,9 @@ def make_train_step(model: Any, optimizer: optax.GradientTransformation, *, accu
         if accumulate == 1:
             return gradient(params, batch, rng)
         # Strided parts, so that a part takes rows from every device that the batch lies on.
-        parts = jax.tree.map(lambda x: x.reshape(-1, accumulate, *x.shape[1:]).swapaxes(0, 1), batch)
+        parts = jax.tree.map(
+            lambda x: x.reshape(-1, accumulate, *x.shape[1:]).swapaxes(0, 1), batch
+        )
 
         def add(total, part_rng):
             grads, rows = gradient(params, *part_rng)
@@ -192,14 +250,20 @@ def make_train_step(model: Any, optimizer: optax.GradientTransformation, *, accu
             steps=accumulated.steps + 1,
             loss=accumulated.loss + loss,
             gradient_norm=accumulated.gradient_norm + optax.tree.norm(grads),
-            actions=_add(accumulated.actions, actions, batch['source']) if tables else None)
-        return state.replace(step=state.step + 1, params=params, opt_state=opt_state), accumulated, loss
+            actions=_add(accumulated.actions, actions, batch['source']) if tables else None,
+        )
+        return (
+            state.replace(step=state.step + 1, params=params, opt_state=opt_state),
+            accumulated,
+            loss,
+        )
 
     return train_step
 
 
-def summary(sums: Accumulated, sources: Sequence[str], kinds: Sequence[str],
-            dimensions: Sequence[str] = ()) -> dict[str, float]:
+def summary(
+    sums: Accumulated, sources: Sequence[str], kinds: Sequence[str], dimensions: Sequence[str] = ()
+) -> dict[str, float]:
     """Means since the last log point: loss and token accuracy in all, by source and by kind.
 
     Args:
@@ -209,13 +273,17 @@ def summary(sums: Accumulated, sources: Sequence[str], kinds: Sequence[str],
         dimensions: names of the seven action dimensions with their units ('dx_m').
 
     Returns:
-        'loss' (mean over steps), 'accuracy', 'gradient_norm'; 'source/NAME/loss', '.../accuracy', '.../examples' for
-        every source and kind ('kind/NAME/...') of which there were examples; for sources with actions
-        'action/NAME/DIMENSION' (mean absolute error), '.../terminate' (accuracy) and '.../decodable'.
+        'loss' (mean over steps), 'accuracy', 'gradient_norm'; 'source/NAME/loss', '.../accuracy',
+        '.../examples' for every source and kind ('kind/NAME/...') of which there were examples; for
+        sources with actions 'action/NAME/DIMENSION' (mean absolute error), '.../terminate'
+        (accuracy) and '.../decodable'.
     """
     steps = max(float(sums.steps), 1.0)
-    values = {'loss': float(sums.loss) / steps, 'gradient_norm': float(sums.gradient_norm) / steps,
-              'accuracy': float(sums.source.correct.sum() / max(sums.source.tokens.sum(), 1.0))}
+    values = {
+        'loss': float(sums.loss) / steps,
+        'gradient_norm': float(sums.gradient_norm) / steps,
+        'accuracy': float(sums.source.correct.sum() / max(sums.source.tokens.sum(), 1.0)),
+    }
     for group, of, names in (('source', sums.source, sources), ('kind', sums.kind, kinds)):
         for number, name in enumerate(names):
             if of.tokens[number]:

@@ -1,4 +1,6 @@
-"""Sizes of a mesh, logical axes to mesh axes, shardings of optimizer states. No devices are needed but one."""
+"""Sizes of a mesh, logical axes to mesh axes, shardings of optimizer states. No devices are needed
+but one.
+"""
 
 import flax.linen as nn
 import jax
@@ -22,22 +24,28 @@ def boxed(shape, *names):
     return nn.LogicallyPartitioned(jax.ShapeDtypeStruct(shape, jnp.float32), names)
 
 
-@pytest.mark.parametrize('sizes, expected', [
-    (dict(data=-1), (8, 1, 1)),
-    (dict(data=-1, fsdp=2, tensor=2), (2, 2, 2)),
-    (dict(data=1, fsdp=8), (1, 8, 1)),
-])
+@pytest.mark.parametrize(
+    'sizes, expected',
+    [
+        (dict(data=-1), (8, 1, 1)),
+        (dict(data=-1, fsdp=2, tensor=2), (2, 2, 2)),
+        (dict(data=1, fsdp=8), (1, 8, 1)),
+    ],
+)
 def test_minus_one_takes_the_rest(sizes, expected):
     assert tuple(mesh_lib.axis_sizes(sizes, 8).values()) == expected
 
 
-@pytest.mark.parametrize('sizes, message', [
-    (dict(fsdq=2), "did you mean 'fsdp'"),
-    (dict(data=3), 'must multiply to 8'),
-    (dict(data=-1, tensor=3), 'does not fit 8 devices'),
-    (dict(data=-1, fsdp=-1), 'at most one -1'),
-    (dict(data=0), 'sizes >= 1'),
-])
+@pytest.mark.parametrize(
+    'sizes, message',
+    [
+        (dict(fsdq=2), "did you mean 'fsdp'"),
+        (dict(data=3), 'must multiply to 8'),
+        (dict(data=-1, tensor=3), 'does not fit 8 devices'),
+        (dict(data=-1, fsdp=-1), 'at most one -1'),
+        (dict(data=0), 'sizes >= 1'),
+    ],
+)
 def test_sizes_that_do_not_fit(sizes, message):
     with pytest.raises(ValueError, match=message):
         mesh_lib.axis_sizes(sizes, 8)
@@ -48,34 +56,48 @@ def test_mesh_of_this_machine():
 
 
 def test_logical_axes_become_mesh_axes(mesh):
-    tree = {'kernel': boxed((8, 6), 'embed', 'mlp'), 'scale': jax.ShapeDtypeStruct((8,), jnp.float32)}
+    tree = {
+        'kernel': boxed((8, 6), 'embed', 'mlp'),
+        'scale': jax.ShapeDtypeStruct((8,), jnp.float32),
+    }
     found = sharding.parameter_shardings(tree, mesh)
     assert found['kernel'].spec == PartitionSpec('fsdp', 'tensor')
     assert found['scale'].spec == PartitionSpec()
 
 
 def test_ragged_axis_names_the_parameter(mesh):
-    with pytest.raises(ValueError, match=r'parameter layers/kernel of shape \(6, 6\): its axis of size 6 .* fsdp'):
+    with pytest.raises(
+        ValueError, match=r'parameter layers/kernel of shape \(6, 6\): its axis of size 6 .*fsdp'
+    ):
         sharding.parameter_shardings({'layers': {'kernel': boxed((6, 6), 'embed', 'mlp')}}, mesh)
 
 
 def test_unknown_logical_axis_names_the_nearest(mesh):
-    with pytest.raises(ValueError, match="'embedd' is not in the sharding table; did you mean 'embed'"):
+    with pytest.raises(
+        ValueError, match="'embedd' is not in the sharding table; did you mean 'embed'"
+    ):
         sharding.parameter_shardings({'kernel': boxed((8, 8), 'embedd', None)}, mesh)
 
 
-@pytest.mark.parametrize('make', [optax.scale_by_adam, lambda: optax.scale_by_factored_rms(min_dim_size_to_factor=1)])
+@pytest.mark.parametrize(
+    'make', [optax.scale_by_adam, lambda: optax.scale_by_factored_rms(min_dim_size_to_factor=1)]
+)
 def test_optimizer_state_lies_as_its_parameter(mesh, make):
     tree = {'kernel': boxed((3, 8, 16), 'layers', 'embed', 'mlp'), 'bias': boxed((16,), 'mlp')}
     params = nn.meta.unbox(tree)
     state = jax.eval_shape(make().init, params)
-    found = sharding.optimizer_shardings(state, params, sharding.parameter_shardings(tree, mesh), mesh)
+    found = sharding.optimizer_shardings(
+        state, params, sharding.parameter_shardings(tree, mesh), mesh
+    )
     by_name = {name: value.spec for name, value in sharding.named_leaves(found).items()}
     shapes = {name: value.shape for name, value in sharding.named_leaves(state).items()}
     for name, spec in by_name.items():
         for size, axis in zip(shapes[name], spec):
             assert axis == {16: 'tensor', 8: 'fsdp', 3: None, 1: None}[size], name
-    assert any(spec == PartitionSpec(None, 'fsdp') or spec == PartitionSpec(None, 'fsdp', 'tensor') for spec in by_name.values())
+    assert any(
+        spec == PartitionSpec(None, 'fsdp') or spec == PartitionSpec(None, 'fsdp', 'tensor')
+        for spec in by_name.values()
+    )
     assert np.prod(mesh.axis_sizes) == 16
 
 

@@ -15,12 +15,19 @@ from rt2_jax.training import metrics
 from rt2_jax.training import state as state_lib
 from rt2_jax.training import step as step_lib
 
-CONFIG = ml_collections.ConfigDict({'embodiment': 'tabletop', 'batch_size': 4, 'total_steps': 10, 'data': {'threads': 1}})
+CONFIG = ml_collections.ConfigDict(
+    {'embodiment': 'tabletop', 'batch_size': 4, 'total_steps': 10, 'data': {'threads': 1}}
+)
 
 
 def make_state():
-    params = {'encoder': {'kernel': jnp.arange(4096.0).reshape(64, 64)}, 'head': {'bias': jnp.ones(3)}}
-    return state_lib.TrainState(jnp.int32(0), params, optax.adamw(0.1).init(params), jax.random.PRNGKey(0))
+    params = {
+        'encoder': {'kernel': jnp.arange(4096.0).reshape(64, 64)},
+        'head': {'bias': jnp.ones(3)},
+    }
+    return state_lib.TrainState(
+        jnp.int32(0), params, optax.adamw(0.1).init(params), jax.random.PRNGKey(0)
+    )
 
 
 def like(tree):
@@ -34,7 +41,12 @@ def workdir(tmp_path, tokenizer):
     checkpoints = checkpoint.Checkpoints(tmp_path / 'run', keep=2)
     for step in (1, 3, 5):
         state = make_state()
-        checkpoints.save(state.replace(step=jnp.int32(step)), step_lib.Accumulated.zeros(1, 2), {'batches': step}, step)
+        checkpoints.save(
+            state.replace(step=jnp.int32(step)),
+            step_lib.Accumulated.zeros(1, 2),
+            {'batches': step},
+            step,
+        )
     checkpoints.close()
     return tmp_path / 'run'
 
@@ -52,7 +64,11 @@ def test_saved_state_is_that_of_the_call_though_training_goes_on(tmp_path):
     checkpoints.wait()
     for step in range(1, 4):
         restored, zeros, position = checkpoints.restore(step, like(state), like(sums))
-        jax.tree.map(lambda x, y: np.testing.assert_array_equal(x, y + np.asarray(20 * (step - 1), y.dtype)), restored, expected)
+        jax.tree.map(
+            lambda x, y: np.testing.assert_array_equal(x, y + np.asarray(20 * (step - 1), y.dtype)),
+            restored,
+            expected,
+        )
         assert position == {'batches': step} and zeros.actions is None
     checkpoints.close()
 
@@ -60,7 +76,9 @@ def test_saved_state_is_that_of_the_call_though_training_goes_on(tmp_path):
 def test_only_the_latest_are_kept_and_any_of_them_loads(workdir):
     loaded = checkpoint.load_for_inference(workdir)
     assert loaded.step == 5
-    np.testing.assert_array_equal(loaded.params['encoder']['kernel'], make_state().params['encoder']['kernel'])
+    np.testing.assert_array_equal(
+        loaded.params['encoder']['kernel'], make_state().params['encoder']['kernel']
+    )
     assert checkpoint.load_for_inference(workdir, step=3).step == 3
     with pytest.raises(checkpoint.CheckpointError, match='no checkpoint of step 1'):
         checkpoint.load_for_inference(workdir, step=1)
@@ -71,9 +89,14 @@ def test_parameters_that_do_not_fit_are_listed(workdir):
     params = {'encoder': {'kernel': jnp.zeros((64, 32))}, 'tail': {'bias': jnp.ones(3)}}
     checkpoints = checkpoint.Checkpoints(workdir, read_only=True)
     with pytest.raises(checkpoint.CheckpointError) as error:
-        checkpoints.restore(5, like(state.replace(params=params)), like(step_lib.Accumulated.zeros(1, 2)))
-    for line in ('tail/bias: the model has (3,), the checkpoint has none', 'head/bias: the checkpoint has (3,)',
-                 'encoder/kernel: the model has (64, 32), the checkpoint (64, 64)'):
+        checkpoints.restore(
+            5, like(state.replace(params=params)), like(step_lib.Accumulated.zeros(1, 2))
+        )
+    for line in (
+        'tail/bias: the model has (3,), the checkpoint has none',
+        'head/bias: the checkpoint has (3,)',
+        'encoder/kernel: the model has (64, 32), the checkpoint (64, 64)',
+    ):
         assert line in str(error.value)
 
 
@@ -84,7 +107,9 @@ def test_missing_directories_are_told_apart(tmp_path, workdir):
     with pytest.raises(checkpoint.CheckpointError, match='is empty'):
         checkpoint.load_for_inference(tmp_path / 'empty')
     (workdir / 'tokenizer.model').unlink()
-    with pytest.raises(checkpoint.CheckpointError, match='half-written one: it lacks tokenizer.model'):
+    with pytest.raises(
+        checkpoint.CheckpointError, match='half-written one: it lacks tokenizer.model'
+    ):
         checkpoint.load_for_inference(workdir)
     with pytest.raises(checkpoint.CheckpointError, match='the package has no checkpoint'):
         checkpoint.load_for_inference('package:tabeltop')
@@ -92,7 +117,9 @@ def test_missing_directories_are_told_apart(tmp_path, workdir):
 
 def test_run_killed_before_its_first_checkpoint(tmp_path, tokenizer):
     checkpoint.write_assets(tmp_path, CONFIG, tokenizer, {})
-    with pytest.raises(checkpoint.CheckpointError, match='no complete checkpoint yet: training was stopped'):
+    with pytest.raises(
+        checkpoint.CheckpointError, match='no complete checkpoint yet: training was stopped'
+    ):
         checkpoint.load_for_inference(tmp_path)
     (tmp_path / 'checkpoints' / '4.orbax-checkpoint-tmp').mkdir(parents=True)
     with pytest.raises(checkpoint.CheckpointError, match='unfinished: 4.orbax'):
@@ -101,11 +128,17 @@ def test_run_killed_before_its_first_checkpoint(tmp_path, tokenizer):
 
 @pytest.mark.parametrize('damage', ['truncated', 'missing'])
 def test_damaged_checkpoint_is_named(workdir, damage):
-    files = [path for path in (workdir / 'checkpoints' / '5' / 'params').rglob('*') if path.is_file() and '/d/' in str(path)]
+    files = [
+        path
+        for path in (workdir / 'checkpoints' / '5' / 'params').rglob('*')
+        if path.is_file() and '/d/' in str(path)
+    ]
     for path in files:
         path.write_bytes(path.read_bytes()[:10]) if damage == 'truncated' else path.unlink()
     assert files
-    with pytest.raises(checkpoint.CheckpointError, match='checkpoints/5 (is damaged|cannot be restored)'):
+    with pytest.raises(
+        checkpoint.CheckpointError, match='checkpoints/5 (is damaged|cannot be restored)'
+    ):
         checkpoint.load_for_inference(workdir)
 
 
@@ -119,8 +152,10 @@ def test_export_keeps_what_bfloat16_keeps(workdir, tmp_path):
     checkpoint.export(workdir, tmp_path / 'exported', step=3)
     loaded = checkpoint.load_for_inference(tmp_path / 'exported')
     assert loaded.step == 3
-    np.testing.assert_array_equal(loaded.params['encoder']['kernel'],
-                                  make_state().params['encoder']['kernel'].astype(jnp.bfloat16).astype(jnp.float32))
+    np.testing.assert_array_equal(
+        loaded.params['encoder']['kernel'],
+        make_state().params['encoder']['kernel'].astype(jnp.bfloat16).astype(jnp.float32),
+    )
 
 
 def test_fields_that_may_change_on_resume():
@@ -138,7 +173,11 @@ def test_lines_past_the_restored_step_are_set_aside(tmp_path):
     writer = metrics.Writer(tmp_path, resume_step=4)
     writer.write(6, {'loss': 0.5})
     writer.close()
-    assert metrics.read(tmp_path) == [{'step': 2, 'loss': 0.5}, {'step': 4, 'loss': 0.25}, {'step': 6, 'loss': 0.5}]
+    assert metrics.read(tmp_path) == [
+        {'step': 2, 'loss': 0.5},
+        {'step': 4, 'loss': 0.25},
+        {'step': 6, 'loss': 0.5},
+    ]
     assert (tmp_path / metrics.DROPPED).read_text().splitlines() == [lines[2], '{"step": 8, "lo']
 
 

@@ -8,10 +8,27 @@ import pytest
 
 from rt2_jax.training import optimizer as optimizer_lib
 
-BASE = dict(name='adamw', lr=0.1, schedule='constant', warmup=1, end_fraction=0.1, clip=0.0, weight_decay=0.0, b1=0.9,
-            b2=0.99, eps=1e-8, decay_rate=0.8, scale_by_parameter=True, frozen=(), part_lr={})
-PARAMS = {'tower': {'kernel': jnp.ones((4, 4)), 'bias': jnp.ones(4)}, 'layers': {'norm': {'scale': jnp.ones((3, 4))}},
-          'head': {'kernel': jnp.ones((4, 8))}}
+BASE = dict(
+    name='adamw',
+    lr=0.1,
+    schedule='constant',
+    warmup=1,
+    end_fraction=0.1,
+    clip=0.0,
+    weight_decay=0.0,
+    b1=0.9,
+    b2=0.99,
+    eps=1e-8,
+    decay_rate=0.8,
+    scale_by_parameter=True,
+    frozen=(),
+    part_lr={},
+)
+PARAMS = {
+    'tower': {'kernel': jnp.ones((4, 4)), 'bias': jnp.ones(4)},
+    'layers': {'norm': {'scale': jnp.ones((3, 4))}},
+    'head': {'kernel': jnp.ones((4, 8))},
+}
 
 
 def config(**changes):
@@ -24,14 +41,19 @@ def update(settings, gradient=1.0, params=PARAMS):
     return optimizer.update(grads, optimizer.init(params), params)
 
 
-@pytest.mark.parametrize('name, expected', [
-    ('constant', [0.01, 0.05, 0.1, 0.1, 0.1]),
-    ('cosine', [0.01, 0.05, 0.1, 0.055, 0.01]),
-    ('rsqrt', [0.01, 0.05, 0.1, 0.1 * (10 / 55) ** 0.5, 0.1 * 0.1 ** 0.5]),
-])
+@pytest.mark.parametrize(
+    'name, expected',
+    [
+        ('constant', [0.01, 0.05, 0.1, 0.1, 0.1]),
+        ('cosine', [0.01, 0.05, 0.1, 0.055, 0.01]),
+        ('rsqrt', [0.01, 0.05, 0.1, 0.1 * (10 / 55) ** 0.5, 0.1 * 0.1**0.5]),
+    ],
+)
 def test_schedules(name, expected):
     schedule = optimizer_lib.make_schedule(config(schedule=name, warmup=10), 100)
-    np.testing.assert_allclose([schedule(step) for step in (0, 4, 10, 55, 100)], expected, rtol=1e-5)
+    np.testing.assert_allclose(
+        [schedule(step) for step in (0, 4, 10, 55, 100)], expected, rtol=1e-5
+    )
 
 
 def test_frozen_parts_stand_still_and_have_no_state():
@@ -61,17 +83,22 @@ def test_clipping_is_by_the_global_norm():
     updates, _ = update(settings, gradient=1e6)
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(updates))
     optimizer = optimizer_lib.make_optimizer(config(clip=1.0), 100, PARAMS)
-    _, state = optimizer.update(jax.tree.map(lambda x: 100 * jnp.ones_like(x), PARAMS), optimizer.init(PARAMS), PARAMS)
+    _, state = optimizer.update(
+        jax.tree.map(lambda x: 100 * jnp.ones_like(x), PARAMS), optimizer.init(PARAMS), PARAMS
+    )
     moments = np.concatenate([np.ravel(x) for x in jax.tree.leaves(state[1].mu)])
     np.testing.assert_allclose(moments, 0.1 / np.sqrt(size), rtol=1e-4)
 
 
-@pytest.mark.parametrize('changes, message', [
-    (dict(name='adam'), "did you mean 'adamw'"),
-    (dict(schedule='cosin'), "did you mean 'cosine'"),
-    (dict(frozen=('decoder',)), "frozen: the pattern 'decoder' matches no parameter"),
-    (dict(part_lr={'haed': 2.0}), 'part_lr: the pattern'),
-])
+@pytest.mark.parametrize(
+    'changes, message',
+    [
+        (dict(name='adam'), "did you mean 'adamw'"),
+        (dict(schedule='cosin'), "did you mean 'cosine'"),
+        (dict(frozen=('decoder',)), "frozen: the pattern 'decoder' matches no parameter"),
+        (dict(part_lr={'haed': 2.0}), 'part_lr: the pattern'),
+    ],
+)
 def test_what_does_not_exist_is_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         update(config(**changes))

@@ -25,21 +25,36 @@ def batch(tiny, action_tokenizer):
         target[row, :9] = [*action_tokenizer.encode(action), tiny.tokenizer.eos_id]
     target[2, :3] = [50, 60, 1]
     target[3, :5] = [50, 61, 62, 63, 1]
-    return jax.tree.map(jnp.asarray, dict(images=images, prompt=prompt, target=target, index=np.arange(4, dtype=np.int32),
-                                          source=np.array([0, 0, 1, 1], np.int32), kind=np.array([0, 0, 1, 2], np.int32)))
+    return jax.tree.map(
+        jnp.asarray,
+        dict(
+            images=images,
+            prompt=prompt,
+            target=target,
+            index=np.arange(4, dtype=np.int32),
+            source=np.array([0, 0, 1, 1], np.int32),
+            kind=np.array([0, 0, 1, 2], np.int32),
+        ),
+    )
 
 
 @pytest.fixture(scope='module')
 def tables(action_tokenizer):
     centres = np.zeros((2, 7, 256), np.float32)
     centres[0] = action_tokenizer.space.centres
-    return step_lib.ActionTables(jnp.asarray(action_tokenizer.bin_of_id), jnp.asarray(centres), jnp.array([True, False, False]))
+    return step_lib.ActionTables(
+        jnp.asarray(action_tokenizer.bin_of_id),
+        jnp.asarray(centres),
+        jnp.array([True, False, False]),
+    )
 
 
 def advance(tiny, batch, tables, accumulate):
     optimizer = optax.sgd(0.1)
     params = tiny.params(0)
-    state = state_lib.TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), jax.random.PRNGKey(0))
+    state = state_lib.TrainState(
+        jnp.zeros((), jnp.int32), params, optimizer.init(params), jax.random.PRNGKey(0)
+    )
     step = step_lib.make_train_step(tiny.model, optimizer, accumulate=accumulate, tables=tables)
     return jax.jit(step)(state, step_lib.Accumulated.zeros(2, 3, actions=True), batch)
 
@@ -65,21 +80,31 @@ def test_decoder_reads_the_target_one_place_late():
 
 def test_sums_are_split_by_source_and_kind(tiny, batch, advanced):
     _, sums, loss = advanced
-    logits = tiny.model.apply({'params': tiny.params(0)}, batch['images'], batch['prompt'], step_lib.shift_right(batch['target']))
+    logits = tiny.model.apply(
+        {'params': tiny.params(0)},
+        batch['images'],
+        batch['prompt'],
+        step_lib.shift_right(batch['target']),
+    )
     by_token, mask = step_lib.cross_entropy(logits, batch['target'])
     rows = np.asarray(by_token.sum(1))
     np.testing.assert_allclose(sums.source.loss, [rows[:2].sum(), rows[2:].sum()], rtol=1e-4)
     np.testing.assert_allclose(sums.kind.loss, [rows[:2].sum(), rows[2], rows[3]], rtol=1e-4)
     np.testing.assert_array_equal(sums.kind.tokens, [18, 3, 5])
     np.testing.assert_allclose(loss, rows.sum() / mask.sum(), rtol=1e-4)
-    values = step_lib.summary(jax.device_get(sums), ['arm', 'web'], ['robot', 'name', 'where'], ['dx_m'] * 7)
+    values = step_lib.summary(
+        jax.device_get(sums), ['arm', 'web'], ['robot', 'name', 'where'], ['dx_m'] * 7
+    )
     np.testing.assert_allclose(values['source/web/loss'], rows[2:].sum() / 8, rtol=1e-4)
     assert values['kind/where/examples'] == 1 and 'action/web/dx_m' not in values
 
 
 def test_accumulating_over_parts_changes_nothing(tiny, batch, tables, advanced):
     state, sums, loss = advance(tiny, batch, tables, 2)
-    for ours, theirs in zip(jax.tree.leaves((state.params, sums, loss)), jax.tree.leaves((advanced[0].params, *advanced[1:]))):
+    for ours, theirs in zip(
+        jax.tree.leaves((state.params, sums, loss)),
+        jax.tree.leaves((advanced[0].params, *advanced[1:])),
+    ):
         np.testing.assert_allclose(ours, theirs, rtol=2e-3, atol=1e-5)
 
 
@@ -89,14 +114,22 @@ def test_errors_of_actions_are_in_physical_units(tiny, batch, tables, action_tok
     # One bin further in dx, ten bins in drz, and the terminate flag the other way round.
     for place, bins in ((1, 1), (6, 10)):
         integer = action_tokenizer.bin_of_id[right[0, place]]
-        predicted[0, place] = action_tokenizer.integer_ids[integer + bins if integer + bins < 256 else integer - bins]
-    predicted[0, 0] = action_tokenizer.terminate_ids[int(right[0, 0] == action_tokenizer.terminate_ids[0])]
-    predicted[1, 3] = 3  # no integer: does not decode
-    rows = step_lib.action_rows(jnp.asarray(predicted), batch['target'], batch['source'], batch['kind'], tables)
+        predicted[0, place] = action_tokenizer.integer_ids[
+            integer + bins if integer + bins < 256 else integer - bins
+        ]
+    predicted[0, 0] = action_tokenizer.terminate_ids[
+        int(right[0, 0] == action_tokenizer.terminate_ids[0])
+    ]
+    predicted[1, 3] = np.flatnonzero(action_tokenizer.bin_of_id < 0)[-1]  # does not decode
+    rows = step_lib.action_rows(
+        jnp.asarray(predicted), batch['target'], batch['source'], batch['kind'], tables
+    )
     widths = ActionSpace.rt1_bounds().bin_widths
     np.testing.assert_array_equal(rows['examples'], [1, 1, 0, 0])
     np.testing.assert_array_equal(rows['decodable'], [1, 0, 0, 0])
-    np.testing.assert_allclose(rows['error'][0], [widths[0], 0, 0, 0, 0, 10 * widths[5], 0], rtol=1e-4, atol=1e-7)
+    np.testing.assert_allclose(
+        rows['error'][0], [widths[0], 0, 0, 0, 0, 10 * widths[5], 0], rtol=1e-4, atol=1e-7
+    )
     np.testing.assert_array_equal(rows['correct'][0], [0, 0, 1, 1, 1, 1, 0, 1])
     np.testing.assert_array_equal(rows['error'][1:], 0)
 

@@ -1,4 +1,6 @@
-"""configs/tabletop.py at a size that trains in seconds: get_config('web'), or 'robot' with episodes."""
+"""configs/tabletop.py at a size that trains in seconds: get_config('web'), or 'robot' with
+episodes.
+"""
 
 import importlib.util
 import pathlib
@@ -15,10 +17,12 @@ def get_config(arg: str = 'web'):
     with config.unlocked():
         config.update(dict(total_steps=24, batch_size=4, log_every=3, checkpoint_every=4))
         config.model = dict(
-            name='pali', dtype='float32',
+            name='pali',
+            dtype='float32',
             vision=dict(width=16, depth=1, heads=2, mlp=32, patch=8),
             encoder=dict(width=32, depth=2, heads=2, head_dim=16, mlp=64),
-            decoder=dict(width=32, depth=2, heads=2, head_dim=16, mlp=64))
+            decoder=dict(width=32, depth=2, heads=2, head_dim=16, mlp=64),
+        )
         config.data.update(dict(image_size=32, prompt_length=24, target_length=16, threads=1))
         for robot in config.data.robot.values():
             robot.questions = 0.0
