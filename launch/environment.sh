@@ -36,7 +36,7 @@ find_python() {
 # Says in one word what the environment was made from.
 fingerprint() {
     {
-        cat "$ROOT/setup.py" "$ROOT/launch/constraints.txt" "${BASH_SOURCE[0]}"
+        cat "$ROOT/setup.py" "$ROOT/launch/constraints.txt"
         printf '%s\n' "$ROOT" "$EXTRAS"
         "$1" -VV
     } | sha256sum | cut -d' ' -f1
