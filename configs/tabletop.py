@@ -25,7 +25,7 @@ def get_config(arg: str = 'cofinetune') -> ml_collections.ConfigDict:
         raise ValueError(f'configs/tabletop.py has no {arg!r}{nearest(arg, ARGUMENTS)}')
     config = _base()
     if arg == 'pretrain':
-        config.total_steps = 5_000
+        config.total_steps = 4_000
         config.data.robot = {}
         config.data.robot_share.start = 0.0
     elif arg == 'finetune':
@@ -60,7 +60,7 @@ def _base() -> ml_collections.ConfigDict:
         ),
         optimizer=dict(
             name='adamw', lr=1e-3, schedule='cosine', warmup=300, end_fraction=0.02, clip=1.0, weight_decay=0.02,
-            b1=0.9, b2=0.98, eps=1e-8, decay_rate=0.8, scale_by_parameter=True, frozen=(), part_lr=dict()),
+            b1=0.9, b2=0.95, eps=1e-8, decay_rate=0.8, scale_by_parameter=True, frozen=(), part_lr=dict()),
         mesh=dict(data=-1, fsdp=1, tensor=1),
         compile_cache='', wandb_project='',
     ))
@@ -71,6 +71,6 @@ def _tiny_pali() -> dict:
     return dict(
         name='pali', dtype='float32',
         vision=dict(width=128, depth=4, heads=4, mlp=384, patch=16, stem='pyramid', stem_widths=(48, 128),
-                    positions='sincos', unroll=4),
+                    positions='sincos', context=True, unroll=4),
         encoder=dict(width=128, depth=2, heads=4, head_dim=32, mlp=384, scale=32 ** -0.5, unroll=2),
         decoder=dict(width=128, depth=2, heads=4, head_dim=32, mlp=384, scale=32 ** -0.5, unroll=2))

@@ -112,6 +112,7 @@ class ViT(nn.Module):
     positions: str = 'learned'
     remat: str = 'none'
     unroll: int = 1
+    context: bool = False
 
     @nn.compact
     def __call__(self, images: jax.Array) -> jax.Array:
@@ -140,4 +141,11 @@ class ViT(nn.Module):
                 (rows * columns, width), jnp.float32).astype(self.dtype)
         x, _ = layers.stack(Block, self.depth, self.remat, self.unroll, width=width, heads=self.heads,
                             mlp=self.mlp, dtype=self.dtype, name='blocks')(x, None)
-        return layers.LayerNorm(self.dtype, name='norm')(x)
+        x = layers.LayerNorm(self.dtype, name='norm')(x)
+        if self.context:
+            # Every token is told what the picture holds: the largest value of each feature. What
+            # a small model reads from scratch, attention, starts as an average over many tokens,
+            # in which one small thing drowns.
+            summary = jnp.max(x, axis=1, keepdims=True)
+            x += layers.Linear((width,), ('embed', 'embed_out'), self.dtype, name='context')(summary)
+        return x
