@@ -147,5 +147,5 @@ class ViT(nn.Module):
             # a small model reads from scratch, attention, starts as an average over many tokens,
             # in which one small thing drowns.
             summary = jnp.max(x, axis=1, keepdims=True)
-            x += layers.Linear((width,), ('embed', 'embed_out'), self.dtype, name='context')(summary)
+            x += layers.Linear((width,), ('vision', 'embed'), self.dtype, name='context')(summary)
         return x
