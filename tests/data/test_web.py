@@ -1,0 +1,82 @@
+"""The small web: the same item for the same index, questions whose answers the scene holds."""
+
+import collections
+
+import numpy as np
+import pytest
+
+from rt2_jax.data import pictures
+from rt2_jax.data import web
+from rt2_jax.data.example import Example
+from rt2_jax.text.tokenizer import Tokenizer
+
+
+def test_an_item_depends_on_seed_and_index_alone():
+    first, again, other = web.SmallWeb(seed=3), web.SmallWeb(seed=3), web.SmallWeb(seed=4)
+    for index in (0, 17, 10**9):
+        a, b = first[index], again[index]
+        assert (a.prompt, a.answer, a.kind) == (b.prompt, b.answer, b.kind)
+        np.testing.assert_array_equal(a.frames, b.frames)
+    assert any(first[i].answer != other[i].answer for i in range(5))
+
+
+def test_kinds_come_as_often_as_asked():
+    asked = {'name': 3.0, 'where': 1.0}
+    counts = collections.Counter(web.SmallWeb(kinds=asked)[i].kind for i in range(400))
+    assert set(counts) == {'name', 'where'}
+    assert abs(counts['name'] / 400 - 0.75) < 0.08
+
+
+@pytest.mark.parametrize('kind', sorted(web.KINDS))
+def test_every_kind_fits_the_tiny_model_and_scores_itself(kind):
+    tokenizer = Tokenizer.load_default()
+    small = web.SmallWeb(seed=1, kinds={kind: 1.0})
+    for index in range(40):
+        example = small[index]
+        assert example.frames.shape == (1, 96, 96, 3)
+        assert len(tokenizer.encode(example.prompt)) <= 24
+        assert 0 < len(tokenizer.encode(example.answer)) < 16
+        assert tokenizer.decode(tokenizer.encode(example.answer)) == example.answer
+        assert web.score(example, example.answer)
+        assert not web.score(example, 'nothing of the kind')
+
+
+def test_a_place_is_where_the_picture_is():
+    """The named picture's place differs from the background, or nothing could be learnt."""
+    small = web.SmallWeb(seed=2, kinds={'where': 1.0})
+    contrast = []
+    for index in range(60):
+        example = small[index]
+        u, v = (int(x) * 96 // 1000 for x in example.answer.split())
+        frame = example.frames[0].astype(float)
+        patch = frame[max(v - 8, 0):v + 8, max(u - 8, 0):u + 8]
+        contrast.append(patch.std())
+    assert np.median(contrast) > 30
+
+
+def test_places_are_scored_by_distance_and_words_to_the_letter():
+    frames = np.zeros((1, 8, 8, 3), np.uint8)
+    where = Example(frames, 'Q: where is the bell? A:', '510 510', None, 'web', 'where')
+    assert web.score(where, '550 550') and not web.score(where, '590 590')
+    assert not web.score(where, '510') and not web.score(where, 'bell 510 510')
+    name = Example(frames, 'Q: what is in the image? A:', 'bell', None, 'web', 'name')
+    assert web.score(name, 'bell') and not web.score(name, 'bells')
+
+
+def test_bad_settings_are_named():
+    with pytest.raises(ValueError, match="did you mean 'where'"):
+        web.SmallWeb(kinds={'wher': 1.0})
+    with pytest.raises(ValueError, match='add up to nothing'):
+        web.SmallWeb(kinds={'where': 0.0})
+    with pytest.raises(IndexError, match='small web of 10'):
+        _ = web.SmallWeb(length=10)[10]
+
+
+def test_the_catalogue_teaches_more_than_the_episodes_hold():
+    assert len(pictures.catalogue()) >= 120
+    assert len(pictures.robot_pictures()) <= 40
+    names = [picture.name for picture in pictures.catalogue()]
+    assert len(set(names)) == len(names)
+    assert len({pictures.raster(p.code, 24).tobytes() for p in pictures.catalogue()}) == len(names)
+    with pytest.raises(KeyError, match="did you mean 'banana'"):
+        pictures.find('bananna')

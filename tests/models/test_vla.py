@@ -1,0 +1,128 @@
+"""The model: what it attends to, what decoding one token at a time gives, what depth tricks change."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rt2_jax.models import layers
+from rt2_jax.models import vit
+from rt2_jax.models import vla
+
+VOCAB = 50
+
+
+def config(**vision):
+    language = dict(width=24, depth=2, heads=2, head_dim=8, mlp=40)
+    return dict(name='pali', dtype='float32', encoder=language, decoder=language,
+                vision=dict(width=16, depth=2, heads=2, mlp=32, patch=16, **vision))
+
+
+@pytest.fixture(scope='module')
+def batch():
+    rng = np.random.default_rng(0)
+    return (rng.integers(0, 255, (2, 1, 32, 48, 3)).astype(np.uint8),
+            np.array([[5, 6, 7, 0], [8, 9, 0, 0]], np.int32),
+            np.array([[0, 4, 9], [0, 7, 3]], np.int32))
+
+
+@pytest.fixture(scope='module')
+def model_and_params(batch):
+    model = vla.build(config(), VOCAB)
+    return model, nn.meta.unbox(model.init(jax.random.key(0), *batch))
+
+
+def test_step_by_step_gives_the_logits_of_teacher_forcing(model_and_params, batch):
+    model, params = model_and_params
+    images, prompt, target = batch
+    whole = model.apply(params, *batch)
+    cache = model.apply(params, images, prompt, 5, method='prefill')
+    for place in range(target.shape[1]):
+        logits, cache = model.apply(params, cache, target[:, place], method='step')
+        np.testing.assert_allclose(logits, whole[:, place], atol=1e-5)
+
+
+def test_columns_are_columns_of_all_logits(model_and_params, batch):
+    model, params = model_and_params
+    cache = model.apply(params, *batch[:2], 3, method='prefill')
+    token, columns = jnp.zeros(2, jnp.int32), jnp.array([3, 17, 40])
+    whole, _ = model.apply(params, cache, token, method='step')
+    some, _ = model.apply(params, cache, token, columns, method='step')
+    np.testing.assert_allclose(some, whole[:, columns], atol=1e-6)
+
+
+def test_padding_of_the_prompt_changes_nothing(model_and_params, batch):
+    model, params = model_and_params
+    images, prompt, target = batch
+    longer = np.pad(prompt, ((0, 0), (0, 5)))
+    np.testing.assert_allclose(model.apply(params, images, longer, target),
+                               model.apply(params, *batch), atol=1e-5)
+
+
+def test_targets_see_no_later_targets(model_and_params, batch):
+    model, params = model_and_params
+    images, prompt, target = batch
+    other = target.copy()
+    other[:, 2] = 30
+    a, b = (model.apply(params, images, prompt, t) for t in (target, other))
+    np.testing.assert_allclose(a[:, :2], b[:, :2], atol=1e-6)
+    assert float(jnp.abs(a[:, 2] - b[:, 2]).max()) > 1e-3
+
+
+def test_frames_come_one_after_the_other(model_and_params, batch):
+    model, params = model_and_params
+    images, prompt, target = batch
+    two = np.concatenate([images, images[:, :, ::-1]], axis=1)
+    swapped = two[:, ::-1]
+    a, b = (model.apply(params, x, prompt, target) for x in (two, swapped))
+    assert a.shape == (2, 3, VOCAB)
+    assert float(jnp.abs(a - b).max()) > 1e-4
+
+
+@pytest.mark.parametrize('change', [dict(remat='full'), dict(remat='dots_saveable'), dict(unroll=2)])
+def test_remat_and_unroll_change_neither_values_nor_gradients(model_and_params, batch, change):
+    model, params = model_and_params
+    changed = config()
+    changed = {k: v | change if isinstance(v, dict) else v for k, v in changed.items()}
+    other = vla.build(changed, VOCAB)
+    gradients = [jax.grad(lambda p: jnp.sum(m.apply(p, *batch) ** 2))(params) for m in (model, other)]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), *gradients)
+
+
+def test_every_parameter_matters(batch):
+    model = vla.build(config(stem='pyramid', stem_widths=(8, 12), positions='sincos', context=True), VOCAB)
+    params = nn.meta.unbox(model.init(jax.random.key(1), *batch))
+    gradient = jax.grad(lambda p: jnp.sum(model.apply(p, *batch) ** 2))(params)
+    still = [jax.tree_util.keystr(path) for path, g in jax.tree_util.tree_leaves_with_path(gradient)
+             if not np.any(g)]
+    # A bias of keys moves all logits of a query alike, and softmax forgets it.
+    assert all("'key']['bias" in name for name in still), still
+
+
+def test_windows_are_those_of_a_convolution():
+    x = np.random.default_rng(2).normal(size=(2, 6, 8, 3)).astype(np.float32)
+    kernel = np.random.default_rng(3).normal(size=(3, 3, 3, 5)).astype(np.float32)
+    ours = vit.windows(x) @ kernel.reshape(27, 5)
+    theirs = jax.lax.conv_general_dilated(x, kernel, (2, 2), ((1, 0), (1, 0)),
+                                          dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
+    np.testing.assert_allclose(ours, theirs, atol=1e-4)
+
+
+def test_relative_buckets_are_those_of_t5():
+    # By hand from arXiv 1910.10683's rule: 32 buckets, distances up to 128.
+    bias = layers.RelativeBias(heads=1, bidirectional=False)
+    buckets = bias._bucket(jnp.array([0, -1, -15, -16, -20, -127, -1000, 3]))
+    np.testing.assert_array_equal(buckets, [0, 1, 15, 16, 17, 31, 31, 0])
+    both = layers.RelativeBias(heads=1, bidirectional=True)
+    np.testing.assert_array_equal(both._bucket(jnp.array([0, -3, 3, 7, 8, 500])), [0, 3, 19, 23, 24, 31])
+
+
+def test_errors_name_what_is_wrong():
+    with pytest.raises(ValueError, match="did you mean 'pali'"):
+        vla.build(config() | {'name': 'pal'}, VOCAB)
+    with pytest.raises(ValueError, match='whole number of patches of 16'):
+        vla.build(config(), VOCAB).init(jax.random.key(0), np.zeros((1, 1, 30, 32, 3), np.uint8),
+                                        np.ones((1, 2), np.int32), np.ones((1, 2), np.int32))
+    with pytest.raises(ValueError, match="did you mean 'dots_saveable'"):
+        layers.remat_policy('dot_saveable')
