@@ -33,6 +33,8 @@ CONFIG = 'configs/tabletop.py:quickstart'
 SUITES = ('seen', 'unseen_objects')
 # Name in the results -> the name that `evaluate --policy` knows it by.
 POLICIES = {'cofinetuned': 'checkpoint', 'untrained': 'untrained', 'expert': 'expert'}
+_SETUP = '--setup_seconds'
+MEASURED = ('success', 'episodes', 'interval')
 TIMED = ('setup', 'collect', 'train', 'evaluate')
 
 
@@ -74,21 +76,26 @@ class Stage:
     product: pathlib.Path
 
 
-def make_stages(size: Size, workdir: pathlib.Path, name: str, train_arguments: Sequence[str]) -> list[Stage]:
+def make_stages(
+    size: Size, workdir: pathlib.Path, name: str, train_arguments: Sequence[str]
+) -> list[Stage]:
     """The run, in order. Paths in commands are relative to the project where they can be."""
     runs, steps = workdir / name, size.steps or _config_steps()
     data, train = runs / 'data', runs / 'train'
+    collect_command = ('-m', 'rt2_jax.envs.tabletop.collect', f'--episodes={size.episodes}',
+                       f'--output={shown(data)}')
+    train_command = ('-m', 'rt2_jax.train', f'--config={CONFIG}', f'--workdir={shown(train)}',
+                     f'--config.data.robot.tabletop.directory={shown(data)}',
+                     f'--config.total_steps={steps}',
+                     f'--config.checkpoint_every={size.checkpoint_every}', *train_arguments)
     stages = [
-        Stage('collect', 'collect', ('-m', 'rt2_jax.envs.tabletop.collect', f'--episodes={size.episodes}',
-                                     f'--output={shown(data)}'), data / 'dataset_info.json'),
-        Stage('train', 'train', ('-m', 'rt2_jax.train', f'--config={CONFIG}', f'--workdir={shown(train)}',
-                                 f'--config.data.robot.tabletop.directory={shown(data)}',
-                                 f'--config.total_steps={steps}', f'--config.checkpoint_every={size.checkpoint_every}',
-                                 *train_arguments), train / 'checkpoints' / str(steps))]
+        Stage('collect', 'collect', collect_command, data / 'dataset_info.json'),
+        Stage('train', 'train', train_command, train / 'checkpoints' / str(steps))]
     for policy, episodes in size.evaluated.items():
         output = runs / 'evaluate' / f'{policy}.json'
-        command = ['-m', 'rt2_jax.evaluate', f'--policy={POLICIES[policy]}', f'--suite={",".join(SUITES)}',
-                   f'--episodes={episodes}', f'--output={shown(output)}']
+        command = ['-m', 'rt2_jax.evaluate', f'--policy={POLICIES[policy]}',
+                   f'--suite={",".join(SUITES)}', f'--episodes={episodes}',
+                   f'--output={shown(output)}']
         if policy != 'expert':
             command.append(f'--workdir={shown(train)}')
         if policy == 'cofinetuned':
@@ -162,7 +169,8 @@ def run_stage(stage: Stage, progress: Progress, lock: int) -> None:
     """
     print(f'\n$ python {shlex.join(stage.command)}', flush=True)
     earlier, start = progress.seconds.get(stage.name, 0.0), time.monotonic()
-    child = subprocess.Popen([sys.executable, *stage.command], cwd=ROOT, pass_fds=(lock,), preexec_fn=_end_with_parent)
+    child = subprocess.Popen([sys.executable, *stage.command], cwd=ROOT, pass_fds=(lock,),
+                             preexec_fn=_end_with_parent)
     signal.signal(signal.SIGTERM, lambda *_: child.terminate())
     try:
         while child.poll() is None:
@@ -176,7 +184,8 @@ def run_stage(stage: Stage, progress: Progress, lock: int) -> None:
         child.wait()
         raise
     if child.returncode or not stage.product.exists():
-        how = f'failed with code {child.returncode}' if child.returncode else 'stopped before its end'
+        code = child.returncode
+        how = f'failed with code {code}' if code else 'stopped before its end'
         raise StageFailed(f'{stage.name} {how}. The same command again goes on from here.')
     progress.finish(stage)
 
@@ -205,13 +214,14 @@ def gather(stages: Sequence[Stage], seconds: Mapping[str, float]) -> dict[str, A
     for policy, name in POLICIES.items():
         stage = next(stage for stage in stages if stage.name == f'evaluate {policy}')
         measured = json.loads(stage.product.read_text())['policies'][name]
-        policies[policy] = {suite: {key: measured[suite][key] for key in ('success', 'episodes', 'interval')}
+        policies[policy] = {suite: {key: measured[suite][key] for key in MEASURED}
                             for suite in SUITES}
     spent = dict.fromkeys(TIMED, 0.0) | {'setup': seconds.get('setup', 0.0)}
     for stage in stages:
         spent[stage.timed] += seconds[stage.name]
     spent['total'] = sum(spent.values())
-    return {'policies': policies, 'seconds': {name: round(value, 1) for name, value in spent.items()}}
+    rounded = {name: round(value, 1) for name, value in spent.items()}
+    return {'policies': policies, 'seconds': rounded}
 
 
 def table(results: Mapping[str, Any]) -> str:
@@ -220,11 +230,12 @@ def table(results: Mapping[str, Any]) -> str:
     for policy, suites in results['policies'].items():
         cells = []
         for suite in SUITES:
-            low, high = (100 * bound for bound in suites[suite]['interval'])
-            cells.append(f'{100 * suites[suite]["success"]:3.0f} % ({low:.0f} to {high:.0f} %) of {suites[suite]["episodes"]}')
+            success, episodes, (low, high) = (suites[suite][key] for key in MEASURED)
+            cells.append(f'{100 * success:3.0f} % ({100 * low:.0f} to {100 * high:.0f} %) '
+                         f'of {episodes}')
         rows.append((policy, *cells))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = ['  '.join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
+    lines = ['  '.join(map(str.ljust, row, widths)).rstrip() for row in rows]
     lines.insert(1, '  '.join('-' * width for width in widths))
     times = ', '.join(f'{name} {value / 60:.1f}' for name, value in results['seconds'].items())
     return '\n'.join(lines) + f'\n\nminutes: {times}'
@@ -232,12 +243,18 @@ def table(results: Mapping[str, Any]) -> str:
 
 def run(options: argparse.Namespace, size: Size, name: str) -> None:
     """All stages, then the table."""
-    workdir = pathlib.Path(options.workdir).resolve() if options.workdir else ROOT / 'runs' / 'quickstart'
-    (workdir / name).mkdir(parents=True, exist_ok=True)
+    workdir = ROOT / 'runs' / 'quickstart'
+    if options.workdir:
+        workdir = pathlib.Path(options.workdir).resolve()
     stages = make_stages(size, workdir, name, options.train_arguments)
+    print(f'{size.episodes} episodes, {stages[1].product.name} steps of training, '
+          f'{size.evaluated["cofinetuned"]} episodes a suite to measure it; all in '
+          f'{shown(workdir)}')
+    (workdir / name).mkdir(parents=True, exist_ok=True)
     with only_one(workdir) as lock:
         progress = Progress(workdir / name / 'progress.json')
-        progress.seconds['setup'] = max(progress.seconds.get('setup', 0.0), options.setup_seconds)
+        setup = max(progress.seconds.get('setup', 0.0), options.setup_seconds)
+        progress.seconds['setup'] = setup
         for position, stage in enumerate(stages):
             if progress.is_done(stage):
                 print(f'{stage.name}: done already')
@@ -246,38 +263,43 @@ def run(options: argparse.Namespace, size: Size, name: str) -> None:
             run_stage(stage, progress, lock)
         results = gather(stages, progress.seconds)
         _publish(results, workdir, name, stages)
-    print(f'\n{table(results)}\n\nresults: {shown(workdir)}/results.json\nvideo:   {shown(workdir)}/rollouts.mp4')
+    print(f'\n{table(results)}\n\nresults: {shown(workdir / "results.json")}\n'
+          f'video:   {shown(workdir / "rollouts.mp4")}')
 
 
-def _publish(results: dict[str, Any], workdir: pathlib.Path, name: str, stages: Sequence[Stage]) -> None:
+def _publish(
+    results: dict[str, Any], workdir: pathlib.Path, name: str, stages: Sequence[Stage]
+) -> None:
     # Only here, because arguments are checked before anything is installed.
     from rt2_jax.evaluation import report
+    given = [argument for argument in sys.argv[1:] if not argument.startswith(_SETUP)]
     cofinetuned = next(stage for stage in stages if stage.name == 'evaluate cofinetuned')
     evaluated = json.loads(cofinetuned.product.read_text())['manifest']
     results['manifest'] = report.manifest(
-        command=' '.join(['bash launch/quickstart.sh', *sys.argv[1:]]), size=name,
+        command=shlex.join(['bash', 'launch/quickstart.sh', *given]), size=name,
         commands={stage.name: f'python {shlex.join(stage.command)}' for stage in stages},
         config=evaluated['config'], seeds=evaluated['seeds'])
-    video = workdir / name / 'rollouts.mp4'
-    if video.exists():
-        shutil.copyfile(video, workdir / 'rollouts.mp4')
+    shutil.copyfile(workdir / name / 'rollouts.mp4', workdir / 'rollouts.mp4')
     _write(workdir / 'results.json', results)
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """Arguments of launch/quickstart.sh; those after '--' go to training as they are."""
     parser = argparse.ArgumentParser(
-        prog='launch/quickstart.sh', allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter,
-        description='Collects episodes of the tabletop, co-fine-tunes the packaged tiny PaLI on them and on the small\n'
-        'web, and measures the policy beside an untrained one and the expert. At most 25 minutes on 2 cores.\n'
-        'The same command again goes on where it was.')
-    parser.add_argument('--quick', action='store_true', help='the same path in less than 5 minutes, with smaller numbers')
-    parser.add_argument('--workdir', default='', help='where everything goes; runs/quickstart by default')
+        prog='launch/quickstart.sh', allow_abbrev=False,
+        description='Collects episodes of the tabletop, co-fine-tunes the packaged tiny PaLI on '
+        'them and on the small web, and measures the policy beside an untrained one and the '
+        'expert: at most 25 minutes on 2 cores. The same command again goes on where it was.')
+    parser.add_argument('--quick', action='store_true',
+                        help='the same path in less than 5 minutes, with smaller numbers')
+    parser.add_argument('--workdir', default='',
+                        help='where everything goes; runs/quickstart by default')
     parser.add_argument('--episodes', type=int, help='episodes to collect')
     parser.add_argument('--steps', type=int, help='steps of training')
     parser.add_argument('--evaluated', type=int, help='episodes a suite, for every policy')
-    parser.add_argument('train_arguments', nargs='*', metavar='-- ...', help='more arguments of rt2_jax.train')
-    parser.add_argument('--setup_seconds', type=float, default=0.0, help=argparse.SUPPRESS)
+    parser.add_argument('train_arguments', nargs='*', metavar='-- ...',
+                        help='more arguments of rt2_jax.train')
+    parser.add_argument(_SETUP, type=float, default=0.0, help=argparse.SUPPRESS)
     parser.add_argument('--check_arguments', action='store_true', help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     for name in ('episodes', 'steps', 'evaluated'):

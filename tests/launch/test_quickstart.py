@@ -27,9 +27,9 @@ def load(name: str, path: pathlib.Path):
 quickstart = load('launch_quickstart', ROOT / 'launch/quickstart.py')
 
 
-def stage(folder: pathlib.Path, name: str, code: str = 'open(sys.argv[1], "a").write("x")', timed: str = 'train'):
+def stage(folder: pathlib.Path, name: str, code: str = 'open(sys.argv[1], "a").write("x")'):
     product = folder / name
-    return quickstart.Stage(name, timed, ('-c', f'import sys; {code}', str(product)), product)
+    return quickstart.Stage(name, 'train', ('-c', f'import sys; {code}', str(product)), product)
 
 
 def play(folder: pathlib.Path, stages) -> list[str]:
@@ -59,7 +59,7 @@ def test_another_command_is_another_stage(tmp_path):
     assert play(tmp_path, [changed, stage(tmp_path, 'b')]) == ['a', 'b']
 
 
-@pytest.mark.parametrize('code, says', [('sys.exit(3)', 'code 3'), ('pass', 'stopped before its end')])
+@pytest.mark.parametrize('code, says', [('sys.exit(3)', 'code 3'), ('pass', 'stopped before')])
 def test_a_stage_that_ends_early_is_told_and_tried_again(tmp_path, code, says):
     with pytest.raises(quickstart.StageFailed, match=says):
         play(tmp_path, [stage(tmp_path, 'a', code)])
@@ -75,18 +75,32 @@ def test_seconds_add_up_over_interrupted_tries(tmp_path):
     assert json.loads((tmp_path / 'progress.json').read_text())['seconds']['a'] >= 1.0
 
 
+CHILD = '''
+import pathlib, signal, sys, time
+note = pathlib.Path(sys.argv[1] + ".note")
+def save(*_):
+    time.sleep(0.5)
+    note.write_text("saved")
+    sys.exit(0)
+signal.signal(signal.SIGTERM, save)
+note.write_text("started")
+time.sleep(60)
+'''
+PARENT = '''
+import pathlib, sys
+sys.path.insert(0, sys.argv[1])
+import quickstart
+folder = pathlib.Path(sys.argv[2])
+one = quickstart.Stage("a", "train", ("-c", sys.argv[3], str(folder / "a")), folder / "a")
+with quickstart.only_one(folder) as lock:
+    quickstart.run_stage(one, quickstart.Progress(folder / "progress.json"), lock)
+'''
+
+
 def test_child_of_a_killed_quickstart_ends(tmp_path):
     """As training does, the child saves on SIGTERM; the next start waits until it has."""
-    code = ('import pathlib, signal, time; note = pathlib.Path(sys.argv[1] + ".note"); '
-            'signal.signal(signal.SIGTERM, lambda *_: (time.sleep(0.5), note.write_text("saved"), sys.exit(0))); '
-            'note.write_text("started"); time.sleep(60)')
     note = tmp_path / 'a.note'
-    script = (f'import sys, pathlib; sys.path[:0] = {[str(ROOT / "launch")]}; import quickstart\n'
-              f'folder = pathlib.Path({str(tmp_path)!r})\n'
-              f'one = quickstart.Stage("a", "train", ("-c", {("import sys; " + code)!r}, str(folder / "a")), folder / "a")\n'
-              'with quickstart.only_one(folder) as lock:\n'
-              '    quickstart.run_stage(one, quickstart.Progress(folder / "progress.json"), lock)\n')
-    parent = subprocess.Popen([sys.executable, '-c', script])
+    parent = subprocess.Popen([sys.executable, '-c', PARENT, ROOT / 'launch', tmp_path, CHILD])
     deadline = time.monotonic() + 30
     while not note.exists() or not note.read_text():
         assert time.monotonic() < deadline and parent.poll() is None
@@ -103,8 +117,9 @@ def test_results_have_the_promised_shape(tmp_path):
     for one in stages:
         one.product.parent.mkdir(parents=True, exist_ok=True)
         if one.timed == 'evaluate':
-            policy = next(word for word in one.command if word.startswith('--policy=')).removeprefix('--policy=')
-            measured = {suite: report.proportion(7, 10) | {'tasks': {}} for suite in quickstart.SUITES}
+            policy = one.command[2].removeprefix('--policy=')
+            measured = {suite: report.proportion(7, 10) | {'tasks': {}}
+                        for suite in quickstart.SUITES}
             one.product.write_text(json.dumps({'policies': {policy: measured}}))
     results = quickstart.gather(stages, seconds)
     assert list(results['policies']) == ['cofinetuned', 'untrained', 'expert']
@@ -129,6 +144,7 @@ def test_commands_are_those_of_the_binaries(tmp_path):
 
 @pytest.mark.parametrize('arguments', [['--quik'], ['--steps=0'], ['--episodes=many']])
 def test_bad_arguments_are_refused_before_set_up(arguments):
-    checked = subprocess.run([sys.executable, ROOT / 'launch/quickstart.py', '--check_arguments', *arguments],
+    script = ROOT / 'launch/quickstart.py'
+    checked = subprocess.run([sys.executable, script, '--check_arguments', *arguments],
                              capture_output=True, text=True)
     assert checked.returncode == 2 and arguments[0].partition('=')[0] in checked.stderr
