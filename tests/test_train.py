@@ -222,13 +222,16 @@ def test_mesh_of_eight_devices_gives_the_same_curve(trained, episodes, cache, tm
         tmp_path / 'run',
         cache,
         episodes,
+        '--config.total_steps=6',
         '--config.mesh.data=2',
         '--config.mesh.fsdp=2',
         '--config.mesh.tensor=2',
         environment={'XLA_FLAGS': '--xla_force_host_platform_device_count=8'},
     )
     assert result.returncode == 0, result.stderr
-    losses = [[row['loss'] for row in metrics.read(path)] for path in (tmp_path / 'run', trained)]
+    losses = [
+        [row['loss'] for row in metrics.read(path)[:2]] for path in (tmp_path / 'run', trained)
+    ]
     np.testing.assert_allclose(*losses, rtol=2e-3)
 
 

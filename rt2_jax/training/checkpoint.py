@@ -2,8 +2,8 @@
 
     DIR/config.json        the run's config
     DIR/tokenizer.model    the SentencePiece model
-    DIR/embodiment.json    cards and action spaces of the robots, by source, and which one is acted
-    on DIR/versions.json      versions of the libraries that wrote it
+    DIR/embodiment.json    action spaces by source, and the card of the robot that is acted on
+    DIR/versions.json      versions of the libraries that wrote it
     DIR/checkpoints/STEP/  params, state (optimizer, step, key, running sums) and data position
 
 A directory with `params.npz` in place of `checkpoints/` is an exported one, for inference and as a
@@ -461,8 +461,13 @@ def _read_exported(path: epath.Path, step: int | None) -> tuple[Any, int]:
         return flax.traverse_util.unflatten_dict(params), int(arrays['step'])
 
 
-def initial_params(directory: str, tokenizer: Tokenizer) -> Any:
+def initial_params(directory: str, parts: Sequence[str], tokenizer: Tokenizer) -> Any:
     """Parameters that a run starts from, on the host, for `config.init_from`.
+
+    Args:
+        directory: a run's, or 'package:NAME'.
+        parts: top-level parts that are taken ('tower', ...); all if empty.
+        tokenizer: of the run that starts.
 
     Raises:
         CheckpointError: as `load_for_inference`, or it was trained with another vocabulary.
@@ -473,5 +478,11 @@ def initial_params(directory: str, tokenizer: Tokenizer) -> Any:
             f'config.init_from={directory} was trained with another vocabulary than this run has; '
             'set config.tokenizer to its tokenizer.model'
         )
+    for part in parts:
+        if part not in loaded.params:
+            raise CheckpointError(
+                f'config.init_parts names {part!r}, which {directory} does not have'
+                f'{nearest(part, loaded.params)}'
+            )
     logging.info('starting from %s, step %d', loaded.directory, loaded.step)
-    return jax.device_get(loaded.params)
+    return jax.device_get({part: loaded.params[part] for part in parts or loaded.params})
