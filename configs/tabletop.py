@@ -3,7 +3,8 @@
     python -m rt2_jax.train --config=configs/tabletop.py:pretrain --workdir=runs/pretrain
 
 Arguments:
-    pretrain    the small web alone, from random weights: how the packaged tiny PaLI was made
+    vision      the vision tower alone learns names from the small web, as PaLI's towers do first
+    pretrain    the small web alone, from that tower (runs/vision): how the packaged tiny PaLI was made
     cofinetune  robot episodes and web together from the packaged tiny PaLI (RT-2's recipe)
     finetune    robot episodes alone from the packaged tiny PaLI
     scratch     robot episodes and web from random weights
@@ -15,7 +16,7 @@ import ml_collections
 
 from rt2_jax.nearest import nearest
 
-ARGUMENTS = ('pretrain', 'cofinetune', 'finetune', 'scratch', 'quickstart', 'overfit')
+ARGUMENTS = ('vision', 'pretrain', 'cofinetune', 'finetune', 'scratch', 'quickstart', 'overfit')
 PRETRAINED = 'package:tabletop_pretrained'
 
 
@@ -24,10 +25,17 @@ def get_config(arg: str = 'cofinetune') -> ml_collections.ConfigDict:
     if arg not in ARGUMENTS:
         raise ValueError(f'configs/tabletop.py has no {arg!r}{nearest(arg, ARGUMENTS)}')
     config = _base()
-    if arg == 'pretrain':
-        config.total_steps = 4_000
+    if arg in ('vision', 'pretrain'):
         config.data.robot = {}
         config.data.robot_share.start = 0.0
+    if arg == 'vision':
+        config.total_steps = 4_000
+        config.model = dict(name='classifier', dtype='float32', vision=_tiny_pali()['vision'])
+        config.data.web.web.kinds = dict(name=1.0)
+        config.data.prompt_length, config.data.target_length = 12, 4
+    elif arg == 'pretrain':
+        config.total_steps = 3_000
+        config.init_from, config.init_parts = 'runs/vision', ('tower',)
     elif arg == 'finetune':
         config.init_from = PRETRAINED
         config.data.robot_share.start = 1.0
@@ -49,6 +57,7 @@ def _base() -> ml_collections.ConfigDict:
     return ml_collections.ConfigDict(dict(
         seed=0, total_steps=20_000, batch_size=64, accumulate=1, log_every=50, checkpoint_every=1_000, keep=2,
         model=_tiny_pali(), tokenizer='', embodiment='tabletop', init_from='',
+        init_parts=(),  # top-level parts of the model that are taken from init_from; all if empty
         data=dict(
             image_size=96, frames=1, prompt_length=24, target_length=16, threads=2, read_ahead=3, on_corrupt='raise',
             robot=dict(tabletop=dict(directory='runs/data/tabletop', card='tabletop', weight=1.0, plan_share=0.0,

@@ -69,7 +69,9 @@ def _train(config: Any, workdir: epath.Path, stop: Callable[[int], bool]) -> Non
         say(f'resumed at step {start} of {config.total_steps}')
     else:
         params = (
-            checkpoint.initial_params(config.init_from, tokenizer) if config.init_from else None
+            checkpoint.initial_params(config.init_from, config.init_parts, tokenizer)
+            if config.init_from
+            else None
         )
         state, accumulated = program.init(params), program.zeros()
     if distributed.is_leader():

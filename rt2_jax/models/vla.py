@@ -13,6 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from rt2_jax.models import classifier
 from rt2_jax.models import encoder_decoder
 from rt2_jax.models import layers
 from rt2_jax.models import vit
@@ -106,7 +107,7 @@ class PaLI(nn.Module):
         return self.head(x[:, 0], columns), cache
 
 
-_BACKBONES = {'pali': PaLI}
+_BACKBONES = {'pali': PaLI, 'classifier': classifier.Classifier}
 
 
 def build(config: Mapping, vocab: int) -> nn.Module:

@@ -10,6 +10,7 @@ A directory with `params.npz` in place of `checkpoints/` is an exported one, for
 start.
 """
 
+from collections.abc import Sequence
 import dataclasses
 import importlib.metadata
 from importlib import resources

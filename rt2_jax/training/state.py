@@ -105,7 +105,7 @@ def init_state(
         mesh: where the arrays go.
         seed: of the initial parameters and of the run.
         params: parameters to start from instead of random ones (a tree of arrays on host or
-            devices).
+            devices); top-level parts of the model that it lacks start at random.
 
     Raises:
         ValueError: `params` does not fit the model; names and shapes that differ are listed.
@@ -116,7 +116,7 @@ def init_state(
 
     def make(given):
         rng = jax.random.PRNGKey(seed)
-        made = nn.meta.unbox(init(rng)) if given is None else given
+        made = nn.meta.unbox(init(rng)) | given
         return TrainState(
             step=jnp.zeros((), jnp.int32),
             params=made,
@@ -124,10 +124,10 @@ def init_state(
             rng=jax.random.fold_in(rng, 1),
         )
 
-    if params is not None:
-        params = place_params(params, nn.meta.unbox(shapes), shardings.params)
-        return jax.jit(make, out_shardings=shardings, donate_argnums=0)(params)
-    return jax.jit(make, static_argnums=0, out_shardings=shardings)(None)
+    given = params or {}
+    expected = {part: shape for part, shape in nn.meta.unbox(shapes).items() if part in given}
+    given = place_params(given, expected, {part: shardings.params[part] for part in expected})
+    return jax.jit(make, out_shardings=shardings, donate_argnums=0)(given)
 
 
 def check_params(given: Any, expected: Any, what: str) -> None:
