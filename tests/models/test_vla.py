@@ -118,6 +118,16 @@ def test_relative_buckets_are_those_of_t5():
     np.testing.assert_array_equal(both._bucket(jnp.array([0, -3, 3, 7, 8, 500])), [0, 3, 19, 23, 24, 31])
 
 
+def test_a_classifiers_tower_fits_pali(batch):
+    vision = config(stem='pyramid', stem_widths=(8, 12), positions='sincos', context=True)['vision']
+    classifier = vla.build(dict(name='classifier', dtype='float32', vision=vision), VOCAB)
+    params = nn.meta.unbox(classifier.init(jax.random.key(0), *batch))['params']
+    whole = nn.meta.unbox(vla.build(config() | {'vision': vision}, VOCAB).init(jax.random.key(0), *batch))
+    shapes = [jax.tree.map(jnp.shape, tree['tower']) for tree in (params, whole['params'])]
+    assert shapes[0] == shapes[1]
+    assert classifier.apply({'params': params}, *batch).shape == (2, 3, VOCAB)
+
+
 def test_errors_name_what_is_wrong():
     with pytest.raises(ValueError, match="did you mean 'pali'"):
         vla.build(config() | {'name': 'pal'}, VOCAB)

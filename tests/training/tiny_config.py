@@ -15,6 +15,7 @@ def get_config(arg: str = 'web'):
     spec.loader.exec_module(module)
     config = module.get_config({'web': 'pretrain', 'robot': 'scratch'}[arg])
     with config.unlocked():
+        config.init_from, config.init_parts = '', ()
         config.update(dict(total_steps=24, batch_size=4, log_every=3, checkpoint_every=4))
         config.model = dict(
             name='pali',

@@ -1,0 +1,67 @@
+"""Questions and plans about real frames of the tabletop: what they say is where the frame shows it."""
+
+import numpy as np
+import pytest
+
+from rt2_jax.data import frame_questions
+from rt2_jax.data import plans
+from rt2_jax.data import rlds
+from rt2_jax.data import web
+from rt2_jax.envs.tabletop import collect
+from rt2_jax.text import prompts
+
+
+@pytest.fixture(scope='module')
+def steps(tmp_path_factory):
+    directory = tmp_path_factory.mktemp('episodes') / 'tabletop'
+    collect.collect(directory, collect.Settings(episodes=3, noise=0.0, image_size=64,
+                                                tasks=('pick', 'push', 'turn')), processes=1)
+    return rlds.open_source(directory, 'tabletop', name='tabletop')
+
+
+@pytest.mark.parametrize('kind', sorted(frame_questions.KINDS))
+def test_answers_are_true(steps, kind):
+    source = frame_questions.FrameQuestions(steps, {kind: 1.0}, seed=1)
+    assert len(source) == len(steps)
+    for index in range(len(source)):
+        example, step = source[index], steps.raw(index)
+        assert example.prompt == source[index].prompt and example.answer == source[index].answer
+        assert example.kind == kind and example.frames.shape == (1, 64, 64, 3)
+        places = dict(zip(step['observation/object_names'].split('\n'), step['observation/object_pixels']))
+        gripper = step['observation/gripper_pixel']
+        if kind == 'frame_gripper':
+            assert example.answer == web.place(np.clip(gripper, 0, 1))
+        elif kind == 'frame_list':
+            first = min(places, key=lambda name: places[name][0])
+            assert example.answer.startswith(f'{first} {web.place(places[first])}')
+        else:
+            name = example.prompt.removesuffix('? A:').split('the ')[-1]
+            expected = (web.place(places[name]) if kind == 'frame_where'
+                        else web.offset(gripper, places[name]))
+            assert example.answer == expected
+
+
+def test_an_unknown_kind_is_named(steps):
+    with pytest.raises(ValueError, match="did you mean 'frame_where'"):
+        frame_questions.FrameQuestions(steps, {'frame_were': 1.0})
+
+
+def test_plans_say_where_the_named_things_are(steps):
+    planned = plans.GroundedPlans(steps)
+    for index in range(len(planned)):
+        example, step = planned[index], steps.raw(index)
+        assert example.prompt == prompts.robot_plan(step['instruction'])
+        assert example.answer.startswith('Plan: ') and example.answer.endswith('. Action:')
+        np.testing.assert_array_equal(example.action, steps.action(index))
+        places = dict(zip(step['observation/object_names'].split('\n'), step['observation/object_pixels']))
+        for name, uv in places.items():
+            told = f'{name} {web.place(uv)}' in example.answer
+            assert told == (f' {name} ' in f" {step['instruction']} ")
+        assert f"gripper {web.place(np.clip(step['observation/gripper_pixel'], 0, 1))}" in example.answer
+
+
+def test_a_name_inside_another_is_not_meant():
+    step = {'instruction': 'push car to carrot', 'observation/object_names': 'carrot\ncar\nfox',
+            'observation/object_pixels': np.array([[.1, .2], [.5, .5], [.9, .9], [np.nan] * 2]),
+            'observation/gripper_pixel': np.array([.3, .3])}
+    assert plans.grounded(step) == 'car 510 510 carrot 110 210 gripper 310 310'
