@@ -30,12 +30,12 @@ def get_config(arg: str = 'cofinetune') -> ml_collections.ConfigDict:
         config.data.robot_share.start = 0.0
     if arg == 'vision':
         config.total_steps = 4_000
-        config.model = dict(name='classifier', dtype='float32', vision=_tiny_pali()['vision'])
+        config.model = dict(name='classifier', dtype='float32', width=128, vision=_tiny_pali()['vision'])
         config.data.web.web.kinds = dict(name=1.0)
         config.data.prompt_length, config.data.target_length = 12, 4
     elif arg == 'pretrain':
         config.total_steps = 3_000
-        config.init_from, config.init_parts = 'runs/vision', ('tower',)
+        config.init_from, config.init_parts = 'runs/vision', ('tower', 'projection', 'embedding')
     elif arg == 'finetune':
         config.init_from = PRETRAINED
         config.data.robot_share.start = 1.0
@@ -54,32 +54,86 @@ def get_config(arg: str = 'cofinetune') -> ml_collections.ConfigDict:
 
 def _base() -> ml_collections.ConfigDict:
     # What differs between arguments is set in get_config; `mesh` sizes are numbers of devices, -1 the rest.
-    return ml_collections.ConfigDict(dict(
-        seed=0, total_steps=20_000, batch_size=64, accumulate=1, log_every=50, checkpoint_every=1_000, keep=2,
-        model=_tiny_pali(), tokenizer='', embodiment='tabletop', init_from='',
-        init_parts=(),  # top-level parts of the model that are taken from init_from; all if empty
-        data=dict(
-            image_size=96, frames=1, prompt_length=24, target_length=16, threads=2, read_ahead=3, on_corrupt='raise',
-            robot=dict(tabletop=dict(directory='runs/data/tabletop', card='tabletop', weight=1.0, plan_share=0.0,
-                                     questions=0.5, episodes=ml_collections.config_dict.placeholder(int),
-                                     success_only=True)),
-            web=dict(web=dict(weight=1.0, seed=0, kinds=dict())),
-            # The robot's share of a batch: constant (start), ramp (start to end over begin..finish) or steps.
-            robot_share=dict(kind='constant', start=0.5, end=0.5, begin=0, finish=1, boundaries=(), shares=()),
-        ),
-        optimizer=dict(
-            name='adamw', lr=1e-3, schedule='cosine', warmup=300, end_fraction=0.02, clip=1.0, weight_decay=0.02,
-            b1=0.9, b2=0.95, eps=1e-8, decay_rate=0.8, scale_by_parameter=True, frozen=(), part_lr=dict()),
-        mesh=dict(data=-1, fsdp=1, tensor=1),
-        compile_cache='', wandb_project='',
-    ))
+    return ml_collections.ConfigDict(
+        dict(
+            seed=0,
+            total_steps=20_000,
+            batch_size=64,
+            accumulate=1,
+            log_every=50,
+            checkpoint_every=1_000,
+            keep=2,
+            model=_tiny_pali(),
+            tokenizer='',
+            embodiment='tabletop',
+            init_from='',
+            init_parts=(),  # top-level parts of the model that are taken from init_from; all if empty
+            data=dict(
+                image_size=96,
+                frames=1,
+                prompt_length=24,
+                target_length=16,
+                threads=2,
+                read_ahead=3,
+                on_corrupt='raise',
+                robot=dict(
+                    tabletop=dict(
+                        directory='runs/data/tabletop',
+                        card='tabletop',
+                        weight=1.0,
+                        plan_share=0.0,
+                        questions=0.5,
+                        episodes=ml_collections.config_dict.placeholder(int),
+                        success_only=True,
+                    )
+                ),
+                web=dict(web=dict(weight=1.0, seed=0, kinds=dict())),
+                # The robot's share of a batch: constant (start), ramp (start to end over
+                # begin..finish) or steps.
+                robot_share=dict(
+                    kind='constant', start=0.5, end=0.5, begin=0, finish=1, boundaries=(), shares=()
+                ),
+            ),
+            optimizer=dict(
+                name='adamw',
+                lr=1e-3,
+                schedule='cosine',
+                warmup=300,
+                end_fraction=0.02,
+                clip=1.0,
+                weight_decay=0.02,
+                b1=0.9,
+                b2=0.95,
+                eps=1e-8,
+                decay_rate=0.8,
+                scale_by_parameter=True,
+                frozen=(),
+                part_lr=dict(),
+            ),
+            mesh=dict(data=-1, fsdp=1, tensor=1),
+            compile_cache='',
+            wandb_project='',
+        )
+    )
 
 
 def _tiny_pali() -> dict:
     # 2.6 M parameters. All layers are unrolled: a loop over so small ones costs a CPU a quarter.
     return dict(
-        name='pali', dtype='float32',
-        vision=dict(width=128, depth=4, heads=4, mlp=384, patch=16, stem='pyramid', stem_widths=(48, 128),
-                    positions='sincos', context=True, unroll=4),
-        encoder=dict(width=128, depth=2, heads=4, head_dim=32, mlp=384, scale=32 ** -0.5, unroll=2),
-        decoder=dict(width=128, depth=2, heads=4, head_dim=32, mlp=384, scale=32 ** -0.5, unroll=2))
+        name='pali',
+        dtype='float32',
+        vision=dict(
+            width=128,
+            depth=4,
+            heads=4,
+            mlp=384,
+            patch=16,
+            stem='pyramid',
+            stem_widths=(48, 128),
+            positions='sincos',
+            context=False,
+            unroll=4,
+        ),
+        encoder=dict(width=128, depth=2, heads=4, head_dim=32, mlp=384, scale=32**-0.5, unroll=2),
+        decoder=dict(width=128, depth=2, heads=4, head_dim=32, mlp=384, scale=32**-0.5, unroll=2),
+    )

@@ -18,7 +18,6 @@ import dataclasses
 import fcntl
 import importlib.util
 import json
-import os
 import pathlib
 import shlex
 import shutil
@@ -48,16 +47,25 @@ class Size:
         checkpoint_every: steps; what an interruption costs at most.
         evaluated: episodes a suite, by policy.
     """
+
     episodes: int
     steps: int | None
     checkpoint_every: int
     evaluated: Mapping[str, int]
 
 
-FULL = Size(episodes=1_500, steps=None, checkpoint_every=250,
-            evaluated={'cofinetuned': 50, 'untrained': 20, 'expert': 20})
-QUICK = Size(episodes=200, steps=250, checkpoint_every=50,
-             evaluated={'cofinetuned': 10, 'untrained': 5, 'expert': 5})
+FULL = Size(
+    episodes=1_500,
+    steps=None,
+    checkpoint_every=250,
+    evaluated={'cofinetuned': 50, 'untrained': 20, 'expert': 20},
+)
+QUICK = Size(
+    episodes=200,
+    steps=250,
+    checkpoint_every=50,
+    evaluated={'cofinetuned': 10, 'untrained': 5, 'expert': 5},
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +78,7 @@ class Stage:
         command: arguments after `python`.
         product: exists once the command has done all of its work.
     """
+
     name: str
     timed: str
     command: tuple[str, ...]
@@ -82,20 +91,36 @@ def make_stages(
     """The run, in order. Paths in commands are relative to the project where they can be."""
     runs, steps = workdir / name, size.steps or _config_steps()
     data, train = runs / 'data', runs / 'train'
-    collect_command = ('-m', 'rt2_jax.envs.tabletop.collect', f'--episodes={size.episodes}',
-                       f'--output={shown(data)}')
-    train_command = ('-m', 'rt2_jax.train', f'--config={CONFIG}', f'--workdir={shown(train)}',
-                     f'--config.data.robot.tabletop.directory={shown(data)}',
-                     f'--config.total_steps={steps}',
-                     f'--config.checkpoint_every={size.checkpoint_every}', *train_arguments)
+    collect_command = (
+        '-m',
+        'rt2_jax.envs.tabletop.collect',
+        f'--episodes={size.episodes}',
+        f'--output={shown(data)}',
+    )
+    train_command = (
+        '-m',
+        'rt2_jax.train',
+        f'--config={CONFIG}',
+        f'--workdir={shown(train)}',
+        f'--config.data.robot.tabletop.directory={shown(data)}',
+        f'--config.total_steps={steps}',
+        f'--config.checkpoint_every={size.checkpoint_every}',
+        *train_arguments,
+    )
     stages = [
         Stage('collect', 'collect', collect_command, data / 'dataset_info.json'),
-        Stage('train', 'train', train_command, train / 'checkpoints' / str(steps))]
+        Stage('train', 'train', train_command, train / 'checkpoints' / str(steps)),
+    ]
     for policy, episodes in size.evaluated.items():
         output = runs / 'evaluate' / f'{policy}.json'
-        command = ['-m', 'rt2_jax.evaluate', f'--policy={POLICIES[policy]}',
-                   f'--suite={",".join(SUITES)}', f'--episodes={episodes}',
-                   f'--output={shown(output)}']
+        command = [
+            '-m',
+            'rt2_jax.evaluate',
+            f'--policy={POLICIES[policy]}',
+            f'--suite={",".join(SUITES)}',
+            f'--episodes={episodes}',
+            f'--output={shown(output)}',
+        ]
         if policy != 'expert':
             command.append(f'--workdir={shown(train)}')
         if policy == 'cofinetuned':
@@ -169,8 +194,9 @@ def run_stage(stage: Stage, progress: Progress, lock: int) -> None:
     """
     print(f'\n$ python {shlex.join(stage.command)}', flush=True)
     earlier, start = progress.seconds.get(stage.name, 0.0), time.monotonic()
-    child = subprocess.Popen([sys.executable, *stage.command], cwd=ROOT, pass_fds=(lock,),
-                             preexec_fn=_end_with_parent)
+    child = subprocess.Popen(
+        [sys.executable, *stage.command], cwd=ROOT, pass_fds=(lock,), preexec_fn=_end_with_parent
+    )
     signal.signal(signal.SIGTERM, lambda *_: child.terminate())
     try:
         while child.poll() is None:
@@ -214,8 +240,9 @@ def gather(stages: Sequence[Stage], seconds: Mapping[str, float]) -> dict[str, A
     for policy, name in POLICIES.items():
         stage = next(stage for stage in stages if stage.name == f'evaluate {policy}')
         measured = json.loads(stage.product.read_text())['policies'][name]
-        policies[policy] = {suite: {key: measured[suite][key] for key in MEASURED}
-                            for suite in SUITES}
+        policies[policy] = {
+            suite: {key: measured[suite][key] for key in MEASURED} for suite in SUITES
+        }
     spent = dict.fromkeys(TIMED, 0.0) | {'setup': seconds.get('setup', 0.0)}
     for stage in stages:
         spent[stage.timed] += seconds[stage.name]
@@ -231,8 +258,9 @@ def table(results: Mapping[str, Any]) -> str:
         cells = []
         for suite in SUITES:
             success, episodes, (low, high) = (suites[suite][key] for key in MEASURED)
-            cells.append(f'{100 * success:3.0f} % ({100 * low:.0f} to {100 * high:.0f} %) '
-                         f'of {episodes}')
+            cells.append(
+                f'{100 * success:3.0f} % ({100 * low:.0f} to {100 * high:.0f} %) of {episodes}'
+            )
         rows.append((policy, *cells))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ['  '.join(map(str.ljust, row, widths)).rstrip() for row in rows]
@@ -247,9 +275,11 @@ def run(options: argparse.Namespace, size: Size, name: str) -> None:
     if options.workdir:
         workdir = pathlib.Path(options.workdir).resolve()
     stages = make_stages(size, workdir, name, options.train_arguments)
-    print(f'{size.episodes} episodes, {stages[1].product.name} steps of training, '
-          f'{size.evaluated["cofinetuned"]} episodes a suite to measure it; all in '
-          f'{shown(workdir)}')
+    print(
+        f'{size.episodes} episodes, {stages[1].product.name} steps of training, '
+        f'{size.evaluated["cofinetuned"]} episodes a suite to measure it; all in '
+        f'{shown(workdir)}'
+    )
     (workdir / name).mkdir(parents=True, exist_ok=True)
     with only_one(workdir) as lock:
         progress = Progress(workdir / name / 'progress.json')
@@ -259,12 +289,14 @@ def run(options: argparse.Namespace, size: Size, name: str) -> None:
             if progress.is_done(stage):
                 print(f'{stage.name}: done already')
                 continue
-            progress.begin(stage, stages[position + 1:])
+            progress.begin(stage, stages[position + 1 :])
             run_stage(stage, progress, lock)
         results = gather(stages, progress.seconds)
         _publish(results, workdir, name, stages)
-    print(f'\n{table(results)}\n\nresults: {shown(workdir / "results.json")}\n'
-          f'video:   {shown(workdir / "rollouts.mp4")}')
+    print(
+        f'\n{table(results)}\n\nresults: {shown(workdir / "results.json")}\n'
+        f'video:   {shown(workdir / "rollouts.mp4")}'
+    )
 
 
 def _publish(
@@ -272,13 +304,17 @@ def _publish(
 ) -> None:
     # Only here, because arguments are checked before anything is installed.
     from rt2_jax.evaluation import report
+
     given = [argument for argument in sys.argv[1:] if not argument.startswith(_SETUP)]
     cofinetuned = next(stage for stage in stages if stage.name == 'evaluate cofinetuned')
     evaluated = json.loads(cofinetuned.product.read_text())['manifest']
     results['manifest'] = report.manifest(
-        command=shlex.join(['bash', 'launch/quickstart.sh', *given]), size=name,
+        command=shlex.join(['bash', 'launch/quickstart.sh', *given]),
+        size=name,
         commands={stage.name: f'python {shlex.join(stage.command)}' for stage in stages},
-        config=evaluated['config'], seeds=evaluated['seeds'])
+        config=evaluated['config'],
+        seeds=evaluated['seeds'],
+    )
     shutil.copyfile(workdir / name / 'rollouts.mp4', workdir / 'rollouts.mp4')
     _write(workdir / 'results.json', results)
 
@@ -286,19 +322,26 @@ def _publish(
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """Arguments of launch/quickstart.sh; those after '--' go to training as they are."""
     parser = argparse.ArgumentParser(
-        prog='launch/quickstart.sh', allow_abbrev=False,
+        prog='launch/quickstart.sh',
+        allow_abbrev=False,
         description='Collects episodes of the tabletop, co-fine-tunes the packaged tiny PaLI on '
         'them and on the small web, and measures the policy beside an untrained one and the '
-        'expert: at most 25 minutes on 2 cores. The same command again goes on where it was.')
-    parser.add_argument('--quick', action='store_true',
-                        help='the same path in less than 5 minutes, with smaller numbers')
-    parser.add_argument('--workdir', default='',
-                        help='where everything goes; runs/quickstart by default')
+        'expert: at most 25 minutes on 2 cores. The same command again goes on where it was.',
+    )
+    parser.add_argument(
+        '--quick',
+        action='store_true',
+        help='the same path in less than 5 minutes, with smaller numbers',
+    )
+    parser.add_argument(
+        '--workdir', default='', help='where everything goes; runs/quickstart by default'
+    )
     parser.add_argument('--episodes', type=int, help='episodes to collect')
     parser.add_argument('--steps', type=int, help='steps of training')
     parser.add_argument('--evaluated', type=int, help='episodes a suite, for every policy')
-    parser.add_argument('train_arguments', nargs='*', metavar='-- ...',
-                        help='more arguments of rt2_jax.train')
+    parser.add_argument(
+        'train_arguments', nargs='*', metavar='-- ...', help='more arguments of rt2_jax.train'
+    )
     parser.add_argument(_SETUP, type=float, default=0.0, help=argparse.SUPPRESS)
     parser.add_argument('--check_arguments', action='store_true', help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)

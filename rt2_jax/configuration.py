@@ -5,8 +5,7 @@ import json
 import sys
 from typing import Any
 
-from absl import app
-from absl import flags
+from absl import app, flags
 from etils import epath
 import ml_collections
 from ml_collections import config_flags

@@ -1,5 +1,7 @@
 """Observation and instruction in, action out: what evaluation, serving and notebooks share.
 
+A frame is uint8 [H, W, 3], an action float32 [8]: terminate, then the embodiment's seven.
+
     policy = Policy.from_checkpoint("runs/cofinetune")
     decision = policy.act(image, "pick banana")
     observation, ... = env.step(decision.action)
@@ -19,20 +21,17 @@ import jax
 import numpy as np
 
 from rt2_jax.data import images as image_processing
-from rt2_jax.decoding.grammar import Grammar
-from rt2_jax.decoding.grammar import Kind
+from rt2_jax.decoding.grammar import Grammar, Kind
 from rt2_jax.decoding.sampler import Sampler
 from rt2_jax.models import vla
 from rt2_jax.nearest import nearest
 from rt2_jax.text import prompts
-from rt2_jax.text.actions import ACTION_LENGTH
-from rt2_jax.text.actions import ActionSpace
-from rt2_jax.text.actions import ActionTokenizer
+from rt2_jax.text.actions import ACTION_LENGTH, ActionSpace, ActionTokenizer
 from rt2_jax.text.tokenizer import Tokenizer
-from rt2_jax.training import checkpoint
+from rt2_jax.training import loading
 
 Plan = bool | str
-LONG_PROMPTS = ("raise", "clip")
+LONG_PROMPTS = ('raise', 'clip')
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -51,7 +50,7 @@ class Decision:
     action: np.ndarray
     log_prob: float
     entropies: np.ndarray
-    plan: str = ""
+    plan: str = ''
 
 
 class Policy:
@@ -85,16 +84,16 @@ class Policy:
         plan_length: int = 32,
         plan: bool = False,
         top_p: float = 1.0,
-        long_prompts: str = "raise",
+        long_prompts: str = 'raise',
         batch_sizes: Sequence[int] = (1, 4, 16, 64),
         seed: int = 0,
     ):
         if long_prompts not in LONG_PROMPTS:
             raise ValueError(
-                f"Unknown long_prompts {long_prompts!r}{nearest(long_prompts, LONG_PROMPTS)}"
+                f'Unknown long_prompts {long_prompts!r}{nearest(long_prompts, LONG_PROMPTS)}'
             )
         if not batch_sizes or min(batch_sizes) < 1:
-            raise ValueError(f"batch_sizes is {batch_sizes}; sizes of 1 or more are needed.")
+            raise ValueError(f'batch_sizes is {batch_sizes}; sizes of 1 or more are needed.')
         self.model = model
         self.params = jax.device_put(params)
         self.tokenizer = tokenizer
@@ -133,10 +132,10 @@ class Policy:
         Raises:
           CheckpointError: no such directory, empty, half-written, or no such step.
         """
-        loaded = checkpoint.load_for_inference(workdir, step)
+        loaded = loading.load_for_inference(workdir, step)
         params = loaded.params
         if untrained:
-            params = random_params(loaded.config, loaded.tokenizer, settings.get("seed", 0))
+            params = random_params(loaded.config, loaded.tokenizer, settings.get('seed', 0))
         policy = cls.from_config(
             loaded.config, params, loaded.tokenizer, loaded.action_space, **settings
         )
@@ -152,15 +151,15 @@ class Policy:
         It plans before it acts if most of the robot's steps were taught so.
         """
         data = config.data
-        shares = [robot.get("plan_share", 0.0) for robot in data.get("robot", {}).values()]
+        shares = [robot.get('plan_share', 0.0) for robot in data.get('robot', {}).values()]
         # A target's length held the longest answer, plan and action and EOS included.
         own = {
-            "image_size": data.image_size,
-            "prompt_length": data.prompt_length,
-            "frames": data.frames,
-            "text_length": data.target_length,
-            "plan_length": max(data.target_length - ACTION_LENGTH - 1, 8),
-            "plan": bool(shares) and min(shares) > 0.5,
+            'image_size': data.image_size,
+            'prompt_length': data.prompt_length,
+            'frames': data.frames,
+            'text_length': data.target_length,
+            'plan_length': max(data.target_length - ACTION_LENGTH - 1, 8),
+            'plan': bool(shares) and min(shares) > 0.5,
         }
         model = vla.build(config.model, tokenizer.vocab_size)
         policy = cls(model, params, tokenizer, action_space, **(own | settings))
@@ -177,7 +176,9 @@ class Policy:
         seed: int | None = None,
     ) -> Decision:
         """The next action for one robot; arguments as for `act_batch`."""
-        return self.act_batch([image], [instruction], temperature=temperature, plan=plan, seed=seed)[0]
+        return self.act_batch(
+            [image], [instruction], temperature=temperature, plan=plan, seed=seed
+        )[0]
 
     def act_batch(
         self,
@@ -209,11 +210,11 @@ class Policy:
         plans = [plan] * len(images) if isinstance(plan, (bool, str)) else list(plan)
         if not len(images) == len(instructions) == len(plans):
             raise ValueError(
-                f"{len(images)} images, {len(instructions)} instructions and {len(plans)} plans; "
-                "there must be as many of each."
+                f'{len(images)} images, {len(instructions)} instructions and {len(plans)} plans; '
+                'there must be as many of each.'
             )
         for instruction in instructions:
-            _check_text("instruction", instruction)
+            _check_text('instruction', instruction)
         kinds = [Kind.PLAN if plan else Kind.ACTION for plan in plans]
         word = {Kind.PLAN: prompts.robot_plan, Kind.ACTION: prompts.robot}
         prompt_ids = [
@@ -244,7 +245,7 @@ class Policy:
     ) -> list[str]:
         """Answers to several questions; `raw` questions are whole prompts ("Q: ...? A:")."""
         for question in questions:
-            _check_text("question", question)
+            _check_text('question', question)
         word = str if raw else prompts.web
         prompt_ids = [self._prompt(word, question) for question in questions]
         kinds = [Kind.TEXT] * len(prompt_ids)
@@ -266,22 +267,26 @@ class Policy:
             image = [image_processing.decode(x) if isinstance(x, bytes) else x for x in image]
             shapes = {np.shape(x) for x in image}
             if len(shapes) > 1:
-                raise ValueError(f"The frames of one observation differ in shape: {sorted(shapes)}.")
+                raise ValueError(
+                    f'The frames of one observation differ in shape: {sorted(shapes)}.'
+                )
         image = np.asarray(image)
         if image.dtype != np.uint8:
             finite = np.issubdtype(image.dtype, np.number) and np.isfinite(image).all()
             raise ValueError(
-                f"An image must be uint8 RGB, 0..255; got {image.dtype}"
-                + ("" if finite else " with values that are NaN, infinite or no numbers")
-                + ". Scale and round it first, e.g. (255 * image).round().astype(np.uint8)."
+                f'An image must be uint8 RGB, 0..255; got {image.dtype}'
+                + ('' if finite else ' with values that are NaN, infinite or no numbers')
+                + '. Scale and round it first, e.g. (255 * image).round().astype(np.uint8).'
             )
         if image.ndim == 3:
             image = image[None]
         if image.ndim != 4 or image.shape[-1] != 3 or 0 in image.shape:
-            raise ValueError(f"An image must be [H, W, 3] or [F, H, W, 3]; got {list(image.shape)}.")
+            raise ValueError(
+                f'An image must be [H, W, 3] or [F, H, W, 3]; got {list(image.shape)}.'
+            )
         if image.shape[0] != self.frames:
             raise ValueError(
-                f"This model sees {self.frames} frame(s) at a time; got {image.shape[0]}."
+                f'This model sees {self.frames} frame(s) at a time; got {image.shape[0]}.'
             )
         return image_processing.resize(image, self.image_size)
 
@@ -294,27 +299,29 @@ class Policy:
         ids = self.tokenizer.encode(word(text))
         if len(ids) <= self.prompt_length:
             return ids
-        if self.long_prompts == "raise":
+        if self.long_prompts == 'raise':
             raise ValueError(
-                f"The prompt {word(text)!r} has {len(ids)} tokens; this model takes "
+                f'The prompt {word(text)!r} has {len(ids)} tokens; this model takes '
                 f"{self.prompt_length}. Use a shorter text, or long_prompts='clip'."
             )
         # Words go, not the prompt's frame: its end tells the model what is asked of it.
         words = text.split()
         while len(ids) > self.prompt_length and words:
             words.pop()
-            ids = self.tokenizer.encode(word(" ".join(words)))
+            ids = self.tokenizer.encode(word(' '.join(words)))
         self.clipped_prompts += 1
         logging.warning(
-            "Prompt %d too long so far: %r was cut to %r.",
-            self.clipped_prompts, text, " ".join(words),
-        )  # fmt: skip
+            'Prompt %d too long so far: %r was cut to %r.',
+            self.clipped_prompts,
+            text,
+            ' '.join(words),
+        )
         return ids[: self.prompt_length]
 
     def _sample(self, images, prompt_ids, kinds, temperature, seed, forced=None):
         """Rows of (ids before the end, log-probabilities, entropies), in batches of static size."""
         if len(images) != len(prompt_ids):
-            raise ValueError(f"{len(images)} images for {len(prompt_ids)} prompts.")
+            raise ValueError(f'{len(images)} images for {len(prompt_ids)} prompts.')
         frames = [self.preprocess(image) for image in images]
         forced = forced or [[]] * len(frames)
         key = self._key if seed is None else jax.random.key(seed)
@@ -337,7 +344,7 @@ class Policy:
         pad = self.tokenizer.pad_id
         width = self.sampler.grammar.plan_length if any(forced) else 0
         if any(len(ids) > width for ids in forced):
-            raise ValueError(f"A plan has more than {width} tokens; use a shorter one.")
+            raise ValueError(f'A plan has more than {width} tokens; use a shorter one.')
         samples = jax.device_get(
             self.sampler(
                 self.params,
@@ -358,12 +365,12 @@ class Policy:
     def _decision(self, ids, log_probs, entropies) -> Decision:
         length = self.action_tokenizer.length
         plan = self.tokenizer.decode(ids[:-length].tolist()).strip()
-        plan = plan.removesuffix(prompts.ACTION_MARKER).strip().removeprefix("Plan:").strip()
+        plan = plan.removesuffix(prompts.ACTION_MARKER).strip().removeprefix('Plan:').strip()
         return Decision(
             action=self.action_tokenizer.decode(ids[-length:]),
             log_prob=float(log_probs.sum()),
             entropies=entropies[-length:],
-            plan=plan.removesuffix("."),
+            plan=plan.removesuffix('.'),
         )
 
 
@@ -373,7 +380,7 @@ def random_params(config: Any, tokenizer: Tokenizer, seed: int = 0) -> Any:
     model = vla.build(config.model, tokenizer.vocab_size)
     images = np.zeros([1, data.frames, data.image_size, data.image_size, 3], np.uint8)
     text = np.zeros([1, data.prompt_length], np.int32)
-    initialise = jax.jit(lambda key: nn.meta.unbox(model.init(key, images, text, text)["params"]))
+    initialise = jax.jit(lambda key: nn.meta.unbox(model.init(key, images, text, text)['params']))
     return initialise(jax.random.key(seed))
 
 

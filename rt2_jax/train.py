@@ -11,31 +11,27 @@ import signal
 import time
 from typing import Any
 
-from absl import app
-from absl import flags
-from absl import logging
+from absl import app, flags, logging
 from etils import epath
 import jax
-import jax.numpy as jnp
 from jax.experimental import multihost_utils
+import jax.numpy as jnp
 import numpy as np
 
 from rt2_jax import configuration
-from rt2_jax.parallel import distributed
-from rt2_jax.parallel import mesh as mesh_lib
+from rt2_jax.parallel import distributed, mesh as mesh_lib
 from rt2_jax.text.tokenizer import Tokenizer
-from rt2_jax.training import checkpoint
-from rt2_jax.training import metrics
-from rt2_jax.training import optimizer as optimizer_lib
-from rt2_jax.training import program as program_lib
-from rt2_jax.training import state as state_lib
-from rt2_jax.training import step as step_lib
-
-_CONFIG = configuration.define_flag()
-_WORKDIR = flags.DEFINE_string(
-    'workdir', None, 'Directory of the run: metrics, checkpoints, config.'
+from rt2_jax.training import (
+    checkpoint,
+    loading,
+    metrics,
+    optimizer as optimizer_lib,
+    program as program_lib,
+    state as state_lib,
+    step as step_lib,
 )
-flags.mark_flags_as_required(['config', 'workdir'])
+
+FLAGS = flags.FLAGS
 
 
 def train(config: Any, workdir: epath.Path) -> None:
@@ -69,7 +65,7 @@ def _train(config: Any, workdir: epath.Path, stop: Callable[[int], bool]) -> Non
         say(f'resumed at step {start} of {config.total_steps}')
     else:
         params = (
-            checkpoint.initial_params(config.init_from, config.init_parts, tokenizer)
+            loading.initial_params(config.init_from, config.init_parts, tokenizer)
             if config.init_from
             else None
         )
@@ -261,6 +257,13 @@ def _compile_cache(config: Any, workdir: epath.Path) -> None:
     jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.5)
 
 
+def define_flags() -> None:
+    """Defines the flags of the command; importing this file defines none."""
+    configuration.define_flag()
+    flags.DEFINE_string('workdir', None, 'Directory of the run: metrics, checkpoints, config.')
+    flags.mark_flags_as_required(['config', 'workdir'])
+
+
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(
@@ -268,8 +271,9 @@ def main(argv: list[str]) -> None:
         )
     logging.set_verbosity(logging.WARNING)
     distributed.initialize()
-    train(_CONFIG.value, epath.Path(_WORKDIR.value))
+    train(FLAGS.config, epath.Path(FLAGS.workdir))
 
 
 if __name__ == '__main__':
+    define_flags()
     app.run(main, flags_parser=configuration.parse_flags)

@@ -7,19 +7,18 @@ import numpy as np
 import pytest
 
 from rt2_jax.models import vla
-from rt2_jax.text.actions import ActionSpace
-from rt2_jax.text.actions import ActionTokenizer
+from rt2_jax.text.actions import ActionSpace, ActionTokenizer
 from rt2_jax.text.tokenizer import Tokenizer
 from rt2_jax.training import checkpoint
 from rt2_jax.training.state import TrainState
 from rt2_jax.training.step import Accumulated
 
 TINY_MODEL = {
-    "name": "pali",
-    "dtype": "float32",
-    "vision": {"width": 16, "depth": 1, "heads": 2, "mlp": 32, "patch": 8},
-    "encoder": {"width": 32, "depth": 2, "heads": 2, "head_dim": 16, "mlp": 64},
-    "decoder": {"width": 32, "depth": 2, "heads": 2, "head_dim": 16, "mlp": 64},
+    'name': 'pali',
+    'dtype': 'float32',
+    'vision': {'width': 16, 'depth': 1, 'heads': 2, 'mlp': 32, 'patch': 8},
+    'encoder': {'width': 32, 'depth': 2, 'heads': 2, 'head_dim': 16, 'mlp': 64},
+    'decoder': {'width': 32, 'depth': 2, 'heads': 2, 'head_dim': 16, 'mlp': 64},
 }
 
 
@@ -35,13 +34,13 @@ class TinyPaLI:
         self.model = vla.build(TINY_MODEL, tokenizer.vocab_size)
         images, prompt = self.inputs(0, 1)
         self._init = jax.jit(
-            lambda key: nn.meta.unbox(self.model.init(key, images, prompt, prompt)["params"])
+            lambda key: nn.meta.unbox(self.model.init(key, images, prompt, prompt)['params'])
         )
 
     def params(self, seed: int, sharpness: float = 6.0):
         """Random weights; `sharpness` scales the logits, which else are all much alike."""
         params = self._init(jax.random.key(seed))
-        return {**params, "head": jax.tree.map(lambda x: sharpness * x, params["head"])}
+        return {**params, 'head': jax.tree.map(lambda x: sharpness * x, params['head'])}
 
     def inputs(self, seed: int, batch: int) -> tuple[np.ndarray, np.ndarray]:
         """Random images uint8 [B, 1, S, S, 3] and prompts int32 [B, P] of any length."""
@@ -56,53 +55,53 @@ class TinyPaLI:
         """The config that a training run of this model would have."""
         return ml_collections.ConfigDict(
             {
-                "embodiment": "tabletop",
-                "model": TINY_MODEL,
-                "data": {
-                    "image_size": self.image_size,
-                    "frames": 1,
-                    "prompt_length": self.prompt_length,
-                    "target_length": self.target_length,
+                'embodiment': 'tabletop',
+                'model': TINY_MODEL,
+                'data': {
+                    'image_size': self.image_size,
+                    'frames': 1,
+                    'prompt_length': self.prompt_length,
+                    'target_length': self.target_length,
                 },
             }
         ).lock()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope='module')
 def quick_compile():
     """Compiles fast and runs slow, for tests that compile much and compute little."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
+    before = jax.config.read('jax_disable_most_optimizations')
+    jax.config.update('jax_disable_most_optimizations', True)
     yield
-    jax.config.update("jax_disable_most_optimizations", before)
+    jax.config.update('jax_disable_most_optimizations', before)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope='session')
 def tiny_checkpoint(tiny, tokenizer, tmp_path_factory):
     """The directory of a run that was stopped after 7 steps, as training leaves it."""
-    workdir = tmp_path_factory.mktemp("run")
+    workdir = tmp_path_factory.mktemp('run')
     checkpoint.write_assets(
-        workdir, tiny.config(), tokenizer, {"tabletop": ActionSpace.rt1_bounds()}
+        workdir, tiny.config(), tokenizer, {'tabletop': ActionSpace.rt1_bounds()}
     )
     step = jax.numpy.int32(7)
     state = TrainState(step=step, params=tiny.params(0), opt_state={}, rng=jax.random.PRNGKey(0))
     checkpoints = checkpoint.Checkpoints(workdir)
-    checkpoints.save(state, Accumulated.zeros(1, 1), {"batches": 7}, 7)
+    checkpoints.save(state, Accumulated.zeros(1, 1), {'batches': 7}, 7)
     checkpoints.close()
     return workdir
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope='session')
 def tokenizer() -> Tokenizer:
     return Tokenizer.load_default()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope='session')
 def action_tokenizer(tokenizer) -> ActionTokenizer:
     """With RT-1's bounds. Shared, so don't read its counters."""
     return ActionTokenizer(ActionSpace.rt1_bounds(), tokenizer)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope='session')
 def tiny(tokenizer) -> TinyPaLI:
     return TinyPaLI(tokenizer)

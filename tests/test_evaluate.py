@@ -2,73 +2,78 @@
 
 import json
 
-from absl import app
+from absl import app, flags
 from absl.testing import flagsaver
 import imageio.v2 as imageio
 import numpy as np
 import pytest
 
-pytest.importorskip("mujoco", reason="the tabletop needs pip install 'rt2_jax[sim]'")
+pytest.importorskip('mujoco', reason="the tabletop needs pip install 'rt2_jax[sim]'")
 
 from rt2_jax import evaluate
 from rt2_jax.data import web
 from rt2_jax.data.example import Example
-from rt2_jax.evaluation import closed_loop
-from rt2_jax.evaluation import offline
-from rt2_jax.evaluation import video
+from rt2_jax.evaluation import closed_loop, offline, video
 from rt2_jax.policy import Policy
 from rt2_jax.text import prompts
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
+pytestmark = pytest.mark.usefixtures('quick_compile')
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture(scope='module', autouse=True)
 def parsed_flags():
-    if not evaluate.flags.FLAGS.is_parsed():
-        evaluate.flags.FLAGS(["evaluate", "--output=unused"])
+    if 'workdir' not in flags.FLAGS:
+        evaluate.define_flags()
+        flags.FLAGS(['evaluate', '--output=unused'])
 
 
 def evaluated(tmp_path, **settings):
     """Runs the binary's main with flags, returns what it wrote."""
-    output = tmp_path / "out" / "results.json"
+    output = tmp_path / 'out' / 'results.json'
     with flagsaver.flagsaver(output=str(output), **settings):
-        evaluate.main(["evaluate"])
+        evaluate.main(['evaluate'])
     return json.loads(output.read_text())
 
 
 def test_expert_in_two_suites_with_a_video(tmp_path, capsys):
-    film = tmp_path / "films" / "rollouts.mp4"
+    film = tmp_path / 'films' / 'rollouts.mp4'
     results = evaluated(
-        tmp_path, policy="expert", suite=["seen", "emergent"], episodes=4, parallel=3,
-        video=str(film), video_episodes=2,
-    )  # fmt: skip
-    suites = results["policies"]["expert"]
-    assert list(suites) == ["seen", "emergent"]
+        tmp_path,
+        policy='expert',
+        suite=['seen', 'emergent'],
+        episodes=4,
+        parallel=3,
+        video=str(film),
+        video_episodes=2,
+    )
+    suites = results['policies']['expert']
+    assert list(suites) == ['seen', 'emergent']
     for figures in suites.values():
-        assert figures["episodes"] == 4 and figures["success"] >= 0.75
-        low, high = figures["interval"]
-        assert low < figures["success"] <= high <= 1
-        assert sum(part["episodes"] for part in figures["tasks"].values()) == 4
-        assert [rollout["seed"] for rollout in figures["rollouts"]] == [0, 1, 2, 3]
-        assert figures["terminated_by_policy"] > 0 and figures["decision_ms"]["robots_a_call"] == 3
-    manifest = results["manifest"]
-    assert manifest["seeds"]["episodes"] == 4 and manifest["versions"]["mujoco-core"]
-    with imageio.get_reader(film, format="FFMPEG") as reader:
+        assert figures['episodes'] == 4 and figures['success'] >= 0.75
+        low, high = figures['interval']
+        assert low < figures['success'] <= high <= 1
+        assert sum(part['episodes'] for part in figures['tasks'].values()) == 4
+        assert [rollout['seed'] for rollout in figures['rollouts']] == [0, 1, 2, 3]
+        assert figures['terminated_by_policy'] > 0 and figures['decision_ms']['robots_a_call'] == 3
+    manifest = results['manifest']
+    assert manifest['seeds']['episodes'] == 4 and manifest['versions']['mujoco-core']
+    with imageio.get_reader(film, format='FFMPEG') as reader:
         assert reader.count_frames() >= 8
-        width, height = reader.get_meta_data()["size"]
+        width, height = reader.get_meta_data()['size']
     assert width % 2 == height % 2 == 0 and width >= 640
-    assert "seen: " in capsys.readouterr().out
+    assert 'seen: ' in capsys.readouterr().out
 
 
 def test_results_do_not_depend_on_how_many_run_side_by_side():
     """Nor do the frames, and seeds start where they are told to."""
     runs = [
-        closed_loop.run(closed_loop.scripted(), "seen", range(5, 8), parallel=n, record=1,
-                        render_size=64)
+        closed_loop.run(
+            closed_loop.scripted(), 'seen', range(5, 8), parallel=n, record=1, render_size=64
+        )
         for n in (1, 3)
-    ]  # fmt: skip
+    ]
     one, three = ([rollout.to_json() for rollout in run.rollouts] for run in runs)
-    assert one == three and [rollout["seed"] for rollout in one] == [5, 6, 7]
+    assert one == three and [rollout['seed'] for rollout in one] == [5, 6, 7]
     for a, b in zip(runs[0].rollouts[0].frames, runs[1].rollouts[0].frames, strict=True):
         np.testing.assert_array_equal(a, b)
     assert not runs[0].rollouts[1].frames
@@ -76,22 +81,22 @@ def test_results_do_not_depend_on_how_many_run_side_by_side():
 
 def test_checkpoint_and_untrained_in_closed_loop(tiny_checkpoint, tmp_path):
     results = evaluated(
-        tmp_path, workdir=str(tiny_checkpoint), suite=["seen"], episodes=2, parallel=2, task="pick"
+        tmp_path, workdir=str(tiny_checkpoint), suite=['seen'], episodes=2, parallel=2, task='pick'
     )
-    figures = results["policies"]["checkpoint"]["seen"]
-    assert list(figures["tasks"]) == ["pick"] and figures["episodes"] == 2
-    assert results["manifest"]["step"] == 7
-    assert results["manifest"]["config"]["data"]["image_size"] == 16
+    figures = results['policies']['checkpoint']['seen']
+    assert list(figures['tasks']) == ['pick'] and figures['episodes'] == 2
+    assert results['manifest']['step'] == 7
+    assert results['manifest']['config']['data']['image_size'] == 16
 
 
 def test_histories_hold_the_last_frames_oldest_first():
     seen = []
 
     def watch(observations, envs):
-        seen.append(observations[0]["image"])
+        seen.append(observations[0]['image'])
         return [np.array([len(seen) == 4, 0.1, 0, 0, 0, 0, 0, -1], np.float32)]
 
-    closed_loop.run(watch, "seen", [0], frames=2, image_size=32)
+    closed_loop.run(watch, 'seen', [0], frames=2, image_size=32)
     assert all(frames.shape == (2, 32, 32, 3) for frames in seen)
     np.testing.assert_array_equal(seen[0][0], seen[0][1])
     for before, after in zip(seen, seen[1:]):
@@ -101,16 +106,20 @@ def test_histories_hold_the_last_frames_oldest_first():
 
 def test_offline(tiny_checkpoint, tmp_path):
     results = evaluated(
-        tmp_path, workdir=str(tiny_checkpoint), suite=["offline"], episodes=2, questions=20,
+        tmp_path,
+        workdir=str(tiny_checkpoint),
+        suite=['offline'],
+        episodes=2,
+        questions=20,
         parallel=8,
-    )  # fmt: skip
-    figures = results["policies"]["checkpoint"]["offline"]
-    assert figures["web"]["questions"] == 20
-    assert sum(kind["questions"] for kind in figures["web"]["kinds"].values()) == 20
-    actions = figures["actions"]
-    assert actions["steps"] >= 8 and 0 <= actions["token_accuracy"] <= 1
-    assert list(actions["error"]) == ["dx", "dy", "dz", "drx", "dry", "drz", "gripper"]
-    assert actions["error"]["dx"]["unit"] == "m" and actions["error"]["drz"]["unit"] == "rad"
+    )
+    figures = results['policies']['checkpoint']['offline']
+    assert figures['web']['questions'] == 20
+    assert sum(kind['questions'] for kind in figures['web']['kinds'].values()) == 20
+    actions = figures['actions']
+    assert actions['steps'] >= 8 and 0 <= actions['token_accuracy'] <= 1
+    assert list(actions['error']) == ['dx', 'dy', 'dz', 'drx', 'dry', 'drz', 'gripper']
+    assert actions['error']['dx']['unit'] == 'm' and actions['error']['drz']['unit'] == 'rad'
 
 
 def test_the_models_own_actions_have_no_error(tiny_checkpoint):
@@ -118,17 +127,17 @@ def test_the_models_own_actions_have_no_error(tiny_checkpoint):
     policy = Policy.from_checkpoint(tiny_checkpoint, batch_sizes=(8,))
     rng = np.random.default_rng(0)
     frames = rng.integers(0, 256, (5, 16, 16, 3), np.uint8)
-    told = policy.act_batch(frames, ["pick banana"] * 5)
+    told = policy.act_batch(frames, ['pick banana'] * 5)
     examples = [
-        Example(frame[None], prompts.robot("pick banana"), action=decision.action)
+        Example(frame[None], prompts.robot('pick banana'), action=decision.action)
         for frame, decision in zip(frames, told, strict=True)
     ]
     figures = offline.actions(policy, examples, batch=4)
-    assert figures["steps"] == 5 and figures["terminate_accuracy"] == 1
-    assert all(error["mean"] < 1e-6 for error in figures["error"].values())
-    assert all(error["within_one_bin"] == 1 for error in figures["error"].values())
+    assert figures['steps'] == 5 and figures['terminate_accuracy'] == 1
+    assert all(error['mean'] < 1e-6 for error in figures['error'].values())
+    assert all(error['within_one_bin'] == 1 for error in figures['error'].values())
     # The teacher-forced loss is over the whole vocabulary, the policy's over what is allowed.
-    assert figures["loss"] >= -np.mean([d.log_prob for d in told]) / 8 - 1e-3
+    assert figures['loss'] >= -np.mean([d.log_prob for d in told]) / 8 - 1e-3
 
 
 def test_questions_are_scored_by_kind(tiny_checkpoint):
@@ -140,21 +149,21 @@ def test_questions_are_scored_by_kind(tiny_checkpoint):
         example = source[i]
         answer = policy.answer_batch([example.frames], [example.prompt], raw=True)[0]
         expected.setdefault(example.kind, []).append(web.score(example, answer))
-    assert {k: v["questions"] for k, v in figures["kinds"].items()} == {
+    assert {k: v['questions'] for k, v in figures['kinds'].items()} == {
         k: len(v) for k, v in expected.items()
     }
-    assert figures["accuracy"] == pytest.approx(np.mean(sum(expected.values(), [])), abs=1e-4)
+    assert figures['accuracy'] == pytest.approx(np.mean(sum(expected.values(), [])), abs=1e-4)
 
 
 @pytest.mark.parametrize(
-    "settings, message",
+    'settings, message',
     [
-        ({"suite": ["unseen_object"], "policy": "expert"}, "did you mean 'unseen_objects'"),
-        ({"policy": "expret"}, "did you mean 'expert'"),
-        ({"policy": "expert", "task": "pickk"}, "did you mean 'pick'"),
-        ({"policy": "checkpoint"}, "needs --workdir"),
-        ({"policy": "expert", "suite": ["web"]}, "not for the expert"),
-        ({"workdir": "x", "suite": ["web"], "video": "v.mp4"}, "played on the tabletop"),
+        ({'suite': ['unseen_object'], 'policy': 'expert'}, "did you mean 'unseen_objects'"),
+        ({'policy': 'expret'}, "did you mean 'expert'"),
+        ({'policy': 'expert', 'task': 'pickk'}, "did you mean 'pick'"),
+        ({'policy': 'checkpoint'}, 'needs --workdir'),
+        ({'policy': 'expert', 'suite': ['web']}, 'not for the expert'),
+        ({'workdir': 'x', 'suite': ['web'], 'video': 'v.mp4'}, 'played on the tabletop'),
     ],
 )
 def test_mistyped_names_are_usage_errors(tmp_path, settings, message):
@@ -163,10 +172,10 @@ def test_mistyped_names_are_usage_errors(tmp_path, settings, message):
 
 
 def test_a_workdir_without_a_checkpoint_raises(tmp_path):
-    with pytest.raises(app.UsageError, match="is empty"):
+    with pytest.raises(app.UsageError, match='is empty'):
         evaluated(tmp_path, workdir=str(tmp_path))
 
 
 def test_videos_need_recorded_rollouts(tmp_path):
-    with pytest.raises(ValueError, match="No rollout was recorded"):
-        video.write(tmp_path / "x.mp4", [closed_loop.Rollout(0, "pick", "name", "pick banana")])
+    with pytest.raises(ValueError, match='No rollout was recorded'):
+        video.write(tmp_path / 'x.mp4', [closed_loop.Rollout(0, 'pick', 'name', 'pick banana')])

@@ -31,9 +31,9 @@ NEED_SIM = ('rt2_jax.envs', 'rt2_jax.evaluation', 'rt2_jax.evaluate')
 LONGEST = 400
 PRETRAINED_MB = 12
 
-# Imports the modules that it is given, without the packages that it is given. Two binaries may
-# define the same flag, so each one's flags go before the next one comes.
-IMPORT_ALL = '''
+# Imports the modules that it is given, without the packages that it is given. Flags are defined
+# only by what is run, so that any two modules can be imported together.
+IMPORT_ALL = """
 import importlib, sys
 modules, blocked = (argument.split() for argument in sys.argv[1:])
 for name in blocked:
@@ -41,13 +41,12 @@ for name in blocked:
 import rt2_jax
 assert not {"jax", "flax", "numpy"} & set(sys.modules), "import rt2_jax is not light"
 from absl import flags
-known = set(flags.FLAGS)
 for name in modules:
     importlib.import_module(name)
-    for flag in set(flags.FLAGS) - known:
-        delattr(flags.FLAGS, flag)
+ours = [name for name in flags.FLAGS.flags_by_module_dict() if name in modules]
+assert not ours, f"importing {ours} defines flags"
 assert "tensorflow" not in sys.modules, "something imports TensorFlow"
-'''
+"""
 
 
 def module_name(path: pathlib.Path) -> str:
@@ -78,7 +77,8 @@ def is_command(path: pathlib.Path) -> bool:
     """Whether a file is run and never imported, so that it stands above everything."""
     name = module_name(path)
     return "if __name__ == '__main__':" in path.read_text() and not any(
-        name in imported(other) for other in MODULES)
+        name in imported(other) for other in MODULES
+    )
 
 
 def test_imports_run_downward():
@@ -87,8 +87,11 @@ def test_imports_run_downward():
         name = module_name(path)
         if name == 'rt2_jax' or is_command(path):
             continue
-        upward += [f'{name} imports {other}' for other in sorted(imported(path))
-                   if other.split('.')[1] != name.split('.')[1] and row(other) >= row(name)]
+        upward += [
+            f'{name} imports {other}'
+            for other in sorted(imported(path))
+            if other.split('.')[1] != name.split('.')[1] and row(other) >= row(name)
+        ]
     assert not upward
 
 
@@ -97,21 +100,36 @@ def test_every_module_imports(blocked):
     modules = [module_name(path) for path in MODULES]
     if blocked:
         modules = [name for name in modules if not name.startswith(NEED_SIM)]
-    subprocess.run([sys.executable, '-c', IMPORT_ALL, ' '.join(modules), ' '.join(blocked)],
-                   cwd=ROOT, check=True, env=os.environ | {'JAX_PLATFORMS': 'cpu'})
+    subprocess.run(
+        [sys.executable, '-c', IMPORT_ALL, ' '.join(modules), ' '.join(blocked)],
+        cwd=ROOT,
+        check=True,
+        env=os.environ | {'JAX_PLATFORMS': 'cpu'},
+    )
 
 
 def test_no_file_is_long():
-    files = [*MODULES, *ROOT.glob('tests/**/*.py'), *ROOT.glob('configs/*.py'),
-             *ROOT.glob('launch/*'), ROOT / 'setup.py']
-    long = {str(path.relative_to(ROOT)): lines for path in files
-            if path.is_file() and (lines := len(path.read_text().splitlines())) > LONGEST}
+    files = [
+        *MODULES,
+        *ROOT.glob('tests/**/*.py'),
+        *ROOT.glob('configs/*.py'),
+        *ROOT.glob('launch/*'),
+        ROOT / 'setup.py',
+    ]
+    long = {
+        str(path.relative_to(ROOT)): lines
+        for path in files
+        if path.is_file() and (lines := len(path.read_text().splitlines())) > LONGEST
+    }
     assert not long
 
 
 def test_package_is_complete(tmp_path):
-    subprocess.run([sys.executable, 'setup.py', '-q', 'build_py', '--build-lib', str(tmp_path)],
-                   cwd=ROOT, check=True)
+    subprocess.run(
+        [sys.executable, 'setup.py', '-q', 'build_py', '--build-lib', str(tmp_path)],
+        cwd=ROOT,
+        check=True,
+    )
     for path in MODULES:
         assert (tmp_path / path.relative_to(ROOT)).exists()
     assert (tmp_path / 'rt2_jax/text/tokenizer.model').stat().st_size > 0
@@ -146,7 +164,7 @@ def test_readme_command_exists(command):
     module = words[words.index('-m') + 1]
     assert importlib.util.find_spec(module), command
     known = flags_of(module)
-    for word in words[words.index('-m') + 2:]:
+    for word in words[words.index('-m') + 2 :]:
         name = word.removeprefix('--').partition('=')[0]
         assert word.startswith('--') and name.split('.')[0] in known, word
         if name == 'config':

@@ -11,17 +11,17 @@ from rt2_jax.text import prompts
 from rt2_jax.text.actions import ActionSpace
 from rt2_jax.training.checkpoint import CheckpointError
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
+pytestmark = pytest.mark.usefixtures('quick_compile')
 
 
 def make_policy(tiny, **settings):
-    settings = {"batch_sizes": (4,)} | settings
+    settings = {'batch_sizes': (4,)} | settings
     return Policy.from_config(
         tiny.config(), tiny.params(1), tiny.tokenizer, ActionSpace.rt1_bounds(), **settings
     )
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope='module')
 def policy(tiny):
     return make_policy(tiny)
 
@@ -33,20 +33,20 @@ def pictures(number: int, size: int = 40) -> list[np.ndarray]:
 
 
 def test_act_gives_an_action_in_its_space_with_its_probability(policy):
-    decision = policy.act(pictures(1)[0], "pick banana")
+    decision = policy.act(pictures(1)[0], 'pick banana')
     space = policy.action_tokenizer.space
     assert decision.action.shape == (8,) and decision.action.dtype == np.float32
     assert decision.action[0] in (0, 1)
     assert (decision.action[1:] >= np.float32(space.low)).all()
     assert (decision.action[1:] <= np.float32(space.high)).all()
-    assert -np.inf < decision.log_prob < 0 and decision.plan == ""
+    assert -np.inf < decision.log_prob < 0 and decision.plan == ''
     assert decision.entropies.shape == (8,) and (decision.entropies >= 0).all()
 
 
 def test_a_batch_of_any_size_equals_one_at_a_time(policy):
     """Seven robots go through static batches of four."""
     frames = pictures(7)
-    instructions = [f"pick {name}" for name in "banana bell car drum frog apple chair".split()]
+    instructions = [f'pick {name}' for name in 'banana bell car drum frog apple chair'.split()]
     together = policy.act_batch(frames, instructions)
     for frame, instruction, decision in zip(frames, instructions, together, strict=True):
         alone = policy.act(frame, instruction)
@@ -58,13 +58,13 @@ def test_a_batch_of_any_size_equals_one_at_a_time(policy):
 
 def test_the_same_path_as_training(policy, tiny, action_tokenizer):
     """Scoring the policy's own action by teacher forcing on training's preprocessing agrees."""
-    frame, instruction = pictures(1)[0], "push bell to car"
+    frame, instruction = pictures(1)[0], 'push bell to car'
     decision = policy.act(frame, instruction)
     ids = action_tokenizer.encode(decision.action)[None]
     prompt = policy.prompt_array([prompts.robot(instruction)])
     frames = images.resize(frame[None, None], tiny.image_size)
     target_in = np.pad(ids[:, :-1], [(0, 0), (1, 0)])
-    logits = jax.jit(tiny.model.apply)({"params": policy.params}, frames, prompt, target_in)
+    logits = jax.jit(tiny.model.apply)({'params': policy.params}, frames, prompt, target_in)
     total = 0.0
     for position in range(8):
         columns = np.asarray(action_tokenizer.integer_ids[: 2 if position == 0 else 256])
@@ -75,18 +75,18 @@ def test_the_same_path_as_training(policy, tiny, action_tokenizer):
 
 def test_encoded_pictures_are_taken_too(policy):
     frame = pictures(1)[0]
-    png = cv2.imencode(".png", frame[..., ::-1])[1].tobytes()
-    expected = policy.act(frame, "pick banana").action
-    np.testing.assert_array_equal(policy.act(png, "pick banana").action, expected)
-    np.testing.assert_array_equal(policy.act([png], "pick banana").action, expected)
+    png = cv2.imencode('.png', frame[..., ::-1])[1].tobytes()
+    expected = policy.act(frame, 'pick banana').action
+    np.testing.assert_array_equal(policy.act(png, 'pick banana').action, expected)
+    np.testing.assert_array_equal(policy.act([png], 'pick banana').action, expected)
 
 
 def test_temperature_and_seed(policy):
-    frames, instructions = pictures(1) * 4, ["pick banana"] * 4
+    frames, instructions = pictures(1) * 4, ['pick banana'] * 4
     drawn = policy.act_batch(frames, instructions, temperature=1.0, seed=3)
     again = policy.act_batch(frames, instructions, temperature=1.0, seed=3)
     other = policy.act_batch(frames, instructions, temperature=1.0, seed=4)
-    unseeded = [policy.act(frames[0], "pick banana", temperature=1.0) for _ in range(3)]
+    unseeded = [policy.act(frames[0], 'pick banana', temperature=1.0) for _ in range(3)]
     actions = lambda decisions: np.stack([decision.action for decision in decisions])
     np.testing.assert_array_equal(actions(drawn), actions(again))
     assert (actions(drawn) != actions(other)).any()
@@ -95,68 +95,66 @@ def test_temperature_and_seed(policy):
 
 
 def test_plans(policy):
-    frames, instructions = pictures(3), ["pick fruit", "pick banana", "pick bell"]
-    decisions = policy.act_batch(frames, instructions, plan=[True, "pick banana", False])
-    assert decisions[0].plan and "Action:" not in decisions[0].plan
-    assert [d.plan for d in decisions[1:]] == ["pick banana", ""]
+    frames, instructions = pictures(3), ['pick fruit', 'pick banana', 'pick bell']
+    decisions = policy.act_batch(frames, instructions, plan=[True, 'pick banana', False])
+    assert decisions[0].plan and 'Action:' not in decisions[0].plan
+    assert [d.plan for d in decisions[1:]] == ['pick banana', '']
     assert all(np.isfinite(d.action).all() and np.isfinite(d.log_prob) for d in decisions)
-    np.testing.assert_array_equal(
-        decisions[2].action, policy.act(frames[2], "pick bell").action
-    )
-    with pytest.raises(ValueError, match="plan has more than"):
-        policy.act(frames[0], "pick fruit", plan="first " * 40)
+    np.testing.assert_array_equal(decisions[2].action, policy.act(frames[2], 'pick bell').action)
+    with pytest.raises(ValueError, match='plan has more than'):
+        policy.act(frames[0], 'pick fruit', plan='first ' * 40)
 
 
 def test_answers_are_text(policy):
-    answers = policy.answer_batch(pictures(2), ["what is in the image", "where is the bell?"])
+    answers = policy.answer_batch(pictures(2), ['what is in the image', 'where is the bell?'])
     assert all(isinstance(answer, str) for answer in answers)
-    assert policy.answer(pictures(1)[0], "what is in the image") == answers[0]
-    raw = policy.answer_batch(pictures(1), [prompts.web("what is in the image")], raw=True)
+    assert policy.answer(pictures(1)[0], 'what is in the image') == answers[0]
+    raw = policy.answer_batch(pictures(1), [prompts.web('what is in the image')], raw=True)
     assert raw == answers[:1]
 
 
 @pytest.mark.parametrize(
-    "image, message",
+    'image, message',
     [
-        (np.full([40, 40, 3], np.nan), "float64 with values that are NaN"),
-        (np.ones([40, 40, 3], np.float32), "must be uint8 RGB"),
-        (np.zeros([40, 40, 4], np.uint8), r"\[H, W, 3\]"),
-        (np.zeros([40, 0, 3], np.uint8), r"\[H, W, 3\]"),
-        (np.zeros([2, 40, 40, 3], np.uint8), "sees 1 frame"),
-        ([np.zeros([40, 40, 3], np.uint8), np.zeros([9, 9, 3], np.uint8)], "differ in shape"),
-        (b"no picture", "neither a JPEG nor a PNG"),
-        (None, "must be uint8"),
+        (np.full([40, 40, 3], np.nan), 'float64 with values that are NaN'),
+        (np.ones([40, 40, 3], np.float32), 'must be uint8 RGB'),
+        (np.zeros([40, 40, 4], np.uint8), r'\[H, W, 3\]'),
+        (np.zeros([40, 0, 3], np.uint8), r'\[H, W, 3\]'),
+        (np.zeros([2, 40, 40, 3], np.uint8), 'sees 1 frame'),
+        ([np.zeros([40, 40, 3], np.uint8), np.zeros([9, 9, 3], np.uint8)], 'differ in shape'),
+        (b'no picture', 'neither a JPEG nor a PNG'),
+        (None, 'must be uint8'),
     ],
 )
 def test_bad_images_raise(policy, image, message):
     with pytest.raises(ValueError, match=message):
-        policy.act(image, "pick banana")
+        policy.act(image, 'pick banana')
 
 
-@pytest.mark.parametrize("instruction", ["", "  ", None, 3])
+@pytest.mark.parametrize('instruction', ['', '  ', None, 3])
 def test_bad_instructions_raise(policy, instruction):
-    with pytest.raises(ValueError, match="instruction must be a text"):
+    with pytest.raises(ValueError, match='instruction must be a text'):
         policy.act(pictures(1)[0], instruction)
 
 
 def test_numbers_that_differ_raise(policy):
-    with pytest.raises(ValueError, match="2 images, 1 instructions"):
-        policy.act_batch(pictures(2), ["pick banana"])
-    with pytest.raises(ValueError, match="2 images for 1 prompts"):
-        policy.answer_batch(pictures(2), ["what is in the image"])
+    with pytest.raises(ValueError, match='2 images, 1 instructions'):
+        policy.act_batch(pictures(2), ['pick banana'])
+    with pytest.raises(ValueError, match='2 images for 1 prompts'):
+        policy.answer_batch(pictures(2), ['what is in the image'])
 
 
 def test_an_instruction_longer_than_the_prompt_raises_or_is_cut_and_counted(tiny, policy):
-    long = "pick banana " + "and the bell " * 30
-    with pytest.raises(ValueError, match="tokens; this model takes 32"):
+    long = 'pick banana ' + 'and the bell ' * 30
+    with pytest.raises(ValueError, match='tokens; this model takes 32'):
         policy.act(pictures(1)[0], long)
-    lenient = make_policy(tiny, long_prompts="clip")
+    lenient = make_policy(tiny, long_prompts='clip')
     lenient.act(pictures(1)[0], long)
     assert lenient.clipped_prompts == 1
-    ids = lenient.prompt_array([prompts.robot("pick banana")])
+    ids = lenient.prompt_array([prompts.robot('pick banana')])
     assert ids.shape == (1, 32) and lenient.clipped_prompts == 1
     with pytest.raises(ValueError, match="did you mean 'clip'"):
-        make_policy(tiny, long_prompts="clipp")
+        make_policy(tiny, long_prompts='clipp')
 
 
 def test_from_checkpoint(tiny_checkpoint, tiny):
@@ -166,26 +164,27 @@ def test_from_checkpoint(tiny_checkpoint, tiny):
     assert policy.action_tokenizer.space == ActionSpace.rt1_bounds()
     untrained = Policy.from_checkpoint(tiny_checkpoint, untrained=True, seed=5)
     assert untrained.step == 0
-    trees = jax.tree.map(lambda a, b: (a.shape, a.dtype) == (b.shape, b.dtype),
-                         policy.params, untrained.params)  # fmt: skip
+    trees = jax.tree.map(
+        lambda a, b: (a.shape, a.dtype) == (b.shape, b.dtype), policy.params, untrained.params
+    )
     assert all(jax.tree.leaves(trees))
-    head = lambda policy: np.asarray(policy.params["head"]["kernel"])
+    head = lambda policy: np.asarray(policy.params['head']['kernel'])
     assert (head(policy) != head(untrained)).any()
 
 
-@pytest.mark.parametrize("shares, plans", [([], False), ([0.4], False), ([0.8, 1.0], True)])
+@pytest.mark.parametrize('shares, plans', [([], False), ([0.4], False), ([0.8, 1.0], True)])
 def test_it_plans_if_it_was_mostly_taught_so(tiny, shares, plans):
     config = tiny.config().copy_and_resolve_references().unlock()
-    config.data.robot = {f"robot{i}": {"plan_share": share} for i, share in enumerate(shares)}
+    config.data.robot = {f'robot{i}': {'plan_share': share} for i, share in enumerate(shares)}
     args = config, tiny.params(1), tiny.tokenizer, ActionSpace.rt1_bounds()
     assert Policy.from_config(*args).plan is plans
     assert Policy.from_config(*args, plan=not plans).plan is not plans
 
 
 def test_directories_that_hold_no_checkpoint_raise(tmp_path, tiny_checkpoint):
-    with pytest.raises(CheckpointError, match="is empty"):
+    with pytest.raises(CheckpointError, match='is empty'):
         Policy.from_checkpoint(tmp_path)
-    with pytest.raises(CheckpointError, match="no checkpoint of step 9"):
+    with pytest.raises(CheckpointError, match='no checkpoint of step 9'):
         Policy.from_checkpoint(tiny_checkpoint, step=9)
 
 
@@ -195,6 +194,6 @@ def test_warm_up_compiles_all_that_acting_needs(tiny):
     policy.warm_up()
     compiled = policy.sampler._sample._cache_size()
     assert compiled == before + 1
-    policy.act(pictures(1)[0], "pick banana")
-    policy.act_batch(pictures(5), ["pick banana"] * 5, temperature=1.0, seed=0)
+    policy.act(pictures(1)[0], 'pick banana')
+    policy.act_batch(pictures(5), ['pick banana'] * 5, temperature=1.0, seed=0)
     assert policy.sampler._sample._cache_size() == compiled

@@ -20,8 +20,7 @@ import pytest
 
 from rt2_jax import train
 from rt2_jax.parallel.sharding import named_leaves
-from rt2_jax.training import checkpoint
-from rt2_jax.training import metrics
+from rt2_jax.training import checkpoint, loading, metrics
 
 ROOT = pathlib.Path(__file__).parents[1]
 CONFIG = 'tests/training/tiny_config.py'
@@ -138,7 +137,7 @@ def test_killed_and_terminated_runs_resume_to_the_bit(trained, episodes, cache, 
     assert result.returncode == 0, result.stderr
     assert curve(workdir) == curve(trained)
     ours, theirs = (
-        named_leaves(checkpoint.load_for_inference(path).params) for path in (workdir, trained)
+        named_leaves(loading.load_for_inference(path).params) for path in (workdir, trained)
     )
     for name, value in theirs.items():
         np.testing.assert_array_equal(ours[name], value, err_msg=name)
@@ -169,7 +168,7 @@ def test_finished_run_started_again_changes_nothing(trained, episodes, cache):
 
 
 def test_directory_is_all_that_inference_needs(trained):
-    loaded = checkpoint.load_for_inference(trained)
+    loaded = loading.load_for_inference(trained)
     assert loaded.step == 24
     assert loaded.config.batch_size == 4
     assert loaded.tokenizer.encode('12') == [loaded.tokenizer.integer_ids[12]]
@@ -198,10 +197,8 @@ def test_checkpoint_of_another_model_lists_names_and_shapes(trained, tmp_path):
 
 
 def test_exported_checkpoint_starts_a_run(trained, tmp_path):
-    size = checkpoint.export(trained, tmp_path / 'exported')
-    numbers = sum(
-        x.size for x in named_leaves(checkpoint.load_for_inference(trained).params).values()
-    )
+    size = loading.export(trained, tmp_path / 'exported')
+    numbers = sum(x.size for x in named_leaves(loading.load_for_inference(trained).params).values())
     assert size < 2.2 * numbers
     train.train(tiny_config(init_from=str(tmp_path / 'exported')), epath.Path(tmp_path / 'run'))
     fresh, warm = metrics.read(trained)[0], metrics.read(tmp_path / 'run')[0]
@@ -214,7 +211,7 @@ def test_loss_that_is_not_finite_names_the_last_good_step(tmp_path):
     )
     with pytest.raises(FloatingPointError, match='last good checkpoint is of step 1'):
         train.train(config, epath.Path(tmp_path / 'run'))
-    assert checkpoint.load_for_inference(tmp_path / 'run').step == 1
+    assert loading.load_for_inference(tmp_path / 'run').step == 1
 
 
 def test_mesh_of_eight_devices_gives_the_same_curve(trained, episodes, cache, tmp_path):

@@ -14,8 +14,7 @@ import json
 import time
 from typing import Any
 
-from absl import app
-from absl import flags
+from absl import app, flags
 from etils import epath
 import jax
 import jax.numpy as jnp
@@ -25,16 +24,9 @@ from rt2_jax import configuration
 from rt2_jax.evaluation import report
 from rt2_jax.parallel import mesh as mesh_lib
 from rt2_jax.text.tokenizer import Tokenizer
-from rt2_jax.training import metrics
-from rt2_jax.training import program as program_lib
+from rt2_jax.training import metrics, program as program_lib
 
-_CONFIG = configuration.define_flag()
-_OUTPUT = flags.DEFINE_string('output', None, 'JSON file to write.')
-_STEPS = flags.DEFINE_integer('steps', 20, 'Steps of each measurement.')
-_ROUNDS = flags.DEFINE_integer(
-    'rounds', 3, 'How often the measurements take turns; the best of each counts.'
-)
-flags.mark_flags_as_required(['config', 'output'])
+FLAGS = flags.FLAGS
 
 
 def products_alone(jaxpr: Any, seconds: float) -> float:
@@ -90,8 +82,8 @@ def measure(config: Any) -> dict[str, Any]:
     loss.block_until_ready()
 
     ours = peer = limit = 0.0
-    for _ in range(_ROUNDS.value):
-        for _ in range(_STEPS.value):
+    for _ in range(FLAGS.rounds):
+        for _ in range(FLAGS.steps):
             start = time.perf_counter()
             state, accumulated, loss = compiled(state, accumulated, batch)
             loss.block_until_ready()
@@ -106,7 +98,7 @@ def measure(config: Any) -> dict[str, Any]:
     waited, pending, start = 0.0, [loss], 0.0
     next(batches)
     start = time.perf_counter()
-    for _ in range(_STEPS.value * _ROUNDS.value):
+    for _ in range(FLAGS.steps * FLAGS.rounds):
         before = time.perf_counter()
         batch = next(batches)
         if pending[-1].is_ready():
@@ -127,20 +119,32 @@ def measure(config: Any) -> dict[str, Any]:
         'unit': 'FLOP/s',
         'flops_per_step': flops,
         'data_wait': waited / seconds,
-        'examples_per_second': _STEPS.value * _ROUNDS.value * config.batch_size / seconds,
+        'examples_per_second': FLAGS.steps * FLAGS.rounds * config.batch_size / seconds,
     }
 
 
+def define_flags() -> None:
+    """Defines the flags of the command; importing this file defines none."""
+    configuration.define_flag()
+    flags.DEFINE_string('output', None, 'JSON file to write.')
+    flags.DEFINE_integer('steps', 20, 'Steps of each measurement.')
+    flags.DEFINE_integer(
+        'rounds', 3, 'How often the measurements take turns; the best of each counts.'
+    )
+    flags.mark_flags_as_required(['config', 'output'])
+
+
 def main(_: list[str]) -> None:
-    config = _CONFIG.value
+    config = FLAGS.config
     result = measure(config) | {
         'manifest': report.manifest(
             config=json.loads(configuration.to_json(config)), seed=config.seed
         )
     }
-    epath.Path(_OUTPUT.value).write_text(json.dumps(result, indent=2))
+    epath.Path(FLAGS.output).write_text(json.dumps(result, indent=2))
     print(json.dumps({key: value for key, value in result.items() if key != 'manifest'}, indent=2))
 
 
 if __name__ == '__main__':
+    define_flags()
     app.run(main, flags_parser=configuration.parse_flags)

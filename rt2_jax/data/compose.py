@@ -13,10 +13,17 @@ import numpy as np
 from rt2_jax.data import pictures
 
 COLOURS = {
-    'white': (235, 235, 235), 'grey': (128, 128, 128), 'black': (40, 40, 40),
-    'red': (205, 60, 50), 'orange': (235, 140, 40), 'yellow': (235, 215, 70),
-    'green': (80, 160, 75), 'blue': (65, 105, 200), 'purple': (130, 80, 165),
-    'brown': (130, 90, 60), 'pink': (235, 150, 180),
+    'white': (235, 235, 235),
+    'grey': (128, 128, 128),
+    'black': (40, 40, 40),
+    'red': (205, 60, 50),
+    'orange': (235, 140, 40),
+    'yellow': (235, 215, 70),
+    'green': (80, 160, 75),
+    'blue': (65, 105, 200),
+    'purple': (130, 80, 165),
+    'brown': (130, 90, 60),
+    'pink': (235, 150, 180),
 }
 # Drawings are scaled down from the nearest of these sizes: a warp alone would alias.
 _MIPMAP_PIXELS = (16, 24, 36, 54, 80)
@@ -74,8 +81,8 @@ def background(rng: np.random.Generator, size: int) -> np.ndarray:
     """Returns a new background, float32 [size, size, 3] in 0..255."""
     whole = _background(int(rng.integers(_BACKGROUNDS)), size)
     top, left = rng.integers(0, size, 2)
-    crop = whole[top:top + size, left:left + size]
-    return crop[:, ::rng.choice((-1, 1))] * np.float32(rng.uniform(0.75, 1.1))
+    crop = whole[top : top + size, left : left + size]
+    return crop[:, :: rng.choice((-1, 1))] * np.float32(rng.uniform(0.75, 1.1))
 
 
 def _blend(canvas: np.ndarray, rgba: np.ndarray, matrix: np.ndarray, corners: np.ndarray) -> None:
@@ -87,10 +94,15 @@ def _blend(canvas: np.ndarray, rgba: np.ndarray, matrix: np.ndarray, corners: np
         return
     shifted = matrix.copy()
     shifted[:, 2] -= low
-    patch = cv2.warpAffine(rgba, shifted, (int(high[0] - low[0]), int(high[1] - low[1])),
-                           flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
+    patch = cv2.warpAffine(
+        rgba,
+        shifted,
+        (int(high[0] - low[0]), int(high[1] - low[1])),
+        flags=cv2.INTER_LINEAR,
+        borderMode=cv2.BORDER_CONSTANT,
+    )
     alpha = patch[..., 3:].astype(np.float32) * np.float32(1 / 255)
-    region = canvas[low[1]:high[1], low[0]:high[0]]
+    region = canvas[low[1] : high[1], low[0] : high[0]]
     region += alpha * (patch[..., :3] - region)
 
 
@@ -102,7 +114,7 @@ def _affine(centre, side, rotation, flatten, pixels):
     linear[1] *= flatten
     middle = np.full(2, (pixels - 1) / 2)
     matrix = np.concatenate([linear, (centre - linear @ middle)[:, None]], axis=1)
-    square = np.array([[-.5, -.5], [.5, -.5], [.5, .5], [-.5, .5]]) * pixels
+    square = np.array([[-0.5, -0.5], [0.5, -0.5], [0.5, 0.5], [-0.5, 0.5]]) * pixels
     return matrix, square @ linear.T + centre
 
 
@@ -120,8 +132,9 @@ def draw(canvas: np.ndarray, placed: Placed, flatten: float = 1.0, thickness: fl
         points = np.round(corners * 16).astype(np.int32)
         if thickness:
             edge = np.concatenate([points, points + (0, int(thickness * size * 16))])
-            cv2.fillConvexPoly(canvas, cv2.convexHull(edge), (0.55 * colour).tolist(),
-                               cv2.LINE_AA, 4)
+            cv2.fillConvexPoly(
+                canvas, cv2.convexHull(edge), (0.55 * colour).tolist(), cv2.LINE_AA, 4
+            )
         cv2.fillConvexPoly(canvas, points, colour.tolist(), cv2.LINE_AA, 4)
     side = placed.side * size * (0.86 if placed.card else 1.0)
     pixels = next((p for p in _MIPMAP_PIXELS if p >= side), _MIPMAP_PIXELS[-1])
@@ -138,8 +151,14 @@ def distract(canvas: np.ndarray, rng: np.random.Generator) -> None:
         angle, length = rng.uniform(0, 2 * np.pi), rng.uniform(0.1, 0.5) * size
         end = start + length * np.array([np.cos(angle), np.sin(angle)])
         colour = rng.uniform(20, 250, 3).tolist()
-        cv2.line(canvas, start.astype(int).tolist(), end.astype(int).tolist(), colour,
-                 int(rng.integers(1, 5)), cv2.LINE_AA)
+        cv2.line(
+            canvas,
+            start.astype(int).tolist(),
+            end.astype(int).tolist(),
+            colour,
+            int(rng.integers(1, 5)),
+            cv2.LINE_AA,
+        )
 
 
 def finish(canvas: np.ndarray, rng: np.random.Generator) -> np.ndarray:

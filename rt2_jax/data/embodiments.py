@@ -15,9 +15,9 @@ from rt2_jax.text.actions import ActionSpace
 
 # How the terminate feature of a step says that the episode ends with it.
 TERMINATE_RULES = {
-    "flag": "a scalar or [1]: above 0.5 is terminate",
-    "argmax": "a one-hot [K]: terminate where entry 0 is the greatest (RT-1's data)",
-    "last_step": "no feature: terminate on the step with is_last",
+    'flag': 'a scalar or [1]: above 0.5 is terminate',
+    'argmax': "a one-hot [K]: terminate where entry 0 is the greatest (RT-1's data)",
+    'last_step': 'no feature: terminate on the step with is_last',
 }
 
 
@@ -67,54 +67,54 @@ class Embodiment:
     frequency: float
     frame: str
     gripper: str
-    success: str = ""
+    success: str = ''
     columns: tuple[str, ...] = ()
     last_step_action: bool = True
 
     def __post_init__(self):
         if self.terminate_rule not in TERMINATE_RULES:
             raise ValueError(
-                f"card {self.name!r}: unknown terminate rule {self.terminate_rule!r}"
+                f'card {self.name!r}: unknown terminate rule {self.terminate_rule!r}'
                 + nearest(self.terminate_rule, TERMINATE_RULES)
             )
         dimensions = sum(part.stop - part.start for part in self.action)
         if dimensions != len(self.action_space.names):
             raise ValueError(
-                f"card {self.name!r}: its action parts have {dimensions} dimensions, its action "
-                f"space has {len(self.action_space.names)}"
+                f'card {self.name!r}: its action parts have {dimensions} dimensions, its action '
+                f'space has {len(self.action_space.names)}'
             )
 
     @property
     def fingerprint(self) -> str:
         """Changes with anything that changes what an index holds."""
         fields = dataclasses.asdict(self)
-        for prose in ("frequency", "frame", "gripper", "action_space"):
+        for prose in ('frequency', 'frame', 'gripper', 'action_space'):
             fields.pop(prose)
         return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
 
 
 TABLETOP = Embodiment(
-    name="tabletop",
-    images=("observation/image",),
-    instruction="observation/natural_language_instruction",
+    name='tabletop',
+    images=('observation/image',),
+    instruction='observation/natural_language_instruction',
     action=(
-        ActionPart("action/world_vector", 0, 3),
-        ActionPart("action/rotation_delta", 0, 3),
-        ActionPart("action/gripper_closedness_action", 0, 1),
+        ActionPart('action/world_vector', 0, 3),
+        ActionPart('action/rotation_delta', 0, 3),
+        ActionPart('action/gripper_closedness_action', 0, 1),
     ),
-    terminate="action/terminate_episode",
-    terminate_rule="flag",
+    terminate='action/terminate_episode',
+    terminate_rule='flag',
     action_space=ActionSpace.rt1_bounds(),
     frequency=3.0,
     frame="world: x to the right, y away from the camera, z up; deltas of the gripper's pose",
-    gripper="absolute: +1 closed, -1 open",
-    success="episode_metadata/success",
+    gripper='absolute: +1 closed, -1 open',
+    success='episode_metadata/success',
     columns=(
-        "observation/gripper_xyz",
-        "observation/gripper_yaw",
-        "observation/gripper_pixel",
-        "observation/object_names",
-        "observation/object_pixels",
+        'observation/gripper_xyz',
+        'observation/gripper_yaw',
+        'observation/gripper_pixel',
+        'observation/object_names',
+        'observation/object_pixels',
     ),
 )
 
@@ -124,5 +124,5 @@ CARDS = {card.name: card for card in (TABLETOP,)}
 def find(name: str) -> Embodiment:
     """The card called `name`; KeyError with the nearest valid name otherwise."""
     if name not in CARDS:
-        raise KeyError(f"no embodiment card called {name!r}" + nearest(name, CARDS))
+        raise KeyError(f'no embodiment card called {name!r}' + nearest(name, CARDS))
     return CARDS[name]

@@ -23,25 +23,25 @@ class Example:
 
     frames: np.ndarray
     prompt: str
-    answer: str = ""
+    answer: str = ''
     action: np.ndarray | None = None
-    source: str = ""
-    kind: str = ""
+    source: str = ''
+    kind: str = ''
 
     def __post_init__(self):
         frames = self.frames
         if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8:
             raise ValueError(
-                f"Example.frames must be uint8 [F, H, W, 3]; got {frames.dtype} {list(frames.shape)} "
-                f"from source {self.source!r}"
+                f'Example.frames must be uint8 [F, H, W, 3]; got {frames.dtype} {list(frames.shape)} '
+                f'from source {self.source!r}'
             )
         if self.action is not None and np.shape(self.action) != (8,):
             raise ValueError(
-                f"Example.action must have shape [8] (terminate flag, then 7 dimensions); got "
-                f"{list(np.shape(self.action))} from source {self.source!r}"
+                f'Example.action must have shape [8] (terminate flag, then 7 dimensions); got '
+                f'{list(np.shape(self.action))} from source {self.source!r}'
             )
         if self.action is not None and not np.all(np.isfinite(self.action)):
             raise ValueError(
-                f"Example.action holds NaN or infinity: {np.asarray(self.action).tolist()} from "
-                f"source {self.source!r}"
+                f'Example.action holds NaN or infinity: {np.asarray(self.action).tolist()} from '
+                f'source {self.source!r}'
             )

@@ -61,14 +61,19 @@ class FrameQuestions:
         kind = self.kinds[int(np.searchsorted(np.cumsum(weights / weights.sum()), rng.random()))]
         step = self.steps.raw(index)
         question, answer = _ask(kind, _visible(step), step['observation/gripper_pixel'], rng)
-        return Example(frames=self.steps.frames(index), prompt=prompts.web(question), answer=answer,
-                       source=self.name, kind=kind)
+        return Example(
+            frames=self.steps.frames(index),
+            prompt=prompts.web(question),
+            answer=answer,
+            source=self.name,
+            kind=kind,
+        )
 
 
 def _visible(step: Mapping) -> list[tuple[str, np.ndarray]]:
     """Names and places of the things inside the frame, from left to right."""
     names = step['observation/object_names'].split('\n')
-    pixels = step['observation/object_pixels'][:len(names)]
+    pixels = step['observation/object_pixels'][: len(names)]
     inside = [(name, uv) for name, uv in zip(names, pixels) if ((0 <= uv) & (uv <= 1)).all()]
     return sorted(inside, key=lambda pair: pair[1][0])
 

@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 import simplejpeg
 
-JPEG_MAGIC = b"\xff\xd8\xff"
-PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
+JPEG_MAGIC = b'\xff\xd8\xff'
+PNG_MAGIC = b'\x89PNG\r\n\x1a\n'
 
 # The data pipeline has its own threads; OpenCV's pool beside them only costs.
 cv2.setNumThreads(0)
@@ -20,21 +20,21 @@ def decode(encoded: bytes) -> np.ndarray:
       ValueError: for bytes that are neither, or that are damaged.
     """
     if encoded[:3] == JPEG_MAGIC:
-        return simplejpeg.decode_jpeg(encoded, colorspace="RGB")
+        return simplejpeg.decode_jpeg(encoded, colorspace='RGB')
     if encoded[:8] == PNG_MAGIC:
         pixels = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR)
         if pixels is None:
-            raise ValueError(f"a PNG of {len(encoded)} bytes cannot be decoded: it is damaged")
+            raise ValueError(f'a PNG of {len(encoded)} bytes cannot be decoded: it is damaged')
         return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
     raise ValueError(
-        f"{len(encoded)} bytes starting with {encoded[:8]!r} are neither a JPEG nor a PNG"
+        f'{len(encoded)} bytes starting with {encoded[:8]!r} are neither a JPEG nor a PNG'
     )
 
 
 def encode_jpeg(pixels: np.ndarray, quality: int = 95) -> bytes:
     """uint8 [H, W, 3], RGB -> JPEG bytes."""
     return simplejpeg.encode_jpeg(
-        np.ascontiguousarray(pixels), quality=quality, colorspace="RGB", colorsubsampling="444"
+        np.ascontiguousarray(pixels), quality=quality, colorspace='RGB', colorsubsampling='444'
     )
 
 
@@ -47,7 +47,7 @@ def resize(frames: np.ndarray, size: int) -> np.ndarray:
     """
     if frames.dtype != np.uint8 or frames.ndim < 3 or frames.shape[-1] != 3:
         raise ValueError(
-            f"frames must be uint8 [..., H, W, 3]; got {frames.dtype} {list(frames.shape)}"
+            f'frames must be uint8 [..., H, W, 3]; got {frames.dtype} {list(frames.shape)}'
         )
     height, width = frames.shape[-3:-1]
     if (height, width) == (size, size):

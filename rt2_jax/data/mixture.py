@@ -17,7 +17,7 @@ import numpy as np
 
 from rt2_jax.nearest import nearest
 
-SCHEDULES = ("constant", "ramp", "steps")
+SCHEDULES = ('constant', 'ramp', 'steps')
 
 # Weights are taken as multiples of this, so that interleaving is exact in integers.
 WEIGHT_UNIT = 1 << 20
@@ -39,7 +39,7 @@ class Schedule:
       shares: one more than there are boundaries.
     """
 
-    kind: str = "constant"
+    kind: str = 'constant'
     start: float = 0.5
     end: float = 0.5
     begin: int = 0
@@ -50,42 +50,42 @@ class Schedule:
     def __post_init__(self):
         if self.kind not in SCHEDULES:
             raise ValueError(
-                f"unknown schedule of the robot share {self.kind!r}" + nearest(self.kind, SCHEDULES)
+                f'unknown schedule of the robot share {self.kind!r}' + nearest(self.kind, SCHEDULES)
             )
-        object.__setattr__(self, "boundaries", tuple(self.boundaries))
-        object.__setattr__(self, "shares", tuple(self.shares))
+        object.__setattr__(self, 'boundaries', tuple(self.boundaries))
+        object.__setattr__(self, 'shares', tuple(self.shares))
         for share in (self.start, self.end, *self.shares):
             if not 0 <= share <= 1:
-                raise ValueError(f"a robot share must lie in [0, 1]; got {share}")
-        if self.kind == "ramp" and self.finish <= self.begin:
-            raise ValueError(f"a ramp must finish after it begins; got {self.begin}..{self.finish}")
-        if self.kind == "steps":
+                raise ValueError(f'a robot share must lie in [0, 1]; got {share}')
+        if self.kind == 'ramp' and self.finish <= self.begin:
+            raise ValueError(f'a ramp must finish after it begins; got {self.begin}..{self.finish}')
+        if self.kind == 'steps':
             if len(self.shares) != len(self.boundaries) + 1:
                 raise ValueError(
-                    f"a schedule of steps needs one share more than boundaries; got "
-                    f"{len(self.shares)} shares and {len(self.boundaries)} boundaries"
+                    f'a schedule of steps needs one share more than boundaries; got '
+                    f'{len(self.shares)} shares and {len(self.boundaries)} boundaries'
                 )
             if list(self.boundaries) != sorted(set(self.boundaries)):
-                raise ValueError(f"boundaries must increase; got {list(self.boundaries)}")
+                raise ValueError(f'boundaries must increase; got {list(self.boundaries)}')
 
     def share(self, step: np.ndarray) -> np.ndarray:
         """Robot share float64 [N] at training steps int [N]."""
         step = np.asarray(step)
-        if self.kind == "constant":
+        if self.kind == 'constant':
             return np.full(step.shape, self.start, np.float64)
-        if self.kind == "ramp":
+        if self.kind == 'ramp':
             done = np.clip((step - self.begin) / (self.finish - self.begin), 0.0, 1.0)
             return self.start + (self.end - self.start) * done
         return np.asarray(self.shares, np.float64)[
-            np.searchsorted(self.boundaries, step, side="right")
+            np.searchsorted(self.boundaries, step, side='right')
         ]
 
     def to_json(self) -> str:
         """The fields that have a meaning for this kind, as canonical JSON."""
         used = {
-            "constant": ("kind", "start"),
-            "ramp": ("kind", "start", "end", "begin", "finish"),
-            "steps": ("kind", "boundaries", "shares"),
+            'constant': ('kind', 'start'),
+            'ramp': ('kind', 'start', 'end', 'begin', 'finish'),
+            'steps': ('kind', 'boundaries', 'shares'),
         }[self.kind]
         return json.dumps({name: getattr(self, name) for name in used}, sort_keys=True)
 
@@ -95,7 +95,7 @@ class Schedule:
         valid = [field.name for field in dataclasses.fields(cls)]
         for name in config:
             if name not in valid:
-                raise ValueError(f"unknown schedule field {name!r}" + nearest(name, valid))
+                raise ValueError(f'unknown schedule field {name!r}' + nearest(name, valid))
         return cls(**dict(config))
 
 
@@ -121,7 +121,7 @@ class Interleaving:
 
     def __init__(self, weights: Sequence[float]):
         if not weights or min(weights) <= 0 or not np.all(np.isfinite(weights)):
-            raise ValueError(f"weights must be positive and finite; got {list(weights)}")
+            raise ValueError(f'weights must be positive and finite; got {list(weights)}')
         whole = sum(weights)
         self._weights = [max(1, round(w / whole * WEIGHT_UNIT)) for w in weights]
 
@@ -133,7 +133,7 @@ class Interleaving:
                 return part, before
             k -= before
             left -= weight
-        raise AssertionError("the last part takes all that is left")
+        raise AssertionError('the last part takes all that is left')
 
 
 class RobotShareMap(grain.transforms.DatasetSelectionMap):
@@ -163,13 +163,13 @@ class RobotShareMap(grain.transforms.DatasetSelectionMap):
         robots, examples = int(self._quotas[-1]), batches * batch_size
         if robots and not robot_weights:
             raise ValueError(
-                f"the schedule of the robot share {schedule.to_json()} asks for robot examples, "
-                "but there is no robot source"
+                f'the schedule of the robot share {schedule.to_json()} asks for robot examples, '
+                'but there is no robot source'
             )
         if robots < examples and not web_weights:
             raise ValueError(
-                f"the schedule of the robot share {schedule.to_json()} leaves room for web "
-                "examples, but there is no web source"
+                f'the schedule of the robot share {schedule.to_json()} leaves room for web '
+                'examples, but there is no web source'
             )
         self._robot = Interleaving(robot_weights) if robot_weights else None
         self._web = Interleaving(web_weights) if web_weights else None
@@ -189,4 +189,4 @@ class RobotShareMap(grain.transforms.DatasetSelectionMap):
         return self._robot_sources + source, position
 
     def __repr__(self) -> str:
-        return f"RobotShareMap(batches={len(self._quotas) - 1}, batch_size={self._batch_size})"
+        return f'RobotShareMap(batches={len(self._quotas) - 1}, batch_size={self._batch_size})'

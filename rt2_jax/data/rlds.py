@@ -1,7 +1,9 @@
 """RLDS robot episodes as a random-access source of Examples, by way of the byte index.
 
-    source = rlds.open_source("runs/data/tabletop", "tabletop")     # indexes on first use
-    source[12345]                                                   # an Example: one pread, one decode
+The first use makes the index; an Example then takes one pread and one decode.
+
+    source = rlds.open_source("runs/data/tabletop", "tabletop")
+    source[12345]
 """
 
 from __future__ import annotations
@@ -17,117 +19,14 @@ from absl import logging
 from etils import epath
 import numpy as np
 
-from rt2_jax.data import embodiments
-from rt2_jax.data import images
-from rt2_jax.data import rlds_index
-from rt2_jax.data import tf_example
-from rt2_jax.data import tfrecord
+from rt2_jax.data import embodiments, images, rlds_index, tf_example, tfrecord
 from rt2_jax.data.example import Example
+from rt2_jax.data.index import Index
 from rt2_jax.nearest import nearest
 from rt2_jax.text import prompts
 
 # Files kept open at once, well under the usual limit of 1,024 a process.
 OPEN_FILES = 256
-
-
-class Index:
-    """An opened byte index; arrays are memory-mapped, see rlds_index for what they hold.
-
-    Args:
-      directory: the data set.
-      card: the embodiment's card.
-      split: which split.
-      location: the index's folder; inside the data set by default.
-
-    Raises:
-      FileNotFoundError: no index there.
-      rlds_index.IndexMismatch: the index isn't this data's, this card's, or this version's.
-    """
-
-    def __init__(
-        self,
-        directory: epath.PathLike,
-        card: embodiments.Embodiment,
-        *,
-        split: str = "train",
-        location: epath.PathLike | None = None,
-    ):
-        self.directory = epath.Path(directory)
-        self.card = card
-        self.location = (
-            epath.Path(location) if location else rlds_index.default_location(directory, split)
-        )
-        path = self.location / "index.json"
-        if not path.exists():
-            raise FileNotFoundError(
-                f"no index at {self.location}; build it with rt2_jax.data.rlds_index.build"
-            )
-        self.about = json.loads(path.read_text())
-        self._check(split)
-        self.files = [self.directory / file["name"] for file in self.about["files"]]
-        self.fingerprint: str = self.about["fingerprint"]
-        self.texts: list[str] = json.loads((self.location / "texts.json").read_text())
-        # As plain arrays: indexing numpy's memmap class costs several times as much.
-        self.arrays = {
-            file.stem: np.asarray(np.load(file, mmap_mode="r"))
-            for file in self.location.glob("*.npy")
-        }
-
-    @property
-    def episodes(self) -> int:
-        return self.about["episodes"]
-
-    @property
-    def steps(self) -> int:
-        return self.about["steps"]
-
-    def episode_of(self, step: int) -> int:
-        """The episode that a step belongs to."""
-        return bisect.bisect_right(self.arrays["episode_first"], step) - 1
-
-    def _check(self, split: str) -> None:
-        remedy = f"Delete {self.location} and index again (rt2_jax.data.rlds_index.build)."
-        expected = {
-            "format": rlds_index.FORMAT,
-            "card": self.card.name,
-            "card_fingerprint": self.card.fingerprint,
-            "split": split,
-        }
-        for name, value in expected.items():
-            if self.about.get(name) != value:
-                raise rlds_index.IndexMismatch(
-                    f"the index at {self.location} was built with {name} {self.about.get(name)!r}, "
-                    f"but {value!r} is wanted. {remedy}"
-                )
-        present = [file.name for file in rlds_index.split_files(self.directory, split)]
-        indexed = [file["name"] for file in self.about["files"]]
-        if present != indexed:
-            raise rlds_index.IndexMismatch(
-                f"the index at {self.location} covers {len(indexed)} shards, the data at "
-                f"{self.directory} have {len(present)}. {remedy}"
-            )
-        touched = False
-        for file in self.about["files"]:
-            status = os.stat(self.directory / file["name"])
-            if status.st_size != file["size"]:
-                raise rlds_index.IndexMismatch(
-                    f"{self.directory / file['name']} has {status.st_size} bytes; the index at "
-                    f"{self.location} was built when it had {file['size']}. {remedy}"
-                )
-            touched |= status.st_mtime_ns != file["mtime_ns"]
-        if touched:
-            self._check_content(remedy)
-
-    def _check_content(self, remedy: str) -> None:
-        # Copying changes times but not content, and the records' own checksums tell the two apart.
-        names = [file["name"] for file in self.about["files"]]
-        prints = [rlds_index.framing_fingerprint(self.directory / name) for name in names]
-        if rlds_index.combined(prints) != self.about["fingerprint"]:
-            raise rlds_index.IndexMismatch(
-                f"the data at {self.directory} have changed since the index at {self.location} was "
-                f"built: same sizes, other records. {remedy}"
-            )
-        logging.info("%s: other times than when indexed, same records", self.directory)
 
 
 class StepSource:
@@ -149,22 +48,22 @@ class StepSource:
       skipped: how many times another step stood in.
     """
 
-    kinds = ("robot",)
+    kinds = ('robot',)
 
     def __init__(
         self,
         index: Index,
         *,
-        name: str = "",
+        name: str = '',
         episodes: int | None = None,
         success_only: bool = False,
         frames: int = 1,
         camera: int = 0,
-        on_corrupt: str = "raise",
+        on_corrupt: str = 'raise',
     ):
         if on_corrupt not in rlds_index.ON_CORRUPT:
             raise ValueError(
-                f"unknown on_corrupt {on_corrupt!r}" + nearest(on_corrupt, rlds_index.ON_CORRUPT)
+                f'unknown on_corrupt {on_corrupt!r}' + nearest(on_corrupt, rlds_index.ON_CORRUPT)
             )
         self.index = index
         self.name = name or index.card.name
@@ -172,18 +71,27 @@ class StepSource:
         self.skipped = 0
         self._frames, self._camera, self._on_corrupt = frames, camera, on_corrupt
         self.episodes = self._select(episodes, success_only)
-        first = np.asarray(index.arrays["episode_first"])
+        first = np.asarray(index.arrays['episode_first'])
         lengths = np.diff(first)[self.episodes]
         self._ends = np.cumsum(lengths)
         self._starts = first[:-1][self.episodes]
         if not len(self):
-            raise ValueError(f"{index.directory}: the selected {len(self.episodes)} episodes are empty")
+            raise ValueError(
+                f'{index.directory}: the selected {len(self.episodes)} episodes are empty'
+            )
         self.fingerprint = hashlib.sha256(
             json.dumps(
-                [index.fingerprint, index.card.fingerprint, len(self.episodes), success_only,
-                 frames, camera, len(self)]
+                [
+                    index.fingerprint,
+                    index.card.fingerprint,
+                    len(self.episodes),
+                    success_only,
+                    frames,
+                    camera,
+                    len(self),
+                ]
             ).encode()
-        ).hexdigest()[:32]  # fmt: skip
+        ).hexdigest()[:32]
         self._descriptors: dict[int, int] = {}
         self._lock = threading.Lock()
 
@@ -195,17 +103,17 @@ class StepSource:
         try:
             return self._example(row)
         except tfrecord.CorruptRecord as error:
-            if self._on_corrupt == "raise":
+            if self._on_corrupt == 'raise':
                 raise
             return self._stand_in(int(i), error)
 
     def __repr__(self) -> str:
-        return f"StepSource({self.name}, {len(self.episodes)} episodes, {len(self)} steps)"
+        return f'StepSource({self.name}, {len(self.episodes)} episodes, {len(self)} steps)'
 
     def row(self, i: int) -> int:
         """The i-th selected step's row in the index's arrays."""
         if not -len(self) <= i < len(self):
-            raise IndexError(f"step {i} of {len(self)}")
+            raise IndexError(f'step {i} of {len(self)}')
         i = int(i) % len(self)
         episode = bisect.bisect_right(self._ends, i)
         before = int(self._ends[episode - 1]) if episode else 0
@@ -222,11 +130,11 @@ class StepSource:
 
     def instruction(self, i: int) -> str:
         arrays = self.index.arrays
-        return self.index.texts[int(arrays["instruction"][self.row(i)])]
+        return self.index.texts[int(arrays['instruction'][self.row(i)])]
 
     def action(self, i: int) -> np.ndarray:
         """float32 [8], terminate flag first."""
-        return np.array(self.index.arrays["action"][self.row(i)])
+        return np.array(self.index.arrays['action'][self.row(i)])
 
     def frames(self, i: int) -> np.ndarray:
         """uint8 [F, H, W, 3] at the size in which they are stored."""
@@ -241,23 +149,24 @@ class StepSource:
         row, arrays = self.row(i), self.index.arrays
         episode = self.index.episode_of(row)
         step: dict[str, Any] = {
-            "episode": episode,
-            "step": row - int(arrays["episode_first"][episode]),
-            "success": int(arrays["episode_success"][episode]),
-            "instruction": self.index.texts[int(arrays["instruction"][row])],
-            "action": np.array(arrays["action"][row]),
+            'episode': episode,
+            'step': row - int(arrays['episode_first'][episode]),
+            'success': int(arrays['episode_success'][episode]),
+            'instruction': self.index.texts[int(arrays['instruction'][row])],
+            'action': np.array(arrays['action'][row]),
         }
-        for path, column in self.index.about["columns"].items():
-            value = arrays[column["array"]][row]
-            step[path] = self.index.texts[int(value)] if column["text"] else np.array(value)
+        for path, column in self.index.about['columns'].items():
+            value = arrays[column['array']][row]
+            step[path] = self.index.texts[int(value)] if column['text'] else np.array(value)
         return step
 
     def episode_features(self, episode: int) -> dict[str, Any]:
         """Every feature of an episode's record, by flat path: numbers as arrays, else lists of bytes."""
         arrays = self.index.arrays
-        start = int(arrays["episode_offset"][episode]) + tfrecord.HEADER_BYTES
-        payload = self._pread(int(arrays["episode_file"][episode]), start,
-                              int(arrays["episode_length"][episode]))  # fmt: skip
+        start = int(arrays['episode_offset'][episode]) + tfrecord.HEADER_BYTES
+        payload = self._pread(
+            int(arrays['episode_file'][episode]), start, int(arrays['episode_length'][episode])
+        )
         features = {}
         for path, feature in tf_example.parse(payload).items():
             if feature.kind == tf_example.BYTES_LIST:
@@ -269,7 +178,7 @@ class StepSource:
     def _select(self, episodes: int | None, success_only: bool) -> np.ndarray:
         chosen = np.arange(self.index.episodes)
         if success_only:
-            success = np.asarray(self.index.arrays["episode_success"])
+            success = np.asarray(self.index.arrays['episode_success'])
             if (success < 0).any():
                 raise ValueError(
                     f"{self.index.directory} doesn't say which episodes succeeded (the card "
@@ -279,8 +188,8 @@ class StepSource:
         if episodes is not None:
             if not 0 < episodes <= len(chosen):
                 raise ValueError(
-                    f"{self.index.directory} has {len(chosen)} episodes to choose from"
-                    f"{' (successful ones)' if success_only else ''}; {episodes} are asked for"
+                    f'{self.index.directory} has {len(chosen)} episodes to choose from'
+                    f'{" (successful ones)" if success_only else ""}; {episodes} are asked for'
                 )
             chosen = chosen[:episodes]
         return chosen
@@ -289,35 +198,38 @@ class StepSource:
         arrays = self.index.arrays
         return Example(
             frames=self._read_frames(row),
-            prompt=prompts.robot(self.index.texts[int(arrays["instruction"][row])]),
-            action=np.array(arrays["action"][row]),
+            prompt=prompts.robot(self.index.texts[int(arrays['instruction'][row])]),
+            action=np.array(arrays['action'][row]),
             source=self.name,
-            kind="robot",
+            kind='robot',
         )
 
     def _read_frames(self, row: int) -> np.ndarray:
         if self._frames == 1:
             return self._picture(row)[None]
-        first = int(self.index.arrays["episode_first"][self.index.episode_of(row)])
+        first = int(self.index.arrays['episode_first'][self.index.episode_of(row)])
         rows = [max(first, row - back) for back in reversed(range(self._frames))]
         pictures = {r: self._picture(r) for r in set(rows)}
         return np.stack([pictures[r] for r in rows])
 
     def _picture(self, row: int) -> np.ndarray:
         arrays = self.index.arrays
-        file = int(arrays["episode_file"][self.index.episode_of(row)])
-        offset = int(arrays["image_offset"][row, self._camera])
-        length = int(arrays["image_length"][row, self._camera])
+        file = int(arrays['episode_file'][self.index.episode_of(row)])
+        offset = int(arrays['image_offset'][row, self._camera])
+        length = int(arrays['image_length'][row, self._camera])
         encoded = self._pread(file, offset, length)
-        if tfrecord.checksum(encoded) != int(arrays["image_checksum"][row, self._camera]):
+        if tfrecord.checksum(encoded) != int(arrays['image_checksum'][row, self._camera]):
             raise tfrecord.CorruptRecord(
-                self.index.files[file], offset,
-                f"the {length} bytes of a picture have changed since they were indexed",
-            )  # fmt: skip
+                self.index.files[file],
+                offset,
+                f'the {length} bytes of a picture have changed since they were indexed',
+            )
         try:
             return images.decode(encoded)
         except ValueError as error:
-            raise tfrecord.CorruptRecord(self.index.files[file], offset, f"picture: {error}") from error
+            raise tfrecord.CorruptRecord(
+                self.index.files[file], offset, f'picture: {error}'
+            ) from error
 
     def _stand_in(self, i: int, error: tfrecord.CorruptRecord) -> Example:
         for other in range(i + 1, i + len(self)):
@@ -329,8 +241,11 @@ class StepSource:
                 self.skipped += 1
             logging.warning(
                 "step %d can't be read; step %d stands in for it (%d times so far): %s",
-                i, other % len(self), self.skipped, error,
-            )  # fmt: skip
+                i,
+                other % len(self),
+                self.skipped,
+                error,
+            )
             return example
         raise error
 
@@ -345,17 +260,17 @@ class StepSource:
         if descriptor is not None:
             data = os.pread(descriptor, length, offset)
         else:
-            with open(path, "rb", buffering=0) as opened:
+            with open(path, 'rb', buffering=0) as opened:
                 data = os.pread(opened.fileno(), length, offset)
         if len(data) != length:
             raise tfrecord.CorruptRecord(
-                path, offset, f"truncated: {len(data)} of {length} bytes are there"
+                path, offset, f'truncated: {len(data)} of {length} bytes are there'
             )
         return data
 
     def __getstate__(self) -> dict[str, Any]:
         # Descriptors and locks belong to one process.
-        return {**self.__dict__, "_descriptors": {}, "_lock": None}
+        return {**self.__dict__, '_descriptors': {}, '_lock': None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, _lock=threading.Lock())
@@ -365,9 +280,9 @@ def open_source(
     directory: epath.PathLike,
     card: str | embodiments.Embodiment,
     *,
-    split: str = "train",
+    split: str = 'train',
     location: epath.PathLike | None = None,
-    on_corrupt: str = "raise",
+    on_corrupt: str = 'raise',
     **selection: Any,
 ) -> StepSource:
     """The steps of a data set, indexing it first if it has no index.
@@ -382,19 +297,21 @@ def open_source(
     """
     card = embodiments.find(card) if isinstance(card, str) else card
     place = epath.Path(location) if location else rlds_index.default_location(directory, split)
-    if not (place / "index.json").exists():
-        logging.info("indexing %s into %s", directory, place)
+    if not (place / 'index.json').exists():
+        logging.info('indexing %s into %s', directory, place)
         rlds_index.build(directory, card, split=split, location=place, on_corrupt=on_corrupt)
     index = Index(directory, card, split=split, location=place)
-    if index.about["skipped"] and on_corrupt == "raise":
-        file, offset, reason = index.about["skipped"][0]
+    if index.about['skipped'] and on_corrupt == 'raise':
+        file, offset, reason = index.about['skipped'][0]
         raise tfrecord.CorruptRecord(
-            index.directory / file, offset, f"{reason}. It is the first of "
-            f"{len(index.about['skipped'])} unreadable records that the index at {place} leaves out; "
-            "repair the data and delete the index, or set on_corrupt='skip'."
-        )  # fmt: skip
-    if index.about["skipped"]:
+            index.directory / file,
+            offset,
+            f'{reason}. It is the first of '
+            f'{len(index.about["skipped"])} unreadable records that the index at {place} leaves out; '
+            "repair the data and delete the index, or set on_corrupt='skip'.",
+        )
+    if index.about['skipped']:
         logging.warning(
-            "%s: %d unreadable records are left out", directory, len(index.about["skipped"])
+            '%s: %d unreadable records are left out', directory, len(index.about['skipped'])
         )
     return StepSource(index, on_corrupt=on_corrupt, **selection)

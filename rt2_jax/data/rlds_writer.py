@@ -19,17 +19,16 @@ import numpy as np
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core import example_serializer
 
-from rt2_jax.data import images
-from rt2_jax.data import tfrecord
+from rt2_jax.data import images, tfrecord
 
-FEATURES_JSON = "features.json"
-DATASET_INFO_JSON = "dataset_info.json"
+FEATURES_JSON = 'features.json'
+DATASET_INFO_JSON = 'dataset_info.json'
 
 
 def features_dict(spec: Mapping[str, Any]) -> tfds.features.FeaturesDict:
     """An RLDS schema: `spec` with a 'steps' entry (a dict of features) made a nested Dataset."""
     spec = dict(spec)
-    return tfds.features.FeaturesDict({**spec, "steps": tfds.features.Dataset(spec["steps"])})
+    return tfds.features.FeaturesDict({**spec, 'steps': tfds.features.Dataset(spec['steps'])})
 
 
 class EpisodeEncoder:
@@ -54,16 +53,18 @@ class EpisodeEncoder:
         Raises:
           ValueError: for an episode whose features aren't the schema's, or of another shape.
         """
-        steps = [_flatten(step) for step in episode["steps"]]
-        flat = _flatten({k: v for k, v in episode.items() if k != "steps"})
+        steps = [_flatten(step) for step in episode['steps']]
+        flat = _flatten({k: v for k, v in episode.items() if k != 'steps'})
         for number, step in enumerate(steps):
-            self._check({*flat, *(f"steps/{path}" for path in step)}, number)
+            self._check({*flat, *(f'steps/{path}' for path in step)}, number)
         for path in self._paths:
-            if path.startswith("steps/"):
-                flat[path] = [step[path.removeprefix("steps/")] for step in steps]
+            if path.startswith('steps/'):
+                flat[path] = [step[path.removeprefix('steps/')] for step in steps]
         for path in self._images & set(flat):
-            inside = path.startswith("steps/")
-            flat[path] = [self._encode(x) for x in flat[path]] if inside else self._encode(flat[path])
+            inside = path.startswith('steps/')
+            flat[path] = (
+                [self._encode(x) for x in flat[path]] if inside else self._encode(flat[path])
+            )
         # Protobuf's maps have no order of their own: without asking, two runs' files would differ.
         example = self._serializer.get_tf_example(_unflatten(flat))
         return example.SerializeToString(deterministic=True)
@@ -81,14 +82,14 @@ class EpisodeEncoder:
 
 def shard_name(name: str, split: str, shard: int, shards: int) -> str:
     """TFDS's file name of a shard."""
-    return f"{name}-{split}.tfrecord-{shard:05d}-of-{shards:05d}"
+    return f'{name}-{split}.tfrecord-{shard:05d}-of-{shards:05d}'
 
 
 def write_shard(path: epath.PathLike, payloads: Iterable[bytes]) -> None:
     """Writes one shard whole or not at all."""
     path = epath.Path(path)
-    temporary = path.with_name(f"{path.name}.incomplete-{os.getpid()}")
-    with open(temporary, "wb") as file:
+    temporary = path.with_name(f'{path.name}.incomplete-{os.getpid()}')
+    with open(temporary, 'wb') as file:
         for payload in payloads:
             tfrecord.write_record(file, payload)
         file.flush()
@@ -104,7 +105,7 @@ def finish(
     version: str,
     description: str,
     shard_lengths: Sequence[int],
-    split: str = "train",
+    split: str = 'train',
 ) -> None:
     """Writes features.json, then dataset_info.json, which declares the data set whole.
 
@@ -125,39 +126,39 @@ def finish(
     sizes = [os.path.getsize(directory / shard) for shard in names]
     features.save_config(os.fspath(directory))
     info = {
-        "name": name,
-        "version": version,
-        "description": description,
-        "fileFormat": "tfrecord",
-        "splits": [
+        'name': name,
+        'version': version,
+        'description': description,
+        'fileFormat': 'tfrecord',
+        'splits': [
             {
-                "name": split,
-                "shardLengths": [str(n) for n in shard_lengths],
-                "numBytes": str(sum(sizes)),
-                "filepathTemplate": "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
+                'name': split,
+                'shardLengths': [str(n) for n in shard_lengths],
+                'numBytes': str(sum(sizes)),
+                'filepathTemplate': '{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}',
             }
         ],
     }
-    temporary = directory / f"{DATASET_INFO_JSON}.incomplete-{os.getpid()}"
+    temporary = directory / f'{DATASET_INFO_JSON}.incomplete-{os.getpid()}'
     temporary.write_text(json.dumps(info, indent=2, sort_keys=True))
     os.replace(temporary, directory / DATASET_INFO_JSON)
 
 
-def _leaves(features: Mapping[str, Any] | Any, prefix: str = ""):
+def _leaves(features: Mapping[str, Any] | Any, prefix: str = ''):
     """Yields (path, feature) of the innermost features, those inside 'steps' included."""
     if isinstance(features, tfds.features.Dataset):
         features = features.feature
     if isinstance(features, tfds.features.FeaturesDict):
         for key in features:
-            yield from _leaves(features[key], f"{prefix}/{key}" if prefix else key)
+            yield from _leaves(features[key], f'{prefix}/{key}' if prefix else key)
     else:
         yield prefix, features
 
 
-def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def _flatten(tree: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
     flat = {}
     for key, value in tree.items():
-        path = f"{prefix}/{key}" if prefix else key
+        path = f'{prefix}/{key}' if prefix else key
         flat.update(_flatten(value, path) if isinstance(value, Mapping) else {path: value})
     return flat
 
@@ -165,7 +166,7 @@ def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def _unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
     tree: dict[str, Any] = {}
     for path, value in flat.items():
-        *parents, leaf = path.split("/")
+        *parents, leaf = path.split('/')
         node = tree
         for parent in parents:
             node = node.setdefault(parent, {})

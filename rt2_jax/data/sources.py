@@ -2,10 +2,7 @@
 
 from typing import Any
 
-from rt2_jax.data import frame_questions
-from rt2_jax.data import plans
-from rt2_jax.data import rlds
-from rt2_jax.data import web
+from rt2_jax.data import frame_questions, plans, rlds, web
 
 
 def open_sources(data: Any) -> tuple[dict, dict]:
@@ -25,10 +22,17 @@ def open_sources(data: Any) -> tuple[dict, dict]:
         given = dict(given)
         weight, plan_share = given.pop('weight'), given.pop('plan_share', 0.0)
         questions = given.pop('questions', 0.0)
-        steps = rlds.open_source(given.pop('directory'), given.pop('card'), name=name,
-                                 on_corrupt=data.on_corrupt, **given)
+        steps = rlds.open_source(
+            given.pop('directory'),
+            given.pop('card'),
+            name=name,
+            on_corrupt=data.on_corrupt,
+            **given,
+        )
         if not 0 <= plan_share <= 1:
-            raise ValueError(f'config.data.robot.{name}.plan_share must be 0 to 1, not {plan_share}')
+            raise ValueError(
+                f'config.data.robot.{name}.plan_share must be 0 to 1, not {plan_share}'
+            )
         if plan_share < 1:
             robot[name] = steps, weight * (1 - plan_share)
         if plan_share > 0:

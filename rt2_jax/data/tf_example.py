@@ -28,7 +28,7 @@ class Feature:
       values: spans int64 [N, 2] into the buffer, float32 [N] or int64 [N].
     """
 
-    __slots__ = ("kind", "values")
+    __slots__ = ('kind', 'values')
 
     def __init__(self, kind: int, values: np.ndarray):
         self.kind = kind
@@ -51,7 +51,7 @@ def parse(buffer: bytes) -> dict[str, Feature]:
                     name, feature = _map_entry(buffer, entry_start, entry_end)
                     features[name] = feature
     except (IndexError, UnicodeDecodeError) as error:
-        raise ValueError(f"not a tf.train.Example: {error}") from error
+        raise ValueError(f'not a tf.train.Example: {error}') from error
     return features
 
 
@@ -65,7 +65,7 @@ def _varint(buffer: bytes, at: int) -> tuple[int, int]:
             return value, at
         shift += 7
         if shift > 63:
-            raise ValueError(f"not a tf.train.Example: endless varint at byte {at} of the record")
+            raise ValueError(f'not a tf.train.Example: endless varint at byte {at} of the record')
 
 
 def _messages(buffer: bytes, at: int, end: int):
@@ -77,7 +77,7 @@ def _messages(buffer: bytes, at: int, end: int):
             length, at = _varint(buffer, at)
             if at + length > end:
                 raise ValueError(
-                    f"not a tf.train.Example: a field of {length} bytes at byte {at} of the record "
+                    f'not a tf.train.Example: a field of {length} bytes at byte {at} of the record '
                     f"reaches past its message's end at {end}"
                 )
             yield key >> 3, at, at + length
@@ -90,12 +90,12 @@ def _messages(buffer: bytes, at: int, end: int):
             at += 4
         else:
             raise ValueError(
-                f"not a tf.train.Example: wire type {wire} at byte {at - 1} of the record"
+                f'not a tf.train.Example: wire type {wire} at byte {at - 1} of the record'
             )
 
 
 def _map_entry(buffer: bytes, start: int, end: int) -> tuple[str, Feature]:
-    name, feature = "", Feature(0, np.zeros([0], np.int64))
+    name, feature = '', Feature(0, np.zeros([0], np.int64))
     for number, at, stop in _messages(buffer, start, end):
         if number == 1:
             name = buffer[at:stop].decode()
@@ -113,7 +113,7 @@ def _value_list(buffer: bytes, kind: int, start: int, end: int) -> Feature:
         return Feature(kind, _floats(buffer, start, end))
     if kind == INT64_LIST:
         return Feature(kind, _integers(buffer, start, end))
-    raise ValueError(f"not a tf.train.Example: unknown kind of feature {kind}")
+    raise ValueError(f'not a tf.train.Example: unknown kind of feature {kind}')
 
 
 def _floats(buffer: bytes, at: int, end: int) -> np.ndarray:
@@ -124,8 +124,8 @@ def _floats(buffer: bytes, at: int, end: int) -> np.ndarray:
         if key & 7 == BYTES:
             length, at = _varint(buffer, at)
         if at + length > end or length % 4:
-            raise ValueError("not a tf.train.Example: a float list of a broken length")
-        parts.append(np.frombuffer(buffer, "<f4", length // 4, at))
+            raise ValueError('not a tf.train.Example: a float list of a broken length')
+        parts.append(np.frombuffer(buffer, '<f4', length // 4, at))
         at += length
     return np.concatenate(parts) if parts else np.zeros([0], np.float32)
 
@@ -137,7 +137,7 @@ def _integers(buffer: bytes, at: int, end: int) -> np.ndarray:
         if key & 7 == BYTES:
             length, at = _varint(buffer, at)
             if at + length > end:
-                raise ValueError("not a tf.train.Example: an integer list of a broken length")
+                raise ValueError('not a tf.train.Example: an integer list of a broken length')
             parts.append(_packed_varints(np.frombuffer(buffer, np.uint8, length, at)))
             at += length
         else:
@@ -152,7 +152,7 @@ def _packed_varints(data: np.ndarray) -> np.ndarray:
     if last.all():
         return data.astype(np.int64)
     if not last[-1]:
-        raise ValueError("not a tf.train.Example: an integer list ends within a number")
+        raise ValueError('not a tf.train.Example: an integer list ends within a number')
     ends = np.flatnonzero(last)
     starts = np.concatenate([[0], ends[:-1] + 1])
     position = np.arange(len(data)) - np.repeat(starts, ends - starts + 1)

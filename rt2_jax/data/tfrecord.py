@@ -23,7 +23,7 @@ class CorruptRecord(ValueError):
     """A record that cannot be trusted; names the file and the byte at which the record starts."""
 
     def __init__(self, path: str | os.PathLike, offset: int, reason: str):
-        super().__init__(f"{os.fspath(path)}, record at byte {offset}: {reason}")
+        super().__init__(f'{os.fspath(path)}, record at byte {offset}: {reason}')
         self.path = os.fspath(path)
         self.offset = offset
         self.reason = reason
@@ -44,10 +44,10 @@ def masked(crc: int) -> int:
 
 def write_record(file: BinaryIO, payload: bytes) -> int:
     """Appends one record; returns the number of bytes written."""
-    length = struct.pack("<Q", len(payload))
-    file.write(length + struct.pack("<I", masked(checksum(length))))
+    length = struct.pack('<Q', len(payload))
+    file.write(length + struct.pack('<I', masked(checksum(length))))
     file.write(payload)
-    file.write(struct.pack("<I", masked(checksum(payload))))
+    file.write(struct.pack('<I', masked(checksum(payload))))
     return HEADER_BYTES + len(payload) + FOOTER_BYTES
 
 
@@ -82,14 +82,17 @@ def scan(path: str | os.PathLike, *, payloads: bool = True) -> Iterator[Record]:
       payloads: False reads the framing alone, seeking over the payloads, and checks no payload.
     """
     size = os.path.getsize(path)
-    with open(path, "rb") as file:
+    with open(path, 'rb') as file:
         offset = 0
         while offset < size:
             header = file.read(HEADER_BYTES)
             reason, length = _broken_header(header, size - offset)
             if reason:
-                error = CorruptRecord(path, offset, f"{reason}; {size - offset} bytes of the file "
-                                      "from here on are unreadable")  # fmt: skip
+                error = CorruptRecord(
+                    path,
+                    offset,
+                    f'{reason}; {size - offset} bytes of the file from here on are unreadable',
+                )
                 yield Record(offset, length, 0, None, error)
                 return
             if payloads:
@@ -97,7 +100,7 @@ def scan(path: str | os.PathLike, *, payloads: bool = True) -> Iterator[Record]:
             else:
                 file.seek(length, os.SEEK_CUR)
                 payload = None
-            (stored,) = struct.unpack("<I", file.read(FOOTER_BYTES))
+            (stored,) = struct.unpack('<I', file.read(FOOTER_BYTES))
             error = None
             if payload is not None and masked(checksum(payload)) != stored:
                 error = CorruptRecord(
@@ -111,11 +114,11 @@ def scan(path: str | os.PathLike, *, payloads: bool = True) -> Iterator[Record]:
 def _broken_header(header: bytes, left: int) -> tuple[str, int]:
     """What is wrong with a record's header given the bytes left in the file, and its length."""
     if len(header) < HEADER_BYTES:
-        return f"truncated: {len(header)} of the {HEADER_BYTES} header bytes are there", 0
-    length, stored = struct.unpack("<QI", header)
+        return f'truncated: {len(header)} of the {HEADER_BYTES} header bytes are there', 0
+    length, stored = struct.unpack('<QI', header)
     if masked(checksum(header[:8])) != stored:
         return "the length field doesn't match its checksum", 0
     needed = HEADER_BYTES + length + FOOTER_BYTES
     if needed > left:
         return f"truncated: {left} of the record's {needed} bytes are there", length
-    return "", length
+    return '', length

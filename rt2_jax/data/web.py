@@ -15,20 +15,34 @@ import re
 
 import numpy as np
 
-from rt2_jax.data import compose
-from rt2_jax.data import pictures
+from rt2_jax.data import compose, pictures
 from rt2_jax.data.example import Example
 from rt2_jax.nearest import nearest
 from rt2_jax.text import prompts
 
 PLACE_GRID = 20
-LANGUAGE_NAMES = {'en': 'english', 'de': 'german', 'es': 'spanish', 'fr': 'french',
-                  'it': 'italian', 'pt': 'portuguese'}
+LANGUAGE_NAMES = {
+    'en': 'english',
+    'de': 'german',
+    'es': 'spanish',
+    'fr': 'french',
+    'it': 'italian',
+    'pt': 'portuguese',
+}
 # What is asked, and how often. Naming one picture teaches names, the rest places: with either left
 # out a small model never learns the other. Long answers count by their tokens: lists stay rare.
 KINDS = {
-    'name': 0.40, 'name_language': 0.03, 'category': 0.04, 'where': 0.25, 'where_category': 0.03,
-    'where_language': 0.03, 'what': 0.09, 'list': 0.05, 'way': 0.04, 'count': 0.01, 'colour': 0.015,
+    'name': 0.40,
+    'name_language': 0.03,
+    'category': 0.04,
+    'where': 0.25,
+    'where_category': 0.03,
+    'where_language': 0.03,
+    'what': 0.09,
+    'list': 0.05,
+    'way': 0.04,
+    'count': 0.01,
+    'colour': 0.015,
     'yes_no': 0.015,
 }
 _LONE = ('name', 'name_language', 'category')  # kinds that show one picture, of any size
@@ -77,7 +91,9 @@ class SmallWeb:
             if kind not in KINDS:
                 raise ValueError(f'Unknown kind of question {kind!r}{nearest(kind, KINDS)}')
         if not sum(self.kinds.values()) > 0:
-            raise ValueError(f'The frequencies of the kinds of questions add up to nothing: {self.kinds}')
+            raise ValueError(
+                f'The frequencies of the kinds of questions add up to nothing: {self.kinds}'
+            )
 
     def __len__(self) -> int:
         return self.length
@@ -93,11 +109,19 @@ class SmallWeb:
             raise IndexError(f'Item {index} of a small web of {self.length}')
         rng = np.random.Generator(np.random.Philox(key=[self.seed, index]))
         kinds, thresholds = self._thresholds
-        kind = kinds[min(int(np.searchsorted(thresholds, rng.random(), side='right')), len(kinds) - 1)]
+        kind = kinds[
+            min(int(np.searchsorted(thresholds, rng.random(), side='right')), len(kinds) - 1)
+        ]
         scene, frame = self._scene(rng, kind)
         question, answer = _ask(kind, scene, rng)
-        return Example(frames=frame[None], prompt=prompts.web(question), answer=answer, action=None,
-                       source=self.name, kind=kind)
+        return Example(
+            frames=frame[None],
+            prompt=prompts.web(question),
+            answer=answer,
+            action=None,
+            source=self.name,
+            kind=kind,
+        )
 
     def _scene(self, rng, kind) -> tuple[list[compose.Placed], np.ndarray]:
         canvas = np.ascontiguousarray(compose.background(rng, self.size), np.float32)
@@ -108,8 +132,12 @@ class SmallWeb:
             if rng.random() < 0.6:
                 flatten, thickness = rng.uniform(0.75, 1.0), rng.uniform(0.0, 0.06)
             count = 1 if kind in _LONE else int(rng.integers(2, 5))
-            scene = self._several(rng, count, distinct_categories=kind == 'where_category',
-                                  cards=kind == 'colour' or rng.random() < 0.7)
+            scene = self._several(
+                rng,
+                count,
+                distinct_categories=kind == 'where_category',
+                cards=kind == 'colour' or rng.random() < 0.7,
+            )
         for placed in sorted(scene, key=lambda p: p.centre[1]):
             compose.draw(canvas, placed, flatten, thickness)
         if rng.random() < 0.2:
@@ -121,8 +149,13 @@ class SmallWeb:
         room = max(0.0, 0.5 - side / 2)
         centre = tuple(rng.uniform(0.5 - room, 0.5 + room, 2))
         card = rng.choice(list(compose.COLOURS)) if rng.random() < 0.3 else None
-        return compose.Placed(_choice(rng, pictures.catalogue()), centre, side,
-                              rng.uniform(-self.rotation, self.rotation), card)
+        return compose.Placed(
+            _choice(rng, pictures.catalogue()),
+            centre,
+            side,
+            rng.uniform(-self.rotation, self.rotation),
+            card,
+        )
 
     def _several(self, rng, count, distinct_categories, cards) -> list[compose.Placed]:
         """Lays pictures of about one size without overlap, by rejection."""
@@ -131,15 +164,26 @@ class SmallWeb:
         chosen: list[pictures.Picture] = []
         while len(chosen) < count:
             picture = _choice(rng, pictures.catalogue())
-            taken = {p.category for p in chosen} if distinct_categories else {p.code for p in chosen}
+            taken = (
+                {p.category for p in chosen} if distinct_categories else {p.code for p in chosen}
+            )
             if (picture.category if distinct_categories else picture.code) not in taken:
                 chosen.append(picture)
         # As on a table, most cards are white.
-        colours = ['white' if rng.random() < 0.5 else str(rng.choice(list(compose.COLOURS)))
-                   for _ in range(count)]
-        return [compose.Placed(picture, tuple(centre), side * rng.uniform(0.9, 1.1),
-                               rng.uniform(-self.rotation, self.rotation), colour if cards else None)
-                for picture, centre, colour in zip(chosen, centres, colours)]
+        colours = [
+            'white' if rng.random() < 0.5 else str(rng.choice(list(compose.COLOURS)))
+            for _ in range(count)
+        ]
+        return [
+            compose.Placed(
+                picture,
+                tuple(centre),
+                side * rng.uniform(0.9, 1.1),
+                rng.uniform(-self.rotation, self.rotation),
+                colour if cards else None,
+            )
+            for picture, centre, colour in zip(chosen, centres, colours)
+        ]
 
 
 def _apart(rng, count, margin, distance) -> list[np.ndarray]:
@@ -176,7 +220,9 @@ def _ask(kind: str, scene: list[compose.Placed], rng) -> tuple[str, str]:
         case 'where':
             return f'where is the {name}', place(one.centre)
         case 'where_language':
-            return f'where is the {picture.names[_choice(rng, languages or ["en"])]}', place(one.centre)
+            return f'where is the {picture.names[_choice(rng, languages or ["en"])]}', place(
+                one.centre
+            )
         case 'where_category':
             return f'where is the {picture.category}', place(one.centre)
         case 'what':
@@ -187,7 +233,9 @@ def _ask(kind: str, scene: list[compose.Placed], rng) -> tuple[str, str]:
             return 'list all', ', '.join(f'{p.picture.name} {place(p.centre)}' for p in ordered[:3])
         case 'way':
             other = _choice(rng, [p for p in scene if p is not one])
-            return f'which way from the {name} to the {other.picture.name}', offset(one.centre, other.centre)
+            return f'which way from the {name} to the {other.picture.name}', offset(
+                one.centre, other.centre
+            )
         case 'count':
             return 'how many things are in the image', str(len(scene))
         case 'colour':

@@ -24,8 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rt2_jax.text import actions
-from rt2_jax.text import prompts
+from rt2_jax.text import actions, prompts
 
 
 class Kind(enum.IntEnum):
@@ -79,11 +78,11 @@ class Grammar:
     def __post_init__(self):
         if not self.marker_ids or self.plan_length < len(self.marker_ids):
             raise ValueError(
-                f"plan_length is {self.plan_length}; a plan holds at least its marker of "
-                f"{len(self.marker_ids)} tokens, and the marker at least one."
+                f'plan_length is {self.plan_length}; a plan holds at least its marker of '
+                f'{len(self.marker_ids)} tokens, and the marker at least one.'
             )
         if self.text_length < 1:
-            raise ValueError(f"text_length is {self.text_length}; at least 1 is needed.")
+            raise ValueError(f'text_length is {self.text_length}; at least 1 is needed.')
 
     @classmethod
     def create(
@@ -101,11 +100,11 @@ class Grammar:
             that its ids could not be told.
         """
         marker = tuple(int(i) for i in tokenizer.encode(prompts.ACTION_MARKER))
-        planned = tuple(int(i) for i in tokenizer.encode(prompts.plan("pick banana")))
+        planned = tuple(int(i) for i in tokenizer.encode(prompts.plan('pick banana')))
         if planned[-len(marker) :] != marker:
             raise ValueError(
-                f"{prompts.ACTION_MARKER!r} has the token ids {marker} alone, but a plan ends in "
-                f"{planned[-len(marker):]}; the tokenizer must split it off."
+                f'{prompts.ACTION_MARKER!r} has the token ids {marker} alone, but a plan ends in '
+                f'{planned[-len(marker) :]}; the tokenizer must split it off.'
             )
         return cls(
             bin_ids=tuple(action_tokenizer.integer_ids.tolist()),
@@ -159,11 +158,15 @@ class Grammar:
         ids = np.arange(width) if columns is None else np.asarray(columns)
         classes = jnp.asarray(self._class_of_token(max(width, self.vocab_size))[ids])
         place = jnp.select(
-            [(phase == Kind.ACTION) & (count == 0), phase == Kind.ACTION, phase == Kind.TEXT,
-             phase == Kind.PLAN],
+            [
+                (phase == Kind.ACTION) & (count == 0),
+                phase == Kind.ACTION,
+                phase == Kind.TEXT,
+                phase == Kind.PLAN,
+            ],
             [_AT_FLAG, _AT_BINS, _AT_TEXT, _AT_PLAN],
             _AT_END,
-        )  # fmt: skip
+        )
         free = jnp.asarray(_ALLOWED)[place][:, classes]
         forced = (phase == Kind.PLAN) & (count + len(self.marker_ids) >= self.plan_length)
         marker = jnp.asarray(self.marker_ids)[jnp.minimum(matched, len(self.marker_ids) - 1)]

@@ -13,14 +13,12 @@ import dataclasses
 import functools
 from typing import Any
 
-from flax import linen as nn
-from flax import struct
+from flax import linen as nn, struct
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rt2_jax.decoding.grammar import Grammar
-from rt2_jax.decoding.grammar import Kind
+from rt2_jax.decoding.grammar import Grammar, Kind
 
 _MASKED = -1e30  # finite, so that 0 * log(0) of a masked token is 0 and not NaN
 
@@ -81,7 +79,7 @@ class Sampler:
 
     def __post_init__(self):
         if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p is {self.top_p}; it must lie in (0, 1].")
+            raise ValueError(f'top_p is {self.top_p}; it must lie in (0, 1].')
 
     def __call__(
         self,
@@ -118,13 +116,13 @@ class Sampler:
         kinds = np.broadcast_to(np.asarray(kinds, np.int32), [batch])
         temperature = np.broadcast_to(np.asarray(temperature, np.float32), [batch])
         if not (temperature >= 0).all():
-            raise ValueError(f"Temperatures must be 0 or more, got {temperature.tolist()}.")
+            raise ValueError(f'Temperatures must be 0 or more, got {temperature.tolist()}.')
         if rng is None:
             if (temperature > 0).any():
-                raise ValueError("A temperature above 0 needs `rng`, e.g. jax.random.key(0).")
+                raise ValueError('A temperature above 0 needs `rng`, e.g. jax.random.key(0).')
             rng = jax.random.key(0)
         if num_samples < 1:
-            raise ValueError(f"num_samples is {num_samples}; at least 1 is needed.")
+            raise ValueError(f'num_samples is {num_samples}; at least 1 is needed.')
         possible = frozenset(Kind(kind) for kind in np.unique(kinds))
         # Always of full length, so that what is forced changes no shape and nothing compiles anew.
         decided = np.full([batch, self.grammar.max_length(possible)], self.grammar.pad_id, np.int32)
@@ -132,18 +130,25 @@ class Sampler:
             forced = np.asarray(forced)[:, : decided.shape[1]]
             decided[:, : forced.shape[1]] = forced
         return self._sample(
-            params, images, prompt, kinds, rng, temperature, decided,
-            possible=possible, num_samples=num_samples,
-        )  # fmt: skip
+            params,
+            images,
+            prompt,
+            kinds,
+            rng,
+            temperature,
+            decided,
+            possible=possible,
+            num_samples=num_samples,
+        )
 
-    @functools.partial(jax.jit, static_argnames=("self", "possible", "num_samples"))
+    @functools.partial(jax.jit, static_argnames=('self', 'possible', 'num_samples'))
     def _sample(
         self, params, images, prompt, kinds, rng, temperature, forced, *, possible, num_samples
     ) -> Samples:
-        variables = {"params": params}
+        variables = {'params': params}
         length = self.grammar.max_length(possible)
         batch = prompt.shape[0]
-        cache = self.model.apply(variables, images, prompt, length, method="prefill")
+        cache = self.model.apply(variables, images, prompt, length, method='prefill')
         pad = jnp.int32(self.grammar.pad_id)
         # A key a row and sample: the batch's size and the other rows leave a row's draws alone.
         fold = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
@@ -162,9 +167,12 @@ class Sampler:
 
         def decode(keys: jax.Array) -> Samples:
             advance = functools.partial(
-                self._advance, variables=variables, keys=keys, temperature=temperature,
+                self._advance,
+                variables=variables,
+                keys=keys,
+                temperature=temperature,
                 forced=forced,
-            )  # fmt: skip
+            )
             if possible == {Kind.ACTION}:
                 return self._finish(self._decode_actions(loop, advance))
             return self._finish(self._decode_any(loop, advance, length))
@@ -209,9 +217,7 @@ class Sampler:
     ) -> _Loop:
         """One token for every row."""
         grammar, step = self.grammar, loop.step
-        logits, cache = self.model.apply(
-            variables, loop.cache, loop.token, columns, method="step"
-        )
+        logits, cache = self.model.apply(variables, loop.cache, loop.token, columns, method='step')
         done = grammar.done(loop.state)
         allowed = grammar.allowed(loop.state, columns, logits.shape[-1])
         log_p = log_softmax(logits, allowed | done[:, None])
@@ -252,9 +258,7 @@ def log_softmax(logits: jax.Array, allowed: jax.Array) -> jax.Array:
     return jnp.where(allowed, jax.nn.log_softmax(masked, axis=-1), _MASKED)
 
 
-def choose(
-    log_p: jax.Array, uniform: jax.Array, temperature: jax.Array, top_p: float
-) -> jax.Array:
+def choose(log_p: jax.Array, uniform: jax.Array, temperature: jax.Array, top_p: float) -> jax.Array:
     """Draws a column of each row of `log_p` [B, C] by one `uniform` number [B] in [0, 1).
 
     The inverse of the cumulative distribution is used, and not Gumbel noise, because a masked

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import dataclasses
 import math
 import time
@@ -48,7 +47,7 @@ class Rollout:
     frames: list[np.ndarray] = dataclasses.field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
-        return {k: v for k, v in dataclasses.asdict(self).items() if k != "frames"}
+        return {k: v for k, v in dataclasses.asdict(self).items() if k != 'frames'}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -93,19 +92,25 @@ def run(
       progress: is told a line now and then.
     """
     if not seeds:
-        raise ValueError("No episodes to run: give at least one seed.")
+        raise ValueError('No episodes to run: give at least one seed.')
     begin = time.perf_counter()
     recorded = set(seeds[:record])
     waiting = list(reversed(seeds))
     games = [
         _Game(
             TabletopEnv(
-                suite, image_size=image_size, max_steps=max_steps, render_size=render_size,
+                suite,
+                image_size=image_size,
+                max_steps=max_steps,
+                render_size=render_size,
                 execution_noise=execution_noise,
-            ), task, recorded, frames,
+            ),
+            task,
+            recorded,
+            frames,
         )
         for _ in range(min(parallel, len(seeds)))
-    ]  # fmt: skip
+    ]
     finished: list[Rollout] = []
     took, sizes = [], []
     try:
@@ -125,7 +130,9 @@ def run(
                     finished.append(rollout)
                     if len(finished) % max(1, len(seeds) // 5) == 0:
                         won = sum(r.success for r in finished)
-                        progress(f"{suite}: {len(finished)} of {len(seeds)} episodes, {won} successes")
+                        progress(
+                            f'{suite}: {len(finished)} of {len(seeds)} episodes, {won} successes'
+                        )
     finally:
         for game in games:
             game.env.close()
@@ -142,22 +149,26 @@ class _Game:
         self.observation: dict[str, Any] = {}
 
     def start(self, seed: int):
-        self.observation, info = self.env.reset(seed=seed, options={"task": self._task})
-        self.observation["image"] = np.stack([self.observation["image"]] * self._frames)
-        self.rollout = Rollout(seed, info["task"], info["group"], self.observation["instruction"])
+        self.observation, info = self.env.reset(seed=seed, options={'task': self._task})
+        self.observation['image'] = np.stack([self.observation['image']] * self._frames)
+        self.rollout = Rollout(seed, info['task'], info['group'], self.observation['instruction'])
         self._film()
 
     def play(self, action: np.ndarray) -> Rollout | None:
         """One step; the rollout when it ended the episode."""
-        before = self.observation["image"]
+        before = self.observation['image']
         self.observation, _, terminated, truncated, info = self.env.step(action)
-        self.observation["image"] = np.stack([*before[1:], self.observation["image"]])
+        self.observation['image'] = np.stack([*before[1:], self.observation['image']])
         self._film()
         if not (terminated or truncated):
             return None
         rollout, self.rollout = self.rollout, None
-        rollout.success, rollout.steps, rollout.terminated = info["success"], info["steps"], terminated
-        rollout.clipped, rollout.out_of_reach = info["clipped"], info["out_of_reach"]
+        rollout.success, rollout.steps, rollout.terminated = (
+            info['success'],
+            info['steps'],
+            terminated,
+        )
+        rollout.clipped, rollout.out_of_reach = info['clipped'], info['out_of_reach']
         return rollout
 
     def _film(self):
@@ -171,7 +182,7 @@ def learnt(policy: Policy, **settings: Any) -> Decide:
     def decide(observations, envs):
         del envs
         decisions = policy.act_batch(
-            [o["image"] for o in observations], [o["instruction"] for o in observations], **settings
+            [o['image'] for o in observations], [o['instruction'] for o in observations], **settings
         )
         return [decision.action for decision in decisions]
 
@@ -193,26 +204,27 @@ def summary(run: Run) -> dict[str, Any]:
     """The figures of a run, ready for JSON: overall, by task, and by group where there are several."""
     rollouts = run.rollouts
     result = _figures(rollouts)
-    result["tasks"] = _by(rollouts, "task")
+    result['tasks'] = _by(rollouts, 'task')
     if len({rollout.group for rollout in rollouts}) > 1:
-        result["groups"] = _by(rollouts, "group")
-    result["clipped"] = sum(rollout.clipped for rollout in rollouts)
-    result["out_of_reach"] = sum(rollout.out_of_reach for rollout in rollouts)
+        result['groups'] = _by(rollouts, 'group')
+    result['clipped'] = sum(rollout.clipped for rollout in rollouts)
+    result['out_of_reach'] = sum(rollout.out_of_reach for rollout in rollouts)
     # Every robot of a call waits for the whole call.
     waits = np.repeat(run.decision_seconds, run.decisions_a_call) * 1000
-    result["decision_ms"] = report.percentiles(waits) | {
-        "robots_a_call": max(run.decisions_a_call), "decisions": len(waits)
-    }  # fmt: skip
-    result["seconds"] = round(run.seconds, 1)
-    result["rollouts"] = [rollout.to_json() for rollout in rollouts]
+    result['decision_ms'] = report.percentiles(waits) | {
+        'robots_a_call': max(run.decisions_a_call),
+        'decisions': len(waits),
+    }
+    result['seconds'] = round(run.seconds, 1)
+    result['rollouts'] = [rollout.to_json() for rollout in rollouts]
     return result
 
 
 def _figures(rollouts: Sequence[Rollout]) -> dict[str, Any]:
     number = len(rollouts)
     return report.proportion(sum(r.success for r in rollouts), number) | {
-        "mean_steps": round(math.fsum(r.steps for r in rollouts) / number, 2),
-        "terminated_by_policy": round(sum(r.terminated for r in rollouts) / number, 4),
+        'mean_steps': round(math.fsum(r.steps for r in rollouts) / number, 2),
+        'terminated_by_policy': round(sum(r.terminated for r in rollouts) / number, 4),
     }
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -35,21 +34,21 @@ def expert_steps(
     try:
         for seed in seeds:
             observation, _ = env.reset(seed=seed)
-            history = [observation["image"]] * frames
+            history = [observation['image']] * frames
             over = False
             while not over:
                 action = expert.act(env.state, env.start, env.task)
                 examples.append(
                     Example(
                         frames=np.stack(history),
-                        prompt=prompts.robot(observation["instruction"]),
+                        prompt=prompts.robot(observation['instruction']),
                         action=action,
                         source=suite,
-                        kind="robot",
+                        kind='robot',
                     )
                 )
                 observation, _, terminated, truncated, _ = env.step(action)
-                history = [*history[1:], observation["image"]]
+                history = [*history[1:], observation['image']]
                 over = terminated or truncated
     finally:
         env.close()
@@ -78,20 +77,23 @@ def actions(policy: Policy, examples: Sequence[Example], batch: int = 64) -> dic
     error = np.abs(guess - truth)[:, 1:]
     space = coder.space
     within = np.abs(coder.to_integers(guess) - coder.to_integers(truth))[:, 1:] <= 1
-    names = ("terminate", *space.names)
+    names = ('terminate', *space.names)
     return {
-        "steps": len(examples),
-        "loss": round(float(losses.mean()), 4),
-        "token_accuracy": round(float(hits.mean()), 4),
-        "token_accuracy_by_position": dict(zip(names, hits.mean(0).round(4).tolist(), strict=True)),
-        "terminate_accuracy": round(float((guess[:, 0] == (truth[:, 0] >= 0.5)).mean()), 4),
-        "error": {
-            name: {"unit": unit, "mean": round(float(error[:, i].mean()), 5),
-                   "p95": round(float(np.percentile(error[:, i], 95)), 5),
-                   "within_one_bin": round(float(within[:, i].mean()), 4)}
+        'steps': len(examples),
+        'loss': round(float(losses.mean()), 4),
+        'token_accuracy': round(float(hits.mean()), 4),
+        'token_accuracy_by_position': dict(zip(names, hits.mean(0).round(4).tolist(), strict=True)),
+        'terminate_accuracy': round(float((guess[:, 0] == (truth[:, 0] >= 0.5)).mean()), 4),
+        'error': {
+            name: {
+                'unit': unit,
+                'mean': round(float(error[:, i].mean()), 5),
+                'p95': round(float(np.percentile(error[:, i], 95)), 5),
+                'within_one_bin': round(float(within[:, i].mean()), 4),
+            }
             for i, (name, unit) in enumerate(zip(space.names, space.units, strict=True))
         },
-    }  # fmt: skip
+    }
 
 
 def _teacher_forced(policy: Policy, examples: Sequence[Example], target: np.ndarray, batch: int):
@@ -102,7 +104,7 @@ def _teacher_forced(policy: Policy, examples: Sequence[Example], target: np.ndar
         target_in = jnp.pad(
             target[:, :-1], [(0, 0), (1, 0)], constant_values=policy.tokenizer.pad_id
         )
-        logits = policy.model.apply({"params": policy.params}, images, prompt, target_in)
+        logits = policy.model.apply({'params': policy.params}, images, prompt, target_in)
         log_p = jnp.take_along_axis(jax.nn.log_softmax(logits), target[..., None], axis=-1)
         return -log_p[..., 0], logits.argmax(-1) == target
 
@@ -140,17 +142,17 @@ def questions(
         for example, answer in zip(examples, answers, strict=True):
             right.setdefault(example.kind, []).append(web.score(example, answer))
         if start // batch % 10 == 9:
-            progress(f"web: {start + len(examples)} of {number} questions")
+            progress(f'web: {start + len(examples)} of {number} questions')
     everything = [hit for hits in right.values() for hit in hits]
     return _accuracy(everything) | {
-        "kinds": {kind: _accuracy(hits) for kind, hits in sorted(right.items())}
+        'kinds': {kind: _accuracy(hits) for kind, hits in sorted(right.items())}
     }
 
 
 def _accuracy(hits: Sequence[bool]) -> dict[str, Any]:
     share = report.proportion(sum(hits), len(hits))
     return {
-        "accuracy": share["success"],
-        "questions": share["episodes"],
-        "interval": share["interval"],
+        'accuracy': share['success'],
+        'questions': share['episodes'],
+        'interval': share['interval'],
     }

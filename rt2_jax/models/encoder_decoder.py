@@ -26,12 +26,14 @@ class EncoderLayer(nn.Module):
 
     @nn.compact
     def __call__(self, x, cache, bias):
-        attention = layers.Attention(self.width, self.heads, self.head_dim, self.dtype,
-                                     scale=self.scale, name='attention')
+        attention = layers.Attention(
+            self.width, self.heads, self.head_dim, self.dtype, scale=self.scale, name='attention'
+        )
         y = layers.RMSNorm(self.dtype, name='attention_norm')(x)
         x += attention(y, attention.keys_values(y), bias)
         x += layers.GatedMLP(self.mlp, self.dtype, name='mlp')(
-            layers.RMSNorm(self.dtype, name='mlp_norm')(x))
+            layers.RMSNorm(self.dtype, name='mlp_norm')(x)
+        )
         return x, cache
 
 
@@ -53,11 +55,22 @@ class Encoder(nn.Module):
         """Maps [B, S, D] to [B, S, D]; positions where valid [B, S] is False are not attended to."""
         positions = jnp.arange(x.shape[1])
         bias = layers.RelativeBias(self.heads, bidirectional=True, name='relative_bias')(
-            positions, positions)
+            positions, positions
+        )
         bias = bias + jnp.where(valid, 0.0, layers.NEGATIVE)[:, None, None, :]
-        x, _ = layers.stack(EncoderLayer, self.depth, self.remat, self.unroll, width=self.width,
-                            heads=self.heads, head_dim=self.head_dim, mlp=self.mlp, dtype=self.dtype,
-                            scale=self.scale, name='layers')(x, None, bias)
+        x, _ = layers.stack(
+            EncoderLayer,
+            self.depth,
+            self.remat,
+            self.unroll,
+            width=self.width,
+            heads=self.heads,
+            head_dim=self.head_dim,
+            mlp=self.mlp,
+            dtype=self.dtype,
+            scale=self.scale,
+            name='layers',
+        )(x, None, bias)
         return layers.RMSNorm(self.dtype, name='norm')(x)
 
 
@@ -120,8 +133,17 @@ class Decoder(nn.Module):
     def setup(self):
         self.relative_bias = layers.RelativeBias(self.heads, bidirectional=False)
         self.layers = layers.stack(
-            DecoderLayer, self.depth, self.remat, self.unroll, width=self.width, heads=self.heads,
-            head_dim=self.head_dim, mlp=self.mlp, dtype=self.dtype, scale=self.scale)
+            DecoderLayer,
+            self.depth,
+            self.remat,
+            self.unroll,
+            width=self.width,
+            heads=self.heads,
+            head_dim=self.head_dim,
+            mlp=self.mlp,
+            dtype=self.dtype,
+            scale=self.scale,
+        )
         self.norm = layers.RMSNorm(self.dtype)
 
     def __call__(self, x: jax.Array, encoded: jax.Array, valid: jax.Array) -> jax.Array:
@@ -139,8 +161,12 @@ class Decoder(nn.Module):
         def empty(length):
             return jnp.zeros((self.depth, b, length, self.heads, self.head_dim), self.dtype)
 
-        cache = {'keys': empty(max_length), 'values': empty(max_length),
-                 'cross_keys': empty(s), 'cross_values': empty(s)}
+        cache = {
+            'keys': empty(max_length),
+            'values': empty(max_length),
+            'cross_keys': empty(s),
+            'cross_values': empty(s),
+        }
         nothing = jnp.zeros((b, 1, self.width), self.dtype)
         _, cache = self.layers(nothing, cache, encoded, None, None, None)
         return {'layers': cache, 'valid': valid, 'index': jnp.zeros((), jnp.int32)}

@@ -41,19 +41,33 @@ class Linear(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        inputs = x.shape[-self.contract:]
+        inputs = x.shape[-self.contract :]
         stddev = self.stddev if self.stddev is not None else float(np.prod(inputs)) ** -0.5
         kernel = self.param(
-            'kernel', nn.with_logical_partitioning(nn.initializers.normal(stddev), tuple(self.axes)),
-            (*inputs, *self.features), jnp.float32)
+            'kernel',
+            nn.with_logical_partitioning(nn.initializers.normal(stddev), tuple(self.axes)),
+            (*inputs, *self.features),
+            jnp.float32,
+        )
         dims = tuple(range(x.ndim - self.contract, x.ndim)), tuple(range(self.contract))
         y = jax.lax.dot_general(x.astype(self.dtype), kernel.astype(self.dtype), (dims, ((), ())))
         if self.bias:
-            bias = self.param('bias', nn.with_logical_partitioning(
-                nn.initializers.zeros, tuple(self.axes[self.contract:])), tuple(self.features),
-                jnp.float32)
+            bias = self.param(
+                'bias',
+                nn.with_logical_partitioning(
+                    nn.initializers.zeros, tuple(self.axes[self.contract :])
+                ),
+                tuple(self.features),
+                jnp.float32,
+            )
             y += bias.astype(self.dtype)
         return y
+
+
+def embedding(vocab: int, width: int, dtype: Dtype, name: str | None = None) -> nn.Embed:
+    """Word vectors [V, D]."""
+    init = nn.with_logical_partitioning(nn.initializers.normal(width**-0.5), ('vocab', 'embed'))
+    return nn.Embed(vocab, width, dtype=dtype, embedding_init=init, name=name)
 
 
 class RMSNorm(nn.Module):
@@ -64,8 +78,12 @@ class RMSNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        scale = self.param('scale', nn.with_logical_partitioning(nn.initializers.ones, ('embed',)),
-                           (x.shape[-1],), jnp.float32)
+        scale = self.param(
+            'scale',
+            nn.with_logical_partitioning(nn.initializers.ones, ('embed',)),
+            (x.shape[-1],),
+            jnp.float32,
+        )
         x = x.astype(jnp.float32)
         x *= jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + self.epsilon)
         return (x * scale).astype(self.dtype)
@@ -81,9 +99,12 @@ class LayerNorm(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         axes = ('embed',)
         y = nn.LayerNorm(
-            epsilon=self.epsilon, dtype=jnp.float32, name='norm',
+            epsilon=self.epsilon,
+            dtype=jnp.float32,
+            name='norm',
             scale_init=nn.with_logical_partitioning(nn.initializers.ones, axes),
-            bias_init=nn.with_logical_partitioning(nn.initializers.zeros, axes))(x)
+            bias_init=nn.with_logical_partitioning(nn.initializers.zeros, axes),
+        )(x)
         return y.astype(self.dtype)
 
 
@@ -140,15 +161,17 @@ class Attention(nn.Module):
         self.query = Linear(split, axes, self.dtype, stddev=stddev, bias=self.bias)
         self.key = Linear(split, axes, self.dtype, bias=self.bias)
         self.value = Linear(split, axes, self.dtype, bias=self.bias)
-        self.out = Linear((self.width,), ('heads', 'head_dim', 'embed'), self.dtype, contract=2,
-                          bias=self.bias)
+        self.out = Linear(
+            (self.width,), ('heads', 'head_dim', 'embed'), self.dtype, contract=2, bias=self.bias
+        )
 
     def keys_values(self, source: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Returns keys and values, each [B, S, H, K], of a source [B, S, D]."""
         return self.key(source), self.value(source)
 
-    def __call__(self, x: jax.Array, keys_values: tuple[jax.Array, jax.Array],
-                 bias: jax.Array | None = None) -> jax.Array:
+    def __call__(
+        self, x: jax.Array, keys_values: tuple[jax.Array, jax.Array], bias: jax.Array | None = None
+    ) -> jax.Array:
         """Attends from x [B, T, D] to keys and values [B, S, H, K].
 
         Args:
@@ -183,8 +206,12 @@ class RelativeBias(nn.Module):
     @nn.compact
     def __call__(self, queries: jax.Array, keys: jax.Array) -> jax.Array:
         """Returns float32 [1, H, T, S] for positions int32 [T] and [S]."""
-        table = self.param('table', nn.with_logical_partitioning(
-            nn.initializers.normal(0.1), ('buckets', 'heads')), (self.buckets, self.heads), jnp.float32)
+        table = self.param(
+            'table',
+            nn.with_logical_partitioning(nn.initializers.normal(0.1), ('buckets', 'heads')),
+            (self.buckets, self.heads),
+            jnp.float32,
+        )
         later = keys[None, :] - queries[:, None]
         return jnp.transpose(table[self._bucket(later)], (2, 0, 1))[None]
 
@@ -198,8 +225,9 @@ class RelativeBias(nn.Module):
             distance = jnp.maximum(-later, 0)
         exact = buckets // 2
         ratio = jnp.maximum(distance, 1).astype(jnp.float32) / exact
-        shared = exact + (jnp.log(ratio) / math.log(self.max_distance / exact)
-                          * (buckets - exact)).astype(jnp.int32)
+        shared = exact + (
+            jnp.log(ratio) / math.log(self.max_distance / exact) * (buckets - exact)
+        ).astype(jnp.int32)
         return start + jnp.where(distance < exact, distance, jnp.minimum(shared, buckets - 1))
 
 
@@ -220,9 +248,16 @@ def stack(layer: type[nn.Module], depth: int, remat: str, unroll: int, **attribu
     if remat != 'none':
         layer = nn.remat(layer, policy=remat_policy(remat), prevent_cse=False)
     shared = len(inspect.signature(layer.__call__).parameters) - 3
-    scanned = nn.scan(layer, length=depth, unroll=unroll, variable_axes={'params': 0},
-                      split_rngs={'params': True}, in_axes=(0, *[nn.broadcast] * shared),
-                      out_axes=0, metadata_params={nn.PARTITION_NAME: 'layers'})
+    scanned = nn.scan(
+        layer,
+        length=depth,
+        unroll=unroll,
+        variable_axes={'params': 0},
+        split_rngs={'params': True},
+        in_axes=(0, *[nn.broadcast] * shared),
+        out_axes=0,
+        metadata_params={nn.PARTITION_NAME: 'layers'},
+    )
     return scanned(**attributes)
 
 
@@ -232,5 +267,7 @@ def remat_policy(name: str):
         return None
     policies = [p for p in dir(jax.checkpoint_policies) if not p.startswith('_')]
     if name not in policies:
-        raise ValueError(f'Unknown remat policy {name!r}{nearest(name, [*policies, "none", "full"])}')
+        raise ValueError(
+            f'Unknown remat policy {name!r}{nearest(name, [*policies, "none", "full"])}'
+        )
     return getattr(jax.checkpoint_policies, name)

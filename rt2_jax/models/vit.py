@@ -36,8 +36,9 @@ class PatchStem(nn.Module):
     def __call__(self, images: jax.Array) -> jax.Array:
         """Maps [B, H, W, 3] to [B, H / patch, W / patch, D]."""
         patches = space_to_depth(images, self.patch)
-        return layers.Linear((self.width,), ('patch', 'embed'), self.dtype, bias=True,
-                             name='embedding')(patches)
+        return layers.Linear(
+            (self.width,), ('patch', 'embed'), self.dtype, bias=True, name='embedding'
+        )(patches)
 
 
 class PyramidStem(nn.Module):
@@ -57,11 +58,17 @@ class PyramidStem(nn.Module):
         """Maps [B, H, W, 3] to [B, H / P, W / P, D] with P = 2 ** (1 + len(widths))."""
         x = space_to_depth(images, 4)
         for level, width in enumerate((*self.widths[1:], self.width)):
-            x = layers.Linear((self.widths[level],), ('patch', 'embed'), self.dtype, bias=True,
-                              name=f'level_{level}')(x)
+            x = layers.Linear(
+                (self.widths[level],),
+                ('patch', 'embed'),
+                self.dtype,
+                bias=True,
+                name=f'level_{level}',
+            )(x)
             x = windows(nn.gelu(x))
-        return layers.Linear((self.width,), ('patch', 'embed'), self.dtype, bias=True,
-                             name='embedding')(x)
+        return layers.Linear(
+            (self.width,), ('patch', 'embed'), self.dtype, bias=True, name='embedding'
+        )(x)
 
 
 def space_to_depth(x: jax.Array, block: int) -> jax.Array:
@@ -75,7 +82,9 @@ def windows(x: jax.Array) -> jax.Array:
     """Gathers 3 x 3 windows at every second place: [B, H, W, C] -> [B, H / 2, W / 2, 9 C]."""
     _, h, w, _ = x.shape
     x = jnp.pad(x, ((0, 0), (1, 0), (1, 0), (0, 0)))
-    return jnp.concatenate([x[:, i:i + h:2, j:j + w:2] for i in range(3) for j in range(3)], axis=-1)
+    return jnp.concatenate(
+        [x[:, i : i + h : 2, j : j + w : 2] for i in range(3) for j in range(3)], axis=-1
+    )
 
 
 class Block(nn.Module):
@@ -89,12 +98,20 @@ class Block(nn.Module):
     @nn.compact
     def __call__(self, x, cache):
         head_dim = self.width // self.heads
-        attention = layers.Attention(self.width, self.heads, head_dim, self.dtype, bias=True,
-                                     scale=1 / math.sqrt(head_dim), name='attention')
+        attention = layers.Attention(
+            self.width,
+            self.heads,
+            head_dim,
+            self.dtype,
+            bias=True,
+            scale=1 / math.sqrt(head_dim),
+            name='attention',
+        )
         y = layers.LayerNorm(self.dtype, name='attention_norm')(x)
         x += attention(y, attention.keys_values(y))
         x += layers.MLP(self.mlp, self.dtype, name='mlp')(
-            layers.LayerNorm(self.dtype, name='mlp_norm')(x))
+            layers.LayerNorm(self.dtype, name='mlp_norm')(x)
+        )
         return x, cache
 
 
@@ -122,8 +139,10 @@ class ViT(nn.Module):
           ValueError: the image is not a whole number of patches.
         """
         if images.shape[1] % self.patch or images.shape[2] % self.patch:
-            raise ValueError(f'Images of {images.shape[1]} x {images.shape[2]} pixels are no whole '
-                             f'number of patches of {self.patch}')
+            raise ValueError(
+                f'Images of {images.shape[1]} x {images.shape[2]} pixels are no whole '
+                f'number of patches of {self.patch}'
+            )
         x = images.astype(self.dtype) / 127.5 - 1
         if self.stem == 'pyramid':
             x = PyramidStem(self.stem_widths, self.width, self.dtype, name='stem')(x)
@@ -136,11 +155,25 @@ class ViT(nn.Module):
             x = layers.LayerNorm(self.dtype, name='stem_norm')(x)
             x += sincos_positions(rows, columns, width).astype(self.dtype)
         else:
-            x += self.param('positions', nn.with_logical_partitioning(
-                nn.initializers.normal(width ** -0.5), ('positions', 'embed')),
-                (rows * columns, width), jnp.float32).astype(self.dtype)
-        x, _ = layers.stack(Block, self.depth, self.remat, self.unroll, width=width, heads=self.heads,
-                            mlp=self.mlp, dtype=self.dtype, name='blocks')(x, None)
+            x += self.param(
+                'positions',
+                nn.with_logical_partitioning(
+                    nn.initializers.normal(width**-0.5), ('positions', 'embed')
+                ),
+                (rows * columns, width),
+                jnp.float32,
+            ).astype(self.dtype)
+        x, _ = layers.stack(
+            Block,
+            self.depth,
+            self.remat,
+            self.unroll,
+            width=width,
+            heads=self.heads,
+            mlp=self.mlp,
+            dtype=self.dtype,
+            name='blocks',
+        )(x, None)
         x = layers.LayerNorm(self.dtype, name='norm')(x)
         if self.context:
             # Every token is told what the picture holds: the largest value of each feature. What

@@ -13,10 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from rt2_jax.models import classifier
-from rt2_jax.models import encoder_decoder
-from rt2_jax.models import layers
-from rt2_jax.models import vit
+from rt2_jax.models import classifier, encoder_decoder, layers, vit
 from rt2_jax.nearest import nearest
 
 
@@ -29,13 +26,19 @@ class Head(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, columns: jax.Array | None = None) -> jax.Array:
         """Maps [..., D] to float32 [..., V], or [..., C] for columns int32 [C]."""
-        kernel = self.param('kernel', nn.with_logical_partitioning(
-            nn.initializers.normal(x.shape[-1] ** -0.5), ('embed', 'vocab')),
-            (x.shape[-1], self.vocab), jnp.float32)
+        kernel = self.param(
+            'kernel',
+            nn.with_logical_partitioning(
+                nn.initializers.normal(x.shape[-1] ** -0.5), ('embed', 'vocab')
+            ),
+            (x.shape[-1], self.vocab),
+            jnp.float32,
+        )
         if columns is not None:
             kernel = kernel[:, columns]
-        return jnp.einsum('...d,dv->...v', x, kernel.astype(self.dtype),
-                          preferred_element_type=jnp.float32)
+        return jnp.einsum(
+            '...d,dv->...v', x, kernel.astype(self.dtype), preferred_element_type=jnp.float32
+        )
 
 
 class PaLI(nn.Module):
@@ -57,9 +60,7 @@ class PaLI(nn.Module):
         width = self.encoder['width']
         self.tower = vit.ViT(dtype=self.dtype, **self.vision)
         self.projection = layers.Linear((width,), ('vision', 'embed'), self.dtype)
-        self.embedding = nn.Embed(
-            self.vocab, width, dtype=self.dtype, embedding_init=nn.with_logical_partitioning(
-                nn.initializers.normal(width ** -0.5), ('vocab', 'embed')))
+        self.embedding = layers.embedding(self.vocab, width, self.dtype)
         self.text_encoder = encoder_decoder.Encoder(dtype=self.dtype, **self.encoder)
         self.text_decoder = encoder_decoder.Decoder(dtype=self.dtype, **self.decoder)
         self.head = Head(self.vocab, self.dtype)
@@ -91,8 +92,9 @@ class PaLI(nn.Module):
         """Encodes images uint8 [B, F, H, W, 3] and prompt int32 [B, P] into a cache for `step`."""
         return self.text_decoder.prefill(*self.encode(images, prompt), max_length)
 
-    def step(self, cache: dict, token: jax.Array,
-             columns: jax.Array | None = None) -> tuple[jax.Array, dict]:
+    def step(
+        self, cache: dict, token: jax.Array, columns: jax.Array | None = None
+    ) -> tuple[jax.Array, dict]:
         """Decodes one token.
 
         Args:

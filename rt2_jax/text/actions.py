@@ -18,17 +18,18 @@ In both cases a value inside its range comes back within half a bin.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 import dataclasses
 import json
 import math
-from typing import Any, Mapping, Sequence
+from typing import Any
 
 from absl import logging
 import numpy as np
 
 BINS = 256
-DIMENSIONS = ("dx", "dy", "dz", "drx", "dry", "drz", "gripper")
-ACTION_NAMES = ("terminate",) + DIMENSIONS
+DIMENSIONS = ('dx', 'dy', 'dz', 'drx', 'dry', 'drz', 'gripper')
+ACTION_NAMES = ('terminate',) + DIMENSIONS
 ACTION_LENGTH = len(ACTION_NAMES)
 CARRY_ON, TERMINATE = 1, 0  # the first integer of an action string
 
@@ -55,7 +56,7 @@ class ActionSpace:
     low: tuple[float, ...]
     high: tuple[float, ...]
     names: tuple[str, ...] = DIMENSIONS
-    units: tuple[str, ...] = ("m", "m", "m", "rad", "rad", "rad", "1")
+    units: tuple[str, ...] = ('m', 'm', 'm', 'rad', 'rad', 'rad', '1')
     bins: int = BINS
 
     def __post_init__(self):
@@ -64,31 +65,36 @@ class ActionSpace:
         lengths = {len(low), len(high), len(self.names), len(self.units)}
         if len(lengths) != 1:
             raise ValueError(
-                f"ActionSpace: {len(self.names)} names, {len(low)} lower ends, {len(high)} upper "
-                f"ends and {len(self.units)} units; there must be as many of each."
+                f'ActionSpace: {len(self.names)} names, {len(low)} lower ends, {len(high)} upper '
+                f'ends and {len(self.units)} units; there must be as many of each.'
             )
         if self.bins < 2:
-            raise ValueError(f"ActionSpace: bins is {self.bins}; at least 2 are needed.")
+            raise ValueError(f'ActionSpace: bins is {self.bins}; at least 2 are needed.')
         ends = [
-            self._checked_range(name, a, b) for name, a, b in zip(self.names, low, high, strict=True)
+            self._checked_range(name, a, b)
+            for name, a, b in zip(self.names, low, high, strict=True)
         ]
-        object.__setattr__(self, "low", tuple(a for a, _ in ends))
-        object.__setattr__(self, "high", tuple(b for _, b in ends))
-        object.__setattr__(self, "names", tuple(self.names))
-        object.__setattr__(self, "units", tuple(self.units))
+        object.__setattr__(self, 'low', tuple(a for a, _ in ends))
+        object.__setattr__(self, 'high', tuple(b for _, b in ends))
+        object.__setattr__(self, 'names', tuple(self.names))
+        object.__setattr__(self, 'units', tuple(self.units))
 
     @staticmethod
     def _checked_range(name: str, low: float, high: float) -> tuple[float, float]:
         if not (math.isfinite(low) and math.isfinite(high)) or high < low:
-            raise ValueError(f"ActionSpace: the range of {name!r} is [{low}, {high}].")
+            raise ValueError(f'ActionSpace: the range of {name!r} is [{low}, {high}].')
         # The slack keeps a range that was widened once from being widened, and warned of, again.
         if high - low >= MINIMUM_RANGE * (1 - 1e-9):
             return low, high
         middle = (low + high) / 2
         logging.warning(
-            "Action dimension %r has a range of only %g ([%g, %g]); widened to %g.",
-            name, high - low, low, high, MINIMUM_RANGE,
-        )  # fmt: skip
+            'Action dimension %r has a range of only %g ([%g, %g]); widened to %g.',
+            name,
+            high - low,
+            low,
+            high,
+            MINIMUM_RANGE,
+        )
         return middle - MINIMUM_RANGE / 2, middle + MINIMUM_RANGE / 2
 
     @classmethod
@@ -104,9 +110,9 @@ class ActionSpace:
         """Ranges from a data set's own actions, float [N, 7]: its q01 and q99 by default."""
         actions = np.asarray(actions, np.float64)
         if actions.ndim != 2 or actions.shape[1] != len(DIMENSIONS) or not len(actions):
-            raise ValueError(f"Expected actions [N, {len(DIMENSIONS)}], got {actions.shape}.")
+            raise ValueError(f'Expected actions [N, {len(DIMENSIONS)}], got {actions.shape}.')
         if not np.isfinite(actions).all():
-            raise ValueError("Cannot take quantiles: some actions are NaN or infinite.")
+            raise ValueError('Cannot take quantiles: some actions are NaN or infinite.')
         low, high = np.quantile(actions, [lower, upper], axis=0)
         return cls(low=tuple(low.tolist()), high=tuple(high.tolist()))
 
@@ -138,11 +144,11 @@ class ActionSpace:
         fields = dict(json.loads(text) if isinstance(text, str) else text)
         valid = [field.name for field in dataclasses.fields(cls)]
         if missing := [name for name in valid if name not in fields]:
-            raise ValueError(f"ActionSpace JSON lacks {missing}; it has {sorted(fields)}.")
+            raise ValueError(f'ActionSpace JSON lacks {missing}; it has {sorted(fields)}.')
         if unknown := [name for name in fields if name not in valid]:
-            raise ValueError(f"ActionSpace JSON has unknown fields {unknown}; valid: {valid}.")
-        lists = {k: tuple(v) for k, v in fields.items() if k != "bins"}
-        return cls(bins=int(fields["bins"]), **lists)
+            raise ValueError(f'ActionSpace JSON has unknown fields {unknown}; valid: {valid}.')
+        lists = {k: tuple(v) for k, v in fields.items() if k != 'bins'}
+        return cls(bins=int(fields['bins']), **lists)
 
 
 class ActionTokenizer:
@@ -189,20 +195,20 @@ class ActionTokenizer:
         action = np.asarray(action, np.float64)
         if action.ndim < 1 or action.shape[-1] != self.length:
             raise ValueError(
-                f"An action has {self.length} numbers ({', '.join(ACTION_NAMES)}), "
-                f"got shape {action.shape}."
+                f'An action has {self.length} numbers ({", ".join(ACTION_NAMES)}), '
+                f'got shape {action.shape}.'
             )
         if not np.isfinite(action).all():
             bad = np.argwhere(~np.isfinite(action))[0]
             raise ValueError(
-                f"Action {tuple(int(i) for i in bad[:-1])} has {action[tuple(bad)]} for "
-                f"{self._name(bad[-1])!r}; an action must be finite."
+                f'Action {tuple(int(i) for i in bad[:-1])} has {action[tuple(bad)]} for '
+                f'{self._name(bad[-1])!r}; an action must be finite.'
             )
         flag, values = action[..., 0], action[..., 1:]
         if ((flag < 0) | (flag > 1)).any():
             raise ValueError(
-                f"The terminate flag (element 0 of an action) must lie in [0, 1], got "
-                f"{flag[(flag < 0) | (flag > 1)].flat[0]}."
+                f'The terminate flag (element 0 of an action) must lie in [0, 1], got '
+                f'{flag[(flag < 0) | (flag > 1)].flat[0]}.'
             )
         bins = self._bins(self._clip(values))
         first = np.where(flag >= 0.5, TERMINATE, CARRY_ON)
@@ -217,13 +223,13 @@ class ActionTokenizer:
         """
         integers = np.asarray(integers)
         if integers.ndim < 1 or integers.shape[-1] != self.length:
-            raise ValueError(f"An action has {self.length} integers, got shape {integers.shape}.")
+            raise ValueError(f'An action has {self.length} integers, got shape {integers.shape}.')
         limits = np.array([2] + [self.space.bins] * (self.length - 1))
         if (wrong := (integers < 0) | (integers >= limits)).any():
             place = tuple(np.argwhere(wrong)[0])
             raise ValueError(
-                f"Integer {integers[place]} at position {int(place[-1])} of an action "
-                f"({self._name(place[-1])!r}) is outside 0..{limits[place[-1]] - 1}."
+                f'Integer {integers[place]} at position {int(place[-1])} of an action '
+                f'({self._name(place[-1])!r}) is outside 0..{limits[place[-1]] - 1}.'
             )
         flag = (integers[..., :1] == TERMINATE).astype(np.float32)
         dimension = np.arange(self.length - 1)
@@ -246,14 +252,14 @@ class ActionTokenizer:
         if (integers < 0).any():
             place = tuple(np.argwhere(integers < 0)[0])
             raise ValueError(
-                f"Token id {ids[place]} at position {int(place[-1])} of {ids[place[:-1]].tolist()} "
-                f"is no action token: an action is {self.length} ids of the integers "
-                f"0..{self.space.bins - 1}."
+                f'Token id {ids[place]} at position {int(place[-1])} of {ids[place[:-1]].tolist()} '
+                f'is no action token: an action is {self.length} ids of the integers '
+                f'0..{self.space.bins - 1}.'
             )
         return self.from_integers(integers)
 
     def _name(self, position: int) -> str:
-        return "terminate" if position == 0 else self.space.names[int(position) - 1]
+        return 'terminate' if position == 0 else self.space.names[int(position) - 1]
 
     def _clip(self, values: np.ndarray) -> np.ndarray:
         low, high = np.asarray(self.space.low), np.asarray(self.space.high)
@@ -265,9 +271,12 @@ class ActionTokenizer:
             if (total := int(self.clipped.sum())) >= self._next_report:
                 counts = dict(zip(self.space.names, self.clipped.tolist(), strict=True))
                 logging.warning(
-                    "%d action values so far lay outside their range and were clipped "
-                    "(%d actions encoded before these): %s", total, self.encoded, counts,
-                )  # fmt: skip
+                    '%d action values so far lay outside their range and were clipped '
+                    '(%d actions encoded before these): %s',
+                    total,
+                    self.encoded,
+                    counts,
+                )
                 self._next_report = 10 ** len(str(total))
         return np.clip(values, low, high)
 
@@ -284,20 +293,20 @@ def _checked_integer_ids(tokenizer: Any, bins: int) -> np.ndarray:
     """The ids of the integers 0..bins-1, int32 [bins], proved to be one to one with them."""
     ids = np.asarray(tokenizer.integer_ids, np.int32)
     if ids.ndim != 1 or len(ids) < bins:
-        raise ValueError(f"The tokenizer has {ids.size} single-token integers; {bins} are needed.")
+        raise ValueError(f'The tokenizer has {ids.size} single-token integers; {bins} are needed.')
     ids = ids[:bins]
     if len(np.unique(ids)) != bins:
-        raise ValueError("Two integers of the tokenizer share one token id.")
+        raise ValueError('Two integers of the tokenizer share one token id.')
     if ids.min() < 0 or ids.max() >= tokenizer.vocab_size:
         raise ValueError(
-            f"Integer token ids run from {ids.min()} to {ids.max()}, outside the vocabulary of "
-            f"{tokenizer.vocab_size}."
+            f'Integer token ids run from {ids.min()} to {ids.max()}, outside the vocabulary of '
+            f'{tokenizer.vocab_size}.'
         )
     if reserved := {tokenizer.pad_id, tokenizer.eos_id} & set(ids.tolist()):
-        raise ValueError(f"Token ids {sorted(reserved)} stand for an integer and for padding/EOS.")
+        raise ValueError(f'Token ids {sorted(reserved)} stand for an integer and for padding/EOS.')
     for integer, token in enumerate(ids.tolist()):
         if (text := tokenizer.decode([token]).strip()) != str(integer):
             raise ValueError(
-                f"Integer {integer} is said to be token {token}, but that decodes to {text!r}."
+                f'Integer {integer} is said to be token {token}, but that decodes to {text!r}.'
             )
     return ids

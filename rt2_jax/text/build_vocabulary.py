@@ -10,31 +10,49 @@ import io
 import itertools
 import pathlib
 
-from absl import app
-from absl import flags
+from absl import app, flags
 import sentencepiece
 
-_OUTPUT = flags.DEFINE_string('output', None, 'Where to write the model.', required=True)
-_SIZE = flags.DEFINE_integer('size', 3072, 'Number of tokens.')
+FLAGS = flags.FLAGS
 
 
 def sentences() -> list[str]:
     """The corpus: every wording with every name, once."""
     from rt2_jax.data import compose, pictures, web
     from rt2_jax.text import prompts
+
     catalogue = pictures.catalogue()
     names = [name for picture in catalogue for name in picture.names.values()]
     categories = sorted({picture.category for picture in catalogue})
-    questions = ['what is in the image', 'what kind of thing is in the image', 'list all',
-                 'how many things are in the image', 'what is at', 'where is the gripper']
+    questions = [
+        'what is in the image',
+        'what kind of thing is in the image',
+        'list all',
+        'how many things are in the image',
+        'what is at',
+        'where is the gripper',
+    ]
     questions += [f'what is in the image in {language}' for language in web.LANGUAGE_NAMES.values()]
     for name in itertools.chain(names, categories):
-        questions += [f'where is the {name}', f'what colour is under the {name}',
-                      f'which way from the {name} to the {name}', f'is there a {name}',
-                      f'which way from the gripper to the {name}']
-    instructions = [pattern.format(name) for name in itertools.chain(names, categories) for pattern in
-                    ('pick {0}', 'pick the {0}', 'push {0} to {0}', 'turn {0} left', 'turn {0} right',
-                     'push {0} beside the {0}')]
+        questions += [
+            f'where is the {name}',
+            f'what colour is under the {name}',
+            f'which way from the {name} to the {name}',
+            f'is there a {name}',
+            f'which way from the gripper to the {name}',
+        ]
+    instructions = [
+        pattern.format(name)
+        for name in itertools.chain(names, categories)
+        for pattern in (
+            'pick {0}',
+            'pick the {0}',
+            'push {0} to {0}',
+            'turn {0} left',
+            'turn {0} right',
+            'push {0} beside the {0}',
+        )
+    ]
     corpus = [prompts.web(question) for question in questions]
     corpus += [prompts.robot(instruction) for instruction in instructions]
     corpus += [prompts.robot_plan(instruction) for instruction in instructions]
@@ -49,16 +67,34 @@ def build(size: int) -> bytes:
     """Returns a serialised SentencePiece model with `size` tokens."""
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(sentences()), model_writer=model, model_type='bpe',
-        vocab_size=size, hard_vocab_limit=True, character_coverage=1.0, byte_fallback=True,
-        pad_id=0, eos_id=1, unk_id=2, bos_id=-1, num_threads=1, minloglevel=2,
-        user_defined_symbols=[f'\u2581{k}' for k in range(1001)])
+        sentence_iterator=iter(sentences()),
+        model_writer=model,
+        model_type='bpe',
+        vocab_size=size,
+        hard_vocab_limit=True,
+        character_coverage=1.0,
+        byte_fallback=True,
+        pad_id=0,
+        eos_id=1,
+        unk_id=2,
+        bos_id=-1,
+        num_threads=1,
+        minloglevel=2,
+        user_defined_symbols=[f'\u2581{k}' for k in range(1001)],
+    )
     return model.getvalue()
 
 
+def define_flags() -> None:
+    """Defines the flags of the command; importing this file defines none."""
+    flags.DEFINE_string('output', None, 'Where to write the model.', required=True)
+    flags.DEFINE_integer('size', 3072, 'Number of tokens.')
+
+
 def main(_) -> None:
-    pathlib.Path(_OUTPUT.value).write_bytes(build(_SIZE.value))
+    pathlib.Path(FLAGS.output).write_bytes(build(FLAGS.size))
 
 
 if __name__ == '__main__':
+    define_flags()
     app.run(main)

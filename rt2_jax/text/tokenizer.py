@@ -39,14 +39,16 @@ class Tokenizer:
         if self.pad_id != 0 or self.eos_id < 0:
             raise ValueError(
                 f'The SentencePiece model has pad id {self.pad_id} and end id {self.eos_id}; '
-                'this project needs padding at 0 and an end token')
+                'this project needs padding at 0 and an end token'
+            )
         pieces = [f'\u2581{k}' for k in range(INTEGERS)]
         self.integer_ids = np.array([self._processor.piece_to_id(p) for p in pieces], np.int32)
         unknown = np.flatnonzero(self.integer_ids == self._processor.unk_id())
         if unknown.size:
             raise ValueError(
                 f'The SentencePiece model has no single token for {unknown.size} of the integers '
-                f'0..1000, the first is {unknown[0]}; action bins need one each')
+                f'0..1000, the first is {unknown[0]}; action bins need one each'
+            )
 
     @classmethod
     @functools.cache
@@ -58,6 +60,7 @@ class Tokenizer:
     def load(cls, path) -> 'Tokenizer':
         """Reads a SentencePiece model file."""
         from etils import epath
+
         return cls(epath.Path(path).read_bytes())
 
     def encode(self, text: str) -> list[int]:

@@ -1,41 +1,32 @@
 """Checkpoints that carry all that their use needs.
 
-    DIR/config.json        the run's config
-    DIR/tokenizer.model    the SentencePiece model
-    DIR/embodiment.json    action spaces by source, and the card of the robot that is acted on
-    DIR/versions.json      versions of the libraries that wrote it
-    DIR/checkpoints/STEP/  params, state (optimizer, step, key, running sums) and data position
-
-A directory with `params.npz` in place of `checkpoints/` is an exported one, for inference and as a
-start.
+What is where in a run's directory:
+    config.json        the run's config
+    tokenizer.model    the SentencePiece model
+    embodiment.json    action spaces by source, and the card of the robot that is acted on
+    versions.json      versions of the libraries that wrote it
+    checkpoints/STEP/  params, state (optimizer, step, key, running sums) and data position
 """
 
-from collections.abc import Sequence
 import dataclasses
 import importlib.metadata
-from importlib import resources
 import json
 import platform
 from typing import Any
 
-from absl import logging
 from etils import epath
 import flax
 import jax
-import jax.numpy as jnp
 import ml_collections
-import numpy as np
 import orbax.checkpoint as ocp
 
 from rt2_jax import configuration
 from rt2_jax.data import embodiments
 from rt2_jax.nearest import nearest
-from rt2_jax.parallel.sharding import named_leaves
 from rt2_jax.text.actions import ActionSpace
 from rt2_jax.text.tokenizer import Tokenizer
 from rt2_jax.training import state as state_lib
 
-PACKAGE = 'package:'
 _PACKAGES = (
     'jax',
     'jaxlib',
@@ -50,29 +41,6 @@ _PACKAGES = (
 
 class CheckpointError(ValueError):
     """A directory is no usable checkpoint, or one of something else."""
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Loaded:
-    """All that inference needs.
-
-    Attributes:
-        config: the config of the run.
-        params: nested dict of arrays.
-        tokenizer: the run's tokenizer.
-        action_space: of the embodiment that the config names.
-        embodiment: that embodiment's card as a dict.
-        step: how many steps the parameters have been trained for.
-        directory: where all this came from.
-    """
-
-    config: ml_collections.ConfigDict
-    params: Any
-    tokenizer: Tokenizer
-    action_space: ActionSpace
-    embodiment: dict[str, Any]
-    step: int
-    directory: epath.Path
 
 
 def versions() -> dict[str, str]:
@@ -109,11 +77,11 @@ def write_assets(
         'sources': spaces,
         'action_space': json.loads(_acted_on(card, action_spaces).to_json()),
     }
-    _write(workdir / 'tokenizer.model', tokenizer.model_bytes)
-    _write(workdir / 'embodiment.json', json.dumps(embodiment, indent=2).encode())
-    _write(workdir / 'versions.json', json.dumps(versions(), indent=2).encode())
+    write(workdir / 'tokenizer.model', tokenizer.model_bytes)
+    write(workdir / 'embodiment.json', json.dumps(embodiment, indent=2).encode())
+    write(workdir / 'versions.json', json.dumps(versions(), indent=2).encode())
     # Last, because a config.json says that the others are there.
-    _write(workdir / 'config.json', configuration.to_json(config).encode())
+    write(workdir / 'config.json', configuration.to_json(config).encode())
 
 
 def _acted_on(card, action_spaces) -> ActionSpace:
@@ -122,7 +90,8 @@ def _acted_on(card, action_spaces) -> ActionSpace:
     return action_spaces.get(card.name, next(iter(action_spaces.values())))
 
 
-def _write(path: epath.Path, content: bytes) -> None:
+def write(path: epath.Path, content: bytes) -> None:
+    """Writes a file so that it appears whole or not at all."""
     temporary = path.parent / (path.name + '.new')
     temporary.write_bytes(content)
     temporary.replace(path)
@@ -338,152 +307,3 @@ def _filled(expected: Any, found: Any) -> Any:
         key: None if value is None else _filled(value, found.get(key, {}))
         for key, value in expected.items()
     }
-
-
-def load_for_inference(
-    workdir: epath.PathLike, step: int | None = None, sharding: jax.sharding.Sharding | None = None
-) -> Loaded:
-    """Loads what `evaluate` and `serve` need from a directory and nothing else.
-
-    Args:
-        workdir: a run's directory, an exported one, or 'package:NAME' for one that comes with the
-            package.
-        step: which step; the latest by default.
-        sharding: of every parameter; the first local device by default.
-
-    Raises:
-        CheckpointError: no such directory, empty, half-written, or no such step.
-    """
-    workdir = locate(workdir)
-    config = read_config(workdir)
-    tokenizer = Tokenizer((workdir / 'tokenizer.model').read_bytes())
-    embodiment = json.loads((workdir / 'embodiment.json').read_text())
-    if (workdir / 'params.npz').exists():
-        params, step = _read_exported(workdir / 'params.npz', step)
-        params = jax.device_put(params, sharding)
-    else:
-        step = _choose_step(workdir, step)
-        checkpoints = Checkpoints(workdir, read_only=True)
-        params = checkpoints.restore_params(step, sharding)
-        checkpoints.close()
-    return Loaded(
-        config=config,
-        params=params,
-        tokenizer=tokenizer,
-        step=step,
-        directory=workdir,
-        action_space=ActionSpace.from_json(embodiment['action_space']),
-        embodiment=embodiment['embodiment'],
-    )
-
-
-def _choose_step(workdir: epath.Path, step: int | None) -> int:
-    folder = workdir / 'checkpoints'
-    present = [path.name for path in folder.iterdir()] if folder.exists() else []
-    steps = sorted(int(name) for name in present if name.isdigit())
-    if not steps:
-        unfinished = f' (unfinished: {", ".join(sorted(present))})' if present else ''
-        raise CheckpointError(
-            f'{workdir} has no complete checkpoint yet{unfinished}: training was stopped before '
-            f'its first '
-            'one, or is still on its way to it; start it again with the same command'
-        )
-    if step is not None and step not in steps:
-        raise CheckpointError(
-            f'{workdir} has no checkpoint of step {step}{nearest(str(step), map(str, steps))}'
-        )
-    return steps[-1] if step is None else step
-
-
-def locate(directory: epath.PathLike) -> epath.Path:
-    """The path of a checkpoint directory; 'package:NAME' is one that comes with rt2_jax.
-
-    Raises:
-        CheckpointError: the package has no checkpoint of this name.
-    """
-    if not str(directory).startswith(PACKAGE):
-        return epath.Path(directory)
-    name = str(directory).removeprefix(PACKAGE)
-    root = epath.Path(str(resources.files('rt2_jax'))) / 'pretrained'
-    present = (
-        [path.name for path in root.iterdir() if (path / 'config.json').exists()]
-        if root.exists()
-        else []
-    )
-    if name not in present:
-        hint = nearest(name, present) if present else ', nor any other'
-        raise CheckpointError(f'the package has no checkpoint {name!r}{hint}')
-    return root / name
-
-
-def export(
-    workdir: epath.PathLike,
-    output: epath.PathLike,
-    step: int | None = None,
-    dtype: Any = jnp.bfloat16,
-) -> int:
-    """Writes the parameters and assets of a run into a small directory that loads anywhere.
-
-    Args:
-        workdir: the run's directory.
-        output: the directory to write, with a `params.npz`.
-        step: which step; the latest by default.
-        dtype: bfloat16 or float32.
-
-    Returns:
-        The size of `params.npz` in bytes.
-    """
-    loaded, output = load_for_inference(workdir, step), epath.Path(output)
-    output.mkdir(parents=True, exist_ok=True)
-    for name in ('config.json', 'tokenizer.model', 'embodiment.json', 'versions.json'):
-        _write(output / name, (loaded.directory / name).read_bytes())
-    arrays = {'step': np.int64(loaded.step), 'dtype': np.array(jnp.dtype(dtype).name)}
-    for name, value in named_leaves(loaded.params).items():
-        value = np.asarray(value.astype(dtype))
-        # npz knows no bfloat16: its bits are kept as integers.
-        arrays[f'params/{name}'] = value.view(np.uint16) if value.dtype.itemsize == 2 else value
-    temporary = output / 'params.new.npz'
-    with temporary.open('wb') as file:
-        np.savez_compressed(file, **arrays)
-    temporary.replace(output / 'params.npz')
-    return (output / 'params.npz').stat().length
-
-
-def _read_exported(path: epath.Path, step: int | None) -> tuple[Any, int]:
-    with path.open('rb') as file, np.load(file) as arrays:
-        if step is not None and step != int(arrays['step']):
-            raise CheckpointError(f'{path} holds step {int(arrays["step"])}, not {step}')
-        dtype = jnp.dtype(str(arrays['dtype']))
-        params = {}
-        for name in arrays.files:
-            if name.startswith('params/'):
-                value = arrays[name].view(dtype).astype(np.float32)
-                params[tuple(name.split('/')[1:])] = value
-        return flax.traverse_util.unflatten_dict(params), int(arrays['step'])
-
-
-def initial_params(directory: str, parts: Sequence[str], tokenizer: Tokenizer) -> Any:
-    """Parameters that a run starts from, on the host, for `config.init_from`.
-
-    Args:
-        directory: a run's, or 'package:NAME'.
-        parts: top-level parts that are taken ('tower', ...); all if empty.
-        tokenizer: of the run that starts.
-
-    Raises:
-        CheckpointError: as `load_for_inference`, or it was trained with another vocabulary.
-    """
-    loaded = load_for_inference(directory)
-    if loaded.tokenizer.model_bytes != tokenizer.model_bytes:
-        raise CheckpointError(
-            f'config.init_from={directory} was trained with another vocabulary than this run has; '
-            'set config.tokenizer to its tokenizer.model'
-        )
-    for part in parts:
-        if part not in loaded.params:
-            raise CheckpointError(
-                f'config.init_parts names {part!r}, which {directory} does not have'
-                f'{nearest(part, loaded.params)}'
-            )
-    logging.info('starting from %s, step %d', loaded.directory, loaded.step)
-    return jax.device_get({part: loaded.params[part] for part in parts or loaded.params})

@@ -11,17 +11,12 @@ from jax.sharding import Mesh
 import numpy as np
 import optax
 
-from rt2_jax.data import mixture
-from rt2_jax.data import pipeline
-from rt2_jax.data import sources as sources_lib
+from rt2_jax.data import mixture, pipeline, sources as sources_lib
 from rt2_jax.models import vla
 from rt2_jax.parallel import sharding
-from rt2_jax.text.actions import ActionSpace
-from rt2_jax.text.actions import ActionTokenizer
+from rt2_jax.text.actions import ActionSpace, ActionTokenizer
 from rt2_jax.text.tokenizer import Tokenizer
-from rt2_jax.training import optimizer as optimizer_lib
-from rt2_jax.training import state as state_lib
-from rt2_jax.training import step as step_lib
+from rt2_jax.training import optimizer as optimizer_lib, state as state_lib, step as step_lib
 
 # Kinds of examples whose answers end with an action.
 ACTING_KINDS = ('robot', 'robot_plan')

@@ -20,36 +20,36 @@ def make_episode(number: int) -> dict:
         frame = backdrop.copy()
         frame[8 * t : 8 * t + 8] = (40 * number % 256, 20 * t, 128)
         return {
-            "observation": {
-                "image": frame,
-                "natural_language_instruction": f"pick thing {number % 4}",
-                "gripper_xyz": rng.uniform(-0.2, 0.2, 3).astype(np.float32),
-                "gripper_yaw": np.float32(rng.uniform(-0.2, 0.2)),
-                "gripper_pixel": np.array([t / 10, number / 100], np.float32),
-                "object_names": f"thing {number % 4}\nthé {t}",
-                "object_pixels": np.full([4, 2], np.nan, np.float32),
+            'observation': {
+                'image': frame,
+                'natural_language_instruction': f'pick thing {number % 4}',
+                'gripper_xyz': rng.uniform(-0.2, 0.2, 3).astype(np.float32),
+                'gripper_yaw': np.float32(rng.uniform(-0.2, 0.2)),
+                'gripper_pixel': np.array([t / 10, number / 100], np.float32),
+                'object_names': f'thing {number % 4}\nthé {t}',
+                'object_pixels': np.full([4, 2], np.nan, np.float32),
             },
-            "action": {
-                "world_vector": rng.uniform(-0.4, 0.4, 3).astype(np.float32),
-                "rotation_delta": np.array([0, 0, 0.1 * t], np.float32),
-                "gripper_closedness_action": np.array([(-1.0) ** t], np.float32),
-                "terminate_episode": np.array([t == steps - 1], np.int32),
+            'action': {
+                'world_vector': rng.uniform(-0.4, 0.4, 3).astype(np.float32),
+                'rotation_delta': np.array([0, 0, 0.1 * t], np.float32),
+                'gripper_closedness_action': np.array([(-1.0) ** t], np.float32),
+                'terminate_episode': np.array([t == steps - 1], np.int32),
             },
-            "reward": np.float32(t == steps - 1),
-            "discount": np.float32(1),
-            "is_first": t == 0,
-            "is_last": t == steps - 1,
-            "is_terminal": t == steps - 1,
+            'reward': np.float32(t == steps - 1),
+            'discount': np.float32(1),
+            'is_first': t == 0,
+            'is_last': t == steps - 1,
+            'is_terminal': t == steps - 1,
         }
 
     return {
-        "steps": [step(t) for t in range(steps)],
-        "episode_metadata": {
-            "success": number % 5 != 0,
-            "task": "pick",
-            "suite": "seen",
-            "seed": 2**40 + number,
-            "objects": [f"thing {i}" for i in range(number % 3)],
+        'steps': [step(t) for t in range(steps)],
+        'episode_metadata': {
+            'success': number % 5 != 0,
+            'task': 'pick',
+            'suite': 'seen',
+            'seed': 2**40 + number,
+            'objects': [f'thing {i}' for i in range(number % 3)],
         },
     }
 
@@ -62,23 +62,27 @@ def write_dataset(directory, episodes: int = 30):
     numbers = np.array_split(np.arange(episodes), SHARDS)
     for shard, inside in enumerate(numbers):
         rlds_writer.write_shard(
-            directory / rlds_writer.shard_name(schema.NAME, "train", shard, SHARDS),
+            directory / rlds_writer.shard_name(schema.NAME, 'train', shard, SHARDS),
             (encode(make_episode(int(n))) for n in inside),
         )
     rlds_writer.finish(
-        directory, features, name=schema.NAME, version=schema.VERSION,
-        description=schema.DESCRIPTION, shard_lengths=[len(x) for x in numbers],
-    )  # fmt: skip
+        directory,
+        features,
+        name=schema.NAME,
+        version=schema.VERSION,
+        description=schema.DESCRIPTION,
+        shard_lengths=[len(x) for x in numbers],
+    )
     return directory
 
 
 @pytest.fixture
 def dataset(tmp_path):
     """A data set that the test may damage."""
-    return write_dataset(tmp_path / "tabletop")
+    return write_dataset(tmp_path / 'tabletop')
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope='session')
 def whole_dataset(tmp_path_factory):
     """A data set shared by the tests that only read."""
-    return write_dataset(tmp_path_factory.mktemp("data") / "tabletop")
+    return write_dataset(tmp_path_factory.mktemp('data') / 'tabletop')

@@ -3,10 +3,7 @@
 import numpy as np
 import pytest
 
-from rt2_jax.data import frame_questions
-from rt2_jax.data import plans
-from rt2_jax.data import rlds
-from rt2_jax.data import web
+from rt2_jax.data import frame_questions, plans, rlds, web
 from rt2_jax.envs.tabletop import collect
 from rt2_jax.text import prompts
 
@@ -14,8 +11,11 @@ from rt2_jax.text import prompts
 @pytest.fixture(scope='module')
 def steps(tmp_path_factory):
     directory = tmp_path_factory.mktemp('episodes') / 'tabletop'
-    collect.collect(directory, collect.Settings(episodes=3, noise=0.0, image_size=64,
-                                                tasks=('pick', 'push', 'turn')), processes=1)
+    collect.collect(
+        directory,
+        collect.Settings(episodes=3, noise=0.0, image_size=64, tasks=('pick', 'push', 'turn')),
+        processes=1,
+    )
     return rlds.open_source(directory, 'tabletop', name='tabletop')
 
 
@@ -27,7 +27,9 @@ def test_answers_are_true(steps, kind):
         example, step = source[index], steps.raw(index)
         assert example.prompt == source[index].prompt and example.answer == source[index].answer
         assert example.kind == kind and example.frames.shape == (1, 64, 64, 3)
-        places = dict(zip(step['observation/object_names'].split('\n'), step['observation/object_pixels']))
+        places = dict(
+            zip(step['observation/object_names'].split('\n'), step['observation/object_pixels'])
+        )
         gripper = step['observation/gripper_pixel']
         if kind == 'frame_gripper':
             assert example.answer == web.place(np.clip(gripper, 0, 1))
@@ -36,8 +38,11 @@ def test_answers_are_true(steps, kind):
             assert example.answer.startswith(f'{first} {web.place(places[first])}')
         else:
             name = example.prompt.removesuffix('? A:').split('the ')[-1]
-            expected = (web.place(places[name]) if kind == 'frame_where'
-                        else web.offset(gripper, places[name]))
+            expected = (
+                web.place(places[name])
+                if kind == 'frame_where'
+                else web.offset(gripper, places[name])
+            )
             assert example.answer == expected
 
 
@@ -53,15 +58,23 @@ def test_plans_say_where_the_named_things_are(steps):
         assert example.prompt == prompts.robot_plan(step['instruction'])
         assert example.answer.startswith('Plan: ') and example.answer.endswith('. Action:')
         np.testing.assert_array_equal(example.action, steps.action(index))
-        places = dict(zip(step['observation/object_names'].split('\n'), step['observation/object_pixels']))
+        places = dict(
+            zip(step['observation/object_names'].split('\n'), step['observation/object_pixels'])
+        )
         for name, uv in places.items():
             told = f'{name} {web.place(uv)}' in example.answer
-            assert told == (f' {name} ' in f" {step['instruction']} ")
-        assert f"gripper {web.place(np.clip(step['observation/gripper_pixel'], 0, 1))}" in example.answer
+            assert told == (f' {name} ' in f' {step["instruction"]} ')
+        assert (
+            f'gripper {web.place(np.clip(step["observation/gripper_pixel"], 0, 1))}'
+            in example.answer
+        )
 
 
 def test_a_name_inside_another_is_not_meant():
-    step = {'instruction': 'push car to carrot', 'observation/object_names': 'carrot\ncar\nfox',
-            'observation/object_pixels': np.array([[.1, .2], [.5, .5], [.9, .9], [np.nan] * 2]),
-            'observation/gripper_pixel': np.array([.3, .3])}
+    step = {
+        'instruction': 'push car to carrot',
+        'observation/object_names': 'carrot\ncar\nfox',
+        'observation/object_pixels': np.array([[0.1, 0.2], [0.5, 0.5], [0.9, 0.9], [np.nan] * 2]),
+        'observation/gripper_pixel': np.array([0.3, 0.3]),
+    }
     assert plans.grounded(step) == 'car 510 510 carrot 110 210 gripper 310 310'

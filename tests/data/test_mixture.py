@@ -6,23 +6,20 @@ import pickle
 import numpy as np
 import pytest
 
-from rt2_jax.data.mixture import Interleaving
-from rt2_jax.data.mixture import quotas
-from rt2_jax.data.mixture import RobotShareMap
-from rt2_jax.data.mixture import Schedule
+from rt2_jax.data.mixture import Interleaving, RobotShareMap, Schedule, quotas
 
 SCHEDULES = [
     Schedule(start=0.5),
     Schedule(start=1 / 3),
     Schedule(start=0.66),
-    Schedule("ramp", start=0.1, end=0.9, begin=20, finish=180),
-    Schedule("ramp", start=0.8, end=0.2, begin=0, finish=50),
-    Schedule("steps", boundaries=(30, 100), shares=(0.0, 0.37, 1.0)),
+    Schedule('ramp', start=0.1, end=0.9, begin=20, finish=180),
+    Schedule('ramp', start=0.8, end=0.2, begin=0, finish=50),
+    Schedule('steps', boundaries=(30, 100), shares=(0.0, 0.37, 1.0)),
 ]
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES)
-@pytest.mark.parametrize("batch_size", [1, 7, 64])
+@pytest.mark.parametrize('schedule', SCHEDULES)
+@pytest.mark.parametrize('batch_size', [1, 7, 64])
 def test_share_follows_its_schedule_within_one_example(schedule, batch_size):
     table = quotas(schedule, 200, batch_size)
     wanted = schedule.share(np.arange(200)) * batch_size
@@ -30,7 +27,7 @@ def test_share_follows_its_schedule_within_one_example(schedule, batch_size):
     assert np.abs(table[1:] - np.cumsum(wanted)).max() <= 0.5 + 200 * batch_size / 2**20
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize('schedule', SCHEDULES)
 def test_every_example_of_every_source_comes_once_and_in_order(schedule):
     mapping = RobotShareMap(schedule, 150, 13, [1.0, 2.5], [0.3, 0.6, 0.1])
     seen, sides = Counter(), []
@@ -70,19 +67,19 @@ def test_interleaving_keeps_to_its_weights_throughout():
 
 def test_bad_schedules():
     with pytest.raises(ValueError, match="did you mean 'constant'"):
-        Schedule("constnat")
-    with pytest.raises(ValueError, match=r"lie in \[0, 1\]; got 1.5"):
+        Schedule('constnat')
+    with pytest.raises(ValueError, match=r'lie in \[0, 1\]; got 1.5'):
         Schedule(start=1.5)
-    with pytest.raises(ValueError, match="one share more"):
-        Schedule("steps", boundaries=(1,), shares=(0.5,))
-    with pytest.raises(ValueError, match="finish after"):
-        Schedule("ramp", begin=5, finish=5)
+    with pytest.raises(ValueError, match='one share more'):
+        Schedule('steps', boundaries=(1,), shares=(0.5,))
+    with pytest.raises(ValueError, match='finish after'):
+        Schedule('ramp', begin=5, finish=5)
     with pytest.raises(ValueError, match="field 'stat'; did you mean 'start'"):
-        Schedule.from_config({"stat": 0.5})
-    with pytest.raises(ValueError, match="no robot source"):
+        Schedule.from_config({'stat': 0.5})
+    with pytest.raises(ValueError, match='no robot source'):
         RobotShareMap(Schedule(start=0.5), 10, 8, [], [1.0])
-    with pytest.raises(ValueError, match="no web source"):
+    with pytest.raises(ValueError, match='no web source'):
         RobotShareMap(Schedule(start=0.5), 10, 8, [1.0], [])
-    with pytest.raises(ValueError, match="positive"):
+    with pytest.raises(ValueError, match='positive'):
         Interleaving([1.0, 0.0])
     assert len(RobotShareMap(Schedule(start=0.0), 10, 8, [], [1.0])) == 80

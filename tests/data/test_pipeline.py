@@ -10,12 +10,10 @@ import jax
 import numpy as np
 import pytest
 
-from rt2_jax.data import images
-from rt2_jax.data import rlds
+from rt2_jax.data import images, rlds
 from rt2_jax.data.example import Example
 from rt2_jax.data.mixture import Schedule
-from rt2_jax.data.pipeline import make_iterator
-from rt2_jax.data.pipeline import rows_of_host
+from rt2_jax.data.pipeline import make_iterator, rows_of_host
 from rt2_jax.text.actions import ActionTokenizer
 from rt2_jax.text.tokenizer import Tokenizer
 
@@ -27,36 +25,43 @@ class Words:
     """A web source of plain frames: item i asks about, and shows, the number i."""
 
     length: int = 50
-    answer: str = "the number {}"
-    question: str = "Q: what number is this? A:"
-    kinds = ("number",)
+    answer: str = 'the number {}'
+    question: str = 'Q: what number is this? A:'
+    kinds = ('number',)
 
     def __len__(self):
         return self.length
 
     def __getitem__(self, i):
         frame = np.full([1, 40, 40, 3], i, np.uint8)
-        return Example(frame, self.question, self.answer.format(i), None, "words", "number")
+        return Example(frame, self.question, self.answer.format(i), None, 'words', 'number')
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope='module')
 def tokenizer():
     return Tokenizer.load_default()
 
 
 @pytest.fixture
 def make(whole_dataset, tokenizer):
-    source = rlds.open_source(whole_dataset, "tabletop")
+    source = rlds.open_source(whole_dataset, 'tabletop')
     iterators = []
 
     def make(robot=None, web=None, **changes):
         settings = dict(
-            tokenizer=tokenizer, schedule=Schedule(start=0.5), batches=30, batch_size=BATCH,
-            image_size=32, prompt_length=24, target_length=16, seed=3, **{},
-        )  # fmt: skip
+            tokenizer=tokenizer,
+            schedule=Schedule(start=0.5),
+            batches=30,
+            batch_size=BATCH,
+            image_size=32,
+            prompt_length=24,
+            target_length=16,
+            seed=3,
+            **{},
+        )
         settings.update(changes)
-        robot = {"tabletop": (source, 1.0)} if robot is None else robot
-        web = {"words": (Words(), 1.0)} if web is None else web
+        robot = {'tabletop': (source, 1.0)} if robot is None else robot
+        web = {'words': (Words(), 1.0)} if web is None else web
         iterators.append(make_iterator(robot, web, **settings))
         return iterators[-1]
 
@@ -75,31 +80,31 @@ def test_contents(make, tokenizer):
     actions = ActionTokenizer(make.source.action_space, tokenizer)
     expected = {make.source.action(i).tobytes(): i for i in range(len(make.source))}
     batch = jax.tree.map(np.asarray, next(iterator))
-    assert iterator.sources == ("tabletop", "words") and iterator.kinds == ("number", "robot")
-    assert batch["images"].shape == (BATCH, 1, 32, 32, 3) and batch["images"].dtype == np.uint8
-    assert batch["prompt"].shape == (BATCH, 24) and batch["target"].shape == (BATCH, 16)
-    assert all(batch[k].dtype == np.int32 for k in ("prompt", "target", "source", "kind", "index"))
-    assert batch["index"].tolist() == list(range(BATCH))
-    assert (batch["source"] == 0).sum() == BATCH // 2
-    np.testing.assert_array_equal(batch["kind"], np.where(batch["source"] == 0, 1, 0))
+    assert iterator.sources == ('tabletop', 'words') and iterator.kinds == ('number', 'robot')
+    assert batch['images'].shape == (BATCH, 1, 32, 32, 3) and batch['images'].dtype == np.uint8
+    assert batch['prompt'].shape == (BATCH, 24) and batch['target'].shape == (BATCH, 16)
+    assert all(batch[k].dtype == np.int32 for k in ('prompt', 'target', 'source', 'kind', 'index'))
+    assert batch['index'].tolist() == list(range(BATCH))
+    assert (batch['source'] == 0).sum() == BATCH // 2
+    np.testing.assert_array_equal(batch['kind'], np.where(batch['source'] == 0, 1, 0))
     lookup = {actions.encode(make.source.action(i)).tobytes(): i for i in expected.values()}
     for row in range(BATCH):
-        prompt, target = (batch[k][row][batch[k][row] != 0].tolist() for k in ("prompt", "target"))
+        prompt, target = (batch[k][row][batch[k][row] != 0].tolist() for k in ('prompt', 'target'))
         assert target[-1] == tokenizer.eos_id
-        if batch["source"][row] == 0:
+        if batch['source'][row] == 0:
             i = lookup[np.array(target[:-1], np.int32).tobytes()]
             example = make.source[i]
             assert prompt == tokenizer.encode(example.prompt)
             resized = images.resize(example.frames, 32)
-            np.testing.assert_array_equal(batch["images"][row], resized)
+            np.testing.assert_array_equal(batch['images'][row], resized)
         else:
-            number = int(batch["images"][row].flat[0])
-            assert target[:-1] == tokenizer.encode(f"the number {number}")
+            number = int(batch['images'][row].flat[0])
+            assert target[:-1] == tokenizer.encode(f'the number {number}')
 
 
 def test_every_epoch_is_another_permutation(make):
     iterator = make(schedule=Schedule(start=0.0), batch_size=25, batches=6)
-    numbers = [np.asarray(batch["images"])[:, 0, 0, 0, 0].tolist() for batch in iterator]
+    numbers = [np.asarray(batch['images'])[:, 0, 0, 0, 0].tolist() for batch in iterator]
     epochs = [numbers[0] + numbers[1], numbers[2] + numbers[3], numbers[4] + numbers[5]]
     assert all(sorted(epoch) == list(range(50)) for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) == 3 and sorted(epochs[0]) != epochs[0]
@@ -110,7 +115,7 @@ def test_another_seed_is_another_order(make):
     assert not same(next(make(seed=1)), next(make(seed=2)))
 
 
-@pytest.mark.parametrize("threads,read_ahead", [(1, 1), (4, 3)])
+@pytest.mark.parametrize('threads,read_ahead', [(1, 1), (4, 3)])
 def test_resume_is_exact(make, threads, read_ahead):
     whole = [jax.tree.map(np.asarray, batch) for batch in make()]
     assert len(whole) == 30
@@ -130,39 +135,39 @@ def test_resume_is_exact(make, threads, read_ahead):
 
 
 @pytest.mark.parametrize(
-    "field,changes",
+    'field,changes',
     [
-        ("batch_size", {"batch_size": 8}),
-        ("seed", {"seed": 4}),
-        ("schedule", {"schedule": Schedule(start=0.25)}),
-        ("source 'words'", {"web": {"words": (Words(60), 1.0)}}),
-        ("source 'words'", {"web": {"words": (Words(answer="{}"), 1.0)}}),
-        ("web_sources", {"web": {"words": (Words(), 1.0), "more": (Words(), 1.0)}}),
-        ("image_size", {"image_size": 16}),
-        ("target_length", {"target_length": 20}),
+        ('batch_size', {'batch_size': 8}),
+        ('seed', {'seed': 4}),
+        ('schedule', {'schedule': Schedule(start=0.25)}),
+        ("source 'words'", {'web': {'words': (Words(60), 1.0)}}),
+        ("source 'words'", {'web': {'words': (Words(answer='{}'), 1.0)}}),
+        ('web_sources', {'web': {'words': (Words(), 1.0), 'more': (Words(), 1.0)}}),
+        ('image_size', {'image_size': 16}),
+        ('target_length', {'target_length': 20}),
     ],
 )
 def test_resume_with_other_settings_names_the_field(make, field, changes):
     state = make().get_state()
-    with pytest.raises(ValueError, match=f"other settings.*(?s:.*) {field}: was"):
+    with pytest.raises(ValueError, match=f'other settings.*(?s:.*) {field}: was'):
         make(**changes).set_state(state)
 
 
 def test_resume_with_other_episodes_is_an_error(make, whole_dataset):
     state = make().get_state()
-    fewer = rlds.open_source(whole_dataset, "tabletop", episodes=20)
+    fewer = rlds.open_source(whole_dataset, 'tabletop', episodes=20)
     with pytest.raises(ValueError, match="source 'tabletop': was"):
-        make(robot={"tabletop": (fewer, 1.0)}).set_state(state)
+        make(robot={'tabletop': (fewer, 1.0)}).set_state(state)
     with pytest.raises(ValueError, match="isn't the state of a data iterator"):
-        make().set_state({"batches": 3})
+        make().set_state({'batches': 3})
 
 
-@pytest.mark.parametrize("hosts", [1, 2, 4])
+@pytest.mark.parametrize('hosts', [1, 2, 4])
 def test_any_number_of_hosts_makes_the_same_batches(make, hosts):
-    whole = make(schedule=Schedule("ramp", start=0.2, end=0.9, begin=0, finish=5))
+    whole = make(schedule=Schedule('ramp', start=0.2, end=0.9, begin=0, finish=5))
     parts = [
         make(
-            schedule=Schedule("ramp", start=0.2, end=0.9, begin=0, finish=5),
+            schedule=Schedule('ramp', start=0.2, end=0.9, begin=0, finish=5),
             rows=range(h * BATCH // hosts, (h + 1) * BATCH // hosts),
         )
         for h in range(hosts)
@@ -175,8 +180,8 @@ def test_any_number_of_hosts_makes_the_same_batches(make, hosts):
 
 def test_sharded_batches(make):
     devices = jax.devices()
-    mesh = jax.sharding.Mesh(np.array(devices), ("data",))
-    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+    mesh = jax.sharding.Mesh(np.array(devices), ('data',))
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec('data'))
     batch = next(make(sharding=sharding))
     assert all(x.sharding.is_equivalent_to(sharding, x.ndim) for x in batch.values())
     assert same(batch, next(make()))
@@ -186,19 +191,19 @@ def test_sharded_batches(make):
 
 
 def test_several_sources_a_side(make):
-    web = {"a": (Words(20), 3.0), "b": (Words(30), 1.0)}
-    robot = {"x": (make.source, 1.0), "y": (make.source, 1.0)}
+    web = {'a': (Words(20), 3.0), 'b': (Words(30), 1.0)}
+    robot = {'x': (make.source, 1.0), 'y': (make.source, 1.0)}
     counts = Counter()
     for batch in make(robot=robot, web=web):
-        counts.update(np.asarray(batch["source"]).tolist())
+        counts.update(np.asarray(batch['source']).tolist())
     assert counts == {0: 120, 1: 120, 2: 180, 3: 60}
 
 
 def test_one_side_alone(make):
     robots = next(make(web={}, schedule=Schedule(start=1.0)))
-    assert set(np.asarray(robots["kind"]).tolist()) == {0}
+    assert set(np.asarray(robots['kind']).tolist()) == {0}
     next(make(robot={}, schedule=Schedule(start=0.0)))
-    with pytest.raises(ValueError, match="no web source"):
+    with pytest.raises(ValueError, match='no web source'):
         make(web={})
 
 
@@ -209,29 +214,29 @@ def test_a_target_that_does_not_fit_is_an_error(make):
 
 
 def test_a_prompt_that_does_not_fit_is_clipped_counted_and_logged(make, caplog):
-    web = {"words": (Words(question="what " * 60), 1.0)}
+    web = {'words': (Words(question='what ' * 60), 1.0)}
     iterator = make(web=web)
     batch = next(iterator)
     assert iterator.encoder.clipped_prompts >= BATCH // 2
-    assert "clipped to 24" in caplog.text
-    rows = np.asarray(batch["source"]) == 1
-    assert (np.asarray(batch["prompt"])[rows] != 0).all()
+    assert 'clipped to 24' in caplog.text
+    rows = np.asarray(batch['source']) == 1
+    assert (np.asarray(batch['prompt'])[rows] != 0).all()
 
 
 def test_clear_errors(make):
     class Mistaken(Words):
-        kinds = ("nummer",)
+        kinds = ('nummer',)
 
     with pytest.raises(ValueError, match="kind 'number', which no source declares"):
-        next(make(web={"words": (Mistaken(), 1.0)}))
+        next(make(web={'words': (Mistaken(), 1.0)}))
     with pytest.raises(ValueError, match="source 'words' is empty"):
-        make(web={"words": (Words(0), 1.0)})
-    with pytest.raises(ValueError, match="both robot and web"):
-        make(web={"tabletop": (Words(), 1.0)})
-    with pytest.raises(ValueError, match=r"uint8 \[F, H, W, 3\]"):
-        Example(np.zeros([2, 2, 3], np.uint8), "")
-    with pytest.raises(ValueError, match="NaN"):
-        Example(np.zeros([1, 2, 2, 3], np.uint8), "", action=np.full([8], np.nan))
+        make(web={'words': (Words(0), 1.0)})
+    with pytest.raises(ValueError, match='both robot and web'):
+        make(web={'tabletop': (Words(), 1.0)})
+    with pytest.raises(ValueError, match=r'uint8 \[F, H, W, 3\]'):
+        Example(np.zeros([2, 2, 3], np.uint8), '')
+    with pytest.raises(ValueError, match='NaN'):
+        Example(np.zeros([1, 2, 2, 3], np.uint8), '', action=np.full([8], np.nan))
 
 
 def test_waiting_is_measured_and_closing_stops_the_threads(make):
@@ -244,7 +249,7 @@ def test_waiting_is_measured_and_closing_stops_the_threads(make):
     while threading.active_count() > before and time.monotonic() < deadline:
         time.sleep(0.01)
     assert threading.active_count() <= before
-    assert np.asarray(next(iterator)["index"])[0] == BATCH
+    assert np.asarray(next(iterator)['index'])[0] == BATCH
 
 
 def test_resize_averages_areas():
@@ -253,7 +258,7 @@ def test_resize_averages_areas():
     assert (images.resize(frames, 2) == 100).all()
     assert images.resize(frames, 4) is frames
     assert images.resize(frames[0], 8).shape == (8, 8, 3)
-    with pytest.raises(ValueError, match="uint8"):
+    with pytest.raises(ValueError, match='uint8'):
         images.resize(frames.astype(np.float32), 2)
-    with pytest.raises(ValueError, match="neither a JPEG nor a PNG"):
-        images.decode(b"GIF89a")
+    with pytest.raises(ValueError, match='neither a JPEG nor a PNG'):
+        images.decode(b'GIF89a')

@@ -10,21 +10,16 @@ import conftest
 import numpy as np
 import pytest
 
-from rt2_jax.data import embodiments
-from rt2_jax.data import images
-from rt2_jax.data import rlds
-from rt2_jax.data import rlds_index
-from rt2_jax.data import rlds_writer
-from rt2_jax.data import tfrecord
+from rt2_jax.data import embodiments, images, rlds, rlds_index, rlds_writer, tfrecord
 from rt2_jax.envs.tabletop import schema
 from rt2_jax.text import prompts
 
 EPISODES = [conftest.make_episode(n) for n in range(30)]
-STEPS = [(e, t) for e, episode in enumerate(EPISODES) for t in range(len(episode["steps"]))]
+STEPS = [(e, t) for e, episode in enumerate(EPISODES) for t in range(len(episode['steps']))]
 
 
 def flip(path, position):
-    with open(path, "r+b") as file:
+    with open(path, 'r+b') as file:
         file.seek(position)
         byte = file.read(1)[0]
         file.seek(position)
@@ -32,56 +27,63 @@ def flip(path, position):
 
 
 def first_shard(dataset):
-    return dataset / rlds_writer.shard_name("tabletop", "train", 0, conftest.SHARDS)
+    return dataset / rlds_writer.shard_name('tabletop', 'train', 0, conftest.SHARDS)
 
 
 def test_every_step_is_read_back(whole_dataset):
-    source = rlds.open_source(whole_dataset, "tabletop")
+    source = rlds.open_source(whole_dataset, 'tabletop')
     assert len(source) == len(STEPS)
     for i, (e, t) in enumerate(STEPS):
-        step = EPISODES[e]["steps"][t]
-        observation, action = step["observation"], step["action"]
+        step = EPISODES[e]['steps'][t]
+        observation, action = step['observation'], step['action']
         example, raw = source[i], source.raw(i)
-        assert example.prompt == prompts.robot(observation["natural_language_instruction"])
-        assert (example.kind, example.source, example.answer) == ("robot", "tabletop", "")
-        expected = np.concatenate([
-            action["terminate_episode"], action["world_vector"], action["rotation_delta"],
-            action["gripper_closedness_action"],
-        ]).astype(np.float32)  # fmt: skip
+        assert example.prompt == prompts.robot(observation['natural_language_instruction'])
+        assert (example.kind, example.source, example.answer) == ('robot', 'tabletop', '')
+        expected = np.concatenate(
+            [
+                action['terminate_episode'],
+                action['world_vector'],
+                action['rotation_delta'],
+                action['gripper_closedness_action'],
+            ]
+        ).astype(np.float32)
         np.testing.assert_array_equal(example.action, expected)
-        stored = images.decode(images.encode_jpeg(observation["image"]))
+        stored = images.decode(images.encode_jpeg(observation['image']))
         np.testing.assert_array_equal(example.frames[0], stored)
-        assert (raw["episode"], raw["step"]) == (e, t)
+        assert (raw['episode'], raw['step']) == (e, t)
         assert source.episode_index(i) == e
-        assert raw["success"] == EPISODES[e]["episode_metadata"]["success"]
-        assert raw["observation/object_names"] == observation["object_names"]
-        for name in ("gripper_pixel", "object_pixels", "gripper_xyz", "gripper_yaw"):
-            np.testing.assert_array_equal(raw[f"observation/{name}"], observation[name])
+        assert raw['success'] == EPISODES[e]['episode_metadata']['success']
+        assert raw['observation/object_names'] == observation['object_names']
+        for name in ('gripper_pixel', 'object_pixels', 'gripper_xyz', 'gripper_yaw'):
+            np.testing.assert_array_equal(raw[f'observation/{name}'], observation[name])
 
 
 def test_terminating_step_is_an_example(whole_dataset):
-    source = rlds.open_source(whole_dataset, "tabletop")
+    source = rlds.open_source(whole_dataset, 'tabletop')
     flags = [source.action(i)[0] for i in range(len(source))]
     assert sum(flags) == len(EPISODES)
     assert [source.action(source.episode_steps(e)[-1])[0] for e in range(30)] == [1.0] * 30
 
 
 def test_selection(whole_dataset):
-    first = rlds.open_source(whole_dataset, "tabletop", episodes=7)
+    first = rlds.open_source(whole_dataset, 'tabletop', episodes=7)
     assert {first.episode_index(i) for i in range(len(first))} == set(range(7))
-    good = rlds.open_source(whole_dataset, "tabletop", success_only=True, episodes=10)
+    good = rlds.open_source(whole_dataset, 'tabletop', success_only=True, episodes=10)
     kept = [e for e in range(30) if e % 5][:10]
     assert sorted({good.episode_index(i) for i in range(len(good))}) == kept
-    assert len({s.fingerprint for s in (first, good, rlds.open_source(whole_dataset, "tabletop"))}) == 3
-    with pytest.raises(ValueError, match="30 episodes to choose from; 31 are asked"):
-        rlds.open_source(whole_dataset, "tabletop", episodes=31)
+    assert (
+        len({s.fingerprint for s in (first, good, rlds.open_source(whole_dataset, 'tabletop'))})
+        == 3
+    )
+    with pytest.raises(ValueError, match='30 episodes to choose from; 31 are asked'):
+        rlds.open_source(whole_dataset, 'tabletop', episodes=31)
     with pytest.raises(IndexError):
         first[len(first)]
 
 
 def test_history(whole_dataset):
-    source = rlds.open_source(whole_dataset, "tabletop", frames=3)
-    one = rlds.open_source(whole_dataset, "tabletop")
+    source = rlds.open_source(whole_dataset, 'tabletop', frames=3)
+    one = rlds.open_source(whole_dataset, 'tabletop')
     steps = source.episode_steps(2)
     start, later = steps[0], steps[3]
     np.testing.assert_array_equal(source[start].frames, np.stack([one[start].frames[0]] * 3))
@@ -91,19 +93,23 @@ def test_history(whole_dataset):
 
 
 def test_whole_record_and_pickling(whole_dataset):
-    source = rlds.open_source(whole_dataset, "tabletop")
+    source = rlds.open_source(whole_dataset, 'tabletop')
     source[0]
     features = pickle.loads(pickle.dumps(source)).episode_features(11)
-    assert features["episode_metadata/seed"].tolist() == [2**40 + 11]
-    assert features["episode_metadata/objects"] == [b"thing 0", b"thing 1"]
-    assert len(features["steps/observation/image"]) == len(EPISODES[11]["steps"])
+    assert features['episode_metadata/seed'].tolist() == [2**40 + 11]
+    assert features['episode_metadata/objects'] == [b'thing 0', b'thing 1']
+    assert len(features['steps/observation/image']) == len(EPISODES[11]['steps'])
 
 
 def test_parallel_indexing_gives_the_same_index(whole_dataset, tmp_path):
-    one = rlds_index.build(whole_dataset, embodiments.TABLETOP, location=tmp_path / "1", processes=1)
-    two = rlds_index.build(whole_dataset, embodiments.TABLETOP, location=tmp_path / "2", processes=2)
-    names = sorted(p.name for p in one.glob("*"))
-    assert names == sorted(p.name for p in two.glob("*"))
+    one = rlds_index.build(
+        whole_dataset, embodiments.TABLETOP, location=tmp_path / '1', processes=1
+    )
+    two = rlds_index.build(
+        whole_dataset, embodiments.TABLETOP, location=tmp_path / '2', processes=2
+    )
+    names = sorted(p.name for p in one.glob('*'))
+    assert names == sorted(p.name for p in two.glob('*'))
     assert all((one / n).read_bytes() == (two / n).read_bytes() for n in names)
 
 
@@ -111,8 +117,10 @@ def test_flipped_byte_is_found_and_named(dataset):
     shard = first_shard(dataset)
     second = list(tfrecord.scan(shard, payloads=False))[1]
     flip(shard, second.offset + second.length // 2)
-    with pytest.raises(tfrecord.CorruptRecord, match=f"00000-of-00003, record at byte {second.offset}"):
-        rlds.open_source(dataset, "tabletop")
+    with pytest.raises(
+        tfrecord.CorruptRecord, match=f'00000-of-00003, record at byte {second.offset}'
+    ):
+        rlds.open_source(dataset, 'tabletop')
     assert not rlds_index.default_location(dataset).exists()
 
 
@@ -120,49 +128,49 @@ def test_skipping_is_counted_and_remembered(dataset, caplog):
     shard = first_shard(dataset)
     second = list(tfrecord.scan(shard, payloads=False))[1]
     flip(shard, second.offset + second.length // 2)
-    source = rlds.open_source(dataset, "tabletop", on_corrupt="skip")
-    assert len(source) == len(STEPS) - len(EPISODES[1]["steps"])
-    assert source.index.about["skipped"][0][:2] == [shard.name, second.offset]
-    assert f"record at byte {second.offset}" in caplog.text
+    source = rlds.open_source(dataset, 'tabletop', on_corrupt='skip')
+    assert len(source) == len(STEPS) - len(EPISODES[1]['steps'])
+    assert source.index.about['skipped'][0][:2] == [shard.name, second.offset]
+    assert f'record at byte {second.offset}' in caplog.text
     with pytest.raises(tfrecord.CorruptRecord, match=f"byte {second.offset}.*on_corrupt='skip'"):
-        rlds.open_source(dataset, "tabletop", on_corrupt="raise")
+        rlds.open_source(dataset, 'tabletop', on_corrupt='raise')
 
 
 def test_truncated_shard(dataset):
     shard = first_shard(dataset)
     last = list(tfrecord.scan(shard, payloads=False))[-1]
     os.truncate(shard, last.offset + 100)
-    with pytest.raises(tfrecord.CorruptRecord, match=f"byte {last.offset}: truncated: 100 of"):
-        rlds.open_source(dataset, "tabletop")
-    source = rlds.open_source(dataset, "tabletop", on_corrupt="skip")
+    with pytest.raises(tfrecord.CorruptRecord, match=f'byte {last.offset}: truncated: 100 of'):
+        rlds.open_source(dataset, 'tabletop')
+    source = rlds.open_source(dataset, 'tabletop', on_corrupt='skip')
     assert len(source.episodes) == 29
 
 
 def test_damage_after_indexing_is_found_when_read(dataset, caplog):
-    source = rlds.open_source(dataset, "tabletop")
+    source = rlds.open_source(dataset, 'tabletop')
     arrays = source.index.arrays
-    place = int(arrays["image_offset"][4, 0])
+    place = int(arrays['image_offset'][4, 0])
     times = os.stat(first_shard(dataset))
     flip(first_shard(dataset), place + 50)
     os.utime(first_shard(dataset), ns=(times.st_atime_ns, times.st_mtime_ns))
-    with pytest.raises(tfrecord.CorruptRecord, match=f"byte {place}: .* changed since"):
+    with pytest.raises(tfrecord.CorruptRecord, match=f'byte {place}: .* changed since'):
         source[4]
-    lenient = rlds.open_source(dataset, "tabletop", on_corrupt="skip")
+    lenient = rlds.open_source(dataset, 'tabletop', on_corrupt='skip')
     np.testing.assert_array_equal(lenient[4].frames, source[5].frames)
-    assert lenient.skipped == 1 and "step 5 stands in" in caplog.text
+    assert lenient.skipped == 1 and 'step 5 stands in' in caplog.text
 
 
 def test_index_of_other_data(dataset):
-    rlds.open_source(dataset, "tabletop")
+    rlds.open_source(dataset, 'tabletop')
     shard = first_shard(dataset)
-    with open(shard, "ab") as file:
-        tfrecord.write_record(file, b"more")
-    with pytest.raises(rlds_index.IndexMismatch, match="bytes; the index .* Delete .* index again"):
-        rlds.open_source(dataset, "tabletop")
+    with open(shard, 'ab') as file:
+        tfrecord.write_record(file, b'more')
+    with pytest.raises(rlds_index.IndexMismatch, match='bytes; the index .* Delete .* index again'):
+        rlds.open_source(dataset, 'tabletop')
 
 
 def test_index_of_changed_data_of_the_same_size(dataset):
-    rlds.open_source(dataset, "tabletop")
+    rlds.open_source(dataset, 'tabletop')
     data = bytearray(first_shard(dataset).read_bytes())
     record = next(tfrecord.scan(first_shard(dataset)))
     changed = bytearray(record.payload)
@@ -170,41 +178,41 @@ def test_index_of_changed_data_of_the_same_size(dataset):
     stored = tfrecord.masked(tfrecord.checksum(bytes(changed)))
     end = tfrecord.HEADER_BYTES + record.length
     data[tfrecord.HEADER_BYTES : end] = changed
-    data[end : end + 4] = stored.to_bytes(4, "little")
+    data[end : end + 4] = stored.to_bytes(4, 'little')
     first_shard(dataset).write_bytes(bytes(data))
-    with pytest.raises(rlds_index.IndexMismatch, match="same sizes, other records"):
-        rlds.open_source(dataset, "tabletop")
+    with pytest.raises(rlds_index.IndexMismatch, match='same sizes, other records'):
+        rlds.open_source(dataset, 'tabletop')
 
 
 def test_a_copy_of_the_data_keeps_its_index(dataset, tmp_path):
-    source = rlds.open_source(dataset, "tabletop")
-    copied = shutil.copytree(dataset, tmp_path / "copy", copy_function=shutil.copyfile)
-    assert rlds.open_source(copied, "tabletop").fingerprint == source.fingerprint
+    source = rlds.open_source(dataset, 'tabletop')
+    copied = shutil.copytree(dataset, tmp_path / 'copy', copy_function=shutil.copyfile)
+    assert rlds.open_source(copied, 'tabletop').fingerprint == source.fingerprint
 
 
 def test_index_of_another_card(dataset):
-    rlds.open_source(dataset, "tabletop")
+    rlds.open_source(dataset, 'tabletop')
     other = dataclasses.replace(embodiments.TABLETOP, columns=())
-    with pytest.raises(rlds_index.IndexMismatch, match="card_fingerprint"):
+    with pytest.raises(rlds_index.IndexMismatch, match='card_fingerprint'):
         rlds.open_source(dataset, other)
 
 
 def test_bad_directories(dataset, tmp_path):
-    with pytest.raises(rlds_index.DataSetError, match="no such directory"):
-        rlds.open_source(tmp_path / "nowhere", "tabletop")
+    with pytest.raises(rlds_index.DataSetError, match='no such directory'):
+        rlds.open_source(tmp_path / 'nowhere', 'tabletop')
     with pytest.raises(rlds_index.DataSetError, match="no split 'trian'; did you mean 'train'"):
-        rlds.open_source(dataset, "tabletop", split="trian")
+        rlds.open_source(dataset, 'tabletop', split='trian')
     with pytest.raises(KeyError, match="did you mean 'tabletop'"):
-        rlds.open_source(dataset, "tabeltop")
-    wrong = dataclasses.replace(embodiments.TABLETOP, instruction="observation/instruction")
+        rlds.open_source(dataset, 'tabeltop')
+    wrong = dataclasses.replace(embodiments.TABLETOP, instruction='observation/instruction')
     with pytest.raises(rlds_index.DataSetError, match="no feature 'steps/observation/instruction'"):
         rlds.open_source(dataset, wrong)
     first_shard(dataset).unlink()
-    with pytest.raises(rlds_index.DataSetError, match="lacks 1 of 3 shards"):
-        rlds.open_source(dataset, "tabletop")
-    (dataset / "dataset_info.json").unlink()
-    with pytest.raises(rlds_index.DataSetError, match="half-written"):
-        rlds.open_source(dataset, "tabletop")
+    with pytest.raises(rlds_index.DataSetError, match='lacks 1 of 3 shards'):
+        rlds.open_source(dataset, 'tabletop')
+    (dataset / 'dataset_info.json').unlink()
+    with pytest.raises(rlds_index.DataSetError, match='half-written'):
+        rlds.open_source(dataset, 'tabletop')
 
 
 def test_png_and_argmax_terminate(tmp_path):
@@ -213,40 +221,49 @@ def test_png_and_argmax_terminate(tmp_path):
     import tensorflow_datasets as tfds
 
     f = tfds.features
-    features = rlds_writer.features_dict({
-        "steps": {
-            "observation": {"image_0": f.Image(shape=(8, 10, 3), encoding_format="png")},
-            "language_instruction": f.Text(),
-            "action": f.Tensor(shape=(7,), dtype=np.float64),
-            "terminate": f.Tensor(shape=(3,), dtype=np.int32),
-            "is_last": f.Scalar(dtype=np.bool_),
+    features = rlds_writer.features_dict(
+        {
+            'steps': {
+                'observation': {'image_0': f.Image(shape=(8, 10, 3), encoding_format='png')},
+                'language_instruction': f.Text(),
+                'action': f.Tensor(shape=(7,), dtype=np.float64),
+                'terminate': f.Tensor(shape=(3,), dtype=np.int32),
+                'is_last': f.Scalar(dtype=np.bool_),
+            }
         }
-    })  # fmt: skip
+    )
     card = embodiments.Embodiment(
-        name="other", images=("observation/image_0",), instruction="language_instruction",
-        action=(embodiments.ActionPart("action", 0, 7),), terminate="terminate",
-        terminate_rule="argmax", action_space=embodiments.TABLETOP.action_space, frequency=5.0,
-        frame="base", gripper="absolute",
-    )  # fmt: skip
+        name='other',
+        images=('observation/image_0',),
+        instruction='language_instruction',
+        action=(embodiments.ActionPart('action', 0, 7),),
+        terminate='terminate',
+        terminate_rule='argmax',
+        action_space=embodiments.TABLETOP.action_space,
+        frequency=5.0,
+        frame='base',
+        gripper='absolute',
+    )
     frame = np.arange(240, dtype=np.uint8).reshape(8, 10, 3)
-    png = cv2.imencode(".png", frame[..., ::-1])[1].tobytes()
+    png = cv2.imencode('.png', frame[..., ::-1])[1].tobytes()
     steps = [
         {
-            "observation": {"image_0": png},
-            "language_instruction": "go",
-            "action": np.full([7], 0.1 * t),
-            "terminate": np.array([t == 2, t != 2, 0], np.int32),
-            "is_last": t == 2,
+            'observation': {'image_0': png},
+            'language_instruction': 'go',
+            'action': np.full([7], 0.1 * t),
+            'terminate': np.array([t == 2, t != 2, 0], np.int32),
+            'is_last': t == 2,
         }
         for t in range(3)
     ]
     # TFDS stores doubles as floats; the walker must not assume the schema's width.
     encode = rlds_writer.EpisodeEncoder(features)
     rlds_writer.write_shard(
-        tmp_path / rlds_writer.shard_name("other", "train", 0, 1), [encode({"steps": steps})]
+        tmp_path / rlds_writer.shard_name('other', 'train', 0, 1), [encode({'steps': steps})]
     )
-    rlds_writer.finish(tmp_path, features, name="other", version="1.0.0", description="",
-                       shard_lengths=[1])  # fmt: skip
+    rlds_writer.finish(
+        tmp_path, features, name='other', version='1.0.0', description='', shard_lengths=[1]
+    )
     source = rlds.open_source(tmp_path, card)
     np.testing.assert_array_equal(source[0].frames[0], frame)
     assert [source.action(i)[0] for i in range(3)] == [0, 0, 1]
@@ -257,16 +274,18 @@ def test_png_and_argmax_terminate(tmp_path):
 
 def test_writer_refuses_what_the_schema_lacks():
     episode = conftest.make_episode(0)
-    episode["steps"][1]["observation"]["depth"] = 1.0
-    del episode["steps"][1]["reward"]
-    with pytest.raises(ValueError, match=r"step 1 .*missing: \['steps/reward'\].*observation/depth"):
+    episode['steps'][1]['observation']['depth'] = 1.0
+    del episode['steps'][1]['reward']
+    with pytest.raises(
+        ValueError, match=r"step 1 .*missing: \['steps/reward'\].*observation/depth"
+    ):
         rlds_writer.EpisodeEncoder(schema.features(conftest.SIZE))(episode)
 
 
 def test_index_json_names_its_files(whole_dataset):
-    rlds.open_source(whole_dataset, "tabletop")
-    about = json.loads((rlds_index.default_location(whole_dataset) / "index.json").read_text())
-    assert about["episodes"] == 30 and about["steps"] == len(STEPS) and not about["skipped"]
-    assert [f["name"] for f in about["files"]] == [
-        rlds_writer.shard_name("tabletop", "train", i, 3) for i in range(3)
+    rlds.open_source(whole_dataset, 'tabletop')
+    about = json.loads((rlds_index.default_location(whole_dataset) / 'index.json').read_text())
+    assert about['episodes'] == 30 and about['steps'] == len(STEPS) and not about['skipped']
+    assert [f['name'] for f in about['files']] == [
+        rlds_writer.shard_name('tabletop', 'train', i, 3) for i in range(3)
     ]

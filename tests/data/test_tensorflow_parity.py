@@ -4,26 +4,23 @@ import conftest
 import numpy as np
 import pytest
 
-from rt2_jax.data import embodiments
-from rt2_jax.data import images
-from rt2_jax.data import rlds
-from rt2_jax.data import rlds_writer
+from rt2_jax.data import embodiments, images, rlds, rlds_writer
 from rt2_jax.envs.tabletop import schema
 
 tf = pytest.importorskip(
-    "tensorflow",
-    reason="an oracle, no dependency; to run: pip install tensorflow && "
-    "pytest tests/data/test_tensorflow_parity.py",
+    'tensorflow',
+    reason='an oracle, no dependency; to run: pip install tensorflow && '
+    'pytest tests/data/test_tensorflow_parity.py',
 )
-tfds = pytest.importorskip("tensorflow_datasets")
+tfds = pytest.importorskip('tensorflow_datasets')
 
 
-def assert_same(ours, theirs, path=""):
+def assert_same(ours, theirs, path=''):
     if isinstance(ours, dict):
         assert set(ours) == set(theirs), path
         for key in ours:
-            assert_same(ours[key], theirs[key], f"{path}/{key}")
-    elif path.endswith("/image"):
+            assert_same(ours[key], theirs[key], f'{path}/{key}')
+    elif path.endswith('/image'):
         assert theirs.shape == ours.shape
         # Two JPEG decoders may round differently; the file is the same.
         assert np.abs(theirs.astype(int) - ours.astype(int)).mean() < 8
@@ -38,17 +35,17 @@ def assert_same(ours, theirs, path=""):
 
 def test_tfds_reads_what_we_write(whole_dataset):
     builder = tfds.builder_from_directory(str(whole_dataset))
-    assert builder.info.splits["train"].num_examples == 30
-    assert builder.info.full_name == "tabletop/0.1.0"
-    for number, episode in enumerate(tfds.as_numpy(builder.as_dataset(split="train"))):
+    assert builder.info.splits['train'].num_examples == 30
+    assert builder.info.full_name == 'tabletop/0.1.0'
+    for number, episode in enumerate(tfds.as_numpy(builder.as_dataset(split='train'))):
         expected = conftest.make_episode(number)
-        expected["episode_metadata"]["seed"] = np.int64(expected["episode_metadata"]["seed"])
-        expected["episode_metadata"]["success"] = np.bool_(expected["episode_metadata"]["success"])
-        assert_same(expected["episode_metadata"], episode["episode_metadata"])
-        steps = list(episode["steps"])
-        assert len(steps) == len(expected["steps"])
-        for ours, theirs in zip(expected["steps"], steps, strict=True):
-            ours = {k: np.bool_(v) if k.startswith("is_") else v for k, v in ours.items()}
+        expected['episode_metadata']['seed'] = np.int64(expected['episode_metadata']['seed'])
+        expected['episode_metadata']['success'] = np.bool_(expected['episode_metadata']['success'])
+        assert_same(expected['episode_metadata'], episode['episode_metadata'])
+        steps = list(episode['steps'])
+        assert len(steps) == len(expected['steps'])
+        for ours, theirs in zip(expected['steps'], steps, strict=True):
+            ours = {k: np.bool_(v) if k.startswith('is_') else v for k, v in ours.items()}
             assert_same(ours, theirs)
     assert number == 29
 
@@ -56,7 +53,7 @@ def test_tfds_reads_what_we_write(whole_dataset):
 def test_bytes_are_those_of_tfds(tmp_path):
     """A shard by TFDS's own encoder and TensorFlow's own writer holds the same records as ours."""
     features = schema.features(conftest.SIZE)
-    theirs, ours = tmp_path / "theirs", tmp_path / "ours"
+    theirs, ours = tmp_path / 'theirs', tmp_path / 'ours'
     encode = rlds_writer.EpisodeEncoder(features)
     episodes = [conftest.make_episode(n) for n in range(3)]
     with tf.io.TFRecordWriter(str(theirs)) as writer:
@@ -69,26 +66,32 @@ def test_bytes_are_those_of_tfds(tmp_path):
 def test_we_read_what_tfds_writes(tmp_path):
     """Episodes encoded, pictures included, and written by TFDS and TensorFlow."""
     features = schema.features(conftest.SIZE)
-    name = rlds_writer.shard_name(schema.NAME, "train", 0, 1)
+    name = rlds_writer.shard_name(schema.NAME, 'train', 0, 1)
     with tf.io.TFRecordWriter(str(tmp_path / name)) as writer:
         for n in range(5):
             encoded = features.encode_example(conftest.make_episode(n))
             writer.write(features.serialize_example(encoded))
-    rlds_writer.finish(tmp_path, features, name=schema.NAME, version=schema.VERSION,
-                       description="", shard_lengths=[5])  # fmt: skip
+    rlds_writer.finish(
+        tmp_path,
+        features,
+        name=schema.NAME,
+        version=schema.VERSION,
+        description='',
+        shard_lengths=[5],
+    )
     source = rlds.open_source(tmp_path, embodiments.TABLETOP)
-    dataset = tfds.builder_from_directory(str(tmp_path)).as_dataset(split="train")
-    steps = [step for episode in tfds.as_numpy(dataset) for step in episode["steps"]]
+    dataset = tfds.builder_from_directory(str(tmp_path)).as_dataset(split='train')
+    steps = [step for episode in tfds.as_numpy(dataset) for step in episode['steps']]
     assert len(source) == len(steps)
     for i, step in enumerate(steps):
-        np.testing.assert_array_equal(source.action(i)[1:4], step["action"]["world_vector"])
-        assert source.action(i)[0] == step["action"]["terminate_episode"][0]
+        np.testing.assert_array_equal(source.action(i)[1:4], step['action']['world_vector'])
+        assert source.action(i)[0] == step['action']['terminate_episode'][0]
         raw = source.raw(i)
-        assert raw["instruction"].encode() == step["observation"]["natural_language_instruction"]
-        assert raw["observation/object_names"].encode() == step["observation"]["object_names"]
+        assert raw['instruction'].encode() == step['observation']['natural_language_instruction']
+        assert raw['observation/object_names'].encode() == step['observation']['object_names']
         # TFDS decodes with libjpeg's fast DCT, we with the accurate one.
-        difference = source.frames(i)[0].astype(int) - step["observation"]["image"]
+        difference = source.frames(i)[0].astype(int) - step['observation']['image']
         assert np.abs(difference).max() <= 8 and np.abs(difference).mean() < 1
-    for encoded in source.episode_features(3)["steps/observation/image"]:
-        accurate = tf.io.decode_jpeg(encoded, dct_method="INTEGER_ACCURATE").numpy()
+    for encoded in source.episode_features(3)['steps/observation/image']:
+        accurate = tf.io.decode_jpeg(encoded, dct_method='INTEGER_ACCURATE').numpy()
         np.testing.assert_array_equal(images.decode(encoded), accurate)

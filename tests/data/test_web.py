@@ -5,8 +5,7 @@ import collections
 import numpy as np
 import pytest
 
-from rt2_jax.data import pictures
-from rt2_jax.data import web
+from rt2_jax.data import pictures, web
 from rt2_jax.data.example import Example
 from rt2_jax.text.tokenizer import Tokenizer
 
@@ -49,7 +48,7 @@ def test_a_place_is_where_the_picture_is():
         example = small[index]
         u, v = (int(x) * 96 // 1000 for x in example.answer.split())
         frame = example.frames[0].astype(float)
-        patch = frame[max(v - 8, 0):v + 8, max(u - 8, 0):u + 8]
+        patch = frame[max(v - 8, 0) : v + 8, max(u - 8, 0) : u + 8]
         contrast.append(patch.std())
     assert np.median(contrast) > 30
 

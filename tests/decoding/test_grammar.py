@@ -7,12 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rt2_jax.decoding.grammar import Grammar
-from rt2_jax.decoding.grammar import Kind
+from rt2_jax.decoding.grammar import Grammar, Kind
 from rt2_jax.text import prompts
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope='module')
 def grammar(tokenizer, action_tokenizer):
     return Grammar.create(tokenizer, action_tokenizer, text_length=10, plan_length=12)
 
@@ -55,14 +54,16 @@ def test_plans_always_end_in_an_action(grammar, action_tokenizer, tokenizer):
 
 
 def test_a_plan_that_names_its_action_goes_straight_on(grammar, tokenizer, action_tokenizer):
-    plan = tokenizer.encode(prompts.plan("pick banana"))
+    plan = tokenizer.encode(prompts.plan('pick banana'))
     for row in walk(grammar, [Kind.PLAN] * 20, prefer=plan):
         assert row[: len(plan)] == plan and len(row) == len(plan) + 8
         action_tokenizer.decode(row[-8:])
 
 
 def test_texts_end_at_eos_or_at_their_length(grammar):
-    assert {len(row) for row in walk(grammar, [Kind.TEXT] * 50, prefer=[5, 6, grammar.eos_id])} == {3}
+    assert {len(row) for row in walk(grammar, [Kind.TEXT] * 50, prefer=[5, 6, grammar.eos_id])} == {
+        3
+    }
     rows = walk(grammar, [Kind.TEXT] * 50)
     assert max(len(row) for row in rows) == 10
     assert all(grammar.pad_id not in row for row in rows)
@@ -91,7 +92,7 @@ def test_columns_are_the_full_mask_restricted(grammar):
     assert full[2].sum() == grammar.vocab_size - 1 and full[3].sum() == grammar.vocab_size - 2
 
 
-@pytest.mark.parametrize("marker", [(7, 7, 8), (7, 8, 7, 9), (7,)])
+@pytest.mark.parametrize('marker', [(7, 7, 8), (7, 8, 7, 9), (7,)])
 def test_marker_is_found_wherever_it_first_stands(grammar, marker):
     """Also where it overlaps itself: 7 7 7 8 holds 7 7 8."""
     grammar = dataclasses.replace(grammar, marker_ids=marker, plan_length=40)
@@ -110,8 +111,8 @@ def test_marker_is_found_wherever_it_first_stands(grammar, marker):
 
 
 def test_settings_that_cannot_hold_an_answer_raise(grammar, tokenizer, action_tokenizer):
-    with pytest.raises(ValueError, match="plan_length is 1"):
+    with pytest.raises(ValueError, match='plan_length is 1'):
         dataclasses.replace(grammar, plan_length=1)
-    with pytest.raises(ValueError, match="text_length is 0"):
+    with pytest.raises(ValueError, match='text_length is 0'):
         Grammar.create(tokenizer, action_tokenizer, text_length=0)
     assert hash(grammar) == hash(dataclasses.replace(grammar))

@@ -7,18 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rt2_jax.decoding.grammar import Grammar
-from rt2_jax.decoding.grammar import Kind
-from rt2_jax.decoding.sampler import choose
-from rt2_jax.decoding.sampler import log_softmax
-from rt2_jax.decoding.sampler import Sampler
+from rt2_jax.decoding.grammar import Grammar, Kind
+from rt2_jax.decoding.sampler import Sampler, choose, log_softmax
 from rt2_jax.text import prompts
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
+pytestmark = pytest.mark.usefixtures('quick_compile')
 BATCH = 12
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope='module')
 def sampler(tiny, tokenizer, action_tokenizer):
     grammar = Grammar.create(tokenizer, action_tokenizer, text_length=10, plan_length=12)
     return Sampler(tiny.model, grammar)
@@ -32,9 +29,14 @@ def test_ten_thousand_sampled_actions_all_decode(tiny, sampler, action_tokenizer
     for seed in range(5):
         images, prompt = tiny.inputs(seed, 40)
         samples = sampler(
-            tiny.params(seed), images, prompt, Kind.ACTION,
-            rng=jax.random.key(seed), temperature=1.5, num_samples=50,
-        )  # fmt: skip
+            tiny.params(seed),
+            images,
+            prompt,
+            Kind.ACTION,
+            rng=jax.random.key(seed),
+            temperature=1.5,
+            num_samples=50,
+        )
         actions = action_tokenizer.decode(samples.tokens)
         assert np.isfinite(actions).all() and np.isfinite(samples.log_probs).all()
         assert (samples.lengths == 8).all()
@@ -43,7 +45,9 @@ def test_ten_thousand_sampled_actions_all_decode(tiny, sampler, action_tokenizer
 
 
 @pytest.mark.parametrize(
-    "kinds, samples", [(Kind.ACTION, 1), (Kind.PLAN, 1), (MIXED, 2)], ids=["action", "plan", "mixed"]
+    'kinds, samples',
+    [(Kind.ACTION, 1), (Kind.PLAN, 1), (MIXED, 2)],
+    ids=['action', 'plan', 'mixed'],
 )
 def test_restricted_columns_equal_masked_full_logits(tiny, sampler, kinds, samples):
     full = dataclasses.replace(sampler, restrict=False)
@@ -63,13 +67,13 @@ def test_cached_decoding_equals_teacher_forcing(tiny, sampler):
     samples = sampler(params, images, prompt, MIXED, rng=jax.random.key(0), temperature=1.0)
     tokens = samples.tokens[:, 0]
     target_in = jnp.pad(tokens[:, :-1], [(0, 0), (1, 0)])
-    variables = {"params": params}
+    variables = {'params': params}
     logits = jax.jit(tiny.model.apply)(variables, images, prompt, target_in)
 
-    apply = jax.jit(tiny.model.apply, static_argnames=("method", "max_length"))
-    cache = apply(variables, images, prompt, max_length=tokens.shape[1], method="prefill")
+    apply = jax.jit(tiny.model.apply, static_argnames=('method', 'max_length'))
+    cache = apply(variables, images, prompt, max_length=tokens.shape[1], method='prefill')
     for step in range(tokens.shape[1]):
-        stepped, cache = apply(variables, cache, target_in[:, step], method="step")
+        stepped, cache = apply(variables, cache, target_in[:, step], method='step')
         np.testing.assert_allclose(stepped, logits[:, step], atol=1e-4)
 
     state = sampler.grammar.start(jnp.asarray(MIXED, jnp.int32))
@@ -88,12 +92,10 @@ def test_greedy_takes_the_likeliest_allowed_token(tiny, sampler):
     params, (images, prompt) = tiny.params(3), tiny.inputs(3, BATCH)
     tokens = np.asarray(sampler(params, images, prompt, Kind.ACTION).tokens[:, 0])
     target_in = np.pad(tokens[:, :-1], [(0, 0), (1, 0)])
-    logits = np.asarray(jax.jit(tiny.model.apply)({"params": params}, images, prompt, target_in))
+    logits = np.asarray(jax.jit(tiny.model.apply)({'params': params}, images, prompt, target_in))
     for step in range(8):
         columns = sampler.grammar.flag_columns if step == 0 else sampler.grammar.bin_columns
-        np.testing.assert_array_equal(
-            tokens[:, step], columns[logits[:, step, columns].argmax(-1)]
-        )
+        np.testing.assert_array_equal(tokens[:, step], columns[logits[:, step, columns].argmax(-1)])
     settings = dict(temperature=1e-4, rng=jax.random.key(9))
     cold = sampler(params, images, prompt, Kind.ACTION, **settings).tokens[:, 0]
     assert (np.asarray(cold) == tokens).mean() > 0.95
@@ -105,8 +107,10 @@ def test_plans_always_decode(tiny, sampler, action_tokenizer):
         samples = sampler(
             tiny.params(seed), images, prompt, Kind.PLAN, rng=jax.random.key(seed), temperature=1.0
         )
-        for row, length in zip(np.asarray(samples.tokens).reshape(-1, samples.tokens.shape[-1]),
-                               np.asarray(samples.lengths).ravel()):  # fmt: skip
+        for row, length in zip(
+            np.asarray(samples.tokens).reshape(-1, samples.tokens.shape[-1]),
+            np.asarray(samples.lengths).ravel(),
+        ):
             action_tokenizer.decode(row[length - 8 : length])
             assert not row[length:].any() and row[:length].all()
 
@@ -131,9 +135,16 @@ def test_rows_end_on_their_own(tiny, sampler):
 def test_samples_of_one_question_differ_and_repeat(tiny, sampler):
     params, (images, prompt) = tiny.params(5), tiny.inputs(5, BATCH)
     draw = lambda seed, number: np.asarray(
-        sampler(params, images, prompt, Kind.ACTION, rng=jax.random.key(seed), temperature=1.0,
-                num_samples=number).tokens
-    )  # fmt: skip
+        sampler(
+            params,
+            images,
+            prompt,
+            Kind.ACTION,
+            rng=jax.random.key(seed),
+            temperature=1.0,
+            num_samples=number,
+        ).tokens
+    )
     many = draw(0, 16)
     assert len(np.unique(many[0], axis=0)) > 8
     np.testing.assert_array_equal(many, draw(0, 16))
@@ -143,7 +154,7 @@ def test_samples_of_one_question_differ_and_repeat(tiny, sampler):
 
 def test_forced_tokens_are_taken_and_scored(tiny, sampler, tokenizer):
     params, (images, prompt) = tiny.params(6), tiny.inputs(6, BATCH)
-    plan = tokenizer.encode(prompts.plan("pick banana"))
+    plan = tokenizer.encode(prompts.plan('pick banana'))
     forced = np.zeros([BATCH, len(plan)], np.int32)
     forced[0] = plan
     samples = sampler(params, images, prompt, Kind.PLAN, forced=forced)
@@ -173,9 +184,7 @@ def test_log_probabilities_and_entropies_are_of_the_restricted_distribution(tiny
     ]
     p = np.exp([np.asarray(samples.log_probs[:, 0, 0]) for samples in forced])
     np.testing.assert_allclose(p.sum(0), 1, atol=1e-6)
-    np.testing.assert_allclose(
-        forced[0].entropies[:, 0, 0], -(p * np.log(p)).sum(0), atol=1e-5
-    )
+    np.testing.assert_allclose(forced[0].entropies[:, 0, 0], -(p * np.log(p)).sum(0), atol=1e-5)
 
 
 def draws(log_p, temperature, top_p, number=20_000):
@@ -199,7 +208,9 @@ def test_top_p_keeps_the_fewest_tokens_that_reach_it():
     p = np.array([0.3, 0.05, 0.5, 0.15])
     log_p = jnp.log(jnp.asarray(p))[None]
     np.testing.assert_allclose(draws(log_p, 1.0, 0.79), [0.375, 0, 0.625, 0], atol=0.015)
-    np.testing.assert_allclose(draws(log_p, 1.0, 0.9), [0.3 / 0.95, 0, 0.5 / 0.95, 0.15 / 0.95], atol=0.015)
+    np.testing.assert_allclose(
+        draws(log_p, 1.0, 0.9), [0.3 / 0.95, 0, 0.5 / 0.95, 0.15 / 0.95], atol=0.015
+    )
     np.testing.assert_allclose(draws(log_p, 1.0, 1e-6), [0, 0, 1, 0])
 
 
@@ -214,12 +225,12 @@ def test_extreme_draws_stay_allowed():
 def test_bad_settings_raise(tiny, sampler):
     images, prompt = tiny.inputs(0, 1)
     params = tiny.params(0)
-    with pytest.raises(ValueError, match="needs `rng`"):
+    with pytest.raises(ValueError, match='needs `rng`'):
         sampler(params, images, prompt, Kind.ACTION, temperature=1.0)
     for temperature in (-1.0, np.nan):
-        with pytest.raises(ValueError, match="0 or more"):
+        with pytest.raises(ValueError, match='0 or more'):
             sampler(params, images, prompt, Kind.ACTION, temperature=temperature)
-    with pytest.raises(ValueError, match="num_samples is 0"):
+    with pytest.raises(ValueError, match='num_samples is 0'):
         sampler(params, images, prompt, Kind.ACTION, num_samples=0)
-    with pytest.raises(ValueError, match="top_p is 0"):
+    with pytest.raises(ValueError, match='top_p is 0'):
         dataclasses.replace(sampler, top_p=0.0)

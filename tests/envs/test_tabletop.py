@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 
 from rt2_jax.data import pictures
-from rt2_jax.envs.tabletop import scene as scenes
-from rt2_jax.envs.tabletop import suites, tasks
+from rt2_jax.envs.tabletop import scene as scenes, suites, tasks
 from rt2_jax.envs.tabletop.env import TabletopEnv
 from rt2_jax.envs.tabletop.stage import OPENING, TILE_HEIGHT, Pose, Stage, State
 

@@ -75,7 +75,8 @@ def test_decides_from_the_present_alone():
     env.reset(seed=2, options={'task': 'pick'})
     first = expert.act(env.state, env.start, env.task)
     moved = dataclasses.replace(
-        env.state, tiles=(env.state.tiles[0], dataclasses.replace(env.state.tiles[1], x=0.0)))
+        env.state, tiles=(env.state.tiles[0], dataclasses.replace(env.state.tiles[1], x=0.0))
+    )
     np.testing.assert_array_equal(first, expert.act(moved, env.start, env.task))
     env.close()
 

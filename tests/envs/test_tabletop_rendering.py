@@ -62,12 +62,12 @@ def test_without_opengl_the_packages_are_named(tmp_path):
     """In a process whose libraries can't be found: a loader path with broken ones stands first."""
     for name in ('libEGL.so.1', 'libOSMesa.so', 'libOSMesa.so.8', 'libOSMesa.so.6'):
         (tmp_path / name).write_bytes(b'not a library')
-    code = ('from rt2_jax.envs.tabletop.rendering import create_context\n'
-            'create_context(8, 8)')
+    code = 'from rt2_jax.envs.tabletop.rendering import create_context\ncreate_context(8, 8)'
     environment = {**os.environ, 'LD_LIBRARY_PATH': str(tmp_path)}
     environment.pop('MUJOCO_GL', None)
-    done = subprocess.run([sys.executable, '-c', code], env=environment, text=True,
-                          capture_output=True, check=False)
+    done = subprocess.run(
+        [sys.executable, '-c', code], env=environment, text=True, capture_output=True, check=False
+    )
     assert done.returncode != 0
     assert 'RenderingUnavailable' in done.stderr
     assert 'libegl1 libgl1-mesa-dri' in done.stderr and 'libosmesa6' in done.stderr

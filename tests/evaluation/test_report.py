@@ -8,23 +8,23 @@ from rt2_jax.evaluation import report
 def test_wilson_intervals():
     """Against the closed form at z = 1.96: centre (k + z^2/2) / (n + z^2)."""
     share = report.proportion(45, 50)
-    assert (share["success"], share["episodes"]) == (0.9, 50)
+    assert (share['success'], share['episodes']) == (0.9, 50)
     z = 1.959964
     centre = (45 + z * z / 2) / (50 + z * z)
     half = z / (50 + z * z) * (45 * 5 / 50 + z * z / 4) ** 0.5
-    assert share["interval"] == pytest.approx([centre - half, centre + half], abs=1e-4)
-    assert report.proportion(0, 10)["interval"][0] == 0
-    assert report.proportion(10, 10)["interval"] == pytest.approx([0.7225, 1], abs=1e-4)
-    with pytest.raises(ValueError, match="no episodes"):
+    assert share['interval'] == pytest.approx([centre - half, centre + half], abs=1e-4)
+    assert report.proportion(0, 10)['interval'][0] == 0
+    assert report.proportion(10, 10)['interval'] == pytest.approx([0.7225, 1], abs=1e-4)
+    with pytest.raises(ValueError, match='no episodes'):
         report.proportion(0, 0)
 
 
 def test_manifest_says_what_ran():
     manifest = report.manifest(seeds=[1, 2])
-    assert manifest["seeds"] == [1, 2] and manifest["device"].startswith("cpu")
-    assert {"python", "jax", "flax", "mujoco-core"} <= set(manifest["versions"])
-    assert manifest["date"].endswith("+00:00") and manifest["command"]
+    assert manifest['seeds'] == [1, 2] and manifest['device'].startswith('cpu')
+    assert {'python', 'jax', 'flax', 'mujoco-core'} <= set(manifest['versions'])
+    assert manifest['date'].endswith('+00:00') and manifest['command']
 
 
 def test_percentiles():
-    assert report.percentiles(range(101)) == {"p50": 50, "p95": 95}
+    assert report.percentiles(range(101)) == {'p50': 50, 'p95': 95}

@@ -38,7 +38,7 @@ def play(folder: pathlib.Path, stages) -> list[str]:
     with quickstart.only_one(folder) as lock:
         for position, one in enumerate(stages):
             if not progress.is_done(one):
-                progress.begin(one, stages[position + 1:])
+                progress.begin(one, stages[position + 1 :])
                 quickstart.run_stage(one, progress, lock)
                 ran.append(one.name)
     return ran
@@ -75,7 +75,7 @@ def test_seconds_add_up_over_interrupted_tries(tmp_path):
     assert json.loads((tmp_path / 'progress.json').read_text())['seconds']['a'] >= 1.0
 
 
-CHILD = '''
+CHILD = """
 import pathlib, signal, sys, time
 note = pathlib.Path(sys.argv[1] + ".note")
 def save(*_):
@@ -85,8 +85,8 @@ def save(*_):
 signal.signal(signal.SIGTERM, save)
 note.write_text("started")
 time.sleep(60)
-'''
-PARENT = '''
+"""
+PARENT = """
 import pathlib, sys
 sys.path.insert(0, sys.argv[1])
 import quickstart
@@ -94,7 +94,7 @@ folder = pathlib.Path(sys.argv[2])
 one = quickstart.Stage("a", "train", ("-c", sys.argv[3], str(folder / "a")), folder / "a")
 with quickstart.only_one(folder) as lock:
     quickstart.run_stage(one, quickstart.Progress(folder / "progress.json"), lock)
-'''
+"""
 
 
 def test_child_of_a_killed_quickstart_ends(tmp_path):
@@ -118,15 +118,24 @@ def test_results_have_the_promised_shape(tmp_path):
         one.product.parent.mkdir(parents=True, exist_ok=True)
         if one.timed == 'evaluate':
             policy = one.command[2].removeprefix('--policy=')
-            measured = {suite: report.proportion(7, 10) | {'tasks': {}}
-                        for suite in quickstart.SUITES}
+            measured = {
+                suite: report.proportion(7, 10) | {'tasks': {}} for suite in quickstart.SUITES
+            }
             one.product.write_text(json.dumps({'policies': {policy: measured}}))
     results = quickstart.gather(stages, seconds)
     assert list(results['policies']) == ['cofinetuned', 'untrained', 'expert']
     assert results['policies']['expert']['unseen_objects'] == {
-        'success': 0.7, 'episodes': 10, 'interval': [0.3968, 0.8922]}
+        'success': 0.7,
+        'episodes': 10,
+        'interval': [0.3968, 0.8922],
+    }
     assert results['seconds'] == {
-        'setup': 10.0, 'collect': 60.0, 'train': 60.0, 'evaluate': 180.0, 'total': 310.0}
+        'setup': 10.0,
+        'collect': 60.0,
+        'train': 60.0,
+        'evaluate': 180.0,
+        'total': 310.0,
+    }
     assert '70 % (40 to 89 %) of 10' in quickstart.table(results)
 
 
@@ -145,6 +154,7 @@ def test_commands_are_those_of_the_binaries(tmp_path):
 @pytest.mark.parametrize('arguments', [['--quik'], ['--steps=0'], ['--episodes=many']])
 def test_bad_arguments_are_refused_before_set_up(arguments):
     script = ROOT / 'launch/quickstart.py'
-    checked = subprocess.run([sys.executable, script, '--check_arguments', *arguments],
-                             capture_output=True, text=True)
+    checked = subprocess.run(
+        [sys.executable, script, '--check_arguments', *arguments], capture_output=True, text=True
+    )
     assert checked.returncode == 2 and arguments[0].partition('=')[0] in checked.stderr

@@ -6,25 +6,30 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rt2_jax.models import layers
-from rt2_jax.models import vit
-from rt2_jax.models import vla
+from rt2_jax.models import layers, vit, vla
 
 VOCAB = 50
 
 
 def config(**vision):
     language = dict(width=24, depth=2, heads=2, head_dim=8, mlp=40)
-    return dict(name='pali', dtype='float32', encoder=language, decoder=language,
-                vision=dict(width=16, depth=2, heads=2, mlp=32, patch=16, **vision))
+    return dict(
+        name='pali',
+        dtype='float32',
+        encoder=language,
+        decoder=language,
+        vision=dict(width=16, depth=2, heads=2, mlp=32, patch=16, **vision),
+    )
 
 
 @pytest.fixture(scope='module')
 def batch():
     rng = np.random.default_rng(0)
-    return (rng.integers(0, 255, (2, 1, 32, 48, 3)).astype(np.uint8),
-            np.array([[5, 6, 7, 0], [8, 9, 0, 0]], np.int32),
-            np.array([[0, 4, 9], [0, 7, 3]], np.int32))
+    return (
+        rng.integers(0, 255, (2, 1, 32, 48, 3)).astype(np.uint8),
+        np.array([[5, 6, 7, 0], [8, 9, 0, 0]], np.int32),
+        np.array([[0, 4, 9], [0, 7, 3]], np.int32),
+    )
 
 
 @pytest.fixture(scope='module')
@@ -56,8 +61,9 @@ def test_padding_of_the_prompt_changes_nothing(model_and_params, batch):
     model, params = model_and_params
     images, prompt, target = batch
     longer = np.pad(prompt, ((0, 0), (0, 5)))
-    np.testing.assert_allclose(model.apply(params, images, longer, target),
-                               model.apply(params, *batch), atol=1e-5)
+    np.testing.assert_allclose(
+        model.apply(params, images, longer, target), model.apply(params, *batch), atol=1e-5
+    )
 
 
 def test_targets_see_no_later_targets(model_and_params, batch):
@@ -80,22 +86,31 @@ def test_frames_come_one_after_the_other(model_and_params, batch):
     assert float(jnp.abs(a - b).max()) > 1e-4
 
 
-@pytest.mark.parametrize('change', [dict(remat='full'), dict(remat='dots_saveable'), dict(unroll=2)])
+@pytest.mark.parametrize(
+    'change', [dict(remat='full'), dict(remat='dots_saveable'), dict(unroll=2)]
+)
 def test_remat_and_unroll_change_neither_values_nor_gradients(model_and_params, batch, change):
     model, params = model_and_params
     changed = config()
     changed = {k: v | change if isinstance(v, dict) else v for k, v in changed.items()}
     other = vla.build(changed, VOCAB)
-    gradients = [jax.grad(lambda p: jnp.sum(m.apply(p, *batch) ** 2))(params) for m in (model, other)]
+    gradients = [
+        jax.grad(lambda p: jnp.sum(m.apply(p, *batch) ** 2))(params) for m in (model, other)
+    ]
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), *gradients)
 
 
 def test_every_parameter_matters(batch):
-    model = vla.build(config(stem='pyramid', stem_widths=(8, 12), positions='sincos', context=True), VOCAB)
+    model = vla.build(
+        config(stem='pyramid', stem_widths=(8, 12), positions='sincos', context=True), VOCAB
+    )
     params = nn.meta.unbox(model.init(jax.random.key(1), *batch))
     gradient = jax.grad(lambda p: jnp.sum(model.apply(p, *batch) ** 2))(params)
-    still = [jax.tree_util.keystr(path) for path, g in jax.tree_util.tree_leaves_with_path(gradient)
-             if not np.any(g)]
+    still = [
+        jax.tree_util.keystr(path)
+        for path, g in jax.tree_util.tree_leaves_with_path(gradient)
+        if not np.any(g)
+    ]
     # A bias of keys moves all logits of a query alike, and softmax forgets it.
     assert all("'key']['bias" in name for name in still), still
 
@@ -104,8 +119,9 @@ def test_windows_are_those_of_a_convolution():
     x = np.random.default_rng(2).normal(size=(2, 6, 8, 3)).astype(np.float32)
     kernel = np.random.default_rng(3).normal(size=(3, 3, 3, 5)).astype(np.float32)
     ours = vit.windows(x) @ kernel.reshape(27, 5)
-    theirs = jax.lax.conv_general_dilated(x, kernel, (2, 2), ((1, 0), (1, 0)),
-                                          dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
+    theirs = jax.lax.conv_general_dilated(
+        x, kernel, (2, 2), ((1, 0), (1, 0)), dimension_numbers=('NHWC', 'HWIO', 'NHWC')
+    )
     np.testing.assert_allclose(ours, theirs, atol=1e-4)
 
 
@@ -115,14 +131,18 @@ def test_relative_buckets_are_those_of_t5():
     buckets = bias._bucket(jnp.array([0, -1, -15, -16, -20, -127, -1000, 3]))
     np.testing.assert_array_equal(buckets, [0, 1, 15, 16, 17, 31, 31, 0])
     both = layers.RelativeBias(heads=1, bidirectional=True)
-    np.testing.assert_array_equal(both._bucket(jnp.array([0, -3, 3, 7, 8, 500])), [0, 3, 19, 23, 24, 31])
+    np.testing.assert_array_equal(
+        both._bucket(jnp.array([0, -3, 3, 7, 8, 500])), [0, 3, 19, 23, 24, 31]
+    )
 
 
 def test_a_classifiers_tower_fits_pali(batch):
     vision = config(stem='pyramid', stem_widths=(8, 12), positions='sincos', context=True)['vision']
     classifier = vla.build(dict(name='classifier', dtype='float32', vision=vision), VOCAB)
     params = nn.meta.unbox(classifier.init(jax.random.key(0), *batch))['params']
-    whole = nn.meta.unbox(vla.build(config() | {'vision': vision}, VOCAB).init(jax.random.key(0), *batch))
+    whole = nn.meta.unbox(
+        vla.build(config() | {'vision': vision}, VOCAB).init(jax.random.key(0), *batch)
+    )
     shapes = [jax.tree.map(jnp.shape, tree['tower']) for tree in (params, whole['params'])]
     assert shapes[0] == shapes[1]
     assert classifier.apply({'params': params}, *batch).shape == (2, 3, VOCAB)
@@ -132,7 +152,11 @@ def test_errors_name_what_is_wrong():
     with pytest.raises(ValueError, match="did you mean 'pali'"):
         vla.build(config() | {'name': 'pal'}, VOCAB)
     with pytest.raises(ValueError, match='whole number of patches of 16'):
-        vla.build(config(), VOCAB).init(jax.random.key(0), np.zeros((1, 1, 30, 32, 3), np.uint8),
-                                        np.ones((1, 2), np.int32), np.ones((1, 2), np.int32))
+        vla.build(config(), VOCAB).init(
+            jax.random.key(0),
+            np.zeros((1, 1, 30, 32, 3), np.uint8),
+            np.ones((1, 2), np.int32),
+            np.ones((1, 2), np.int32),
+        )
     with pytest.raises(ValueError, match="did you mean 'dots_saveable'"):
         layers.remat_policy('dot_saveable')

@@ -10,9 +10,7 @@ import numpy as np
 import optax
 import pytest
 
-from rt2_jax.parallel import distributed
-from rt2_jax.parallel import mesh as mesh_lib
-from rt2_jax.parallel import sharding
+from rt2_jax.parallel import distributed, mesh as mesh_lib, sharding
 
 
 @pytest.fixture

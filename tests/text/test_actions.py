@@ -7,12 +7,11 @@ import numpy as np
 import pytest
 
 from rt2_jax.text import actions
-from rt2_jax.text.actions import ActionSpace
-from rt2_jax.text.actions import ActionTokenizer
+from rt2_jax.text.actions import ActionSpace, ActionTokenizer
 from rt2_jax.text.tokenizer import Tokenizer
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope='module')
 def tokenizer():
     return Tokenizer.load_default()
 
@@ -30,13 +29,13 @@ def uniform_actions(space: ActionSpace, number: int, seed: int = 0) -> np.ndarra
 
 
 SPACES = {
-    "rt1": ActionSpace.rt1_bounds(),
-    "lopsided": ActionSpace((0, -0.1, -0.2, 0, 1, -3, -1), (1, 0.3, 0.1, 0.5, 2, 3, 1)),
-    "few bins": ActionSpace((-1,) * 7, (1,) * 7, bins=7),
+    'rt1': ActionSpace.rt1_bounds(),
+    'lopsided': ActionSpace((0, -0.1, -0.2, 0, 1, -3, -1), (1, 0.3, 0.1, 0.5, 2, 3, 1)),
+    'few bins': ActionSpace((-1,) * 7, (1,) * 7, bins=7),
 }
 
 
-@pytest.mark.parametrize("name", SPACES)
+@pytest.mark.parametrize('name', SPACES)
 def test_round_trip_within_half_a_bin(name, tokenizer):
     space = SPACES[name]
     coder = ActionTokenizer(space, tokenizer)
@@ -58,16 +57,16 @@ def test_zero_is_exact_where_the_range_is_symmetric(coder):
 
 def test_terminate_is_zero_in_the_string_and_one_in_the_vector(coder, tokenizer):
     ids = coder.encode(np.array([[0.0] + [0.5] * 7, [1.0] + [0.5] * 7]))
-    assert [tokenizer.decode(row.tolist()).split()[0] for row in ids] == ["1", "0"]
+    assert [tokenizer.decode(row.tolist()).split()[0] for row in ids] == ['1', '0']
     assert coder.decode(ids)[:, 0].tolist() == [0.0, 1.0]
     assert coder.terminate_ids == tuple(tokenizer.integer_ids[:2])
 
 
 def test_the_papers_string_decodes(coder, tokenizer):
-    ids = tokenizer.encode("1 128 91 241 5 101 127 217")
+    ids = tokenizer.encode('1 128 91 241 5 101 127 217')
     action = coder.decode(ids)
     assert action[0] == 0 and action[1] == 0 and action[2] == pytest.approx(-37 * 2 / 255)
-    assert tokenizer.decode(coder.encode(action).tolist()) == "1 128 91 241 5 101 127 217"
+    assert tokenizer.decode(coder.encode(action).tolist()) == '1 128 91 241 5 101 127 217'
 
 
 def test_every_bin_of_every_dimension_decodes_inside_its_range(coder):
@@ -86,12 +85,12 @@ def test_any_leading_shape(coder):
 
 def test_clips_are_counted_and_logged(coder, monkeypatch):
     said = []
-    monkeypatch.setattr(logging, "warning", lambda text, *args: said.append(text % args))
+    monkeypatch.setattr(logging, 'warning', lambda text, *args: said.append(text % args))
     action = np.array([0, 1.5, 0, -2.0, 0, 0, 2.0, 1.0])
     decoded = coder.decode(coder.encode(action))
     assert coder.clipped.tolist() == [1, 0, 1, 0, 0, 1, 0]
     assert decoded[1] == pytest.approx(1, abs=0.004) and decoded[3] == pytest.approx(-1, abs=0.004)
-    assert len(said) == 1 and "3 action values" in said[0] and "'dx': 1" in said[0]
+    assert len(said) == 1 and '3 action values' in said[0] and "'dx': 1" in said[0]
     for _ in range(3):
         coder.encode(action)  # 12 in all: the report at 10, and no more
     assert len(said) == 2 and coder.clipped.sum() == 12
@@ -100,12 +99,12 @@ def test_clips_are_counted_and_logged(coder, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "action, message",
+    'action, message',
     [
         ([0, 0, np.nan, 0, 0, 0, 0, 0], "nan for 'dy'"),
         ([np.inf, 0, 0, 0, 0, 0, 0, 0], "inf for 'terminate'"),
-        ([2, 0, 0, 0, 0, 0, 0, 0], "terminate flag"),
-        ([0] * 7, "8 numbers"),
+        ([2, 0, 0, 0, 0, 0, 0, 0], 'terminate flag'),
+        ([0] * 7, '8 numbers'),
     ],
 )
 def test_bad_actions_raise(coder, action, message):
@@ -118,35 +117,38 @@ def test_ids_that_are_no_action_raise(coder, tokenizer):
     for place, token in [(2, tokenizer.eos_id), (7, 10**6), (4, -1)]:
         ids = good.copy()
         ids[place] = token
-        with pytest.raises(ValueError, match=f"Token id {token} at position {place}"):
+        with pytest.raises(ValueError, match=f'Token id {token} at position {place}'):
             coder.decode(ids)
     flag = good.copy()
     flag[0] = tokenizer.integer_ids[2]
     with pytest.raises(ValueError, match="Integer 2 at position 0.*'terminate'"):
         coder.decode(flag)
-    with pytest.raises(ValueError, match="shape"):
+    with pytest.raises(ValueError, match='shape'):
         coder.decode(good[:7])
 
 
 def test_json_round_trip_and_its_errors():
-    space = SPACES["lopsided"]
+    space = SPACES['lopsided']
     assert ActionSpace.from_json(space.to_json()) == space
     assert hash(ActionSpace.from_json(space.to_json())) == hash(space)
     with pytest.raises(ValueError, match="lacks.*'low'"):
         ActionSpace.from_json('{"high": [1]}')
-    with pytest.raises(ValueError, match="unknown fields"):
+    with pytest.raises(ValueError, match='unknown fields'):
         ActionSpace.from_json(space.to_json()[:-1] + ', "hz": 3}')
 
 
 def test_near_zero_ranges_are_widened_with_a_warning(monkeypatch):
     said = []
-    monkeypatch.setattr(logging, "warning", lambda text, *args: said.append(text % args))
+    monkeypatch.setattr(logging, 'warning', lambda text, *args: said.append(text % args))
     rng = np.random.default_rng(0)
     moves = rng.normal(0, 0.1, (5000, 7))
     moves[:, 5] = 0.25  # a joint that never turns
     space = ActionSpace.from_quantiles(moves)
     width = space.high[5] - space.low[5]
-    assert width == pytest.approx(actions.MINIMUM_RANGE) and np.mean([space.low[5], space.high[5]]) == 0.25
+    assert (
+        width == pytest.approx(actions.MINIMUM_RANGE)
+        and np.mean([space.low[5], space.high[5]]) == 0.25
+    )
     assert len(said) == 1 and "'drz'" in said[0]
     assert space.high[0] == pytest.approx(0.23, abs=0.02)
     ActionSpace.from_json(space.to_json())
@@ -154,10 +156,10 @@ def test_near_zero_ranges_are_widened_with_a_warning(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "low, high", [((0,) * 7, (-1,) * 7), ((0,) * 7, (math.nan,) * 7), ((0,) * 6, (1,) * 7)]
+    'low, high', [((0,) * 7, (-1,) * 7), ((0,) * 7, (math.nan,) * 7), ((0,) * 6, (1,) * 7)]
 )
 def test_senseless_ranges_raise(low, high):
-    with pytest.raises(ValueError, match="ActionSpace"):
+    with pytest.raises(ValueError, match='ActionSpace'):
         ActionSpace(low, high)
 
 
@@ -167,8 +169,8 @@ def test_integers_that_are_not_one_to_one_with_ids_raise(tokenizer):
 
     shifted = Shifted(tokenizer.model_bytes)
     shifted.integer_ids = np.roll(tokenizer.integer_ids, 1)
-    with pytest.raises(ValueError, match="Integer 0 is said to be token"):
+    with pytest.raises(ValueError, match='Integer 0 is said to be token'):
         ActionTokenizer(ActionSpace.rt1_bounds(), shifted)
     shifted.integer_ids = np.full(1001, tokenizer.integer_ids[0])
-    with pytest.raises(ValueError, match="share one token id"):
+    with pytest.raises(ValueError, match='share one token id'):
         ActionTokenizer(ActionSpace.rt1_bounds(), shifted)

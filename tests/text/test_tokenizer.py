@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 import sentencepiece
 
-from rt2_jax.text import build_vocabulary
-from rt2_jax.text import prompts
+from rt2_jax.text import build_vocabulary, prompts
 from rt2_jax.text.tokenizer import Tokenizer
 
 
@@ -22,8 +21,17 @@ def test_integers_are_single_tokens(tokenizer):
     assert tokenizer.encode(text) == [tokenizer.integer_ids[int(x)] for x in text.split()]
 
 
-@pytest.mark.parametrize('text', ['pick banana', 'Plan: pick banana. Action:', 'schraubenzieher',
-                                  'naïve 你好 🍌', '1001', prompts.robot('push drum to fox')])
+@pytest.mark.parametrize(
+    'text',
+    [
+        'pick banana',
+        'Plan: pick banana. Action:',
+        'schraubenzieher',
+        'naïve 你好 🍌',
+        '1001',
+        prompts.robot('push drum to fox'),
+    ],
+)
 def test_text_survives(tokenizer, text):
     assert tokenizer.decode(tokenizer.encode(text)) == text
 
@@ -40,14 +48,24 @@ def test_the_shipped_model_is_what_the_builder_builds(tokenizer):
 
 def test_a_model_without_integers_is_refused(tmp_path):
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(['a plain text of a few words'] * 10), model_prefix=str(tmp_path / 'm'),
-        vocab_size=40, hard_vocab_limit=False, pad_id=0, eos_id=1, unk_id=2, bos_id=-1, minloglevel=2)
+        sentence_iterator=iter(['a plain text of a few words'] * 10),
+        model_prefix=str(tmp_path / 'm'),
+        vocab_size=40,
+        hard_vocab_limit=False,
+        pad_id=0,
+        eos_id=1,
+        unk_id=2,
+        bos_id=-1,
+        minloglevel=2,
+    )
     with pytest.raises(ValueError, match='no single token for 1001 of the integers'):
         Tokenizer.load(tmp_path / 'm.model')
 
 
 def test_prompts_are_those_of_the_paper():
-    assert prompts.robot('pick banana.') == 'Q: what action should the robot take to pick banana? A:'
+    assert (
+        prompts.robot('pick banana.') == 'Q: what action should the robot take to pick banana? A:'
+    )
     assert prompts.robot_plan("I'm hungry") == "Instruction: I'm hungry."
     assert prompts.plan('pick rxbar chocolate.') == 'Plan: pick rxbar chocolate. Action:'
     assert prompts.web('what is in the image?') == 'Q: what is in the image? A:'

@@ -10,10 +10,7 @@ import optax
 import pytest
 
 from rt2_jax import configuration
-from rt2_jax.training import checkpoint
-from rt2_jax.training import metrics
-from rt2_jax.training import state as state_lib
-from rt2_jax.training import step as step_lib
+from rt2_jax.training import checkpoint, loading, metrics, state as state_lib, step as step_lib
 
 CONFIG = ml_collections.ConfigDict(
     {'embodiment': 'tabletop', 'batch_size': 4, 'total_steps': 10, 'data': {'threads': 1}}
@@ -74,14 +71,14 @@ def test_saved_state_is_that_of_the_call_though_training_goes_on(tmp_path):
 
 
 def test_only_the_latest_are_kept_and_any_of_them_loads(workdir):
-    loaded = checkpoint.load_for_inference(workdir)
+    loaded = loading.load_for_inference(workdir)
     assert loaded.step == 5
     np.testing.assert_array_equal(
         loaded.params['encoder']['kernel'], make_state().params['encoder']['kernel']
     )
-    assert checkpoint.load_for_inference(workdir, step=3).step == 3
+    assert loading.load_for_inference(workdir, step=3).step == 3
     with pytest.raises(checkpoint.CheckpointError, match='no checkpoint of step 1'):
-        checkpoint.load_for_inference(workdir, step=1)
+        loading.load_for_inference(workdir, step=1)
 
 
 def test_parameters_that_do_not_fit_are_listed(workdir):
@@ -102,17 +99,17 @@ def test_parameters_that_do_not_fit_are_listed(workdir):
 
 def test_missing_directories_are_told_apart(tmp_path, workdir):
     with pytest.raises(checkpoint.CheckpointError, match="no directory .*; did you mean 'run'"):
-        checkpoint.load_for_inference(tmp_path / 'rnu')
+        loading.load_for_inference(tmp_path / 'rnu')
     (tmp_path / 'empty').mkdir()
     with pytest.raises(checkpoint.CheckpointError, match='is empty'):
-        checkpoint.load_for_inference(tmp_path / 'empty')
+        loading.load_for_inference(tmp_path / 'empty')
     (workdir / 'tokenizer.model').unlink()
     with pytest.raises(
         checkpoint.CheckpointError, match='half-written one: it lacks tokenizer.model'
     ):
-        checkpoint.load_for_inference(workdir)
+        loading.load_for_inference(workdir)
     with pytest.raises(checkpoint.CheckpointError, match='the package has no checkpoint'):
-        checkpoint.load_for_inference('package:tabeltop')
+        loading.load_for_inference('package:tabeltop')
 
 
 def test_run_killed_before_its_first_checkpoint(tmp_path, tokenizer):
@@ -120,10 +117,10 @@ def test_run_killed_before_its_first_checkpoint(tmp_path, tokenizer):
     with pytest.raises(
         checkpoint.CheckpointError, match='no complete checkpoint yet: training was stopped'
     ):
-        checkpoint.load_for_inference(tmp_path)
+        loading.load_for_inference(tmp_path)
     (tmp_path / 'checkpoints' / '4.orbax-checkpoint-tmp').mkdir(parents=True)
     with pytest.raises(checkpoint.CheckpointError, match='unfinished: 4.orbax'):
-        checkpoint.load_for_inference(tmp_path)
+        loading.load_for_inference(tmp_path)
 
 
 @pytest.mark.parametrize('damage', ['truncated', 'missing'])
@@ -139,18 +136,18 @@ def test_damaged_checkpoint_is_named(workdir, damage):
     with pytest.raises(
         checkpoint.CheckpointError, match='checkpoints/5 (is damaged|cannot be restored)'
     ):
-        checkpoint.load_for_inference(workdir)
+        loading.load_for_inference(workdir)
 
 
 def test_damaged_config_is_named(workdir):
     (workdir / 'config.json').write_text('{"seed": 0,')
     with pytest.raises(checkpoint.CheckpointError, match='config.json is damaged'):
-        checkpoint.load_for_inference(workdir)
+        loading.load_for_inference(workdir)
 
 
 def test_export_keeps_what_bfloat16_keeps(workdir, tmp_path):
-    checkpoint.export(workdir, tmp_path / 'exported', step=3)
-    loaded = checkpoint.load_for_inference(tmp_path / 'exported')
+    loading.export(workdir, tmp_path / 'exported', step=3)
+    loaded = loading.load_for_inference(tmp_path / 'exported')
     assert loaded.step == 3
     np.testing.assert_array_equal(
         loaded.params['encoder']['kernel'],

@@ -7,9 +7,7 @@ import optax
 import pytest
 
 from rt2_jax.text.actions import ActionSpace
-from rt2_jax.training import metrics
-from rt2_jax.training import state as state_lib
-from rt2_jax.training import step as step_lib
+from rt2_jax.training import metrics, state as state_lib, step as step_lib
 
 TARGET_LENGTH = 12
 

@@ -5,5 +5,4 @@
 
 import gymnasium
 
-gymnasium.register(id='rt2_jax/Tabletop-v0',
-                   entry_point='rt2_jax.envs.tabletop.env:TabletopEnv')
+gymnasium.register(id='rt2_jax/Tabletop-v0', entry_point='rt2_jax.envs.tabletop.env:TabletopEnv')

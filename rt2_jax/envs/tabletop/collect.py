@@ -12,37 +12,27 @@ from __future__ import annotations
 import atexit
 from collections import Counter
 from collections.abc import Iterator, Sequence
-import concurrent.futures
 import dataclasses
 import functools
 import hashlib
 import json
-import multiprocessing
-import multiprocessing.connection
 import os
-import signal
 import sys
-import threading
 import time
 from typing import Any
 
-from absl import app
-from absl import flags
-from absl import logging
+from absl import app, flags, logging
 from etils import epath
 import numpy as np
 
-from rt2_jax.data import rlds_writer
-from rt2_jax.data import tf_example
-from rt2_jax.data import tfrecord
-from rt2_jax.envs.tabletop import expert
-from rt2_jax.envs.tabletop import schema
-from rt2_jax.envs.tabletop import suites
-from rt2_jax.envs.tabletop import tasks as tabletop_tasks
+from rt2_jax.data import rlds_writer, tf_example, tfrecord
+from rt2_jax.envs.tabletop import expert, pool, schema, suites, tasks as tabletop_tasks
 from rt2_jax.envs.tabletop.env import TabletopEnv
 
-COLLECTION_JSON = "collection.json"
-SPLIT = "train"
+FLAGS = flags.FLAGS
+
+COLLECTION_JSON = 'collection.json'
+SPLIT = 'train'
 
 # Episode i of a collection is episode seed * SEED_STRIDE + i of its suite.
 SEED_STRIDE = 1_000_000
@@ -71,21 +61,21 @@ class Settings:
     seed: int = 0
     noise: float = 0.1
     image_size: int = 128
-    suite: str = "train"
+    suite: str = 'train'
     tasks: tuple[str, ...] = ()
     max_steps: int = 20
     quality: int = 95
 
     def __post_init__(self):
-        object.__setattr__(self, "tasks", tuple(self.tasks))
+        object.__setattr__(self, 'tasks', tuple(self.tasks))
         suites.suite(self.suite)
         for kind in self.tasks:
             tabletop_tasks.check_kind(kind)
         if not 0 < self.episodes <= SEED_STRIDE:
-            raise ValueError(f"episodes must be 1 to {SEED_STRIDE}; got {self.episodes}")
+            raise ValueError(f'episodes must be 1 to {SEED_STRIDE}; got {self.episodes}')
         if not 0 <= self.seed < suites.SEEDS_PER_SUITE // SEED_STRIDE:
             raise ValueError(
-                f"seed must be 0 to {suites.SEEDS_PER_SUITE // SEED_STRIDE - 1}; got {self.seed}"
+                f'seed must be 0 to {suites.SEEDS_PER_SUITE // SEED_STRIDE - 1}; got {self.seed}'
             )
 
     def shard_lengths(self) -> list[int]:
@@ -98,7 +88,9 @@ class OutputError(ValueError):
     """The output directory holds something else; says what to do."""
 
 
-def collect(output: epath.PathLike, settings: Settings, processes: int | None = None) -> dict[str, Any]:
+def collect(
+    output: epath.PathLike, settings: Settings, processes: int | None = None
+) -> dict[str, Any]:
     """Collects episodes into `output`, or goes on where an interrupted collection stopped.
 
     Args:
@@ -119,28 +111,35 @@ def collect(output: epath.PathLike, settings: Settings, processes: int | None = 
         for shard in range(len(lengths))
     ]
     if _prepare(output, settings):
-        logging.info("%s is complete already; nothing to do", output)
+        logging.info('%s is complete already; nothing to do', output)
         return summary(paths)
     left = [shard for shard, path in enumerate(paths) if not path.exists()]
     if len(left) < len(paths):
-        logging.info("going on with %s: %d of %d shards are there", output,
-                     len(paths) - len(left), len(paths))  # fmt: skip
+        logging.info(
+            'going on with %s: %d of %d shards are there',
+            output,
+            len(paths) - len(left),
+            len(paths),
+        )
     starts = np.concatenate([[0], np.cumsum(lengths)])
     jobs = [(paths[s], settings, int(starts[s]), int(starts[s + 1])) for s in left]
-    _run(jobs, processes or os.cpu_count() or 1)
+    pool.run(_collect_shard, jobs, processes or os.cpu_count() or 1)
     rlds_writer.finish(
-        output, schema.features(settings.image_size), name=schema.NAME, version=schema.VERSION,
-        description=schema.DESCRIPTION, shard_lengths=lengths, split=SPLIT,
-    )  # fmt: skip
+        output,
+        schema.features(settings.image_size),
+        name=schema.NAME,
+        version=schema.VERSION,
+        description=schema.DESCRIPTION,
+        shard_lengths=lengths,
+        split=SPLIT,
+    )
     return summary(paths)
 
 
 def play(env: TabletopEnv, settings: Settings, number: int) -> dict[str, Any]:
     """Episode `number` of a collection, as the schema lays it out, frames as uint8 [S, S, 3]."""
     kind = settings.tasks[number % len(settings.tasks)] if settings.tasks else None
-    observation, info = env.reset(
-        seed=settings.seed * SEED_STRIDE + number, options={"task": kind}
-    )
+    observation, info = env.reset(seed=settings.seed * SEED_STRIDE + number, options={'task': kind})
     steps, over = [], False
     while not over:
         # A turn after a disturbance may ask for more than a step can carry; the next one does the
@@ -152,28 +151,28 @@ def play(env: TabletopEnv, settings: Settings, number: int) -> dict[str, Any]:
         over = terminated or truncated
         steps.append(
             {
-                "observation": seen,
-                "action": {
-                    "world_vector": action[1:4],
-                    "rotation_delta": action[4:7],
-                    "gripper_closedness_action": action[7:8],
-                    "terminate_episode": np.array([action[0] >= 0.5], np.int32),
+                'observation': seen,
+                'action': {
+                    'world_vector': action[1:4],
+                    'rotation_delta': action[4:7],
+                    'gripper_closedness_action': action[7:8],
+                    'terminate_episode': np.array([action[0] >= 0.5], np.int32),
                 },
-                "reward": np.float32(reward),
-                "discount": np.float32(not terminated),
-                "is_first": not steps,
-                "is_last": over,
-                "is_terminal": terminated,
+                'reward': np.float32(reward),
+                'discount': np.float32(not terminated),
+                'is_first': not steps,
+                'is_last': over,
+                'is_terminal': terminated,
             }
         )
     return {
-        "steps": steps,
-        "episode_metadata": {
-            "success": info["success"],
-            "task": info["task"],
-            "suite": info["suite"],
-            "seed": info["seed"],
-            "objects": list(info["object_names"]),
+        'steps': steps,
+        'episode_metadata': {
+            'success': info['success'],
+            'task': info['task'],
+            'suite': info['suite'],
+            'seed': info['seed'],
+            'objects': list(info['object_names']),
         },
     }
 
@@ -190,50 +189,50 @@ def summary(paths: Sequence[epath.Path]) -> dict[str, Any]:
             if record.error:
                 raise record.error
             features = tf_example.parse(record.payload)
-            start, end = features["episode_metadata/task"].values[0].tolist()
+            start, end = features['episode_metadata/task'].values[0].tolist()
             task = record.payload[start:end].decode()
             tried[task] += 1
-            succeeded[task] += int(features["episode_metadata/success"].values[0])
-            steps += len(features["steps/is_first"].values)
+            succeeded[task] += int(features['episode_metadata/success'].values[0])
+            steps += len(features['steps/is_first'].values)
     return {
-        "episodes": sum(tried.values()),
-        "steps": steps,
-        "success": {task: succeeded[task] / tried[task] for task in sorted(tried)},
+        'episodes': sum(tried.values()),
+        'steps': steps,
+        'success': {task: succeeded[task] / tried[task] for task in sorted(tried)},
     }
 
 
 def _observation(observation: dict[str, Any], info: dict[str, Any]) -> dict[str, Any]:
     """One step's observation; tiles out of the frame are left out of names and pixels alike."""
     pixels = np.full([schema.TILES, 2], np.nan, np.float32)
-    inside = [i for i, p in enumerate(info["object_pixels"]) if ((p >= 0) & (p <= 1)).all()]
-    pixels[: len(inside)] = info["object_pixels"][inside]
+    inside = [i for i, p in enumerate(info['object_pixels']) if ((p >= 0) & (p <= 1)).all()]
+    pixels[: len(inside)] = info['object_pixels'][inside]
     return {
-        "image": observation["image"],
-        "natural_language_instruction": observation["instruction"],
-        "gripper_xyz": info["gripper_xyz"],
-        "gripper_yaw": info["gripper_yaw"],
-        "gripper_pixel": info["gripper_pixel"],
-        "object_names": "\n".join(info["object_names"][i] for i in inside),
-        "object_pixels": pixels,
+        'image': observation['image'],
+        'natural_language_instruction': observation['instruction'],
+        'gripper_xyz': info['gripper_xyz'],
+        'gripper_yaw': info['gripper_yaw'],
+        'gripper_pixel': info['gripper_pixel'],
+        'object_names': '\n'.join(info['object_names'][i] for i in inside),
+        'object_pixels': pixels,
     }
 
 
 def _prepare(output: epath.Path, settings: Settings) -> bool:
     """Makes `output` ready; True if the collection is complete in it already."""
     complete = (output / rlds_writer.DATASET_INFO_JSON).exists()
-    about = json.loads(json.dumps({"version": schema.VERSION, **dataclasses.asdict(settings)}))
-    about["environment"] = _environment_fingerprint()
+    about = json.loads(json.dumps({'version': schema.VERSION, **dataclasses.asdict(settings)}))
+    about['environment'] = _environment_fingerprint()
     path = output / COLLECTION_JSON
     if path.exists():
         there = json.loads(path.read_text())
         differing = [k for k in sorted({*there, *about}) if there.get(k) != about.get(k)]
-        if complete and differing == ["environment"]:
-            logging.warning("%s was collected by another version of the environment", output)
+        if complete and differing == ['environment']:
+            logging.warning('%s was collected by another version of the environment', output)
         elif differing:
-            fields = ", ".join(f"{k}={there.get(k)!r} (now {about.get(k)!r})" for k in differing)
+            fields = ', '.join(f'{k}={there.get(k)!r} (now {about.get(k)!r})' for k in differing)
             raise OutputError(
-                f"{output} holds a collection with other settings: {fields}. Choose another "
-                "--output, or delete it to start afresh."
+                f'{output} holds a collection with other settings: {fields}. Choose another '
+                '--output, or delete it to start afresh.'
             )
     elif output.exists() and any(output.iterdir()):
         raise OutputError(
@@ -241,10 +240,10 @@ def _prepare(output: epath.Path, settings: Settings) -> bool:
         )
     else:
         output.mkdir(parents=True, exist_ok=True)
-        temporary = output.with_name(f"{output.name}.{COLLECTION_JSON}.{os.getpid()}")
+        temporary = output.with_name(f'{output.name}.{COLLECTION_JSON}.{os.getpid()}')
         temporary.write_text(json.dumps(about, indent=2))
         os.replace(temporary, path)
-    for leftover in output.glob("*.incomplete-*"):
+    for leftover in output.glob('*.incomplete-*'):
         leftover.unlink()
     return complete
 
@@ -252,63 +251,22 @@ def _prepare(output: epath.Path, settings: Settings) -> bool:
 def _environment_fingerprint() -> str:
     """Of the environment's code: half a collection from another version must not be gone on with."""
     digest = hashlib.sha256()
-    for path in sorted(epath.Path(__file__).parent.glob("*.py")):
+    for path in sorted(epath.Path(__file__).parent.glob('*.py')):
         if path.name != epath.Path(__file__).name:
             digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
-
-
-def _run(jobs: list[tuple], processes: int) -> None:
-    """Works through the jobs in parallel, reporting progress; the first failure ends it all."""
-    # OpenGL contexts and threads don't survive a fork.
-    context = multiprocessing.get_context("spawn")
-    done, stop = context.SimpleQueue(), context.Event()
-    progress = threading.Thread(
-        target=_report, args=(done, sum(end - start for *_, start, end in jobs)), daemon=True
-    )
-    progress.start()
-    pool = concurrent.futures.ProcessPoolExecutor(
-        min(processes, len(jobs)) or 1, mp_context=context, initializer=_start_worker,
-        initargs=(done, stop),
-    )  # fmt: skip
-    try:
-        futures = [pool.submit(_collect_shard, *job) for job in jobs]
-        for future in concurrent.futures.as_completed(futures):
-            future.result()
-    except BaseException:
-        stop.set()
-        pool.shutdown(cancel_futures=True)
-        logging.error("collection stopped; run the same command again to go on with it")
-        raise
-    finally:
-        done.put(None)
-        progress.join()
-    pool.shutdown()
-
-
-_done = _stop = None  # a worker's ends of the progress queue and of the call to stop
-
-
-def _start_worker(done, stop) -> None:
-    global _done, _stop
-    _done, _stop = done, stop
-    # Ctrl-C reaches every process; the first one tells the others.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])
-    os._exit(1)
 
 
 @functools.lru_cache(maxsize=1)
 def environment(settings: Settings) -> TabletopEnv:
     """The environment that a collection plays in; made once a process, for it takes a while."""
     env = TabletopEnv(
-        suite=settings.suite, image_size=settings.image_size, max_steps=settings.max_steps,
-        execution_noise=settings.noise, render_mode=None,
-    )  # fmt: skip
+        suite=settings.suite,
+        image_size=settings.image_size,
+        max_steps=settings.max_steps,
+        execution_noise=settings.noise,
+        render_mode=None,
+    )
     atexit.register(env.close)
     return env
 
@@ -319,68 +277,51 @@ def _collect_shard(path: epath.Path, settings: Settings, start: int, stop: int) 
 
     def payloads() -> Iterator[bytes]:
         for number in range(start, stop):
-            if _stop.is_set():
-                raise InterruptedError(f"{path}: stopped before episode {number}")
             yield encode(play(env, settings, number))
-            _done.put(1)
+            pool.tick()
 
     rlds_writer.write_shard(path, payloads())
 
 
-def _report(done, episodes: int) -> None:
-    """Prints progress until None arrives: one rewritten line on a terminal, else one in 10 s."""
-    terminal = sys.stderr.isatty()
-    begun = last = time.monotonic()
-    finished = 0
-    while done.get() is not None:
-        finished += 1
-        now = time.monotonic()
-        if finished < episodes and now - last < (0.2 if terminal else 10.0):
-            continue
-        last = now
-        rate = finished / max(now - begun, 1e-9)
-        line = (
-            f"collected {finished}/{episodes} episodes, {rate:.1f} a second, "
-            f"{(episodes - finished) / rate:.0f} s left"
-        )
-        print(f"\r{line}\033[K" if terminal else line, end="" if terminal else "\n",
-              file=sys.stderr, flush=True)  # fmt: skip
-    if terminal and finished:
-        print(file=sys.stderr)
-
-
-_EPISODES = flags.DEFINE_integer("episodes", None, "Episodes to collect.", lower_bound=1)
-_OUTPUT = flags.DEFINE_string("output", None, "Directory of the data set.")
-_NOISE = flags.DEFINE_float("noise", Settings.noise, "Execution noise, see TabletopEnv.")
-_SEED = flags.DEFINE_integer("seed", Settings.seed, "0 to 9; different seeds share no scene.")
-_PROCESSES = flags.DEFINE_integer("processes", None, "Processes; one a core by default.", lower_bound=1)
-_IMAGE_SIZE = flags.DEFINE_integer("image_size", Settings.image_size, "Side of the frames, pixels.")
-_SUITE = flags.DEFINE_string("suite", Settings.suite, "Suite that scenes are drawn from.")
-_TASKS = flags.DEFINE_list("tasks", [], "Kinds of task, taken in turn; all by default, drawn.")
+def define_flags() -> None:
+    """Defines the flags of the command; importing this file defines none."""
+    flags.DEFINE_integer('episodes', None, 'Episodes to collect.', lower_bound=1)
+    flags.DEFINE_string('output', None, 'Directory of the data set.')
+    flags.DEFINE_float('noise', Settings.noise, 'Execution noise, see TabletopEnv.')
+    flags.DEFINE_integer('seed', Settings.seed, '0 to 9; different seeds share no scene.')
+    flags.DEFINE_integer('processes', None, 'Processes; one a core by default.', lower_bound=1)
+    flags.DEFINE_integer('image_size', Settings.image_size, 'Side of the frames, pixels.')
+    flags.DEFINE_string('suite', Settings.suite, 'Suite that scenes are drawn from.')
+    flags.DEFINE_list('tasks', [], 'Kinds of task, taken in turn; all by default, drawn.')
+    flags.mark_flags_as_required(['episodes', 'output'])
 
 
 def main(argv: Sequence[str]) -> None:
     if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments: {argv[1:]}")
+        raise app.UsageError(f'unexpected arguments: {argv[1:]}')
     started = time.monotonic()
     try:
         settings = Settings(
-            episodes=_EPISODES.value, seed=_SEED.value, noise=_NOISE.value,
-            image_size=_IMAGE_SIZE.value, suite=_SUITE.value, tasks=tuple(_TASKS.value),
-        )  # fmt: skip
-        result = collect(_OUTPUT.value, settings, _PROCESSES.value)
+            episodes=FLAGS.episodes,
+            seed=FLAGS.seed,
+            noise=FLAGS.noise,
+            image_size=FLAGS.image_size,
+            suite=FLAGS.suite,
+            tasks=tuple(FLAGS.tasks),
+        )
+        result = collect(FLAGS.output, settings, FLAGS.processes)
     except ValueError as error:
         # What the user can put right needs no stack trace.
-        sys.exit(f"collect: {error}")
+        sys.exit(f'collect: {error}')
     except KeyboardInterrupt:
         sys.exit(130)
-    success = ", ".join(f"{task} {rate:.1%}" for task, rate in result["success"].items())
+    success = ', '.join(f'{task} {rate:.1%}' for task, rate in result['success'].items())
     print(
-        f"{_OUTPUT.value}: {result['episodes']} episodes, {result['steps']} steps in "
-        f"{time.monotonic() - started:.0f} s; success: {success}"
+        f'{FLAGS.output}: {result["episodes"]} episodes, {result["steps"]} steps in '
+        f'{time.monotonic() - started:.0f} s; success: {success}'
     )
 
 
-if __name__ == "__main__":
-    flags.mark_flags_as_required(["episodes", "output"])
+if __name__ == '__main__':
+    define_flags()
     app.run(main)

@@ -8,9 +8,7 @@ import gymnasium
 import numpy as np
 
 from rt2_jax.data import pictures
-from rt2_jax.envs.tabletop import stage as stages
-from rt2_jax.envs.tabletop import suites
-from rt2_jax.envs.tabletop import tasks
+from rt2_jax.envs.tabletop import stage as stages, suites, tasks
 from rt2_jax.envs.tabletop.rendering import FrameRenderer
 from rt2_jax.envs.tabletop.scene import Scene
 from rt2_jax.text.actions import ACTION_NAMES, ActionSpace
@@ -48,9 +46,15 @@ class TabletopEnv(gymnasium.Env):
 
     metadata = {'render_modes': ['rgb_array'], 'render_fps': 3}
 
-    def __init__(self, suite: str = 'seen', image_size: int = 128, max_steps: int = 20,
-                 execution_noise: float = 0.0, render_size: int = 480,
-                 render_mode: str | None = 'rgb_array'):
+    def __init__(
+        self,
+        suite: str = 'seen',
+        image_size: int = 128,
+        max_steps: int = 20,
+        execution_noise: float = 0.0,
+        render_size: int = 480,
+        render_mode: str | None = 'rgb_array',
+    ):
         """Builds the environment.
 
         Args:
@@ -79,12 +83,15 @@ class TabletopEnv(gymnasium.Env):
         self._max_steps, self._noise = max_steps, execution_noise
         self._ranges = ActionSpace.rt1_bounds()
         low, high = (0.0, *self._ranges.low), (1.0, *self._ranges.high)
-        self.action_space = gymnasium.spaces.Box(np.array(low, np.float32),
-                                                 np.array(high, np.float32))
-        self.observation_space = gymnasium.spaces.Dict({
-            'image': gymnasium.spaces.Box(0, 255, (image_size, image_size, 3), np.uint8),
-            'instruction': gymnasium.spaces.Text(128, charset=_letters()),
-        })
+        self.action_space = gymnasium.spaces.Box(
+            np.array(low, np.float32), np.array(high, np.float32)
+        )
+        self.observation_space = gymnasium.spaces.Dict(
+            {
+                'image': gymnasium.spaces.Box(0, 255, (image_size, image_size, 3), np.uint8),
+                'instruction': gymnasium.spaces.Text(128, charset=_letters()),
+            }
+        )
         self.stage = stages.Stage()
         self._renderer = FrameRenderer(self.stage.model)
         self.scene: Scene | None = None
@@ -157,8 +164,10 @@ class TabletopEnv(gymnasium.Env):
     def _checked(self, action) -> np.ndarray:
         action = np.asarray(action, np.float64)
         if action.shape != (len(ACTION_NAMES),):
-            raise ValueError(f'An action has {len(ACTION_NAMES)} numbers '
-                             f'({", ".join(ACTION_NAMES)}); got shape {action.shape}.')
+            raise ValueError(
+                f'An action has {len(ACTION_NAMES)} numbers '
+                f'({", ".join(ACTION_NAMES)}); got shape {action.shape}.'
+            )
         if not np.isfinite(action).all():
             bad = [f'{n}={v}' for n, v in zip(ACTION_NAMES, action) if not np.isfinite(v)]
             raise ValueError(f'An action must be finite; got {", ".join(bad)}.')
@@ -186,8 +195,11 @@ class TabletopEnv(gymnasium.Env):
         if beyond:
             self._out_of_reach += int(beyond)
             logging.log_every_n_seconds(
-                logging.INFO, 'Goal %s is out of reach; moved to the nearest one inside.', 60,
-                np.round(goal, 3))
+                logging.INFO,
+                'Goal %s is out of reach; moved to the nearest one inside.',
+                60,
+                np.round(goal, 3),
+            )
         x, y, z, yaw = np.clip(goal, low, high)
         rx, ry = np.clip(tilt, -stages.TILT_LIMIT, stages.TILT_LIMIT)
         self.stage.move(x, y, z, yaw, (rx, ry), closed=bool(command[6] > 0))

@@ -20,14 +20,14 @@ from rt2_jax.envs.tabletop.stage import State
 from rt2_jax.envs.tabletop.tasks import QUARTER, Task, wrap
 
 CLOSED, OPEN = 1.0, -1.0
-BESIDE = 0.12            # from X's centre to Y's where a slide ends
-CLEAR_OF_Y = 0.145       # between the centres, so that X comes down beside Y
-ARRIVED = 0.132          # closer than this is beside; success allows 0.14 m
-ABOVE = 0.045            # so near in x and y, a descent corrects the rest on its way
-CLEAR = 0.06             # the tips are above the tiles
-AROUND_X, AROUND_Y = 0.027, 0.040   # so near, closing succeeds
+BESIDE = 0.12  # from X's centre to Y's where a slide ends
+CLEAR_OF_Y = 0.145  # between the centres, so that X comes down beside Y
+ARRIVED = 0.132  # closer than this is beside; success allows 0.14 m
+ABOVE = 0.045  # so near in x and y, a descent corrects the rest on its way
+CLEAR = 0.06  # the tips are above the tiles
+AROUND_X, AROUND_Y = 0.027, 0.040  # so near, closing succeeds
 YAW_NEAR = 0.2
-LOW = 0.022              # tips this low reach well down a tile's sides
+LOW = 0.022  # tips this low reach well down a tile's sides
 TURNED = math.radians(12)
 
 
@@ -64,9 +64,13 @@ def holds(state: State) -> bool:
     """Whether X is between the closed fingers."""
     x = state.tiles[0]
     along, across = _in_hand(state)
-    return (state.closed and abs(along) < 0.015 and abs(across) < 0.055
-            and abs(x.z - (state.z - stage.GRIPPER_LOW)) < 0.03
-            and state.opening > (stage.SQUEEZE + stage.TILE_SIDE) / 2)
+    return (
+        state.closed
+        and abs(along) < 0.015
+        and abs(across) < 0.055
+        and abs(x.z - (state.z - stage.GRIPPER_LOW)) < 0.03
+        and state.opening > (stage.SQUEEZE + stage.TILE_SIDE) / 2
+    )
 
 
 def _use(state: State, task: Task, left: float) -> np.ndarray:
@@ -141,4 +145,5 @@ if __name__ == '__main__':
 
     from rt2_jax.envs.tabletop import measure
 
+    measure.define_flags()
     app.run(measure.main)

@@ -7,13 +7,16 @@ import mujoco
 import numpy as np
 
 from rt2_jax.data import pictures
-from rt2_jax.envs.tabletop.scene import MAX_CLUTTER, MAX_TILES, Camera, Scene, Surface
+from rt2_jax.envs.tabletop.scene import MAX_CLUTTER, Camera, Scene, Surface
 
-PICTURE_SIZE = 128   # texels; a tile is at most some 110 pixels wide in the largest video
+PICTURE_SIZE = 128  # texels; a tile is at most some 110 pixels wide in the largest video
 TABLE_SIZE = 256
-_MARGIN = 3          # of tile colour around the picture, texels
-_SHAPES = {'box': mujoco.mjtGeom.mjGEOM_BOX, 'ellipsoid': mujoco.mjtGeom.mjGEOM_ELLIPSOID,
-           'cylinder': mujoco.mjtGeom.mjGEOM_CYLINDER}
+_MARGIN = 3  # of tile colour around the picture, texels
+_SHAPES = {
+    'box': mujoco.mjtGeom.mjGEOM_BOX,
+    'ellipsoid': mujoco.mjtGeom.mjGEOM_ELLIPSOID,
+    'cylinder': mujoco.mjtGeom.mjGEOM_CYLINDER,
+}
 
 
 def apply(model: mujoco.MjModel, scene: Scene) -> list[int]:
@@ -71,12 +74,16 @@ def table_top(surface: Surface) -> np.ndarray:
     elif surface.pattern == 'stripes':
         weight = (np.sin(along * surface.cells * math.pi) > 0).astype(float)
     elif surface.pattern == 'checks':
-        weight = (np.sin(along * surface.cells * math.pi)
-                  * np.sin(across * surface.cells * math.pi) > 0).astype(float)
+        weight = (
+            np.sin(along * surface.cells * math.pi) * np.sin(across * surface.cells * math.pi) > 0
+        ).astype(float)
     elif surface.pattern == 'clouds':
         cells = max(2, round(surface.cells))
-        weight = cv2.resize(rng.uniform(0, 1, (cells, cells)), (TABLE_SIZE, TABLE_SIZE),
-                            interpolation=cv2.INTER_CUBIC).clip(0, 1)
+        weight = cv2.resize(
+            rng.uniform(0, 1, (cells, cells)),
+            (TABLE_SIZE, TABLE_SIZE),
+            interpolation=cv2.INTER_CUBIC,
+        ).clip(0, 1)
     else:
         raise ValueError(f'Unknown table pattern {surface.pattern!r}.')
     first, second = np.array(surface.first), np.array(surface.second)
@@ -87,7 +94,7 @@ def table_top(surface: Surface) -> np.ndarray:
 def _write(model: mujoco.MjModel, name: str, pixels: np.ndarray) -> int:
     texture = model.texture(name).id
     start = model.tex_adr[texture]
-    model.tex_data[start:start + pixels.size] = pixels.reshape(-1)
+    model.tex_data[start : start + pixels.size] = pixels.reshape(-1)
     return int(texture)
 
 

@@ -13,13 +13,7 @@ from rt2_jax.envs.tabletop import expert, suites, tasks
 from rt2_jax.envs.tabletop.env import TabletopEnv
 from rt2_jax.text.actions import BINS, ActionSpace
 
-_EPISODES = flags.DEFINE_integer('episodes', 200, 'Episodes a task.', lower_bound=1)
-_TASK = flags.DEFINE_string('task', '', "'pick', 'push' or 'turn'; empty for all.")
-_SUITE = flags.DEFINE_string('suite', 'seen', 'The suite.')
-_ROUNDED = flags.DEFINE_bool('rounded', False, f'Round actions to the {BINS} bins.')
-_NOISE = flags.DEFINE_float('noise', 0.0, 'Execution noise, a fraction of the range.')
-_FIRST_SEED = flags.DEFINE_integer('first_seed', 0, 'The first episode of the suite.')
-_PROCESSES = flags.DEFINE_integer('processes', 2, 'Worker processes.', lower_bound=1)
+FLAGS = flags.FLAGS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,8 +46,13 @@ def play(env: TabletopEnv, seed: int, kind: str | None, round_actions: bool = Fa
             return Outcome(env.task.kind, seed, reward > 0, info['steps'])
 
 
-def measure(kind: str, seeds: Iterable[int], suite: str = 'seen', round_actions: bool = False,
-            noise: float = 0.0) -> list[Outcome]:
+def measure(
+    kind: str,
+    seeds: Iterable[int],
+    suite: str = 'seen',
+    round_actions: bool = False,
+    noise: float = 0.0,
+) -> list[Outcome]:
     """Plays the episodes `seeds` of one task in this process."""
     env = TabletopEnv(suite=suite, image_size=8, execution_noise=noise)
     outcomes = [play(env, seed, kind, round_actions) for seed in seeds]
@@ -61,23 +60,38 @@ def measure(kind: str, seeds: Iterable[int], suite: str = 'seen', round_actions:
     return outcomes
 
 
+def define_flags() -> None:
+    """Defines the flags of the command; importing this file defines none."""
+    flags.DEFINE_integer('episodes', 200, 'Episodes a task.', lower_bound=1)
+    flags.DEFINE_string('task', '', "'pick', 'push' or 'turn'; empty for all.")
+    flags.DEFINE_string('suite', 'seen', 'The suite.')
+    flags.DEFINE_bool('rounded', False, f'Round actions to the {BINS} bins.')
+    flags.DEFINE_float('noise', 0.0, 'Execution noise, a fraction of the range.')
+    flags.DEFINE_integer('first_seed', 0, 'The first episode of the suite.')
+    flags.DEFINE_integer('processes', 2, 'Worker processes.', lower_bound=1)
+
+
 def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f'Unexpected arguments: {argv[1:]}')
-    suites.suite(_SUITE.value)
-    kinds = (tasks.check_kind(_TASK.value),) if _TASK.value else tasks.KINDS
-    run = functools.partial(measure, suite=_SUITE.value, round_actions=_ROUNDED.value,
-                            noise=_NOISE.value)
-    seeds = range(_FIRST_SEED.value, _FIRST_SEED.value + _EPISODES.value)
+    suites.suite(FLAGS.suite)
+    kinds = (tasks.check_kind(FLAGS.task),) if FLAGS.task else tasks.KINDS
+    run = functools.partial(
+        measure, suite=FLAGS.suite, round_actions=FLAGS.rounded, noise=FLAGS.noise
+    )
+    seeds = range(FLAGS.first_seed, FLAGS.first_seed + FLAGS.episodes)
     started, steps = time.time(), 0
-    with multiprocessing.get_context('spawn').Pool(_PROCESSES.value) as pool:
+    with multiprocessing.get_context('spawn').Pool(FLAGS.processes) as pool:
         for kind in kinds:
-            shares = [seeds[i::_PROCESSES.value] for i in range(_PROCESSES.value)]
+            shares = [seeds[i :: FLAGS.processes] for i in range(FLAGS.processes)]
             parts = pool.starmap(run, [(kind, share) for share in shares])
             outcomes = sorted((o for part in parts for o in part), key=lambda o: o.seed)
             wins = sum(o.success for o in outcomes)
             steps += sum(o.steps for o in outcomes)
-            print(f'{_SUITE.value} {kind}: {wins}/{len(outcomes)} = '
-                  f'{wins / len(outcomes):.1%}, {np.mean([o.steps for o in outcomes]):.1f} steps; '
-                  f'failed seeds {[o.seed for o in outcomes if not o.success]}', flush=True)
+            print(
+                f'{FLAGS.suite} {kind}: {wins}/{len(outcomes)} = '
+                f'{wins / len(outcomes):.1%}, {np.mean([o.steps for o in outcomes]):.1f} steps; '
+                f'failed seeds {[o.seed for o in outcomes if not o.success]}',
+                flush=True,
+            )
     print(f'{steps} steps in {time.time() - started:.1f} s')

@@ -54,7 +54,9 @@ def create_context(width: int, height: int, backends: Sequence[str] | None = Non
     raise RenderingUnavailable(
         'No offscreen OpenGL on this machine. Install one of these sets of Debian packages:\n'
         + '\n'.join(f'  apt-get install {_DEBIAN[backend]}' for backend in backends)
-        + '\nWhat was tried:\n' + '\n'.join(failures))
+        + '\nWhat was tried:\n'
+        + '\n'.join(failures)
+    )
 
 
 def _try_backend(backend: str, width: int, height: int):
@@ -123,11 +125,20 @@ class FrameRenderer:
         """
         buffer = self._model.vis.global_
         if not (0 < height <= buffer.offheight and 0 < width <= buffer.offwidth):
-            raise ValueError(f'A frame of {height} x {width} does not fit the frame buffer of '
-                             f'{buffer.offheight} x {buffer.offwidth} pixels.')
+            raise ValueError(
+                f'A frame of {height} x {width} does not fit the frame buffer of '
+                f'{buffer.offheight} x {buffer.offwidth} pixels.'
+            )
         self._make_current()
-        mujoco.mjv_updateScene(self._model, data, self._option, None, self._camera,
-                               mujoco.mjtCatBit.mjCAT_ALL, self._scene)
+        mujoco.mjv_updateScene(
+            self._model,
+            data,
+            self._option,
+            None,
+            self._camera,
+            mujoco.mjtCatBit.mjCAT_ALL,
+            self._scene,
+        )
         viewport = mujoco.MjrRect(0, 0, width, height)
         mujoco.mjr_render(viewport, self._scene, self._mjr)
         frame = np.empty((height, width, 3), np.uint8)
@@ -149,5 +160,6 @@ class FrameRenderer:
         if self._owner != os.getpid():
             raise RuntimeError(
                 'An OpenGL context cannot move to another process: build the environment inside '
-                'the worker (and start workers with the "spawn" method).')
+                'the worker (and start workers with the "spawn" method).'
+            )
         self._context.make_current()

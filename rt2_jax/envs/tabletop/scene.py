@@ -12,8 +12,8 @@ from rt2_jax.envs.tabletop.tasks import Task
 
 MAX_TILES = 4
 MAX_CLUTTER = 8
-REACH_X, REACH_Y = 0.145, 0.145   # of the tiles' centres
-SPACING = 0.165                   # least distance of two tiles' centres
+REACH_X, REACH_Y = 0.145, 0.145  # of the tiles' centres
+SPACING = 0.165  # least distance of two tiles' centres
 TILE_YAW = 0.2
 CAMERA = (0.0, -0.30, 0.68)
 LOOK_AT = (0.0, 0.015, 0.0)
@@ -71,7 +71,7 @@ class Camera:
 class Clutter:
     """A thing that is only seen: it takes no part in contacts."""
 
-    shape: str   # 'box', 'ellipsoid' or 'cylinder'
+    shape: str  # 'box', 'ellipsoid' or 'cylinder'
     position: Vector
     size: Vector
     colour: Vector

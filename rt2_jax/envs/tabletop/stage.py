@@ -18,10 +18,10 @@ from rt2_jax.envs.tabletop.scene import MAX_CLUTTER, MAX_TILES, Scene
 
 TILE_SIDE = 0.09
 TILE_HEIGHT = 0.04
-GRIPPER_LOW = 0.004      # finger tips just off the table
-GRIPPER_HIGH = 0.10      # clears tiles, and a held tile clears them too
-OPENING = 0.164          # between the open fingers
-SQUEEZE = 0.06           # between the closed fingers when nothing is held
+GRIPPER_LOW = 0.004  # finger tips just off the table
+GRIPPER_HIGH = 0.10  # clears tiles, and a held tile clears them too
+OPENING = 0.164  # between the open fingers
+SQUEEZE = 0.06  # between the closed fingers when nothing is held
 WORKSPACE = (0.20, 0.20)  # the gripper's |x| and |y|
 GRIPPER_TOP = 0.16
 YAW_LIMIT = 2.4
@@ -30,11 +30,11 @@ CONTROL_HZ = 3.0
 TIMESTEP = 0.005
 FRAME_BUFFER = 960
 
-_FINGER = 0.004          # half thickness
-_BRIDGE = 0.048          # the bridge stands back, so that neither it nor its shadow hides a tile
-_FELT = 2.0              # damping of the tiles' slide, N s/m
-_STEEP = 0.025           # a change of height that counts as a way up or down
-_FAR = 2.0               # where unused tiles wait, out of view
+_FINGER = 0.004  # half thickness
+_BRIDGE = 0.048  # the bridge stands back, so that neither it nor its shadow hides a tile
+_FELT = 2.0  # damping of the tiles' slide, N s/m
+_STEEP = 0.025  # a change of height that counts as a way up or down
+_FAR = 2.0  # where unused tiles wait, out of view
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +83,7 @@ class Stage:
         for joint in range(MAX_TILES):
             # As on felt: a tile that was hit at speed does not slide far.
             dof = int(self.model.joint(f'tile{joint}').dofadr[0])
-            self.model.dof_damping[dof:dof + 2] = _FELT
+            self.model.dof_damping[dof : dof + 2] = _FELT
 
     def load(self, scene: Scene) -> list[int]:
         """Sets the scene up at rest; returns the ids of the textures that changed."""
@@ -97,12 +97,12 @@ class Stage:
             else:
                 position, yaw = (_FAR + i, _FAR, TILE_HEIGHT / 2), 0.0
             start = self._joints[i]
-            data.qpos[start:start + 3] = position
-            data.qpos[start + 3:start + 7] = _yaw_quaternion(yaw)
+            data.qpos[start : start + 3] = position
+            data.qpos[start + 3 : start + 7] = _yaw_quaternion(yaw)
         x, y, yaw = scene.gripper
         start = self._address('hand')
-        data.qpos[start:start + 3] = x, y, GRIPPER_HIGH
-        data.qpos[start + 3:start + 7] = _yaw_quaternion(yaw)
+        data.qpos[start : start + 3] = x, y, GRIPPER_HIGH
+        data.qpos[start + 3 : start + 7] = _yaw_quaternion(yaw)
         for finger in ('left', 'right'):
             data.qpos[self._address(finger)] = OPENING / 2
         self._closed = False
@@ -113,8 +113,9 @@ class Stage:
         mujoco.mj_forward(model, data)
         return changed
 
-    def move(self, x: float, y: float, z: float, yaw: float, tilt: tuple[float, float],
-             closed: bool):
+    def move(
+        self, x: float, y: float, z: float, yaw: float, tilt: tuple[float, float], closed: bool
+    ):
         """Carries the gripper to a pose in one control step; the wrist levels itself after it.
 
         The target follows a smooth-step over two thirds of the period and rests for the last. On
@@ -143,8 +144,9 @@ class Stage:
                 floor = data.xpos[self._hand][2]
             target = start + np.array([across, across, height]) * (goal - start)
             target[2] = max(target[2], floor)
-            self._set_target(target, start_yaw + across * (yaw - start_yaw),
-                             (across * tilt[0], across * tilt[1]))
+            self._set_target(
+                target, start_yaw + across * (yaw - start_yaw), (across * tilt[0], across * tilt[1])
+            )
             mujoco.mj_step(self.model, data)
         # Positions are integrated after the kinematics that the renderer reads.
         mujoco.mj_forward(self.model, data)
@@ -154,14 +156,28 @@ class Stage:
         data = self.data
         x, y, z = data.xpos[self._hand]
         tiles = []
-        for body in self._tile[:self._count]:
+        for body in self._tile[: self._count]:
             matrix = data.xmat[body]
             px, py, pz = data.xpos[body]
-            tiles.append(Pose(float(px), float(py), float(pz - TILE_HEIGHT / 2),
-                              math.atan2(matrix[3], matrix[0]), float(matrix[8])))
+            tiles.append(
+                Pose(
+                    float(px),
+                    float(py),
+                    float(pz - TILE_HEIGHT / 2),
+                    math.atan2(matrix[3], matrix[0]),
+                    float(matrix[8]),
+                )
+            )
         opening = sum(data.qpos[self._address(finger)] for finger in ('left', 'right'))
-        return State(float(x), float(y), float(z), self._hand_yaw(), float(opening),
-                     self._closed, tuple(tiles))
+        return State(
+            float(x),
+            float(y),
+            float(z),
+            self._hand_yaw(),
+            float(opening),
+            self._closed,
+            tuple(tiles),
+        )
 
     def project(self, point) -> tuple[float, float]:
         """Returns where a point [3] in metres shows: (u, v), fractions of the frame from its
@@ -216,21 +232,29 @@ def _yaw_quaternion(yaw: float) -> tuple[float, float, float, float]:
 
 def _mjcf() -> str:
     half, height = TILE_SIDE / 2, TILE_HEIGHT / 2
-    tiles = ''.join(f'''
+    tiles = ''.join(
+        f'''
     <body name="tile{i}" pos="{_FAR + i} {_FAR} {height}">
       <freejoint name="tile{i}"/>
       <geom name="tile{i}" type="box" size="{half} {half} {height}" mass="0.08"
             friction="0.5 0.005 0.0001" rgba="1 1 1 1"/>
       <geom name="picture{i}" type="box" size="{half} {half} 0.0002" pos="0 0 {height}"
             material="picture{i}" class="visual"/>
-    </body>''' for i in range(MAX_TILES))
-    clutter = ''.join(f'<geom name="clutter{i}" type="ellipsoid" size="0.01 0.01 0.01" '
-                      f'pos="{_FAR} {-_FAR} 0" class="visual"/>\n' for i in range(MAX_CLUTTER))
-    assets = ''.join(f'''
+    </body>'''
+        for i in range(MAX_TILES)
+    )
+    clutter = ''.join(
+        f'<geom name="clutter{i}" type="ellipsoid" size="0.01 0.01 0.01" '
+        f'pos="{_FAR} {-_FAR} 0" class="visual"/>\n'
+        for i in range(MAX_CLUTTER)
+    )
+    assets = ''.join(
+        f'''
     <texture name="picture{i}" type="2d" builtin="flat" width="{looks.PICTURE_SIZE}"
              height="{looks.PICTURE_SIZE}" rgb1="1 1 1"/>
     <material name="picture{i}" texture="picture{i}" specular="0" shininess="0"/>'''
-                     for i in range(MAX_TILES))
+        for i in range(MAX_TILES)
+    )
     return f'''
 <mujoco model="tabletop">
   <compiler angle="radian"/>

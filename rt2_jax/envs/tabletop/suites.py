@@ -13,8 +13,7 @@ import numpy as np
 
 from rt2_jax.data import pictures
 from rt2_jax.data.pictures import Picture
-from rt2_jax.envs.tabletop import scene as scenes
-from rt2_jax.envs.tabletop import tasks
+from rt2_jax.envs.tabletop import scene as scenes, tasks
 from rt2_jax.envs.tabletop.scene import Camera, Clutter, Light, Scene, Surface, Tile
 from rt2_jax.nearest import nearest
 
@@ -65,17 +64,35 @@ class Suite:
         return range(start, start + SEEDS_PER_SUITE)
 
 
-SUITES = {suite.name: suite for suite in (
-    Suite('train', 'what the collected episodes are drawn from', 0),
-    Suite('seen', 'pictures, tables and lights as in the episodes, new layouts', 1),
-    Suite('unseen_objects', 'pictures that no episode holds, known from the web alone', 2,
-          pictures='web'),
-    Suite('unseen_backgrounds', 'tables with bold stripes, checks and clouds', 3,
-          patterns=('stripes', 'checks', 'clouds'), vivid=True),
-    Suite('unseen_environments', 'another camera, another light, clutter around', 4, strange=True),
-    Suite('emergent', 'numbers and symbols, names by category, names in other languages', 5,
-          wordings=('sign', 'category', 'language')),
-)}
+SUITES = {
+    suite.name: suite
+    for suite in (
+        Suite('train', 'what the collected episodes are drawn from', 0),
+        Suite('seen', 'pictures, tables and lights as in the episodes, new layouts', 1),
+        Suite(
+            'unseen_objects',
+            'pictures that no episode holds, known from the web alone',
+            2,
+            pictures='web',
+        ),
+        Suite(
+            'unseen_backgrounds',
+            'tables with bold stripes, checks and clouds',
+            3,
+            patterns=('stripes', 'checks', 'clouds'),
+            vivid=True,
+        ),
+        Suite(
+            'unseen_environments', 'another camera, another light, clutter around', 4, strange=True
+        ),
+        Suite(
+            'emergent',
+            'numbers and symbols, names by category, names in other languages',
+            5,
+            wordings=('sign', 'category', 'language'),
+        ),
+    )
+}
 
 
 def suite(name: str) -> Suite:
@@ -114,19 +131,37 @@ def draw(name: str, seed: int, kind: str | None = None) -> Scene:
     shown, words = _draw_pictures(rng, chosen, wording, count)
     direction = str(rng.choice(tasks.DIRECTIONS)) if kind == 'turn' else ''
     task = tasks.Task(
-        kind=kind, direction=direction, group=wording,
+        kind=kind,
+        direction=direction,
+        group=wording,
         instruction=tasks.phrase(kind, words[0], words[1], direction),
-        plan=tasks.phrase(kind, shown[0].name, shown[1].name, direction))
+        plan=tasks.phrase(kind, shown[0].name, shown[1].name, direction),
+    )
     centres = scenes.place_tiles(rng, count, push=kind == 'push')
     tiles = tuple(
-        Tile(picture, float(x), float(y),
-             float(rng.uniform(-scenes.TILE_YAW, scenes.TILE_YAW)), _pale(rng))
-        for picture, (x, y) in zip(shown, centres, strict=True))
-    gripper = (float(rng.uniform(-0.1, 0.1)), float(rng.uniform(-0.1, 0.1)),
-               float(rng.uniform(-0.15, 0.15)))
-    return Scene(task=task, tiles=tiles, gripper=gripper, surface=_draw_surface(rng, chosen),
-                 light=_draw_light(rng, chosen.strange), camera=_draw_camera(rng, chosen.strange),
-                 clutter=_draw_clutter(rng) if chosen.strange else ())
+        Tile(
+            picture,
+            float(x),
+            float(y),
+            float(rng.uniform(-scenes.TILE_YAW, scenes.TILE_YAW)),
+            _pale(rng),
+        )
+        for picture, (x, y) in zip(shown, centres, strict=True)
+    )
+    gripper = (
+        float(rng.uniform(-0.1, 0.1)),
+        float(rng.uniform(-0.1, 0.1)),
+        float(rng.uniform(-0.15, 0.15)),
+    )
+    return Scene(
+        task=task,
+        tiles=tiles,
+        gripper=gripper,
+        surface=_draw_surface(rng, chosen),
+        light=_draw_light(rng, chosen.strange),
+        camera=_draw_camera(rng, chosen.strange),
+        clutter=_draw_clutter(rng) if chosen.strange else (),
+    )
 
 
 def _pool(kind: str) -> list[Picture]:
@@ -148,8 +183,7 @@ def _draw_pictures(rng, chosen: Suite, wording: str, count: int):
         shown = _choose(rng, _pool('signs'), count)
     elif wording == 'language':
         language = str(rng.choice(pictures.LANGUAGES[1:]))
-        pool = [p for p in _pool(chosen.pictures)
-                if p.names.get(language, p.name) != p.name]
+        pool = [p for p in _pool(chosen.pictures) if p.names.get(language, p.name) != p.name]
         shown = _choose(rng, pool, count)
         return shown, [p.names[language] for p in shown[:2]]
     else:
@@ -163,8 +197,9 @@ def _draw_categories(rng, pool: list[Picture], count: int):
     others = [n for n in names if n != first and n not in _CATEGORIES[first]]
     second = others[rng.integers(len(others))]
     barred = {first, second, *_CATEGORIES[first], *_CATEGORIES[second]}
-    shown = [_choose(rng, [p for p in pool if p.category == name], 1)[0]
-             for name in (first, second)]
+    shown = [
+        _choose(rng, [p for p in pool if p.category == name], 1)[0] for name in (first, second)
+    ]
     shown += _choose(rng, [p for p in pool if p.category not in barred], count - 2)
     return shown, [f'the {first}', f'the {second}']
 
@@ -208,9 +243,12 @@ def _draw_camera(rng, strange: bool) -> Camera:
     shift, turn, zoom = ((0.06, 0.015), 0.09, 2.5) if strange else ((0.01, 0.004), 0.01, 0.4)
     position = np.array(scenes.CAMERA) + rng.uniform(-shift[0], shift[0], 3)
     look_at = np.array(scenes.LOOK_AT) + (*rng.uniform(-shift[1], shift[1], 2), 0.0)
-    return Camera(tuple(position.tolist()), tuple(look_at.tolist()),
-                  float(rng.uniform(-turn, turn)),
-                  scenes.FOV + float(rng.uniform(0 if strange else -zoom, zoom)))
+    return Camera(
+        tuple(position.tolist()),
+        tuple(look_at.tolist()),
+        float(rng.uniform(-turn, turn)),
+        scenes.FOV + float(rng.uniform(0 if strange else -zoom, zoom)),
+    )
 
 
 def _draw_clutter(rng) -> tuple[Clutter, ...]:

@@ -1,5 +1,6 @@
 """The tasks: what is said, and what must hold at the end.
 
+What is said   What must hold
   pick X         X is at least 5 cm above the table.
   push X to Y    X's centre is within 0.14 m of Y's; X lies flat on the table, and Y was not shoved
                  away: it moved by less than 8 cm.
@@ -89,8 +90,12 @@ def succeeded(task: Task, start: 'State', now: 'State') -> bool:
         return x.z >= LIFT
     if task.kind == 'push':
         y, y_start = now.tiles[1], start.tiles[1]
-        return (math.hypot(x.x - y.x, x.y - y.y) <= TOGETHER and x.z < 0.02 and x.upright > FLAT
-                and math.hypot(y.x - y_start.x, y.y - y_start.y) < SHOVED)
+        return (
+            math.hypot(x.x - y.x, x.y - y.y) <= TOGETHER
+            and x.z < 0.02
+            and x.upright > FLAT
+            and math.hypot(y.x - y_start.x, y.y - y_start.y) < SHOVED
+        )
     turned = wrap(x.yaw - start.tiles[0].yaw)
     return abs(turned - task.angle) <= TURN_TOLERANCE and x.upright > FLAT
 

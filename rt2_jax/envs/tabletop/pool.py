@@ -1,0 +1,99 @@
+"""Episodes by many processes, with progress, that end together."""
+
+from collections.abc import Callable
+import concurrent.futures
+import multiprocessing
+import multiprocessing.connection
+import os
+import signal
+import sys
+import threading
+import time
+
+from absl import logging
+
+
+def run(task: Callable, jobs: list[tuple], processes: int) -> None:
+    """Works through task(*job, start, stop) in parallel; the first failure ends it all.
+
+    Each call is to report every episode from start to stop by `tick`.
+    """
+    # OpenGL contexts and threads don't survive a fork.
+    context = multiprocessing.get_context('spawn')
+    done, stop = context.SimpleQueue(), context.Event()
+    progress = threading.Thread(
+        target=_report, args=(done, sum(end - start for *_, start, end in jobs)), daemon=True
+    )
+    progress.start()
+    pool = concurrent.futures.ProcessPoolExecutor(
+        min(processes, len(jobs)) or 1,
+        mp_context=context,
+        initializer=_start_worker,
+        initargs=(done, stop),
+    )
+    try:
+        futures = [pool.submit(task, *job) for job in jobs]
+        for future in concurrent.futures.as_completed(futures):
+            future.result()
+    except BaseException:
+        stop.set()
+        pool.shutdown(cancel_futures=True)
+        logging.error('collection stopped; run the same command again to go on with it')
+        raise
+    finally:
+        done.put(None)
+        progress.join()
+    pool.shutdown()
+
+
+_done = _stop = None  # a worker's ends of the progress queue and of the call to stop
+
+
+def tick() -> None:
+    """Counts one episode; in a worker alone.
+
+    Raises:
+        InterruptedError: the work is to stop.
+    """
+    _done.put(1)
+    if _stop.is_set():
+        raise InterruptedError('stopped')
+
+
+def _start_worker(done, stop) -> None:
+    global _done, _stop
+    _done, _stop = done, stop
+    # Ctrl-C reaches every process; the first one tells the others.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])
+    os._exit(1)
+
+
+def _report(done, episodes: int) -> None:
+    """Prints progress until None arrives: one rewritten line on a terminal, else one in 10 s."""
+    terminal = sys.stderr.isatty()
+    begun = last = time.monotonic()
+    finished = 0
+    while done.get() is not None:
+        finished += 1
+        now = time.monotonic()
+        if finished < episodes and now - last < (0.2 if terminal else 10.0):
+            continue
+        last = now
+        rate = finished / max(now - begun, 1e-9)
+        line = (
+            f'collected {finished}/{episodes} episodes, {rate:.1f} a second, '
+            f'{(episodes - finished) / rate:.0f} s left'
+        )
+        print(
+            f'\r{line}\033[K' if terminal else line,
+            end='' if terminal else '\n',
+            file=sys.stderr,
+            flush=True,
+        )
+    if terminal and finished:
+        print(file=sys.stderr)

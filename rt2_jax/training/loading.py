@@ -1,0 +1,199 @@
+"""From a directory to what inference and a new run need: a run's checkpoints, or an exported one.
+
+An exported directory has `params.npz` in place of `checkpoints/`: it is small, and loads anywhere.
+'package:NAME' is one that comes with rt2_jax, in rt2_jax/pretrained/NAME.
+"""
+
+from collections.abc import Sequence
+import dataclasses
+from importlib import resources
+import json
+from typing import Any
+
+from absl import logging
+from etils import epath
+import flax
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+
+from rt2_jax.nearest import nearest
+from rt2_jax.parallel.sharding import named_leaves
+from rt2_jax.text.actions import ActionSpace
+from rt2_jax.text.tokenizer import Tokenizer
+from rt2_jax.training.checkpoint import CheckpointError, Checkpoints, read_config, write
+
+PACKAGE = 'package:'
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Loaded:
+    """All that inference needs.
+
+    Attributes:
+        config: the config of the run.
+        params: nested dict of arrays.
+        tokenizer: the run's tokenizer.
+        action_space: of the embodiment that the config names.
+        embodiment: that embodiment's card as a dict.
+        step: how many steps the parameters have been trained for.
+        directory: where all this came from.
+    """
+
+    config: ml_collections.ConfigDict
+    params: Any
+    tokenizer: Tokenizer
+    action_space: ActionSpace
+    embodiment: dict[str, Any]
+    step: int
+    directory: epath.Path
+
+
+def load_for_inference(
+    workdir: epath.PathLike, step: int | None = None, sharding: jax.sharding.Sharding | None = None
+) -> Loaded:
+    """Loads what `evaluate` and `serve` need from a directory and nothing else.
+
+    Args:
+        workdir: a run's directory, an exported one, or 'package:NAME' for one that comes with the
+            package.
+        step: which step; the latest by default.
+        sharding: of every parameter; the first local device by default.
+
+    Raises:
+        CheckpointError: no such directory, empty, half-written, or no such step.
+    """
+    workdir = locate(workdir)
+    config = read_config(workdir)
+    tokenizer = Tokenizer((workdir / 'tokenizer.model').read_bytes())
+    embodiment = json.loads((workdir / 'embodiment.json').read_text())
+    if (workdir / 'params.npz').exists():
+        params, step = _read_exported(workdir / 'params.npz', step)
+        params = jax.device_put(params, sharding)
+    else:
+        step = _choose_step(workdir, step)
+        checkpoints = Checkpoints(workdir, read_only=True)
+        params = checkpoints.restore_params(step, sharding)
+        checkpoints.close()
+    return Loaded(
+        config=config,
+        params=params,
+        tokenizer=tokenizer,
+        step=step,
+        directory=workdir,
+        action_space=ActionSpace.from_json(embodiment['action_space']),
+        embodiment=embodiment['embodiment'],
+    )
+
+
+def _choose_step(workdir: epath.Path, step: int | None) -> int:
+    folder = workdir / 'checkpoints'
+    present = [path.name for path in folder.iterdir()] if folder.exists() else []
+    steps = sorted(int(name) for name in present if name.isdigit())
+    if not steps:
+        unfinished = f' (unfinished: {", ".join(sorted(present))})' if present else ''
+        raise CheckpointError(
+            f'{workdir} has no complete checkpoint yet{unfinished}: training was stopped before '
+            f'its first '
+            'one, or is still on its way to it; start it again with the same command'
+        )
+    if step is not None and step not in steps:
+        raise CheckpointError(
+            f'{workdir} has no checkpoint of step {step}{nearest(str(step), map(str, steps))}'
+        )
+    return steps[-1] if step is None else step
+
+
+def locate(directory: epath.PathLike) -> epath.Path:
+    """The path of a checkpoint directory; 'package:NAME' is one that comes with rt2_jax.
+
+    Raises:
+        CheckpointError: the package has no checkpoint of this name.
+    """
+    if not str(directory).startswith(PACKAGE):
+        return epath.Path(directory)
+    name = str(directory).removeprefix(PACKAGE)
+    root = epath.Path(str(resources.files('rt2_jax'))) / 'pretrained'
+    present = (
+        [path.name for path in root.iterdir() if (path / 'config.json').exists()]
+        if root.exists()
+        else []
+    )
+    if name not in present:
+        hint = nearest(name, present) if present else ', nor any other'
+        raise CheckpointError(f'the package has no checkpoint {name!r}{hint}')
+    return root / name
+
+
+def export(
+    workdir: epath.PathLike,
+    output: epath.PathLike,
+    step: int | None = None,
+    dtype: Any = jnp.bfloat16,
+) -> int:
+    """Writes the parameters and assets of a run into a small directory that loads anywhere.
+
+    Args:
+        workdir: the run's directory.
+        output: the directory to write, with a `params.npz`.
+        step: which step; the latest by default.
+        dtype: bfloat16 or float32.
+
+    Returns:
+        The size of `params.npz` in bytes.
+    """
+    loaded, output = load_for_inference(workdir, step), epath.Path(output)
+    output.mkdir(parents=True, exist_ok=True)
+    for name in ('config.json', 'tokenizer.model', 'embodiment.json', 'versions.json'):
+        write(output / name, (loaded.directory / name).read_bytes())
+    arrays = {'step': np.int64(loaded.step), 'dtype': np.array(jnp.dtype(dtype).name)}
+    for name, value in named_leaves(loaded.params).items():
+        value = np.asarray(value.astype(dtype))
+        # npz knows no bfloat16: its bits are kept as integers.
+        arrays[f'params/{name}'] = value.view(np.uint16) if value.dtype.itemsize == 2 else value
+    temporary = output / 'params.new.npz'
+    with temporary.open('wb') as file:
+        np.savez_compressed(file, **arrays)
+    temporary.replace(output / 'params.npz')
+    return (output / 'params.npz').stat().length
+
+
+def _read_exported(path: epath.Path, step: int | None) -> tuple[Any, int]:
+    with path.open('rb') as file, np.load(file) as arrays:
+        if step is not None and step != int(arrays['step']):
+            raise CheckpointError(f'{path} holds step {int(arrays["step"])}, not {step}')
+        dtype = jnp.dtype(str(arrays['dtype']))
+        params = {}
+        for name in arrays.files:
+            if name.startswith('params/'):
+                value = arrays[name].view(dtype).astype(np.float32)
+                params[tuple(name.split('/')[1:])] = value
+        return flax.traverse_util.unflatten_dict(params), int(arrays['step'])
+
+
+def initial_params(directory: str, parts: Sequence[str], tokenizer: Tokenizer) -> Any:
+    """Parameters that a run starts from, on the host, for `config.init_from`.
+
+    Args:
+        directory: a run's, or 'package:NAME'.
+        parts: top-level parts that are taken ('tower', ...); all if empty.
+        tokenizer: of the run that starts.
+
+    Raises:
+        CheckpointError: as `load_for_inference`, or it was trained with another vocabulary.
+    """
+    loaded = load_for_inference(directory)
+    if loaded.tokenizer.model_bytes != tokenizer.model_bytes:
+        raise CheckpointError(
+            f'config.init_from={directory} was trained with another vocabulary than this run has; '
+            'set config.tokenizer to its tokenizer.model'
+        )
+    for part in parts:
+        if part not in loaded.params:
+            raise CheckpointError(
+                f'config.init_parts names {part!r}, which {directory} does not have'
+                f'{nearest(part, loaded.params)}'
+            )
+    logging.info('starting from %s, step %d', loaded.directory, loaded.step)
+    return jax.device_get({part: loaded.params[part] for part in parts or loaded.params})
