@@ -29,10 +29,10 @@ def get_config(arg: str = 'cofinetune') -> ml_collections.ConfigDict:
         config.data.robot = {}
         config.data.robot_share.start = 0.0
     if arg == 'vision':
-        config.total_steps = 4_000
+        config.total_steps = 3_500
         config.model = dict(name='classifier', dtype='float32', width=128, vision=_tiny_pali()['vision'])
-        config.data.web.web.kinds = dict(name=1.0)
-        config.data.prompt_length, config.data.target_length = 12, 4
+        config.data.web.web.kinds = dict(map=1.0)
+        config.data.prompt_length, config.data.target_length = 16, 37
     elif arg == 'pretrain':
         config.total_steps = 3_000
         config.init_from, config.init_parts = 'runs/vision', ('tower', 'projection', 'embedding')
@@ -135,5 +135,7 @@ def _tiny_pali() -> dict:
             unroll=4,
         ),
         encoder=dict(width=128, depth=2, heads=4, head_dim=32, mlp=384, scale=32**-0.5, unroll=2),
+        positions='sincos',
+        tied=True,
         decoder=dict(width=128, depth=2, heads=4, head_dim=32, mlp=384, scale=32**-0.5, unroll=2),
     )

@@ -21,6 +21,8 @@ from rt2_jax.nearest import nearest
 from rt2_jax.text import prompts
 
 PLACE_GRID = 20
+MAP_SIDE = 6  # cells a side of a 'map'
+NOTHING = '0'  # what a 'map' says of an empty cell
 LANGUAGE_NAMES = {
     'en': 'english',
     'de': 'german',
@@ -29,23 +31,25 @@ LANGUAGE_NAMES = {
     'it': 'italian',
     'pt': 'portuguese',
 }
-# What is asked, and how often. Naming one picture teaches names, the rest places: with either left
-# out a small model never learns the other. Long answers count by their tokens: lists stay rare.
+# What is asked, and how often. Where a lone thing is teaches places before names are understood;
+# lists teach both together, the densest kind there is.
 KINDS = {
-    'name': 0.40,
+    'name': 0.12,
     'name_language': 0.03,
     'category': 0.04,
-    'where': 0.25,
-    'where_category': 0.03,
-    'where_language': 0.03,
-    'what': 0.09,
-    'list': 0.05,
-    'way': 0.04,
+    'where_lone': 0.18,
+    'where': 0.32,
+    'where_category': 0.04,
+    'where_language': 0.04,
+    'what': 0.06,
+    'list': 0.12,
+    'way': 0.05,
     'count': 0.01,
-    'colour': 0.015,
-    'yes_no': 0.015,
+    'colour': 0.02,
+    'yes_no': 0.02,
+    'map': 0.0,  # one word a cell, for training a vision tower alone
 }
-_LONE = ('name', 'name_language', 'category')  # kinds that show one picture, of any size
+_LONE = ('name', 'name_language', 'category', 'where_lone')  # kinds that show one picture, of any size
 
 
 def place(point) -> str:
@@ -126,12 +130,13 @@ class SmallWeb:
     def _scene(self, rng, kind) -> tuple[list[compose.Placed], np.ndarray]:
         canvas = np.ascontiguousarray(compose.background(rng, self.size), np.float32)
         flatten, thickness = 1.0, 0.0
-        if kind in _LONE and rng.random() < 0.6:
+        any_size = {'where_lone': 0.0, 'map': 0.3}.get(kind, 0.6 if kind in _LONE else 0.0)
+        if any_size and rng.random() < any_size:
             scene = [self._lone(rng)]
         else:
             if rng.random() < 0.6:
                 flatten, thickness = rng.uniform(0.75, 1.0), rng.uniform(0.0, 0.06)
-            count = 1 if kind in _LONE else int(rng.integers(2, 5))
+            count = 1 if kind in _LONE else int(rng.integers(1 if kind == 'map' else 2, 5))
             scene = self._several(
                 rng,
                 count,
@@ -217,7 +222,7 @@ def _ask(kind: str, scene: list[compose.Placed], rng) -> tuple[str, str]:
             return f'what is in the image in {LANGUAGE_NAMES[language]}', picture.names[language]
         case 'category':
             return 'what kind of thing is in the image', picture.category
-        case 'where':
+        case 'where' | 'where_lone':
             return f'where is the {name}', place(one.centre)
         case 'where_language':
             return f'where is the {picture.names[_choice(rng, languages or ["en"])]}', place(
@@ -236,6 +241,8 @@ def _ask(kind: str, scene: list[compose.Placed], rng) -> tuple[str, str]:
             return f'which way from the {name} to the {other.picture.name}', offset(
                 one.centre, other.centre
             )
+        case 'map':
+            return 'what is in each cell', ' '.join(_cells(scene))
         case 'count':
             return 'how many things are in the image', str(len(scene))
         case 'colour':
@@ -248,11 +255,24 @@ def _ask(kind: str, scene: list[compose.Placed], rng) -> tuple[str, str]:
             return f'is there a {_choice(rng, absent).name}', 'no'
 
 
+def _cells(scene: list[compose.Placed]) -> list[str]:
+    """One word a cell of the frame, by row: the last of the name of what covers its centre."""
+    centres = (np.arange(MAP_SIDE) + 0.5) / MAP_SIDE
+    words = []
+    for v in centres:
+        for u in centres:
+            # Distances in half sides; a little beyond the edge counts, as most of the cell is covered.
+            far = [2 * max(abs(u - p.centre[0]), abs(v - p.centre[1])) / p.side for p in scene]
+            near = int(np.argmin(far))
+            words.append(scene[near].picture.name.split()[-1] if far[near] < 1.15 else NOTHING)
+    return words
+
+
 def score(example: Example, answer: str, tolerance: float = 0.1) -> bool:
     """Whether an answer is right: places within `tolerance` (half a tile, in units of the frame's
     side; half the smallest picture of a scene of several), anything else to the letter.
     """
-    if example.kind not in ('where', 'where_category', 'where_language', 'way'):
+    if not example.kind.startswith('where') and example.kind != 'way':
         return answer.strip() == example.answer.strip()
     if not re.fullmatch(r'\d+ \d+', answer.strip()):
         return False

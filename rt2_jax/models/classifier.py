@@ -1,8 +1,9 @@
 """A vision tower alone, learning to name what it sees, before a language model is put behind it.
 
-PaLI's towers are first trained on image classification (arXiv 2209.06794, section 3.1), and so is the
-tiny one: through an encoder-decoder from random weights, whose attention starts as an average over
-all image tokens, the names of small things are learnt an order of magnitude later.
+PaLI's towers are trained on images alone first (arXiv 2209.06794, section 3.1), and PaLI-X is taught
+to find things too (arXiv 2305.18565, section 3.2), and so is the tiny one. Through an encoder-decoder from
+random weights, whose attention starts as an average over all image tokens, the names of small things
+are learnt an order of magnitude later: there is one word to learn from, not one a token.
 
 Axes: B batch, F frames, N image tokens, T target, D width, V vocabulary.
 """
@@ -17,11 +18,11 @@ from rt2_jax.models import layers, vit
 
 
 class Classifier(nn.Module):
-    """Predicts each place of a short answer from each feature's largest value over the frames.
+    """Predicts the n-th token of an answer from the n-th image token, and the end after the last.
 
     The prompt is not read and no token of the answer sees another, so it is for training a tower on
-    names, not for decoding. The parameters of its tower, projection and embedding are those of
-    `PaLI`, which so starts from words and image tokens that already mean the same.
+    maps of what is where, not for decoding. The parameters of its tower, projection and embedding
+    are those of `PaLI`, which so starts from image tokens that say the words of what they see.
 
     Attributes:
       vision: attributes of `vit.ViT`.
@@ -37,17 +38,30 @@ class Classifier(nn.Module):
 
     @nn.compact
     def __call__(self, images: jax.Array, prompt: jax.Array, target_in: jax.Array) -> jax.Array:
-        """Maps images uint8 [B, F, H, W, 3] to logits float32 [B, T, V]; T is that of target_in [B, T]."""
+        """Maps images uint8 [B, F, H, W, 3] to logits float32 [B, T, V]; target_in is int32 [B, T].
+
+        Raises:
+          ValueError: T is not F N + 1.
+        """
         b, f = images.shape[:2]
-        width, places = self.width, target_in.shape[1]
         tokens = vit.ViT(dtype=self.dtype, name='tower', **self.vision)(
             images.reshape(b * f, *images.shape[2:])
         )
-        tokens = layers.Linear((width,), ('vision', 'embed'), self.dtype, name='projection')(tokens)
-        summary = jnp.max(tokens.reshape(b, -1, width), axis=1)
-        summary = layers.LayerNorm(self.dtype, name='norm')(summary)
-        states = layers.Linear(
-            (places, width), ('vision', 'positions', 'embed'), self.dtype, name='places'
-        )(summary)
-        embedding = layers.embedding(self.vocab, width, self.dtype, name='embedding')
+        tokens = layers.Linear((self.width,), ('vision', 'embed'), self.dtype, name='projection')(
+            tokens
+        ).reshape(b, -1, self.width)
+        if target_in.shape[1] != tokens.shape[1] + 1:
+            raise ValueError(
+                f'{tokens.shape[1]} image tokens and the end are {tokens.shape[1] + 1} tokens; '
+                f'config.data.target_length is {target_in.shape[1]}'
+            )
+        end = self.param(
+            'end',
+            nn.with_logical_partitioning(nn.initializers.normal(1.0), (None, 'embed')),
+            (1, self.width),
+            jnp.float32,
+        )
+        end = jnp.broadcast_to(end.astype(self.dtype), (b, 1, self.width))
+        embedding = layers.embedding(self.vocab, self.width, self.dtype, name='embedding')
+        states = jnp.concatenate([tokens, end], axis=1)
         return embedding.attend(states).astype(jnp.float32)

@@ -48,6 +48,9 @@ class PaLI(nn.Module):
       vision, encoder, decoder: attributes of `vit.ViT`, `encoder_decoder.Encoder` and `.Decoder`.
       vocab: number of tokens V.
       dtype: what matrix products are computed in.
+      positions: what is added to the projected image tokens, 'none' or fixed 'sincos'. A tower that
+        learnt names alone keeps little of where a thing is.
+      tied: whether the word vectors are the output matrix too, as in T5 1.0, not in 1.1.
     """
 
     vision: Mapping
@@ -55,6 +58,8 @@ class PaLI(nn.Module):
     decoder: Mapping
     vocab: int
     dtype: layers.Dtype = jnp.float32
+    positions: str = 'none'
+    tied: bool = False
 
     def setup(self):
         width = self.encoder['width']
@@ -63,12 +68,15 @@ class PaLI(nn.Module):
         self.embedding = layers.embedding(self.vocab, width, self.dtype)
         self.text_encoder = encoder_decoder.Encoder(dtype=self.dtype, **self.encoder)
         self.text_decoder = encoder_decoder.Decoder(dtype=self.dtype, **self.decoder)
-        self.head = Head(self.vocab, self.dtype)
+        self.head = None if self.tied else Head(self.vocab, self.dtype)
 
     def encode(self, images: jax.Array, prompt: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Returns encoder states [B, F N + P, D] and which of them are valid, bool [B, F N + P]."""
         b, f = images.shape[:2]
         tokens = self.projection(self.tower(images.reshape(b * f, *images.shape[2:])))
+        if self.positions == 'sincos':
+            rows, columns = (side // self.vision['patch'] for side in images.shape[2:4])
+            tokens += vit.sincos_positions(rows, columns, tokens.shape[-1]).astype(self.dtype)
         tokens = tokens.reshape(b, -1, tokens.shape[-1])
         x = jnp.concatenate([tokens, self.embedding(prompt)], axis=1)
         valid = jnp.concatenate([jnp.ones(tokens.shape[:2], bool), prompt != 0], axis=1)
@@ -86,7 +94,15 @@ class PaLI(nn.Module):
           Logits float32 [B, T, V].
         """
         encoded, valid = self.encode(images, prompt)
-        return self.head(self.text_decoder(self.embedding(target_in), encoded, valid))
+        return self._logits(self.text_decoder(self.embedding(target_in), encoded, valid))
+
+    def _logits(self, x: jax.Array, columns: jax.Array | None = None) -> jax.Array:
+        if not self.tied:
+            return self.head(x, columns)
+        table = self.embedding.embedding if columns is None else self.embedding(columns)
+        return jnp.einsum(
+            '...d,vd->...v', x, table.astype(self.dtype), preferred_element_type=jnp.float32
+        )
 
     def prefill(self, images: jax.Array, prompt: jax.Array, max_length: int) -> dict:
         """Encodes images uint8 [B, F, H, W, 3] and prompt int32 [B, P] into a cache for `step`."""
@@ -106,7 +122,7 @@ class PaLI(nn.Module):
           Logits float32 [B, V] (or [B, C]) of the next token, and the cache.
         """
         x, cache = self.text_decoder.step(self.embedding(token[:, None]), cache)
-        return self.head(x[:, 0], columns), cache
+        return self._logits(x[:, 0], columns), cache
 
 
 _BACKBONES = {'pali': PaLI, 'classifier': classifier.Classifier}
