@@ -35,12 +35,12 @@ LANGUAGE_NAMES = {
 # lists teach both together, the densest kind there is.
 KINDS = {
     'name': 0.12,
-    'name_language': 0.03,
+    'name_language': 0.04,
     'category': 0.04,
-    'where_lone': 0.18,
-    'where': 0.32,
-    'where_category': 0.04,
-    'where_language': 0.04,
+    'where_lone': 0.25,
+    'where': 0.30,
+    'where_category': 0.03,
+    'where_language': 0.03,
     'what': 0.06,
     'list': 0.12,
     'way': 0.05,
@@ -49,7 +49,12 @@ KINDS = {
     'yes_no': 0.02,
     'map': 0.0,  # one word a cell, for training a vision tower alone
 }
-_LONE = ('name', 'name_language', 'category', 'where_lone')  # kinds that show one picture, of any size
+_LONE = (
+    'name',
+    'name_language',
+    'category',
+    'where_lone',
+)  # kinds that show one picture, of any size
 
 
 def place(point) -> str:

@@ -129,7 +129,6 @@ class ViT(nn.Module):
     positions: str = 'learned'
     remat: str = 'none'
     unroll: int = 1
-    context: bool = False
 
     @nn.compact
     def __call__(self, images: jax.Array) -> jax.Array:
@@ -174,11 +173,4 @@ class ViT(nn.Module):
             dtype=self.dtype,
             name='blocks',
         )(x, None)
-        x = layers.LayerNorm(self.dtype, name='norm')(x)
-        if self.context:
-            # Every token is told what the picture holds: the largest value of each feature. What
-            # a small model reads from scratch, attention, starts as an average over many tokens,
-            # in which one small thing drowns.
-            summary = jnp.max(x, axis=1, keepdims=True)
-            x += layers.Linear((width,), ('vision', 'embed'), self.dtype, name='context')(summary)
-        return x
+        return layers.LayerNorm(self.dtype, name='norm')(x)

@@ -9,13 +9,25 @@ import pytest
 from rt2_jax.models import layers, vit, vla
 
 VOCAB = 50
+PYRAMID = dict(
+    width=16,
+    depth=2,
+    heads=2,
+    mlp=32,
+    patch=16,
+    stem='pyramid',
+    stem_widths=(8, 12),
+    positions='sincos',
+)
 
 
-def config(**vision):
+def config(tied=False, positions='none', **vision):
     language = dict(width=24, depth=2, heads=2, head_dim=8, mlp=40)
     return dict(
         name='pali',
         dtype='float32',
+        tied=tied,
+        positions=positions,
         encoder=language,
         decoder=language,
         vision=dict(width=16, depth=2, heads=2, mlp=32, patch=16, **vision),
@@ -32,9 +44,10 @@ def batch():
     )
 
 
-@pytest.fixture(scope='module')
-def model_and_params(batch):
-    model = vla.build(config(), VOCAB)
+@pytest.fixture(scope='module', params=[False, True], ids=['untied', 'tied'])
+def model_and_params(batch, request):
+    positions = 'sincos' if request.param else 'none'
+    model = vla.build(config(tied=request.param, positions=positions), VOCAB)
     return model, nn.meta.unbox(model.init(jax.random.key(0), *batch))
 
 
@@ -101,9 +114,7 @@ def test_remat_and_unroll_change_neither_values_nor_gradients(model_and_params, 
 
 
 def test_every_parameter_matters(batch):
-    model = vla.build(
-        config(stem='pyramid', stem_widths=(8, 12), positions='sincos', context=True), VOCAB
-    )
+    model = vla.build(config() | {'vision': PYRAMID}, VOCAB)
     params = nn.meta.unbox(model.init(jax.random.key(1), *batch))
     gradient = jax.grad(lambda p: jnp.sum(model.apply(p, *batch) ** 2))(params)
     still = [
@@ -137,15 +148,21 @@ def test_relative_buckets_are_those_of_t5():
 
 
 def test_a_classifiers_tower_fits_pali(batch):
-    vision = config(stem='pyramid', stem_widths=(8, 12), positions='sincos', context=True)['vision']
-    classifier = vla.build(dict(name='classifier', dtype='float32', vision=vision), VOCAB)
-    params = nn.meta.unbox(classifier.init(jax.random.key(0), *batch))['params']
-    whole = nn.meta.unbox(
-        vla.build(config() | {'vision': vision}, VOCAB).init(jax.random.key(0), *batch)
+    images, prompt, _ = batch
+    target = np.zeros((2, 7), np.int32)  # 2 x 3 image tokens and the end
+    classifier = vla.build(
+        dict(name='classifier', dtype='float32', width=24, vision=PYRAMID), VOCAB
     )
-    shapes = [jax.tree.map(jnp.shape, tree['tower']) for tree in (params, whole['params'])]
-    assert shapes[0] == shapes[1]
-    assert classifier.apply({'params': params}, *batch).shape == (2, 3, VOCAB)
+    params = nn.meta.unbox(classifier.init(jax.random.key(0), images, prompt, target))['params']
+    whole = nn.meta.unbox(
+        vla.build(config() | {'vision': PYRAMID}, VOCAB).init(jax.random.key(0), *batch)
+    )
+    for part in ('tower', 'projection', 'embedding'):
+        shapes = [jax.tree.map(jnp.shape, tree[part]) for tree in (params, whole['params'])]
+        assert shapes[0] == shapes[1]
+    assert classifier.apply({'params': params}, images, prompt, target).shape == (2, 7, VOCAB)
+    with pytest.raises(ValueError, match='6 image tokens and the end are 7 tokens'):
+        classifier.apply({'params': params}, *batch)
 
 
 def test_errors_name_what_is_wrong():
