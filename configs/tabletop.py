@@ -38,9 +38,9 @@ def get_config(arg: str = 'cofinetune') -> ml_collections.ConfigDict:
         config.data.web.web.kinds = dict(map=1.0)
         config.data.prompt_length, config.data.target_length = 16, 37
     elif arg == 'pretrain':
-        config.total_steps = 6_000
+        config.total_steps = 5_000
         config.init_from, config.init_parts = 'runs/vision', ('tower', 'projection', 'embedding')
-        config.optimizer.part_lr = dict(_KNOWN)
+        config.optimizer.lr, config.optimizer.part_lr = 2e-3, dict(_KNOWN)
     elif arg == 'finetune':
         config.init_from = PRETRAINED
         config.data.robot_share.start = 1.0
@@ -140,6 +140,8 @@ def _tiny_pali() -> dict:
         ),
         encoder=dict(width=128, depth=2, heads=4, head_dim=32, mlp=384, scale=32**-0.5, unroll=2),
         positions='sincos',
+        positions_scale=2.0,
         tied=True,
+        number_line=True,
         decoder=dict(width=128, depth=2, heads=4, head_dim=32, mlp=384, scale=32**-0.5, unroll=2),
     )

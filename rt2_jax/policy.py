@@ -161,7 +161,7 @@ class Policy:
             'plan_length': max(data.target_length - ACTION_LENGTH - 1, 8),
             'plan': bool(shares) and min(shares) > 0.5,
         }
-        model = vla.build(config.model, tokenizer.vocab_size)
+        model = vla.build(config.model, tokenizer.vocab_size, tokenizer.integer_ids)
         policy = cls(model, params, tokenizer, action_space, **(own | settings))
         policy.config = config
         return policy
@@ -377,7 +377,7 @@ class Policy:
 def random_params(config: Any, tokenizer: Tokenizer, seed: int = 0) -> Any:
     """Weights as a run of this config starts with when it starts from nothing."""
     data = config.data
-    model = vla.build(config.model, tokenizer.vocab_size)
+    model = vla.build(config.model, tokenizer.vocab_size, tokenizer.integer_ids)
     images = np.zeros([1, data.frames, data.image_size, data.image_size, 3], np.uint8)
     text = np.zeros([1, data.prompt_length], np.int32)
     initialise = jax.jit(lambda key: nn.meta.unbox(model.init(key, images, text, text)['params']))

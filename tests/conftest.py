@@ -31,7 +31,7 @@ class TinyPaLI:
 
     def __init__(self, tokenizer: Tokenizer):
         self.tokenizer = tokenizer
-        self.model = vla.build(TINY_MODEL, tokenizer.vocab_size)
+        self.model = vla.build(TINY_MODEL, tokenizer.vocab_size, tokenizer.integer_ids)
         images, prompt = self.inputs(0, 1)
         self._init = jax.jit(
             lambda key: nn.meta.unbox(self.model.init(key, images, prompt, prompt)['params'])

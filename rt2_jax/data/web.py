@@ -34,16 +34,16 @@ LANGUAGE_NAMES = {
 # What is asked, and how often. Where a lone thing is teaches places before names are understood;
 # lists teach both together, the densest kind there is.
 KINDS = {
-    'name': 0.12,
+    'name': 0.15,
     'name_language': 0.04,
     'category': 0.04,
-    'where_lone': 0.25,
-    'where': 0.30,
+    'where_lone': 0.13,
+    'where': 0.34,
     'where_category': 0.03,
     'where_language': 0.03,
-    'what': 0.06,
-    'list': 0.12,
-    'way': 0.05,
+    'what': 0.05,
+    'list': 0.11,
+    'way': 0.03,
     'count': 0.01,
     'colour': 0.02,
     'yes_no': 0.02,

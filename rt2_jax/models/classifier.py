@@ -62,6 +62,6 @@ class Classifier(nn.Module):
             jnp.float32,
         )
         end = jnp.broadcast_to(end.astype(self.dtype), (b, 1, self.width))
-        embedding = layers.embedding(self.vocab, self.width, self.dtype, name='embedding')
+        embedding = layers.WordVectors(self.vocab, self.width, self.dtype, name='embedding')
         states = jnp.concatenate([tokens, end], axis=1)
-        return embedding.attend(states).astype(jnp.float32)
+        return embedding.attend(states)

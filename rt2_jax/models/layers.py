@@ -64,10 +64,62 @@ class Linear(nn.Module):
         return y
 
 
-def embedding(vocab: int, width: int, dtype: Dtype, name: str | None = None) -> nn.Embed:
-    """Word vectors [V, D]."""
-    init = nn.with_logical_partitioning(nn.initializers.normal(width**-0.5), ('vocab', 'embed'))
-    return nn.Embed(vocab, width, dtype=dtype, embedding_init=init, name=name)
+class WordVectors(nn.Module):
+    """Token ids -> vectors, and states -> logits by the same vectors.
+
+    Attributes:
+      vocab, width: V and D.
+      numbers: the token id of each integer 0, 1, ...; a fixed `number_line` is added to their vectors.
+        empty if integers are words like any other.
+    """
+
+    vocab: int
+    width: int
+    dtype: Dtype
+    numbers: tuple[int, ...] = ()
+
+    def setup(self):
+        init = nn.initializers.normal(self.width**-0.5)
+        self.embedding = self.param(
+            'embedding',
+            nn.with_logical_partitioning(init, ('vocab', 'embed')),
+            (self.vocab, self.width),
+            jnp.float32,
+        )
+
+    def table(self) -> jax.Array:
+        """All vectors, [V, D]."""
+        vectors = self.embedding
+        if self.numbers:
+            fixed = np.zeros((self.vocab, self.width), np.float32)
+            fixed[list(self.numbers)] = number_line(len(self.numbers), self.width)
+            vectors += fixed
+        return vectors.astype(self.dtype)
+
+    def __call__(self, ids: jax.Array) -> jax.Array:
+        """Maps int32 [...] to [..., D]."""
+        return jnp.take(self.table(), ids, axis=0)
+
+    def attend(self, x: jax.Array, columns: jax.Array | None = None) -> jax.Array:
+        """Maps states [..., D] to float32 logits [..., V], or [..., C] of the ids int32 [C]."""
+        table = self.table() if columns is None else self(columns)
+        return jnp.einsum('...d,vd->...v', x, table, preferred_element_type=jnp.float32)
+
+
+def number_line(count: int, width: int) -> np.ndarray:
+    """Unit vectors of the integers below `count` as sines and cosines, float32 [count, width].
+
+    Near numbers have near vectors, at every scale from a few up to `count`; so a place or an
+    action that is nearly right is nearly learnt, where words would all be equally wrong.
+
+    Raises:
+      ValueError: the width is odd.
+    """
+    if width % 2:
+        raise ValueError(f'a number line needs an even width, not {width}')
+    angles = np.arange(count)[:, None] * 2 * np.pi / np.geomspace(16, 4 * count, width // 2)
+    line = np.concatenate([np.sin(angles), np.cos(angles)], axis=1) / math.sqrt(width / 2)
+    return line.astype(np.float32)
 
 
 class RMSNorm(nn.Module):

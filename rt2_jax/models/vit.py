@@ -12,14 +12,23 @@ import jax.numpy as jnp
 from rt2_jax.models import layers
 
 
-def sincos_positions(rows: int, columns: int, width: int) -> jax.Array:
+def sincos_positions(
+    rows: int,
+    columns: int,
+    width: int,
+    wavelengths: tuple[float, float] = (2 * math.pi, 200 * math.pi),
+) -> jax.Array:
     """Fixed 2-D sine and cosine positions, float32 [rows * columns, width].
 
-    Half of the features tell the row and half the column, at wavelengths from 2 pi to 2 pi 100.
+    Half of the features tell the row and half the column, at wavelengths (in tokens) from the first
+    to the second of `wavelengths`.
+
+    Raises:
+      ValueError: the width is not divisible by 4.
     """
     if width % 4:
         raise ValueError(f'sin-cos positions need a width divisible by 4, not {width}')
-    rates = 1.0 / 100 ** jnp.linspace(0, 1, width // 4)
+    rates = 2 * math.pi / jnp.geomspace(*wavelengths, width // 4)
     row, column = jnp.meshgrid(jnp.arange(rows), jnp.arange(columns), indexing='ij')
     angles = jnp.concatenate([row.reshape(-1, 1) * rates, column.reshape(-1, 1) * rates], axis=1)
     return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=1)

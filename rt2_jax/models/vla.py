@@ -7,7 +7,7 @@ decoder. Every backbone has the interface of `PaLI` here, so trainer, sampler an
 Axes: B batch, F frames, N image tokens, P prompt, T target, D width, V vocabulary, C columns.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import flax.linen as nn
 import jax
@@ -50,7 +50,10 @@ class PaLI(nn.Module):
       dtype: what matrix products are computed in.
       positions: what is added to the projected image tokens, 'none' or fixed 'sincos'. A tower that
         learnt names alone keeps little of where a thing is.
+      positions_scale: factor on them; a trained tower's tokens are larger than 1 a feature.
       tied: whether the word vectors are the output matrix too, as in T5 1.0, not in 1.1.
+      number_line: whether near integers start with near word vectors (`layers.number_line`).
+      integers: the token id of each integer 0, 1, ...
     """
 
     vision: Mapping
@@ -59,13 +62,18 @@ class PaLI(nn.Module):
     vocab: int
     dtype: layers.Dtype = jnp.float32
     positions: str = 'none'
+    positions_scale: float = 1.0
     tied: bool = False
+    number_line: bool = False
+    integers: tuple[int, ...] = ()
 
     def setup(self):
         width = self.encoder['width']
         self.tower = vit.ViT(dtype=self.dtype, **self.vision)
         self.projection = layers.Linear((width,), ('vision', 'embed'), self.dtype)
-        self.embedding = layers.embedding(self.vocab, width, self.dtype)
+        self.embedding = layers.WordVectors(
+            self.vocab, width, self.dtype, self.integers if self.number_line else ()
+        )
         self.text_encoder = encoder_decoder.Encoder(dtype=self.dtype, **self.encoder)
         self.text_decoder = encoder_decoder.Decoder(dtype=self.dtype, **self.decoder)
         self.head = None if self.tied else Head(self.vocab, self.dtype)
@@ -76,7 +84,9 @@ class PaLI(nn.Module):
         tokens = self.projection(self.tower(images.reshape(b * f, *images.shape[2:])))
         if self.positions == 'sincos':
             rows, columns = (side // self.vision['patch'] for side in images.shape[2:4])
-            tokens += vit.sincos_positions(rows, columns, tokens.shape[-1]).astype(self.dtype)
+            wavelengths = 2.5, 4 * max(rows, columns)
+            places = vit.sincos_positions(rows, columns, tokens.shape[-1], wavelengths)
+            tokens += self.positions_scale * places.astype(self.dtype)
         tokens = tokens.reshape(b, -1, tokens.shape[-1])
         x = jnp.concatenate([tokens, self.embedding(prompt)], axis=1)
         valid = jnp.concatenate([jnp.ones(tokens.shape[:2], bool), prompt != 0], axis=1)
@@ -97,12 +107,7 @@ class PaLI(nn.Module):
         return self._logits(self.text_decoder(self.embedding(target_in), encoded, valid))
 
     def _logits(self, x: jax.Array, columns: jax.Array | None = None) -> jax.Array:
-        if not self.tied:
-            return self.head(x, columns)
-        table = self.embedding.embedding if columns is None else self.embedding(columns)
-        return jnp.einsum(
-            '...d,vd->...v', x, table.astype(self.dtype), preferred_element_type=jnp.float32
-        )
+        return self.embedding.attend(x, columns) if self.tied else self.head(x, columns)
 
     def prefill(self, images: jax.Array, prompt: jax.Array, max_length: int) -> dict:
         """Encodes images uint8 [B, F, H, W, 3] and prompt int32 [B, P] into a cache for `step`."""
@@ -128,12 +133,13 @@ class PaLI(nn.Module):
 _BACKBONES = {'pali': PaLI, 'classifier': classifier.Classifier}
 
 
-def build(config: Mapping, vocab: int) -> nn.Module:
+def build(config: Mapping, vocab: int, integers: Sequence[int] = ()) -> nn.Module:
     """Builds the model of a config's `model` part.
 
     Args:
       config: `name` of the backbone, `dtype`, and the attributes of its parts.
       vocab: number of tokens V.
+      integers: the token id of each integer 0, 1, ..., for a model with a number line.
     """
     config = dict(config.to_dict() if hasattr(config, 'to_dict') else config)
     name = config.pop('name')
@@ -141,6 +147,10 @@ def build(config: Mapping, vocab: int) -> nn.Module:
         raise ValueError(f'Unknown backbone {name!r}{nearest(name, _BACKBONES)}')
     dtype = jnp.dtype(config.pop('dtype'))
     parts = {key: _frozen(value) for key, value in config.items()}
+    if parts.get('number_line'):
+        if not len(integers):
+            raise ValueError('config.model.number_line needs the token ids of the integers')
+        parts['integers'] = tuple(int(token) for token in integers)
     return _BACKBONES[name](vocab=vocab, dtype=dtype, **parts)
 
 

@@ -88,7 +88,7 @@ def build(
             f'config.accumulate={config.accumulate} times the mesh '
             f'axes data x fsdp = {parts}; take a multiple of {parts * config.accumulate}'
         )
-    model = vla.build(config.model, tokenizer.vocab_size)
+    model = vla.build(config.model, tokenizer.vocab_size, tokenizer.integer_ids)
     batch = batch_shapes(config, mesh)
     params = nn.meta.unbox(state_lib.parameter_shapes(model, batch))
     optimizer = optimizer_lib.make_optimizer(config.optimizer, config.total_steps, params)

@@ -47,7 +47,8 @@ def batch():
 @pytest.fixture(scope='module', params=[False, True], ids=['untied', 'tied'])
 def model_and_params(batch, request):
     positions = 'sincos' if request.param else 'none'
-    model = vla.build(config(tied=request.param, positions=positions), VOCAB)
+    options = config(tied=request.param, positions=positions) | {'number_line': request.param}
+    model = vla.build(options, VOCAB, integers=range(10, 40))
     return model, nn.meta.unbox(model.init(jax.random.key(0), *batch))
 
 
@@ -68,6 +69,24 @@ def test_columns_are_columns_of_all_logits(model_and_params, batch):
     whole, _ = model.apply(params, cache, token, method='step')
     some, _ = model.apply(params, cache, token, columns, method='step')
     np.testing.assert_allclose(some, whole[:, columns], atol=1e-6)
+
+
+def test_near_numbers_have_near_vectors():
+    line = layers.number_line(1001, 128)
+    np.testing.assert_allclose(np.linalg.norm(line, axis=1), 1, atol=1e-5)
+    likeness = line @ line[500]
+    assert likeness.argmax() == 500
+    assert np.all(np.diff(likeness[500:506]) < 0) and likeness[501] > 0.9 and likeness[900] < 0.3
+    model = vla.build(config() | {'number_line': True}, VOCAB, integers=range(10, 40))
+    plain = vla.build(config(), VOCAB)
+    ids = jnp.array([4, 10, 39])
+    params = {'params': {'embedding': {'embedding': jnp.zeros((VOCAB, 24))}}}
+    vectors = model.apply(params, ids, method=lambda m, ids: m.embedding(ids))
+    np.testing.assert_allclose(vectors[1:], layers.number_line(30, 24)[[0, 29]], atol=1e-6)
+    assert not vectors[0].any()
+    assert not plain.apply(params, ids, method=lambda m, ids: m.embedding(ids)).any()
+    with pytest.raises(ValueError, match='number_line needs the token ids'):
+        vla.build(config() | {'number_line': True}, VOCAB)
 
 
 def test_padding_of_the_prompt_changes_nothing(model_and_params, batch):
