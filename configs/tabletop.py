@@ -41,18 +41,15 @@ def get_config(arg: str = 'cofinetune') -> ml_collections.ConfigDict:
         config.total_steps = 5_000
         config.init_from, config.init_parts = 'runs/vision', ('tower', 'projection', 'embedding')
         config.optimizer.lr, config.optimizer.part_lr = 2e-3, dict(_KNOWN)
-    elif arg == 'finetune':
+    elif arg != 'scratch':
         config.init_from = PRETRAINED
+        config.optimizer.part_lr = {'embedding': 0.5, 'tower': 0.2, 'projection': 0.2}
+    if arg in ('finetune', 'overfit'):
         config.data.robot_share.start = 1.0
-    elif arg == 'cofinetune':
-        config.init_from = PRETRAINED
-    elif arg == 'quickstart':
-        config.init_from = PRETRAINED
+    if arg == 'quickstart':
         config.total_steps = 1_300
     elif arg == 'overfit':
-        config.init_from = PRETRAINED
         config.total_steps = 1_500
-        config.data.robot_share.start = 1.0
         config.data.robot.tabletop.episodes = 20
     return config.lock()
 
@@ -62,7 +59,7 @@ def _base() -> ml_collections.ConfigDict:
     return ml_collections.ConfigDict(
         dict(
             seed=0,
-            total_steps=20_000,
+            total_steps=6_000,
             batch_size=64,
             accumulate=1,
             log_every=50,
