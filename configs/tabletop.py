@@ -43,11 +43,11 @@ def get_config(arg: str = 'cofinetune') -> ml_collections.ConfigDict:
         config.optimizer.lr, config.optimizer.part_lr = 2e-3, dict(_KNOWN)
     elif arg != 'scratch':
         config.init_from = PRETRAINED
-        config.optimizer.part_lr = {'embedding': 0.5, 'tower': 0.2, 'projection': 0.2}
+        config.optimizer.part_lr = {'embedding': 0.5, 'tower': 0.4, 'projection': 0.4}
     if arg in ('finetune', 'overfit'):
         config.data.robot_share.start = 1.0
     if arg == 'quickstart':
-        config.total_steps = 1_300
+        config.total_steps = 2_200
     elif arg == 'overfit':
         config.total_steps = 1_500
         config.data.robot.tabletop.episodes = 20

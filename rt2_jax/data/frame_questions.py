@@ -17,7 +17,7 @@ from rt2_jax.nearest import nearest
 from rt2_jax.text import prompts
 
 # Relative frequencies. `way_gripper` is what an approach has to know.
-KINDS = {'frame_where': 0.5, 'frame_way_gripper': 0.3, 'frame_gripper': 0.1, 'frame_list': 0.1}
+KINDS = {'frame_where': 0.35, 'frame_way_gripper': 0.2, 'frame_gripper': 0.35, 'frame_list': 0.1}
 
 
 @dataclasses.dataclass(frozen=True)
