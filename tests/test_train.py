@@ -107,6 +107,16 @@ def cache(tmp_path_factory):
     return tmp_path_factory.mktemp('compile_cache')
 
 
+def wait_for_line(process, words):
+    """Returns once the running process has printed these words."""
+    printed = []
+    for line in process.stdout:
+        printed.append(line)
+        if words in line:
+            return
+    pytest.fail(f'the process ended by itself: {"".join(printed)}')
+
+
 @pytest.fixture(scope='module')
 def trained(tmp_path_factory, episodes, cache):
     """A finished run, never interrupted."""
@@ -122,13 +132,14 @@ def test_killed_and_terminated_runs_resume_to_the_bit(trained, episodes, cache, 
     moment = random.randrange(4, 14)
     process = start(workdir, cache, episodes)
     wait_for_step(process, workdir, moment)
-    time.sleep(random.random() * 0.2)
+    time.sleep(random.random() * 0.05)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     process.stdout.close()
 
+    # What the killed run logged lies in the same file, so it is no sign of the new one.
     process = start(workdir, cache, episodes)
-    wait_for_step(process, workdir, moment + 3)
+    wait_for_line(process, 'steps/s')
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 0, output
