@@ -18,8 +18,6 @@ from rt2_jax.nearest import nearest
 
 ARGUMENTS = ('vision', 'pretrain', 'cofinetune', 'finetune', 'scratch', 'quickstart', 'overfit')
 PRETRAINED = 'package:tabletop_pretrained'
-# What is new learns fast, and would wreck what a trained tower and its words know on the way.
-_KNOWN = {'embedding': 0.3, 'tower': 0.1, 'projection': 0.1}
 
 
 def get_config(arg: str = 'cofinetune') -> ml_collections.ConfigDict:
@@ -40,7 +38,9 @@ def get_config(arg: str = 'cofinetune') -> ml_collections.ConfigDict:
     elif arg == 'pretrain':
         config.total_steps = 5_000
         config.init_from, config.init_parts = 'runs/vision', ('tower', 'projection', 'embedding')
-        config.optimizer.lr, config.optimizer.part_lr = 2e-3, dict(_KNOWN)
+        # What is new learns fast, and would wreck what a trained tower and its words know on the way.
+        config.optimizer.lr = 2e-3
+        config.optimizer.part_lr = {'embedding': 0.3, 'tower': 0.1, 'projection': 0.1}
     elif arg != 'scratch':
         config.init_from = PRETRAINED
         config.optimizer.part_lr = {'embedding': 0.5, 'tower': 0.4, 'projection': 0.4}

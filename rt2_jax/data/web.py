@@ -49,12 +49,9 @@ KINDS = {
     'yes_no': 0.02,
     'map': 0.0,  # one word a cell, for training a vision tower alone
 }
-_LONE = (
-    'name',
-    'name_language',
-    'category',
-    'where_lone',
-)  # kinds that show one picture, of any size
+_LONE = ('name', 'name_language', 'category', 'where_lone')  # kinds that show one picture
+# How often it is a lone picture of any size, not of a scene's tiles.
+_ANY_SIZE = {'name': 0.6, 'name_language': 0.6, 'category': 0.6, 'map': 0.3}
 
 
 def place(point) -> str:
@@ -135,8 +132,7 @@ class SmallWeb:
     def _scene(self, rng, kind) -> tuple[list[compose.Placed], np.ndarray]:
         canvas = np.ascontiguousarray(compose.background(rng, self.size), np.float32)
         flatten, thickness = 1.0, 0.0
-        any_size = {'where_lone': 0.0, 'map': 0.3}.get(kind, 0.6 if kind in _LONE else 0.0)
-        if any_size and rng.random() < any_size:
+        if kind in _ANY_SIZE and rng.random() < _ANY_SIZE[kind]:
             scene = [self._lone(rng)]
         else:
             if rng.random() < 0.6:

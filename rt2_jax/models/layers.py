@@ -86,19 +86,23 @@ class WordVectors(nn.Module):
             (self.vocab, self.width),
             jnp.float32,
         )
-
-    def table(self) -> jax.Array:
-        """All vectors, [V, D]."""
-        vectors = self.embedding
+        self.fixed = 0.0
         if self.numbers:
             fixed = np.zeros((self.vocab, self.width), np.float32)
             fixed[list(self.numbers)] = number_line(len(self.numbers), self.width)
-            vectors += fixed
-        return vectors.astype(self.dtype)
+            self.fixed = jnp.asarray(fixed)
+
+    def table(self) -> jax.Array:
+        """All vectors, [V, D]."""
+        return (self.embedding + self.fixed).astype(self.dtype)
 
     def __call__(self, ids: jax.Array) -> jax.Array:
         """Maps int32 [...] to [..., D]."""
-        return jnp.take(self.table(), ids, axis=0)
+        # Taken before they are added: a decoding step shall not make the whole table.
+        vectors = jnp.take(self.embedding, ids, axis=0)
+        if self.numbers:
+            vectors += jnp.take(self.fixed, ids, axis=0)
+        return vectors.astype(self.dtype)
 
     def attend(self, x: jax.Array, columns: jax.Array | None = None) -> jax.Array:
         """Maps states [..., D] to float32 logits [..., V], or [..., C] of the ids int32 [C]."""
