@@ -14,3 +14,11 @@ def nearest(name: str, valid: Iterable[str]) -> str:
     close = difflib.get_close_matches(str(name), valid, n=1, cutoff=0.5)
     hint = f'; did you mean {close[0]!r}?' if close else '.'
     return f'{hint} Valid: {", ".join(valid)}'
+
+
+def check(what: str, name: str, valid: Iterable[str]) -> str:
+    """Returns `name`; raises ValueError with the nearest valid one if it is none of `valid`."""
+    valid = tuple(valid)
+    if name not in valid:
+        raise ValueError(f'Unknown {what} {name!r}{nearest(name, valid)}')
+    return name

@@ -24,7 +24,7 @@ from rt2_jax.data import images as image_processing
 from rt2_jax.decoding.grammar import Grammar, Kind
 from rt2_jax.decoding.sampler import Sampler
 from rt2_jax.models import vla
-from rt2_jax.nearest import nearest
+from rt2_jax.nearest import check
 from rt2_jax.text import prompts
 from rt2_jax.text.actions import ACTION_LENGTH, ActionSpace, ActionTokenizer
 from rt2_jax.text.tokenizer import Tokenizer
@@ -88,10 +88,7 @@ class Policy:
         batch_sizes: Sequence[int] = (1, 4, 16, 64),
         seed: int = 0,
     ):
-        if long_prompts not in LONG_PROMPTS:
-            raise ValueError(
-                f'Unknown long_prompts {long_prompts!r}{nearest(long_prompts, LONG_PROMPTS)}'
-            )
+        check('long_prompts', long_prompts, LONG_PROMPTS)
         if not batch_sizes or min(batch_sizes) < 1:
             raise ValueError(f'batch_sizes is {batch_sizes}; sizes of 1 or more are needed.')
         self.model = model

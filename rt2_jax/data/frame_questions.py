@@ -13,7 +13,7 @@ import numpy as np
 from rt2_jax.data import web
 from rt2_jax.data.example import Example
 from rt2_jax.data.rlds import StepSource
-from rt2_jax.nearest import nearest
+from rt2_jax.nearest import check
 from rt2_jax.text import prompts
 
 # Relative frequencies. `way_gripper` is what an approach has to know.
@@ -41,8 +41,7 @@ class FrameQuestions:
 
     def __post_init__(self):
         for kind in self.kind_weights:
-            if kind not in KINDS:
-                raise ValueError(f'Unknown kind of question {kind!r}{nearest(kind, KINDS)}')
+            check('kind of question', kind, KINDS)
 
     @property
     def kinds(self) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from rt2_jax.models import layers
+from rt2_jax.nearest import check
 
 
 def sincos_positions(
@@ -144,8 +145,10 @@ class ViT(nn.Module):
         """Maps uint8 [B, H, W, 3] to image tokens [B, N, D], in rows from the top left.
 
         Raises:
-          ValueError: the image is not a whole number of patches.
+          ValueError: the image is not a whole number of patches, or an unknown stem or positions.
         """
+        check('vision.stem', self.stem, ('patch', 'pyramid'))
+        check('vision.positions', self.positions, ('sincos', 'learned'))
         if images.shape[1] % self.patch or images.shape[2] % self.patch:
             raise ValueError(
                 f'Images of {images.shape[1]} x {images.shape[2]} pixels are no whole '

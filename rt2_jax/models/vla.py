@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from rt2_jax.models import classifier, encoder_decoder, layers, vit
-from rt2_jax.nearest import nearest
+from rt2_jax.nearest import check
 
 
 class Head(nn.Module):
@@ -68,6 +68,7 @@ class PaLI(nn.Module):
     integers: tuple[int, ...] = ()
 
     def setup(self):
+        check('positions', self.positions, ('none', 'sincos'))
         width = self.encoder['width']
         self.tower = vit.ViT(dtype=self.dtype, **self.vision)
         self.projection = layers.Linear((width,), ('vision', 'embed'), self.dtype)
@@ -143,8 +144,7 @@ def build(config: Mapping, vocab: int, integers: Sequence[int] = ()) -> nn.Modul
     """
     config = dict(config.to_dict() if hasattr(config, 'to_dict') else config)
     name = config.pop('name')
-    if name not in _BACKBONES:
-        raise ValueError(f'Unknown backbone {name!r}{nearest(name, _BACKBONES)}')
+    check('backbone', name, _BACKBONES)
     dtype = jnp.dtype(config.pop('dtype'))
     parts = {key: _frozen(value) for key, value in config.items()}
     if parts.get('number_line'):

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
+from rt2_jax import configuration
 from rt2_jax.nearest import nearest
 from rt2_jax.parallel.sharding import named_leaves
 from rt2_jax.text.actions import ActionSpace
@@ -145,8 +146,11 @@ def export(
     """
     loaded, output = load_for_inference(workdir, step), epath.Path(output)
     output.mkdir(parents=True, exist_ok=True)
-    for name in ('config.json', 'tokenizer.model', 'embodiment.json', 'versions.json'):
+    for name in ('tokenizer.model', 'embodiment.json', 'versions.json'):
         write(output / name, (loaded.directory / name).read_bytes())
+    config = loaded.config.unlock()
+    config.compile_cache = ''  # a path of the machine that trained it
+    write(output / 'config.json', configuration.to_json(config).encode())
     arrays = {'step': np.int64(loaded.step), 'dtype': np.array(jnp.dtype(dtype).name)}
     for name, value in named_leaves(loaded.params).items():
         value = np.asarray(value.astype(dtype))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from rt2_jax.data import images, rlds, rlds_index
-from rt2_jax.envs.tabletop import collect
+from rt2_jax.envs.tabletop import collect, detours as detours_lib, tasks
 
 SETTINGS = collect.Settings(episodes=6, image_size=64, noise=0.1)
 
@@ -70,6 +70,20 @@ def test_processes_and_interruption_change_nothing(collection, tmp_path):
     assert shards(part) == shards(whole)
     files = {p.name for p in part.iterdir()}
     assert files == {p.name for p in whole.iterdir()} - {'rt2_index'}
+
+
+def test_detours_are_found_back_from():
+    """More actions go far, they are the expert's, and the goal is reached all the same."""
+
+    def far(detours):
+        settings = collect.Settings(episodes=9, image_size=16, detours=detours, tasks=tasks.KINDS)
+        episodes = [collect.play(collect.environment(settings), settings, n) for n in range(9)]
+        assert sum(episode['episode_metadata']['success'] for episode in episodes) >= 8
+        steps = [step for episode in episodes for step in episode['steps']]
+        ways = np.array([step['action']['world_vector'][:2] for step in steps])
+        return np.mean(np.linalg.norm(ways, axis=1) > detours_lib.FAR)
+
+    assert far(detours=0.8) > 1.4 * far(detours=0.0)
 
 
 def test_what_is_in_the_way(collection, tmp_path):

@@ -71,6 +71,19 @@ def test_columns_are_columns_of_all_logits(model_and_params, batch):
     np.testing.assert_allclose(some, whole[:, columns], atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    'options, message',
+    [
+        (config(positions='sincoss'), "positions 'sincoss'; did you mean 'sincos'"),
+        (config(stem='pyramids'), "vision.stem 'pyramids'; did you mean 'pyramid'"),
+        (config() | {'name': 'pally'}, "backbone 'pally'; did you mean 'pali'"),
+    ],
+)
+def test_unknown_parts_are_named(options, message, batch):
+    with pytest.raises(ValueError, match=message):
+        vla.build(options, VOCAB).init(jax.random.key(0), *batch)
+
+
 def test_near_numbers_have_near_vectors():
     line = layers.number_line(1001, 128)
     np.testing.assert_allclose(np.linalg.norm(line, axis=1), 1, atol=1e-5)

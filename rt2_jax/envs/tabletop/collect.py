@@ -26,7 +26,7 @@ from etils import epath
 import numpy as np
 
 from rt2_jax.data import rlds_writer, tf_example, tfrecord
-from rt2_jax.envs.tabletop import expert, pool, schema, suites, tasks as tabletop_tasks
+from rt2_jax.envs.tabletop import detours, expert, pool, schema, suites, tasks as tabletop_tasks
 from rt2_jax.envs.tabletop.env import TabletopEnv
 
 FLAGS = flags.FLAGS
@@ -50,6 +50,8 @@ class Settings:
       episodes: how many.
       seed: 0 to 9; collections with different seeds share no scene.
       noise: execution noise, see TabletopEnv.
+      detours: how often, of the expert's actions that go far, one is replaced in execution by a
+        detour (see detours.py); what is stored is the expert's. 0 for none.
       image_size: side of the frames, pixels.
       suite: the suite that scenes are drawn from.
       tasks: kinds of task, taken in turn; empty leaves each to its episode's seed.
@@ -60,6 +62,7 @@ class Settings:
     episodes: int
     seed: int = 0
     noise: float = 0.1
+    detours: float = 0.75
     image_size: int = 128
     suite: str = 'train'
     tasks: tuple[str, ...] = ()
@@ -71,6 +74,8 @@ class Settings:
         suites.suite(self.suite)
         for kind in self.tasks:
             tabletop_tasks.check_kind(kind)
+        if not 0 <= self.detours <= 1:
+            raise ValueError(f'detours is a probability, 0 to 1; got {self.detours}')
         if not 0 < self.episodes <= SEED_STRIDE:
             raise ValueError(f'episodes must be 1 to {SEED_STRIDE}; got {self.episodes}')
         if not 0 <= self.seed < suites.SEEDS_PER_SUITE // SEED_STRIDE:
@@ -140,14 +145,19 @@ def play(env: TabletopEnv, settings: Settings, number: int) -> dict[str, Any]:
     """Episode `number` of a collection, as the schema lays it out, frames as uint8 [S, S, 3]."""
     kind = settings.tasks[number % len(settings.tasks)] if settings.tasks else None
     observation, info = env.reset(seed=settings.seed * SEED_STRIDE + number, options={'task': kind})
-    steps, over = [], False
+    rng = np.random.default_rng([settings.seed * SEED_STRIDE + number, 77])
+    steps, over, detoured = [], False, 0
     while not over:
         # A turn after a disturbance may ask for more than a step can carry; the next one does the
-        # rest. What is stored is what is carried out.
+        # rest.
         action = expert.act(env.state, env.start, env.task)
         action = np.clip(action, env.action_space.low, env.action_space.high)
-        seen = _observation(observation, info)
-        observation, reward, terminated, truncated, info = env.step(action)
+        seen, executed = _observation(observation, info), action
+        if detoured < detours.MOST and rng.random() < settings.detours:
+            detour = detours.replace(rng, action, env.state)
+            if detour is not None:
+                executed, detoured = detour, detoured + 1
+        observation, reward, terminated, truncated, info = env.step(executed)
         over = terminated or truncated
         steps.append(
             {
@@ -288,6 +298,7 @@ def define_flags() -> None:
     flags.DEFINE_integer('episodes', None, 'Episodes to collect.', lower_bound=1)
     flags.DEFINE_string('output', None, 'Directory of the data set.')
     flags.DEFINE_float('noise', Settings.noise, 'Execution noise, see TabletopEnv.')
+    flags.DEFINE_float('detours', Settings.detours, 'How often the gripper is carried off, 0 to 1.')
     flags.DEFINE_integer('seed', Settings.seed, '0 to 9; different seeds share no scene.')
     flags.DEFINE_integer('processes', None, 'Processes; one a core by default.', lower_bound=1)
     flags.DEFINE_integer('image_size', Settings.image_size, 'Side of the frames, pixels.')
@@ -305,6 +316,7 @@ def main(argv: Sequence[str]) -> None:
             episodes=FLAGS.episodes,
             seed=FLAGS.seed,
             noise=FLAGS.noise,
+            detours=FLAGS.detours,
             image_size=FLAGS.image_size,
             suite=FLAGS.suite,
             tasks=tuple(FLAGS.tasks),

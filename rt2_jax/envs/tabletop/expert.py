@@ -16,7 +16,7 @@ import math
 import numpy as np
 
 from rt2_jax.envs.tabletop import stage
-from rt2_jax.envs.tabletop.stage import State
+from rt2_jax.envs.tabletop.stage import Pose, State
 from rt2_jax.envs.tabletop.tasks import QUARTER, Task, wrap
 
 CLOSED, OPEN = 1.0, -1.0
@@ -49,7 +49,7 @@ def act(state: State, start: State, task: Task) -> np.ndarray:
         return _use(state, task, left)
     if _done_unheld(state, task, left):
         return _action(terminate=True, gripper=CLOSED if state.closed else OPEN)
-    yaw = _grasp_yaw(state)
+    yaw = grasp_yaw(state, x)
     dx, dy = x.x - state.x, x.y - state.y
     if not state.closed and abs(yaw) < YAW_NEAR:
         if _around(state) and state.z < LOW:
@@ -124,13 +124,13 @@ def _around(state: State) -> bool:
     return state.z < CLEAR and abs(along) < AROUND_X and abs(across) < AROUND_Y
 
 
-def _grasp_yaw(state: State) -> float:
-    """How far to turn so that the fingers face two sides of X.
+def grasp_yaw(state: State, tile: Pose) -> float:
+    """How far to turn so that the fingers face two sides of a tile, radians.
 
     A square tile offers four yaws; the one nearest to the hand's rest is chosen, which leaves a
     quarter turn of room to either side.
     """
-    yaw = state.tiles[0].yaw % (math.pi / 2)
+    yaw = tile.yaw % (math.pi / 2)
     if yaw > math.pi / 4:
         yaw -= math.pi / 2
     return yaw - state.yaw

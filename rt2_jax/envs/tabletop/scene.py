@@ -110,12 +110,13 @@ def place_tiles(rng: np.random.Generator, count: int, push: bool) -> np.ndarray:
                 continue
             if push and len(centres) == 1 and gap[0] < 0.19:
                 continue
-            if push and len(centres) >= 2 and _distance_to_path(point, *centres[:2]) < 0.125:
+            if push and len(centres) >= 2 and distance_to_path(point, *centres[:2]) < 0.125:
                 continue
             centres = np.vstack([centres, point])
 
 
-def _distance_to_path(point, start, end) -> float:
+def distance_to_path(point, start, end) -> float:
+    """How far a point, float [2], is from the line from `start` to `end`, metres."""
     along = end - start
     t = np.clip((point - start) @ along / (along @ along), 0, 1)
     return float(np.linalg.norm(point - start - t * along))

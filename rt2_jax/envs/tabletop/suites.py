@@ -15,7 +15,7 @@ from rt2_jax.data import pictures
 from rt2_jax.data.pictures import Picture
 from rt2_jax.envs.tabletop import scene as scenes, tasks
 from rt2_jax.envs.tabletop.scene import Camera, Clutter, Light, Scene, Surface, Tile
-from rt2_jax.nearest import nearest
+from rt2_jax.nearest import check
 
 SEEDS_PER_SUITE = 10_000_000
 _SIGNS = ('symbol', 'number')
@@ -97,9 +97,7 @@ SUITES = {
 
 def suite(name: str) -> Suite:
     """Returns the suite called `name`; raises ValueError with the nearest valid name."""
-    if name not in SUITES:
-        raise ValueError(f'Unknown suite {name!r}{nearest(name, SUITES)}')
-    return SUITES[name]
+    return SUITES[check('suite', name, SUITES)]
 
 
 def global_seed(name: str, seed: int) -> int:

@@ -12,7 +12,7 @@ import dataclasses
 import math
 from typing import TYPE_CHECKING
 
-from rt2_jax.nearest import nearest
+from rt2_jax.nearest import check
 
 if TYPE_CHECKING:
     from rt2_jax.envs.tabletop.stage import State
@@ -59,9 +59,7 @@ class Task:
 
 def check_kind(kind: str) -> str:
     """Returns `kind`, or raises ValueError with the nearest valid one."""
-    if kind not in KINDS:
-        raise ValueError(f'Unknown task {kind!r}{nearest(kind, KINDS)}')
-    return kind
+    return check('task', kind, KINDS)
 
 
 def phrase(kind: str, x: str, y: str = '', direction: str = '') -> str:
