@@ -28,8 +28,11 @@ def get_config(arg: str = 'cofinetune') -> ml_collections.ConfigDict:
     if arg in ('vision', 'pretrain'):
         config.data.robot = {}
         config.data.robot_share.start = 0.0
+    else:
+        config.data.target_length = 25  # a plan and an action
     if arg == 'vision':
-        config.total_steps = 3_500
+        config.total_steps = 7_000
+        config.optimizer.lr = 2e-3
         config.model = dict(
             name='classifier', dtype='float32', width=128, vision=_tiny_pali()['vision']
         )
@@ -47,7 +50,7 @@ def get_config(arg: str = 'cofinetune') -> ml_collections.ConfigDict:
     if arg in ('finetune', 'overfit'):
         config.data.robot_share.start = 1.0
     if arg == 'quickstart':
-        config.total_steps = 2_200
+        config.total_steps = 2_300
     elif arg == 'overfit':
         config.total_steps = 1_500
         config.data.robot.tabletop.episodes = 20
@@ -83,8 +86,8 @@ def _base() -> ml_collections.ConfigDict:
                         directory='runs/data/tabletop',
                         card='tabletop',
                         weight=1.0,
-                        plan_share=0.0,
-                        questions=1.0,
+                        plan_share=0.5,
+                        questions=0.3,
                         episodes=ml_collections.config_dict.placeholder(int),
                         success_only=True,
                     )
@@ -93,7 +96,13 @@ def _base() -> ml_collections.ConfigDict:
                 # The robot's share of a batch: constant (start), ramp (start to end over
                 # begin..finish) or steps.
                 robot_share=dict(
-                    kind='constant', start=0.6, end=0.5, begin=0, finish=1, boundaries=(), shares=()
+                    kind='constant',
+                    start=0.65,
+                    end=0.5,
+                    begin=0,
+                    finish=1,
+                    boundaries=(),
+                    shares=(),
                 ),
             ),
             optimizer=dict(

@@ -1,6 +1,6 @@
 """Robot steps answered with a plan before the action: RT-2's chain of thought (section 4.4).
 
-    Instruction: pick banana.  ->  Plan: banana 410 530 gripper 310 610. Action: 1 128 91 ...
+    Instruction: pick banana.  ->  Plan: banana 410 530 gripper 310 610 90. Action: 1 128 91 ...
 
 The plan says where the gripper and the things named in the instruction are, in the web's own words
 for places, so that what was learnt from pictures of the web is written down where the action can
@@ -52,7 +52,7 @@ class GroundedPlans:
 
 def grounded(step: Mapping) -> str:
     """The plan's text for a raw step: places of what is named, in the instruction's order, and of the
-    gripper. Things out of view are named without a place.
+    gripper, with its height in millimetres. Things out of view are named without a place.
     """
     instruction = f' {step["instruction"]} '
     names = step['observation/object_names'].split('\n')
@@ -61,8 +61,9 @@ def grounded(step: Mapping) -> str:
         (name for name in names if f' {name} ' in instruction),
         key=lambda name: instruction.index(f' {name} '),
     )
+    height = step['observation/gripper_xyz'][2:]
     spots = [(name, places[name]) for name in named] + [
-        ('gripper', step['observation/gripper_pixel'])
+        ('gripper', np.concatenate([step['observation/gripper_pixel'], height]))
     ]
     return ' '.join(
         f'{name} {web.place(np.clip(uv, 0, 1))}' if np.isfinite(uv).all() else name

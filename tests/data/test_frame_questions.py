@@ -64,10 +64,8 @@ def test_plans_say_where_the_named_things_are(steps):
         for name, uv in places.items():
             told = f'{name} {web.place(uv)}' in example.answer
             assert told == (f' {name} ' in f' {step["instruction"]} ')
-        assert (
-            f'gripper {web.place(np.clip(step["observation/gripper_pixel"], 0, 1))}'
-            in example.answer
-        )
+        gripper = [*step['observation/gripper_pixel'], step['observation/gripper_xyz'][2]]
+        assert f'gripper {web.place(np.clip(gripper, 0, 1))}. Action' in example.answer
 
 
 def test_a_name_inside_another_is_not_meant():
@@ -76,5 +74,6 @@ def test_a_name_inside_another_is_not_meant():
         'observation/object_names': 'carrot\ncar\nfox',
         'observation/object_pixels': np.array([[0.1, 0.2], [0.5, 0.5], [0.9, 0.9], [np.nan] * 2]),
         'observation/gripper_pixel': np.array([0.3, 0.3]),
+        'observation/gripper_xyz': np.array([0.0, 0.0, 0.1]),
     }
-    assert plans.grounded(step) == 'car 510 510 carrot 110 210 gripper 310 310'
+    assert plans.grounded(step) == 'car 510 510 carrot 110 210 gripper 310 310 110'
