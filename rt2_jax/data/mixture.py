@@ -15,7 +15,7 @@ from typing import Any
 import grain
 import numpy as np
 
-from rt2_jax.nearest import nearest
+from rt2_jax.nearest import check, nearest
 
 SCHEDULES = ('constant', 'ramp', 'steps')
 
@@ -48,10 +48,7 @@ class Schedule:
     shares: tuple[float, ...] = ()
 
     def __post_init__(self):
-        if self.kind not in SCHEDULES:
-            raise ValueError(
-                f'unknown schedule of the robot share {self.kind!r}' + nearest(self.kind, SCHEDULES)
-            )
+        check('schedule of the robot share', self.kind, SCHEDULES)
         object.__setattr__(self, 'boundaries', tuple(self.boundaries))
         object.__setattr__(self, 'shares', tuple(self.shares))
         for share in (self.start, self.end, *self.shares):

@@ -20,7 +20,9 @@ from rt2_jax.text import prompts
 
 @dataclasses.dataclass(frozen=True)
 class GroundedPlans:
-    """Step `i` of `steps` with a plan; needs the columns that `FrameQuestions` needs."""
+    """Step `i` of `steps` with a plan; needs the columns that `FrameQuestions` needs, and
+    `observation/gripper_xyz` [3] in metres.
+    """
 
     steps: StepSource
     name: str = 'plans'

@@ -22,7 +22,7 @@ import numpy as np
 from rt2_jax.data import embodiments, images, rlds_index, tf_example, tfrecord
 from rt2_jax.data.example import Example
 from rt2_jax.data.index import Index
-from rt2_jax.nearest import nearest
+from rt2_jax.nearest import check
 from rt2_jax.text import prompts
 
 # Files kept open at once, well under the usual limit of 1,024 a process.
@@ -61,10 +61,7 @@ class StepSource:
         camera: int = 0,
         on_corrupt: str = 'raise',
     ):
-        if on_corrupt not in rlds_index.ON_CORRUPT:
-            raise ValueError(
-                f'unknown on_corrupt {on_corrupt!r}' + nearest(on_corrupt, rlds_index.ON_CORRUPT)
-            )
+        check('on_corrupt', on_corrupt, rlds_index.ON_CORRUPT)
         self.index = index
         self.name = name or index.card.name
         self.action_space = index.card.action_space

@@ -30,7 +30,7 @@ from etils import epath
 import numpy as np
 
 from rt2_jax.data import embodiments, tf_example, tfrecord
-from rt2_jax.nearest import nearest
+from rt2_jax.nearest import check, nearest
 
 FORMAT = 1
 ON_CORRUPT = ('raise', 'skip')
@@ -110,8 +110,7 @@ def build(
       tfrecord.CorruptRecord: an unreadable record, by file and byte, with on_corrupt='raise'.
       DataSetError: not a whole data set, or one that doesn't fit the card.
     """
-    if on_corrupt not in ON_CORRUPT:
-        raise ValueError(f'unknown on_corrupt {on_corrupt!r}' + nearest(on_corrupt, ON_CORRUPT))
+    check('on_corrupt', on_corrupt, ON_CORRUPT)
     files = split_files(directory, split)
     location = epath.Path(location) if location else default_location(directory, split)
     schema = _schema(directory)

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rt2_jax.nearest import nearest
+from rt2_jax.nearest import check
 
 Dtype = jnp.dtype
 NEGATIVE = -1e9  # what a masked attention logit is set to
@@ -322,8 +322,5 @@ def remat_policy(name: str):
     if name == 'full':
         return None
     policies = [p for p in dir(jax.checkpoint_policies) if not p.startswith('_')]
-    if name not in policies:
-        raise ValueError(
-            f'Unknown remat policy {name!r}{nearest(name, [*policies, "none", "full"])}'
-        )
+    check('remat policy', name, [*policies, 'none', 'full'])
     return getattr(jax.checkpoint_policies, name)

@@ -73,7 +73,7 @@ def test_processes_and_interruption_change_nothing(collection, tmp_path):
 
 
 def test_detours_are_found_back_from():
-    """More actions go far, they are the expert's, and the goal is reached all the same."""
+    """More of the stored actions go far, and the goal is reached all the same."""
 
     def far(detours):
         settings = collect.Settings(episodes=9, image_size=16, detours=detours, tasks=tasks.KINDS)

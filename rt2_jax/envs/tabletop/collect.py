@@ -144,20 +144,22 @@ def collect(
 def play(env: TabletopEnv, settings: Settings, number: int) -> dict[str, Any]:
     """Episode `number` of a collection, as the schema lays it out, frames as uint8 [S, S, 3]."""
     kind = settings.tasks[number % len(settings.tasks)] if settings.tasks else None
-    observation, info = env.reset(seed=settings.seed * SEED_STRIDE + number, options={'task': kind})
-    rng = np.random.default_rng([settings.seed * SEED_STRIDE + number, 77])
+    seed = settings.seed * SEED_STRIDE + number
+    observation, info = env.reset(seed=seed, options={'task': kind})
+    rng = np.random.default_rng([seed, 77])
     steps, over, detoured = [], False, 0
     while not over:
         # A turn after a disturbance may ask for more than a step can carry; the next one does the
-        # rest.
+        # rest. What is stored is this action, though a detour may be carried out in its place.
         action = expert.act(env.state, env.start, env.task)
         action = np.clip(action, env.action_space.low, env.action_space.high)
-        seen, executed = _observation(observation, info), action
+        seen, detour = _observation(observation, info), None
         if detoured < detours.MOST and rng.random() < settings.detours:
             detour = detours.replace(rng, action, env.state)
-            if detour is not None:
-                executed, detoured = detour, detoured + 1
-        observation, reward, terminated, truncated, info = env.step(executed)
+        detoured += detour is not None
+        observation, reward, terminated, truncated, info = env.step(
+            action if detour is None else detour
+        )
         over = terminated or truncated
         steps.append(
             {

@@ -40,11 +40,10 @@ def replace(rng: np.random.Generator, action: np.ndarray, state: State) -> np.nd
     low = state.z < expert.CLEAR
     if low and not state.closed and rng.random() < 0.5:
         return _to(state, state.x, state.y, state.z, 0.0, closed=True)
-    others = state.tiles[1:]
     if rng.random() < 0.3:
         x, y = rng.uniform(-1, 1, 2) * stage.WORKSPACE
         return _to(state, x, y, stage.GRIPPER_HIGH, rng.uniform(-0.3, 0.3))
-    tile = others[rng.integers(len(others))]
+    tile = state.tiles[rng.integers(1, len(state.tiles))]
     x, y = np.array([tile.x, tile.y]) + rng.normal(0, _OFF_CENTRE, 2)
     # From low to low the gripper would sweep the table.
     z = stage.GRIPPER_LOW if not low and rng.random() < 0.5 else stage.GRIPPER_HIGH
