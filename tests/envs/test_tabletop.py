@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from rt2_jax.data import pictures
-from rt2_jax.envs.tabletop import scene as scenes, suites, tasks
+from rt2_jax.envs.tabletop import expert, scene as scenes, suites, tasks
 from rt2_jax.envs.tabletop.env import TabletopEnv
-from rt2_jax.envs.tabletop.stage import OPENING, TILE_HEIGHT, Pose, Stage, State
+from rt2_jax.envs.tabletop.stage import OPENING, TILE_HEIGHT, WORKSPACE, Pose, Stage, State
 
 STAY = np.array([0, 0, 0, 0, 0, 0, 0, -1], np.float32)
 
@@ -71,7 +71,7 @@ def test_noise_is_of_the_episode_and_repeats():
 
 
 def test_actions_move_the_gripper_by_what_they_say(env):
-    for seed, delta in enumerate([(0.1, 0.05, 0), (-0.08, 0.1, 0.04), (0.02, -0.05, 0.03)]):
+    for seed, delta in enumerate([(0.1, 0.05, 0), (-0.08, 0.1, 0.015), (0.02, -0.05, -0.03)]):
         _, before = env.reset(seed=seed)
         turn = 0.3 * (-1) ** seed
         _, _, _, _, after = env.step(command(dx=delta[0], dy=delta[1], dz=delta[2], drz=turn))
@@ -84,7 +84,34 @@ def test_one_step_crosses_the_workspace(env):
     env.reset(seed=0)
     env.step(command(dx=-0.4, dy=-0.4))
     _, _, _, _, info = env.step(command(dx=0.4, dy=0.4))
-    np.testing.assert_allclose(info['gripper_xyz'][:2], (0.2, 0.2), atol=0.006)
+    np.testing.assert_allclose(info['gripper_xyz'][:2], WORKSPACE, atol=0.006)
+
+
+@pytest.mark.parametrize('right, far', [(1, 1), (1, -1), (-1, 1), (-1, -1)])
+def test_the_gripper_stays_in_the_picture(env, right, far):
+    env.reset(seed=0)
+    env.step(command(dx=-0.4 * right, dy=-0.4 * far))
+    env.step(command(dx=0.4 * right, dy=0.4 * far))
+    lamps = [env.stage.data.geom(name).xpos for name in ('lamp_left', 'lamp_right')]
+    pixels = np.array([env.stage.project(lamp) for lamp in lamps])
+    assert ((pixels > 0) & (pixels < 1)).all(axis=1).any()
+
+
+def test_the_fingers_show_what_they_feel(env):
+    """Green while open, yellow around a tile, magenta holding it; red when closed on nothing."""
+
+    def colour():
+        return tuple(env.stage.model.geom('lamp_left').rgba[:3].round(1))
+
+    env.reset(seed=3, options={'task': 'pick'})
+    seen = []
+    for _ in range(3):
+        env.step(expert.act(env.state, env.start, env.task))
+        seen.append(colour())
+    assert seen == [(0.1, 1, 0.2), (1, 1, 0.1), (1, 0.1, 1)]
+    env.reset(seed=3)
+    env.step(command(gripper=1))
+    assert colour() == (1, 0.1, 0.1)
 
 
 def test_tilt_lasts_for_its_step(env):

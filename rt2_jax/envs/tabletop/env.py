@@ -14,7 +14,7 @@ from rt2_jax.envs.tabletop.scene import Scene
 from rt2_jax.text.actions import ACTION_NAMES, ActionSpace
 
 # A usual step of this stage, one a dimension: what `execution_noise` is a fraction of, next to the
-# command itself. Half the workspace's width for translations; roll, pitch and the gripper are
+# command itself. About half the workspace's width for translations; roll, pitch and the gripper are
 # carried out as told.
 NOISE_SCALE = np.array([0.2, 0.2, 0.2, 0.0, 0.0, 0.5, 0.0])
 

@@ -19,11 +19,11 @@ from rt2_jax.envs.tabletop.scene import MAX_CLUTTER, MAX_TILES, Scene
 TILE_SIDE = 0.09
 TILE_HEIGHT = 0.04
 GRIPPER_LOW = 0.004  # finger tips just off the table
-GRIPPER_HIGH = 0.10  # clears tiles, and a held tile clears them too
+GRIPPER_HIGH = 0.08  # clears tiles, and a held tile clears them too
 OPENING = 0.164  # between the open fingers
 SQUEEZE = 0.06  # between the closed fingers when nothing is held
-WORKSPACE = (0.20, 0.20)  # the gripper's |x| and |y|
-GRIPPER_TOP = 0.16
+WORKSPACE = (0.17, 0.17)  # the gripper's |x| and |y|; the picture shows it wherever it goes
+GRIPPER_TOP = 0.10
 YAW_LIMIT = 2.4
 TILT_LIMIT = 0.3
 CONTROL_HZ = 3.0
@@ -31,7 +31,10 @@ TIMESTEP = 0.005
 FRAME_BUFFER = 960
 
 _FINGER = 0.004  # half thickness
-_BRIDGE = 0.048  # the bridge stands back, so that neither it nor its shadow hides a tile
+# What the fingers' colour shows, by what a gripper's own sensors tell.
+_EMPTY, _BETWEEN = (0.1, 1, 0.2, 1), (1, 1, 0.1, 1)  # open; the beam between the tips broken or not
+_MISSED, _HOLDING = (1, 0.1, 0.1, 1), (1, 0.1, 1, 1)  # closed; by how far
+_BEAM = 0.02  # its height above the tips
 _FELT = 2.0  # damping of the tiles' slide, N s/m
 _STEEP = 0.025  # a change of height that counts as a way up or down
 _FAR = 2.0  # where unused tiles wait, out of view
@@ -78,7 +81,7 @@ class Stage:
         self._hand = name(body, 'hand')
         self._tile = [name(body, f'tile{i}') for i in range(MAX_TILES)]
         self._joints = [self._address(f'tile{i}') for i in range(MAX_TILES)]
-        self._lamp = name(mujoco.mjtObj.mjOBJ_GEOM, 'lamp')
+        self._lamps = [name(mujoco.mjtObj.mjOBJ_GEOM, lamp) for lamp in ('lamp_left', 'lamp_right')]
         self._touching = np.isin(self.model.geom_bodyid, [name(body, 'left'), name(body, 'right')])
         for joint in range(MAX_TILES):
             # As on felt: a tile that was hit at speed does not slide far.
@@ -108,9 +111,9 @@ class Stage:
         self._closed = False
         data.ctrl[:] = OPENING / 2
         self._set_target((x, y, GRIPPER_HIGH), yaw)
-        self._light_lamp()
         changed = looks.apply(model, scene)
         mujoco.mj_forward(model, data)
+        self._light_lamps()
         return changed
 
     def move(
@@ -130,7 +133,6 @@ class Stage:
         wait = 0.45 if closed != self._closed else 0.0
         self._closed = closed
         data.ctrl[:] = (SQUEEZE if closed else OPENING) / 2
-        self._light_lamp()
         steps = round(1 / CONTROL_HZ / TIMESTEP)
         moving = round(steps * 0.7)
         floor = -1.0
@@ -150,6 +152,7 @@ class Stage:
             mujoco.mj_step(self.model, data)
         # Positions are integrated after the kinematics that the renderer reads.
         mujoco.mj_forward(self.model, data)
+        self._light_lamps()
 
     def state(self) -> State:
         """Returns the present state."""
@@ -168,13 +171,12 @@ class Stage:
                     float(matrix[8]),
                 )
             )
-        opening = sum(data.qpos[self._address(finger)] for finger in ('left', 'right'))
         return State(
             float(x),
             float(y),
             float(z),
             self._hand_yaw(),
-            float(opening),
+            self._opening(),
             self._closed,
             tuple(tiles),
         )
@@ -216,9 +218,26 @@ class Stage:
             mujoco.mju_mulQuat(quaternion, rotation, upright)
         self.data.mocap_quat[0] = quaternion
 
-    def _light_lamp(self):
-        # The bridge between the fingers shows whether they mean to hold, as on many a real hand.
-        self.model.geom_rgba[self._lamp] = (1, 0.1, 0.1, 1) if self._closed else (0.1, 1, 0.2, 1)
+    def _light_lamps(self):
+        # A frame shows what a memory would: whether the fingers are told to close, and on what.
+        if self._closed:
+            colour = _HOLDING if self._opening() > (SQUEEZE + TILE_SIDE) / 2 else _MISSED
+        else:
+            colour = _BETWEEN if self._beam_broken() else _EMPTY
+        self.model.geom_rgba[self._lamps] = colour
+
+    def _opening(self) -> float:
+        return float(sum(self.data.qpos[self._address(finger)] for finger in ('left', 'right')))
+
+    def _beam_broken(self) -> bool:
+        """Whether anything is between the finger tips."""
+        data, hit = self.data, np.zeros(1, np.int32)
+        along = np.array(data.xmat[self._hand].reshape(3, 3)[:, 0])
+        start = data.xpos[self._hand] + (0, 0, _BEAM) - along * OPENING / 2
+        # The table and the fingers are no tiles.
+        only_tiles = np.array([0, 1, 0, 0, 0, 0], np.uint8)
+        distance = mujoco.mj_ray(self.model, data, start, along, only_tiles, 0, -1, hit)
+        return 0 <= distance < OPENING
 
 
 def _smooth(t: float) -> float:
@@ -236,7 +255,7 @@ def _mjcf() -> str:
         f'''
     <body name="tile{i}" pos="{_FAR + i} {_FAR} {height}">
       <freejoint name="tile{i}"/>
-      <geom name="tile{i}" type="box" size="{half} {half} {height}" mass="0.08"
+      <geom name="tile{i}" type="box" size="{half} {half} {height}" mass="0.08" group="1"
             friction="0.5 0.005 0.0001" rgba="1 1 1 1"/>
       <geom name="picture{i}" type="box" size="{half} {half} 0.0002" pos="0 0 {height}"
             material="picture{i}" class="visual"/>
@@ -291,8 +310,6 @@ def _mjcf() -> str:
     <body name="hand" pos="0 0 {GRIPPER_HIGH}" gravcomp="1">
       <freejoint name="hand"/>
       <inertial pos="0 0 0.05" mass="0.6" diaginertia="0.002 0.002 0.002"/>
-      <geom name="lamp" type="box" size="{OPENING / 2 + 0.012} 0.006 0.006" class="visual"
-            pos="0 {_BRIDGE} 0.12" material="lamp"/>
       {_finger('left', -1)}{_finger('right', 1)}
     </body>{tiles}
   </worldbody>
@@ -316,6 +333,6 @@ def _finger(name: str, side: int) -> str:
         <geom class="finger" type="box" size="{_FINGER} 0.025 0.015" pos="{x} 0 0.02"/>
         <geom class="finger" type="capsule" size="{_FINGER}"
               fromto="{x} -0.024 {_FINGER} {x} 0.024 {_FINGER}"/>
-        <geom class="finger" type="capsule" size="0.004" contype="0" conaffinity="0"
-              fromto="{x} 0.01 0.03 {x} {_BRIDGE} 0.118"/>
+        <geom name="lamp_{name}" class="visual" type="box" size="0.008 0.03 0.008"
+              pos="{side * 0.008} 0 0.043" material="lamp"/>
       </body>'''
