@@ -145,7 +145,7 @@ class Policy:
     ) -> Policy:
         """The policy of a model that is at hand, with a training run's config.
 
-        It plans before it acts if most of the robot's steps were taught so.
+        It plans before it acts if at least half of the robot's steps were taught so.
         """
         data = config.data
         shares = [robot.get('plan_share', 0.0) for robot in data.get('robot', {}).values()]
@@ -156,7 +156,7 @@ class Policy:
             'frames': data.frames,
             'text_length': data.target_length,
             'plan_length': max(data.target_length - ACTION_LENGTH - 1, 8),
-            'plan': bool(shares) and min(shares) > 0.5,
+            'plan': bool(shares) and min(shares) >= 0.5,
         }
         model = vla.build(config.model, tokenizer.vocab_size, tokenizer.integer_ids)
         policy = cls(model, params, tokenizer, action_space, **(own | settings))

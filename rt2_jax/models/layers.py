@@ -110,18 +110,26 @@ class WordVectors(nn.Module):
         return jnp.einsum('...d,vd->...v', x, table, preferred_element_type=jnp.float32)
 
 
-def number_line(count: int, width: int) -> np.ndarray:
+def number_line(
+    count: int, width: int, wavelengths: tuple[float, float] | None = None
+) -> np.ndarray:
     """Unit vectors of the integers below `count` as sines and cosines, float32 [count, width].
 
     Near numbers have near vectors, at every scale from a few up to `count`; so a place or an
     action that is nearly right is nearly learnt, where words would all be equally wrong.
+
+    Args:
+      count: how many.
+      width: of a vector.
+      wavelengths: the shortest and the longest; 16 and four times `count` by default.
 
     Raises:
       ValueError: the width is odd.
     """
     if width % 2:
         raise ValueError(f'a number line needs an even width, not {width}')
-    angles = np.arange(count)[:, None] * 2 * np.pi / np.geomspace(16, 4 * count, width // 2)
+    wavelengths = wavelengths or (16, 4 * count)
+    angles = np.arange(count)[:, None] * 2 * np.pi / np.geomspace(*wavelengths, width // 2)
     line = np.concatenate([np.sin(angles), np.cos(angles)], axis=1) / math.sqrt(width / 2)
     return line.astype(np.float32)
 

@@ -51,6 +51,9 @@ class PaLI(nn.Module):
       positions: what is added to the projected image tokens, 'none' or fixed 'sincos'. A tower that
         learnt names alone keeps little of where a thing is.
       positions_scale: factor on them; a trained tower's tokens are larger than 1 a feature.
+      prompt_positions: length of the fixed vector that tells a prompt's word its place, added to the
+        word's own; 0 for none, as in T5. By the relative bias alone a small model is slow to learn
+        which of two names comes first.
       tied: whether the word vectors are the output matrix too, as in T5 1.0, not in 1.1.
       number_line: whether near integers start with near word vectors (`layers.number_line`).
       integers: the token id of each integer 0, 1, ...
@@ -63,6 +66,7 @@ class PaLI(nn.Module):
     dtype: layers.Dtype = jnp.float32
     positions: str = 'none'
     positions_scale: float = 1.0
+    prompt_positions: float = 0.0
     tied: bool = False
     number_line: bool = False
     integers: tuple[int, ...] = ()
@@ -89,7 +93,12 @@ class PaLI(nn.Module):
             places = vit.sincos_positions(rows, columns, tokens.shape[-1], wavelengths)
             tokens += self.positions_scale * places.astype(self.dtype)
         tokens = tokens.reshape(b, -1, tokens.shape[-1])
-        x = jnp.concatenate([tokens, self.embedding(prompt)], axis=1)
+        words = self.embedding(prompt)
+        if self.prompt_positions:
+            # Not by the prompt's length, to which a prompt may be padded differently elsewhere.
+            line = layers.number_line(prompt.shape[1], words.shape[-1], (8, 512))
+            words += (self.prompt_positions * line).astype(self.dtype)
+        x = jnp.concatenate([tokens, words], axis=1)
         valid = jnp.concatenate([jnp.ones(tokens.shape[:2], bool), prompt != 0], axis=1)
         return self.text_encoder(x, valid), valid
 

@@ -48,6 +48,7 @@ def batch():
 def model_and_params(batch, request):
     positions = 'sincos' if request.param else 'none'
     options = config(tied=request.param, positions=positions) | {'number_line': request.param}
+    options['prompt_positions'] = 1.5 * request.param
     model = vla.build(options, VOCAB, integers=range(10, 40))
     return model, nn.meta.unbox(model.init(jax.random.key(0), *batch))
 
@@ -82,6 +83,24 @@ def test_columns_are_columns_of_all_logits(model_and_params, batch):
 def test_unknown_parts_are_named(options, message, batch):
     with pytest.raises(ValueError, match=message):
         vla.build(options, VOCAB).init(jax.random.key(0), *batch)
+
+
+def test_a_prompts_words_have_places_where_asked_for(batch):
+    """Without attention to places at all, two words change places unnoticed; not so with them."""
+    images, _, target = batch
+    ways = np.array([[5, 6, 7, 6], [7, 6, 5, 6]], np.int32)
+
+    def difference(prompt_positions):
+        model = vla.build(config() | {'prompt_positions': prompt_positions}, VOCAB)
+        params = nn.meta.unbox(model.init(jax.random.key(0), *batch))
+        bias = params['params']['text_encoder']['relative_bias']
+        bias['table'] = jnp.zeros_like(bias['table'])
+        same_image = np.repeat(images[:1], 2, axis=0)
+        one, other = model.apply(params, same_image, ways, np.repeat(target[:1], 2, axis=0))
+        return float(jnp.abs(one - other).max())
+
+    assert difference(0.0) < 1e-5
+    assert difference(1.5) > 1e-2
 
 
 def test_near_numbers_have_near_vectors():

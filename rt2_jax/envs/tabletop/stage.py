@@ -34,6 +34,7 @@ _FINGER = 0.004  # half thickness
 # What the fingers' colour shows, by what a gripper's own sensors tell.
 _EMPTY, _BETWEEN = (0.1, 1, 0.2, 1), (1, 1, 0.1, 1)  # open; the beam between the tips broken or not
 _MISSED, _HOLDING = (1, 0.1, 0.1, 1), (1, 0.1, 1, 1)  # closed; by how far
+_BACK = 0.055  # a bar behind the fingers shows which way the hand is turned, and hides no tile
 _BEAM = 0.02  # its height above the tips
 _FELT = 2.0  # damping of the tiles' slide, N s/m
 _STEEP = 0.025  # a change of height that counts as a way up or down
@@ -310,6 +311,8 @@ def _mjcf() -> str:
     <body name="hand" pos="0 0 {GRIPPER_HIGH}" gravcomp="1">
       <freejoint name="hand"/>
       <inertial pos="0 0 0.05" mass="0.6" diaginertia="0.002 0.002 0.002"/>
+      <geom name="back" type="box" size="{OPENING / 2 + 0.012} 0.006 0.006" class="visual"
+            pos="0 {_BACK} 0.05" material="gripper"/>
       {_finger('left', -1)}{_finger('right', 1)}
     </body>{tiles}
   </worldbody>
@@ -335,4 +338,6 @@ def _finger(name: str, side: int) -> str:
               fromto="{x} -0.024 {_FINGER} {x} 0.024 {_FINGER}"/>
         <geom name="lamp_{name}" class="visual" type="box" size="0.008 0.03 0.008"
               pos="{side * 0.008} 0 0.043" material="lamp"/>
+        <geom class="finger" type="capsule" size="0.004" contype="0" conaffinity="0"
+              fromto="{x} 0.01 0.03 {x} {_BACK} 0.05"/>
       </body>'''
