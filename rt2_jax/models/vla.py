@@ -95,7 +95,7 @@ class PaLI(nn.Module):
         tokens = tokens.reshape(b, -1, tokens.shape[-1])
         words = self.embedding(prompt)
         if self.prompt_positions:
-            # Not by the prompt's length, to which a prompt may be padded differently elsewhere.
+            # Fixed wavelengths, so that how far a prompt is padded doesn't change its vectors.
             line = layers.number_line(prompt.shape[1], words.shape[-1], (8, 512))
             words += (self.prompt_positions * line).astype(self.dtype)
         x = jnp.concatenate([tokens, words], axis=1)

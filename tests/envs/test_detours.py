@@ -12,10 +12,10 @@ PUSH = tasks.Task('push', 'push X to Y', plan='push X to Y')
 PICK = tasks.Task('pick', 'pick X', plan='pick X')
 
 
-def state(x, y, z=stage.GRIPPER_HIGH, closed=False, x_at=X, x_height=0.0):
+def state(x, y, z=stage.GRIPPER_HIGH, closed=False, x_height=0.0):
     tiles = [Pose(*place, z=0.0, yaw=0.0, upright=1.0) for place in (Y, OTHER)]
     opening = stage.TILE_SIDE if closed else stage.OPENING
-    x_tile = Pose(*x_at, z=x_height, yaw=0.0, upright=1.0)
+    x_tile = Pose(*X, z=x_height, yaw=0.0, upright=1.0)
     return State(x, y, z, yaw=0.0, opening=opening, closed=closed, tiles=(x_tile, *tiles))
 
 

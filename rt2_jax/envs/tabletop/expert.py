@@ -69,7 +69,7 @@ def holds(state: State) -> bool:
         and abs(along) < 0.015
         and abs(across) < 0.055
         and abs(x.z - (state.z - stage.GRIPPER_LOW)) < 0.03
-        and state.opening > (stage.SQUEEZE + stage.TILE_SIDE) / 2
+        and state.opening > stage.HOLDING
     )
 
 

@@ -22,6 +22,7 @@ GRIPPER_LOW = 0.004  # finger tips just off the table
 GRIPPER_HIGH = 0.08  # clears tiles, and a held tile clears them too
 OPENING = 0.164  # between the open fingers
 SQUEEZE = 0.06  # between the closed fingers when nothing is held
+HOLDING = (SQUEEZE + TILE_SIDE) / 2  # closed fingers wider apart than this have something between
 WORKSPACE = (0.17, 0.17)  # the gripper's |x| and |y|; the picture shows it wherever it goes
 GRIPPER_TOP = 0.10
 YAW_LIMIT = 2.4
@@ -33,7 +34,7 @@ FRAME_BUFFER = 960
 _FINGER = 0.004  # half thickness
 # What the fingers' colour shows, by what a gripper's own sensors tell.
 _EMPTY, _BETWEEN = (0.1, 1, 0.2, 1), (1, 1, 0.1, 1)  # open; the beam between the tips broken or not
-_MISSED, _HOLDING = (1, 0.1, 0.1, 1), (1, 0.1, 1, 1)  # closed; by how far
+_MISSED, _HELD = (1, 0.1, 0.1, 1), (1, 0.1, 1, 1)  # closed; by how far
 _BACK = 0.055  # a bar behind the fingers shows which way the hand is turned, and hides no tile
 _BEAM = 0.02  # its height above the tips
 _FELT = 2.0  # damping of the tiles' slide, N s/m
@@ -81,7 +82,10 @@ class Stage:
         body = mujoco.mjtObj.mjOBJ_BODY
         self._hand = name(body, 'hand')
         self._tile = [name(body, f'tile{i}') for i in range(MAX_TILES)]
-        self._joints = [self._address(f'tile{i}') for i in range(MAX_TILES)]
+        address = lambda joint: int(self.model.joint(joint).qposadr[0])
+        self._hand_joint = address('hand')
+        self._tile_joints = [address(f'tile{i}') for i in range(MAX_TILES)]
+        self._finger_joints = [address(finger) for finger in ('left', 'right')]
         self._lamps = [name(mujoco.mjtObj.mjOBJ_GEOM, lamp) for lamp in ('lamp_left', 'lamp_right')]
         self._touching = np.isin(self.model.geom_bodyid, [name(body, 'left'), name(body, 'right')])
         for joint in range(MAX_TILES):
@@ -100,15 +104,14 @@ class Stage:
                 position, yaw = (tile.x, tile.y, TILE_HEIGHT / 2), tile.yaw
             else:
                 position, yaw = (_FAR + i, _FAR, TILE_HEIGHT / 2), 0.0
-            start = self._joints[i]
+            start = self._tile_joints[i]
             data.qpos[start : start + 3] = position
             data.qpos[start + 3 : start + 7] = _yaw_quaternion(yaw)
         x, y, yaw = scene.gripper
-        start = self._address('hand')
+        start = self._hand_joint
         data.qpos[start : start + 3] = x, y, GRIPPER_HIGH
         data.qpos[start + 3 : start + 7] = _yaw_quaternion(yaw)
-        for finger in ('left', 'right'):
-            data.qpos[self._address(finger)] = OPENING / 2
+        data.qpos[self._finger_joints] = OPENING / 2
         self._closed = False
         data.ctrl[:] = OPENING / 2
         self._set_target((x, y, GRIPPER_HIGH), yaw)
@@ -198,9 +201,6 @@ class Stage:
         finger = self._touching[contact.geom].any(axis=1)
         return bool((finger & (np.abs(contact.frame[:, 2]) > 0.7)).any())
 
-    def _address(self, joint: str) -> int:
-        return int(self.model.joint(joint).qposadr[0])
-
     def _hand_yaw(self) -> float:
         # Read from the joint's quaternion; +-2.4 rad stays clear of the jump at pi.
         matrix = self.data.xmat[self._hand]
@@ -222,13 +222,13 @@ class Stage:
     def _light_lamps(self):
         # A frame shows what a memory would: whether the fingers are told to close, and on what.
         if self._closed:
-            colour = _HOLDING if self._opening() > (SQUEEZE + TILE_SIDE) / 2 else _MISSED
+            colour = _HELD if self._opening() > HOLDING else _MISSED
         else:
             colour = _BETWEEN if self._beam_broken() else _EMPTY
         self.model.geom_rgba[self._lamps] = colour
 
     def _opening(self) -> float:
-        return float(sum(self.data.qpos[self._address(finger)] for finger in ('left', 'right')))
+        return float(self.data.qpos[self._finger_joints].sum())
 
     def _beam_broken(self) -> bool:
         """Whether anything is between the finger tips."""
