@@ -64,7 +64,7 @@ def _base() -> ml_collections.ConfigDict:
     return ml_collections.ConfigDict(
         dict(
             seed=0,
-            total_steps=6_000,
+            total_steps=4_500,
             batch_size=64,
             accumulate=1,
             log_every=50,

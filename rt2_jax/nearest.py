@@ -3,6 +3,8 @@
 from collections.abc import Iterable
 import difflib
 
+from etils import epath
+
 
 def nearest(name: str, valid: Iterable[str]) -> str:
     """Returns the tail of an error message: the closest valid name and the list of all.
@@ -14,6 +16,13 @@ def nearest(name: str, valid: Iterable[str]) -> str:
     close = difflib.get_close_matches(str(name), valid, n=1, cutoff=0.5)
     hint = f'; did you mean {close[0]!r}?' if close else '.'
     return f'{hint} Valid: {", ".join(valid)}'
+
+
+def beside(path: epath.PathLike) -> str:
+    """As `nearest`, for a directory that isn't there: those beside it are the valid names."""
+    parent = epath.Path(path).parent
+    names = [other.name for other in parent.iterdir() if other.is_dir()] if parent.exists() else []
+    return nearest(epath.Path(path).name, names) if names else ''
 
 
 def check(what: str, name: str, valid: Iterable[str]) -> str:

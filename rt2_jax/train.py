@@ -8,6 +8,7 @@ The same command again goes on from the last checkpoint, to the bit. SIGTERM sav
 from collections.abc import Callable, Iterator
 import contextlib
 import signal
+import sys
 import time
 from typing import Any
 
@@ -19,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rt2_jax import configuration
+from rt2_jax.data import rlds_index
 from rt2_jax.parallel import distributed, mesh as mesh_lib
 from rt2_jax.text.tokenizer import Tokenizer
 from rt2_jax.training import (
@@ -271,7 +273,11 @@ def main(argv: list[str]) -> None:
         )
     logging.set_verbosity(logging.WARNING)
     distributed.initialize()
-    train(FLAGS.config, epath.Path(FLAGS.workdir))
+    try:
+        train(FLAGS.config, epath.Path(FLAGS.workdir))
+    except (checkpoint.CheckpointError, rlds_index.DataSetError) as error:
+        # What the user can put right needs no stack trace.
+        sys.exit(f'train: {error}')
 
 
 if __name__ == '__main__':

@@ -30,7 +30,7 @@ from etils import epath
 import numpy as np
 
 from rt2_jax.data import embodiments, tf_example, tfrecord
-from rt2_jax.nearest import check, nearest
+from rt2_jax.nearest import beside, check, nearest
 
 FORMAT = 1
 ON_CORRUPT = ('raise', 'skip')
@@ -56,7 +56,9 @@ def split_files(directory: epath.PathLike, split: str = 'train') -> list[epath.P
     directory = epath.Path(directory)
     info_path = directory / 'dataset_info.json'
     if not directory.exists():
-        raise DataSetError(f'no data set at {directory}: there is no such directory')
+        raise DataSetError(
+            f'no data set at {directory}: there is no such directory{beside(directory)}'
+        )
     if not info_path.exists():
         raise DataSetError(
             f'{directory} is no TFDS data set, or a half-written one: it has no dataset_info.json, '

@@ -22,7 +22,7 @@ import orbax.checkpoint as ocp
 
 from rt2_jax import configuration
 from rt2_jax.data import embodiments
-from rt2_jax.nearest import nearest
+from rt2_jax.nearest import beside
 from rt2_jax.text.actions import ActionSpace
 from rt2_jax.text.tokenizer import Tokenizer
 from rt2_jax.training import state as state_lib
@@ -105,14 +105,7 @@ def read_config(workdir: epath.PathLike) -> ml_collections.ConfigDict:
     """
     workdir = epath.Path(workdir)
     if not workdir.exists():
-        siblings = (
-            [path.name for path in workdir.parent.iterdir() if path.is_dir()]
-            if workdir.parent.exists()
-            else []
-        )
-        raise CheckpointError(
-            f'there is no directory {workdir}{nearest(workdir.name, siblings) if siblings else ""}'
-        )
+        raise CheckpointError(f'there is no directory {workdir}{beside(workdir)}')
     present = sorted(path.name for path in workdir.iterdir())
     if not present:
         raise CheckpointError(
