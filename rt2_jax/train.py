@@ -5,8 +5,9 @@
 The same command again goes on from the last checkpoint, to the bit. SIGTERM saves and exits with 0.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 import contextlib
+import dataclasses
 import signal
 import sys
 import time
@@ -20,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rt2_jax import configuration
-from rt2_jax.data import rlds_index
+from rt2_jax.data import pipeline, rlds_index
 from rt2_jax.parallel import distributed, mesh as mesh_lib
 from rt2_jax.text.tokenizer import Tokenizer
 from rt2_jax.training import (
@@ -75,9 +76,8 @@ def _train(config: Any, workdir: epath.Path, stop: Callable[[int], bool]) -> Non
     if distributed.is_leader():
         checkpoint.write_assets(workdir, config, tokenizer, spaces)
     say(
-        f'{state_lib.count_parameters(state.params) / 1e6:.2f} M parameters, mesh '
-        f'{dict(mesh.shape)}, '
-        f'{jax.devices()[0].device_kind}'
+        f'{state_lib.count_parameters(state.params) / 1e6:.2f} M parameters, '
+        f'mesh {dict(mesh.shape)}, {jax.devices()[0].device_kind}'
     )
 
     begin = time.perf_counter()
@@ -86,9 +86,8 @@ def _train(config: Any, workdir: epath.Path, stop: Callable[[int], bool]) -> Non
     compiled = traced.lower().compile()
     peak = metrics.matmul_peak(jnp.dtype(config.model.dtype)) * jax.device_count()
     say(
-        f'compiled in {time.perf_counter() - begin:.1f} s: {flops / 1e9:.2f} GFLOP a step; a '
-        f'plain matmul reaches '
-        f'{peak / 1e9:.0f} GFLOP/s'
+        f'compiled in {time.perf_counter() - begin:.1f} s: {flops / 1e9:.2f} GFLOP a step; '
+        f'a plain matmul reaches {peak / 1e9:.0f} GFLOP/s'
     )
     writer = (
         metrics.Writer(workdir, start, config.wandb_project) if distributed.is_leader() else None
@@ -107,25 +106,25 @@ def _train(config: Any, workdir: epath.Path, stop: Callable[[int], bool]) -> Non
     run.loop(compiled, state, accumulated, start)
 
 
+@dataclasses.dataclass
 class _Run:
     """The loop and what it talks to."""
 
-    def __init__(self, config, checkpoints, batches, writer, zeros, flops, peak, stop, dimensions):
-        self.config, self.checkpoints, self.batches, self.writer = (
-            config,
-            checkpoints,
-            batches,
-            writer,
+    config: Any
+    checkpoints: checkpoint.Checkpoints
+    batches: pipeline.BatchIterator
+    writer: metrics.Writer | None
+    zeros: Callable[[], step_lib.Accumulated]
+    flops: float
+    peak: float
+    stop: Callable[[int], bool]
+    dimensions: Sequence[str]
+
+    def __post_init__(self):
+        self.schedule = jax.jit(
+            optimizer_lib.make_schedule(self.config.optimizer, self.config.total_steps)
         )
-        self.zeros, self.flops, self.peak, self.stop, self.dimensions = (
-            zeros,
-            flops,
-            peak,
-            stop,
-            dimensions,
-        )
-        self.schedule = jax.jit(optimizer_lib.make_schedule(config.optimizer, config.total_steps))
-        self.good = checkpoints.latest()
+        self.good = self.checkpoints.latest()
 
     def loop(self, step_function: Callable, state: Any, accumulated: Any, start: int) -> None:
         """Steps from `start` to the end, or until SIGTERM; saves under way are always finished."""
@@ -146,8 +145,8 @@ class _Run:
                     self._save(state, accumulated, step - 1)
                 self.checkpoints.wait()
                 say(
-                    f'stopped by SIGTERM at step {step - 1}, which is saved; the same command '
-                    f'goes on from it'
+                    f'stopped by SIGTERM at step {step - 1}, which is saved; '
+                    'the same command goes on from it'
                 )
                 return
             before = time.perf_counter()
@@ -207,25 +206,22 @@ class _Run:
         }
         rates = clock.report(steps, config.batch_size, self.flops, self.peak) if steps else {}
         self.writer.write(step, values | {f'speed/{name}': value for name, value in rates.items()})
-        left = (
-            f', {metrics.span((config.total_steps - step) / rates["steps_per_second"])} left'
-            if rates
-            else ''
-        )
-        speed = (
-            f'{rates["steps_per_second"]:.2f} steps/s, {rates["examples_per_second"]:.0f} '
-            f'examples/s, '
-            f'data wait {100 * rates["data_wait"]:.1f} %, MFU {100 * rates["mfu"]:.0f} %'
-            if rates
-            else ''
-        )
         parts = ' '.join(
             f'{name} {values[f"source/{name}/loss"]:.3f} '
             f'({100 * values[f"source/{name}/accuracy"]:.1f} %)'
             for name in self.batches.sources
             if f'source/{name}/loss' in values
         )
-        say(f'step {step}/{config.total_steps}  loss {values["loss"]:.4f}  {parts}  {speed}{left}')
+        speed = ''
+        if rates:
+            left = (config.total_steps - step) / rates['steps_per_second']
+            speed = (
+                f'{rates["steps_per_second"]:.2f} steps/s, '
+                f'{rates["examples_per_second"]:.0f} examples/s, '
+                f'data wait {100 * rates["data_wait"]:.1f} %, MFU {100 * rates["mfu"]:.0f} %, '
+                f'{metrics.span(left)} left'
+            )
+        say(f'step {step}/{config.total_steps}  loss {values["loss"]:.4f}  {parts}  {speed}')
 
 
 def say(line: str) -> None:

@@ -41,8 +41,7 @@ def axis_sizes(sizes: Mapping[str, int], devices: int) -> dict[str, int]:
     if int(np.prod(list(full.values()))) != devices:
         raise ValueError(
             f'config.mesh {dict(sizes)} does not fit {devices} devices: the sizes must multiply '
-            f'to {devices}; '
-            f'give one axis -1 to take what is left, and let the others divide {devices}'
+            f'to {devices}; give one axis -1 to take what is left, and let the others divide it'
         )
     return full
 

@@ -79,9 +79,8 @@ def parameter_shardings(boxed: Any, mesh: Mesh) -> Any:
             if size % parts:
                 raise ValueError(
                     f'parameter {parameter_name(path)} of shape {shape.shape}: its axis of size '
-                    f'{size} is not divisible '
-                    f'by the mesh axes {axes} = {parts}; change the size in config.model or the '
-                    f'axis in config.mesh'
+                    f'{size} is not divisible by the mesh axes {axes} = {parts}; change the size '
+                    'in config.model or the axis in config.mesh'
                 )
         return NamedSharding(mesh, spec)
 

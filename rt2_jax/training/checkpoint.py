@@ -120,8 +120,7 @@ def read_config(workdir: epath.PathLike) -> ml_collections.ConfigDict:
     if missing:
         raise CheckpointError(
             f'{workdir} is no checkpoint directory, or a half-written one: it lacks '
-            f'{", ".join(missing)} '
-            f'and has {", ".join(present)}'
+            f'{", ".join(missing)} and has {", ".join(present)}'
         )
     try:
         return configuration.from_json((workdir / 'config.json').read_text())

@@ -96,8 +96,7 @@ def _choose_step(workdir: epath.Path, step: int | None) -> int:
         unfinished = f' (unfinished: {", ".join(sorted(present))})' if present else ''
         raise CheckpointError(
             f'{workdir} has no complete checkpoint yet{unfinished}: training was stopped before '
-            f'its first '
-            'one, or is still on its way to it; start it again with the same command'
+            'its first one, or is still on its way to it; start it again with the same command'
         )
     if step is not None and step not in steps:
         raise CheckpointError(
