@@ -28,7 +28,7 @@ from rt2_jax.data import web
 from rt2_jax.decoding.grammar import Kind
 from rt2_jax.envs.tabletop import suites, tasks
 from rt2_jax.evaluation import closed_loop, offline, report
-from rt2_jax.nearest import nearest
+from rt2_jax.nearest import check
 from rt2_jax.policy import Policy
 from rt2_jax.text.actions import ActionSpace, ActionTokenizer
 from rt2_jax.text.tokenizer import Tokenizer
@@ -36,22 +36,20 @@ from rt2_jax.training.checkpoint import CheckpointError
 
 FLAGS = flags.FLAGS
 
-
 POLICIES = ('checkpoint', 'untrained', 'expert', 'expert_rounded')
 OFFLINE = ('offline', 'web')
 
 
 def check_flags() -> None:
     """Raises UsageError for names that don't exist and for flags that don't go together."""
-    for suite in FLAGS.suite:
-        if suite not in (*suites.SUITES, *OFFLINE):
-            raise app.UsageError(
-                f'Unknown suite {suite!r}{nearest(suite, [*suites.SUITES, *OFFLINE])}'
-            )
-    if FLAGS.policy not in POLICIES:
-        raise app.UsageError(f'Unknown policy {FLAGS.policy!r}{nearest(FLAGS.policy, POLICIES)}')
-    if FLAGS.task is not None and FLAGS.task not in tasks.KINDS:
-        raise app.UsageError(f'Unknown task {FLAGS.task!r}{nearest(FLAGS.task, tasks.KINDS)}')
+    try:
+        for suite in FLAGS.suite:
+            check('suite', suite, (*suites.SUITES, *OFFLINE))
+        check('policy', FLAGS.policy, POLICIES)
+        if FLAGS.task is not None:
+            check('task', FLAGS.task, tasks.KINDS)
+    except ValueError as error:
+        raise app.UsageError(str(error)) from error
     if FLAGS.policy in ('checkpoint', 'untrained') and not FLAGS.workdir:
         raise app.UsageError(f'--policy={FLAGS.policy} needs --workdir.')
     if FLAGS.policy.startswith('expert') and set(FLAGS.suite) & set(OFFLINE):
