@@ -47,7 +47,7 @@ def check_flags() -> None:
             check('suite', suite, (*suites.SUITES, *OFFLINE))
         check('policy', FLAGS.policy, POLICIES)
         if FLAGS.task is not None:
-            check('task', FLAGS.task, tasks.KINDS)
+            tasks.check_kind(FLAGS.task)
     except ValueError as error:
         raise app.UsageError(str(error)) from error
     if FLAGS.policy in ('checkpoint', 'untrained') and not FLAGS.workdir:

@@ -93,15 +93,15 @@ def _train(config: Any, workdir: epath.Path, stop: Callable[[int], bool]) -> Non
         metrics.Writer(workdir, start, config.wandb_project) if distributed.is_leader() else None
     )
     run = _Run(
-        config,
-        checkpoints,
-        batches,
-        writer,
-        program.zeros,
-        flops,
-        peak,
-        stop,
-        program_lib.dimension_names(spaces),
+        config=config,
+        checkpoints=checkpoints,
+        batches=batches,
+        writer=writer,
+        zeros=program.zeros,
+        flops=flops,
+        peak=peak,
+        stop=stop,
+        dimensions=program_lib.dimension_names(spaces),
     )
     run.loop(compiled, state, accumulated, start)
 

@@ -41,7 +41,8 @@ def axis_sizes(sizes: Mapping[str, int], devices: int) -> dict[str, int]:
     if int(np.prod(list(full.values()))) != devices:
         raise ValueError(
             f'config.mesh {dict(sizes)} does not fit {devices} devices: the sizes must multiply '
-            f'to {devices}; give one axis -1 to take what is left, and let the others divide it'
+            f'to {devices}; give one axis -1 to take what is left, and let the others divide '
+            f'{devices}'
         )
     return full
 
