@@ -49,7 +49,7 @@ EXTRAS = {
     'convert': ['safetensors>=0.5,<1'],
     'serve': ['msgpack>=1.0.5,<2', 'websockets>=14,<18'],
     'colab': ['matplotlib>=3.9,<4', 'mediapy>=1.2,<2'],
-    'test': ['pytest>=8,<10', 'pytest-xdist>=3.6,<4'],
+    'test': ['pytest>=8,<10', 'pytest-xdist>=3.6,<4', 'setuptools>=77'],
 }
 
 setuptools.setup(

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rt2_jax import configuration
-from rt2_jax.data import pipeline, rlds_index
+from rt2_jax.data import pipeline, rlds_index, tfrecord
 from rt2_jax.parallel import distributed, mesh as mesh_lib
 from rt2_jax.text.tokenizer import Tokenizer
 from rt2_jax.training import (
@@ -37,12 +37,30 @@ from rt2_jax.training import (
 FLAGS = flags.FLAGS
 
 
+class LossNotFinite(FloatingPointError):
+    """The loss or its gradient is not a number any more."""
+
+
+# What the user can put right needs no stack trace.
+_MENDABLE = (
+    LossNotFinite,
+    checkpoint.CheckpointError,
+    pipeline.StateMismatch,
+    rlds_index.DataSetError,
+    rlds_index.IndexMismatch,
+    tfrecord.CorruptRecord,
+)
+
+
 def train(config: Any, workdir: epath.Path) -> None:
     """Trains until `config.total_steps`, from where the directory's run is.
 
     Raises:
         checkpoint.CheckpointError: the directory holds a run of another config, or a damaged one.
-        FloatingPointError: the loss is not finite any more.
+        pipeline.StateMismatch: the data are not those that the run began with.
+        rlds_index.DataSetError, rlds_index.IndexMismatch: a data set cannot be read as it is.
+        tfrecord.CorruptRecord: a damaged record, unless config.data.on_corrupt is 'skip'.
+        LossNotFinite: the loss or its gradient is not a number any more.
         ValueError: something in the config that cannot be.
     """
     with _sigterm() as stop:
@@ -189,7 +207,7 @@ class _Run:
                 if self.good
                 else 'there is no checkpoint before it'
             )
-            raise FloatingPointError(
+            raise LossNotFinite(
                 f'the loss or its gradient is not finite (seen at step {step}; {good}, in '
                 f'{self.checkpoints.directory}); '
                 'lower config.optimizer.lr, lengthen config.optimizer.warmup, or look at the data'
@@ -271,8 +289,7 @@ def main(argv: list[str]) -> None:
     distributed.initialize()
     try:
         train(FLAGS.config, epath.Path(FLAGS.workdir))
-    except (checkpoint.CheckpointError, rlds_index.DataSetError) as error:
-        # What the user can put right needs no stack trace.
+    except _MENDABLE as error:
         sys.exit(f'train: {error}')
 
 

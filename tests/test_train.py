@@ -8,6 +8,7 @@ import json
 import os
 import pathlib
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -197,6 +198,15 @@ def test_resuming_with_another_config_lists_what_differs(trained, episodes):
     assert 'log_every:' not in str(error.value)
 
 
+def test_changed_data_end_a_run_without_a_stack_trace(trained, episodes, cache, tmp_path):
+    changed = shutil.copytree(episodes, tmp_path / 'episodes')
+    shard = sorted(changed.glob('*.tfrecord*'))[0]
+    shard.write_bytes(shard.read_bytes()[:-100])
+    result = run(tmp_path / 'run', cache, changed)
+    assert result.returncode == 1 and shard.name in result.stderr, result.stderr
+    assert 'Delete' in result.stderr and 'Traceback' not in result.stderr
+
+
 def test_checkpoint_of_another_model_lists_names_and_shapes(trained, tmp_path):
     config = tiny_config(
         **{'init_from': str(trained), 'model.decoder.width': 48, 'model.encoder.width': 48}
@@ -221,7 +231,7 @@ def test_loss_that_is_not_finite_names_the_last_good_step(tmp_path):
     config = tiny_config(
         **{'optimizer.lr': 3e37, 'optimizer.warmup': 1000, 'log_every': 1, 'checkpoint_every': 1}
     )
-    with pytest.raises(FloatingPointError, match='last good checkpoint is of step 1'):
+    with pytest.raises(train.LossNotFinite, match='last good checkpoint is of step 1'):
         train.train(config, epath.Path(tmp_path / 'run'))
     assert loading.load_for_inference(tmp_path / 'run').step == 1
 

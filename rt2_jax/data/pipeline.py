@@ -29,6 +29,10 @@ from rt2_jax.text.actions import ActionTokenizer
 STATE_FORMAT = 1
 
 
+class StateMismatch(ValueError):
+    """A data position that means something else in this run."""
+
+
 class Source(Protocol):
     """Random access to Examples.
 
@@ -122,21 +126,23 @@ class BatchIterator(Iterator[dict[str, jax.Array]]):
         """Goes to where `state` was taken; takes get_state's dict or its JSON.
 
         Raises:
-          ValueError: if it was taken with other settings or data; names the fields that differ.
+          StateMismatch: if it was taken with other settings or data; names the fields that differ.
         """
         state = json.loads(state) if isinstance(state, str) else state
         if missing := {'batches', 'fingerprint'} - set(state):
-            raise ValueError(f"this isn't the state of a data iterator: it lacks {sorted(missing)}")
+            raise StateMismatch(
+                f"this isn't the state of a data iterator: it lacks {sorted(missing)}"
+            )
         theirs, ours = dict(state['fingerprint']), self._fingerprint
         differing = [k for k in sorted({*theirs, *ours}) if theirs.get(k) != ours.get(k)]
         if differing:
             lines = [f'  {k}: was {theirs.get(k)!r}, is {ours.get(k)!r}' for k in differing]
-            raise ValueError(
+            raise StateMismatch(
                 'the data state was saved with other settings, so its position means something '
                 'else now:\n' + '\n'.join(lines) + '\nRestore them, or start a new workdir.'
             )
         if not 0 <= state['batches'] <= self._batches:
-            raise ValueError(
+            raise StateMismatch(
                 f'the data state is at batch {state["batches"]}; this run has {self._batches}'
             )
         self.close()

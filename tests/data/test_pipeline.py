@@ -13,7 +13,7 @@ import pytest
 from rt2_jax.data import images, rlds
 from rt2_jax.data.example import Example
 from rt2_jax.data.mixture import Schedule
-from rt2_jax.data.pipeline import make_iterator, rows_of_host
+from rt2_jax.data.pipeline import StateMismatch, make_iterator, rows_of_host
 from rt2_jax.text.actions import ActionTokenizer
 from rt2_jax.text.tokenizer import Tokenizer
 
@@ -149,16 +149,16 @@ def test_resume_is_exact(make, threads, read_ahead):
 )
 def test_resume_with_other_settings_names_the_field(make, field, changes):
     state = make().get_state()
-    with pytest.raises(ValueError, match=f'other settings.*(?s:.*) {field}: was'):
+    with pytest.raises(StateMismatch, match=f'other settings.*(?s:.*) {field}: was'):
         make(**changes).set_state(state)
 
 
 def test_resume_with_other_episodes_is_an_error(make, whole_dataset):
     state = make().get_state()
     fewer = rlds.open_source(whole_dataset, 'tabletop', episodes=20)
-    with pytest.raises(ValueError, match="source 'tabletop': was"):
+    with pytest.raises(StateMismatch, match="source 'tabletop': was"):
         make(robot={'tabletop': (fewer, 1.0)}).set_state(state)
-    with pytest.raises(ValueError, match="isn't the state of a data iterator"):
+    with pytest.raises(StateMismatch, match="isn't the state of a data iterator"):
         make().set_state({'batches': 3})
 
 
