@@ -73,7 +73,7 @@ class StepSource:
         self._ends = np.cumsum(lengths)
         self._starts = first[:-1][self.episodes]
         if not len(self):
-            raise ValueError(
+            raise rlds_index.DataSetError(
                 f'{index.directory}: the selected {len(self.episodes)} episodes are empty'
             )
         self.fingerprint = hashlib.sha256(
@@ -177,16 +177,18 @@ class StepSource:
         if success_only:
             success = np.asarray(self.index.arrays['episode_success'])
             if (success < 0).any():
-                raise ValueError(
+                raise rlds_index.DataSetError(
                     f"{self.index.directory} doesn't say which episodes succeeded (the card "
-                    f"{self.index.card.name!r} names no such feature), so they can't be selected"
+                    f"{self.index.card.name!r} names no such feature), so they can't be "
+                    'selected; set success_only=False'
                 )
             chosen = chosen[success == 1]
         if episodes is not None:
             if not 0 < episodes <= len(chosen):
-                raise ValueError(
+                raise rlds_index.DataSetError(
                     f'{self.index.directory} has {len(chosen)} episodes to choose from'
-                    f'{" (successful ones)" if success_only else ""}; {episodes} are asked for'
+                    f'{" (successful ones)" if success_only else ""}; {episodes} are asked for '
+                    '(None takes all)'
                 )
             chosen = chosen[:episodes]
         return chosen
