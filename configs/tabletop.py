@@ -15,6 +15,7 @@ Arguments:
 
 import ml_collections
 
+from rt2_jax import configuration
 from rt2_jax.nearest import nearest
 
 ARGUMENTS = ('vision', 'pretrain', 'cofinetune', 'finetune', 'scratch', 'quickstart', 'overfit')
@@ -61,74 +62,20 @@ def get_config(arg: str = 'cofinetune') -> ml_collections.ConfigDict:
 
 
 def _base() -> ml_collections.ConfigDict:
-    # What differs between arguments is set in get_config; `mesh` sizes are numbers of devices, -1 the rest.
-    return ml_collections.ConfigDict(
-        dict(
-            seed=0,
-            total_steps=4_500,
-            batch_size=64,
-            accumulate=1,
-            log_every=50,
-            checkpoint_every=1_000,
-            keep=2,
-            model=_tiny_pali(),
-            tokenizer='',
-            embodiment='tabletop',
-            init_from='',
-            init_parts=(),  # top-level parts of the model that are taken from init_from; all if empty
-            data=dict(
-                image_size=96,
-                frames=1,
-                prompt_length=24,
-                target_length=16,
-                threads=2,
-                read_ahead=3,
-                on_corrupt='raise',
-                robot=dict(
-                    tabletop=dict(
-                        directory='runs/data/tabletop',
-                        card='tabletop',
-                        weight=1.0,
-                        plan_share=0.5,
-                        questions=0.3,
-                        episodes=ml_collections.config_dict.placeholder(int),
-                        success_only=True,
-                    )
-                ),
-                web=dict(web=dict(weight=1.0, seed=0, kinds=dict())),
-                # The robot's share of a batch: constant (start), ramp (start to end over
-                # begin..finish) or steps.
-                robot_share=dict(
-                    kind='constant',
-                    start=0.65,
-                    end=0.5,
-                    begin=0,
-                    finish=1,
-                    boundaries=(),
-                    shares=(),
-                ),
-            ),
-            optimizer=dict(
-                name='adamw',
-                lr=1e-3,
-                schedule='cosine',
-                warmup=100,
-                end_fraction=0.02,
-                clip=1.0,
-                weight_decay=0.02,
-                b1=0.9,
-                b2=0.95,
-                eps=1e-8,
-                decay_rate=0.8,
-                scale_by_parameter=True,
-                frozen=(),
-                part_lr=dict(),
-            ),
-            mesh=dict(data=-1, fsdp=1, tensor=1),
-            compile_cache='',
-            wandb_project='',
-        )
+    config = configuration.defaults()
+    config.total_steps = 4_500
+    config.model = _tiny_pali()
+    config.data.robot.tabletop = dict(
+        directory='runs/data/tabletop',
+        card='tabletop',
+        weight=1.0,
+        plan_share=0.5,
+        questions=0.3,
+        episodes=ml_collections.config_dict.placeholder(int),
+        success_only=True,
     )
+    config.data.web.web = dict(weight=1.0, seed=0, kinds=dict())
+    return config
 
 
 def _tiny_pali() -> dict:

@@ -17,6 +17,7 @@ from rt2_jax.nearest import nearest
 MAY_CHANGE = (
     'total_steps',
     'log_every',
+    'log_examples',
     'checkpoint_every',
     'keep',
     'compile_cache',
@@ -27,6 +28,71 @@ MAY_CHANGE = (
     'data.read_ahead',
     'data.on_corrupt',
 )
+
+
+def defaults() -> ml_collections.ConfigDict:
+    """Every field that a training config has but for its `model`, with a value to start from.
+
+    Unlocked: an experiment sets what differs, adds its `model`, and locks it.
+    """
+    return ml_collections.ConfigDict(
+        dict(
+            seed=0,
+            total_steps=1_000,
+            batch_size=64,
+            accumulate=1,  # parts that a batch is computed in, one after another
+            log_every=50,
+            log_examples=False,  # which examples were in each batch, into the workdir's examples folder
+            checkpoint_every=1_000,
+            keep=2,
+            tokenizer='',  # a SentencePiece model; '' for the project's own
+            embodiment='tabletop',  # the card of the robot that the policy acts for
+            init_from='',
+            init_parts=(),  # top-level parts of the model that are taken from init_from; all if empty
+            data=dict(
+                image_size=96,
+                frames=1,
+                prompt_length=24,
+                target_length=16,
+                threads=2,
+                read_ahead=3,
+                on_corrupt='raise',
+                robot=dict(),
+                web=dict(),
+                # The robot's share of a batch: constant (start), ramp (start to end over
+                # begin..finish) or steps.
+                robot_share=dict(
+                    kind='constant',
+                    start=0.65,
+                    end=0.5,
+                    begin=0,
+                    finish=1,
+                    boundaries=(),
+                    shares=(),
+                ),
+            ),
+            optimizer=dict(
+                name='adamw',
+                lr=1e-3,
+                schedule='cosine',
+                warmup=100,
+                end_fraction=0.02,
+                clip=1.0,
+                weight_decay=0.02,
+                b1=0.9,
+                b2=0.95,
+                eps=1e-8,
+                decay_rate=0.8,
+                scale_by_parameter=True,
+                frozen=(),
+                part_lr=dict(),
+            ),
+            mesh=dict(data=-1, fsdp=1, tensor=1),  # numbers of devices, -1 the rest
+            compile_cache='',
+            profile=0,  # the first of five steps that are traced into the workdir's profile folder
+            wandb_project='',
+        )
+    )
 
 
 def define_flag() -> flags.FlagHolder:
