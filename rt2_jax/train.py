@@ -22,7 +22,7 @@ import numpy as np
 
 from rt2_jax import configuration
 from rt2_jax.data import pipeline, rlds_index, tfrecord
-from rt2_jax.parallel import distributed, mesh as mesh_lib
+from rt2_jax.parallel import distributed, mesh as mesh_lib, topology
 from rt2_jax.text.tokenizer import Tokenizer
 from rt2_jax.training import (
     checkpoint,
@@ -35,6 +35,7 @@ from rt2_jax.training import (
 )
 
 FLAGS = flags.FLAGS
+PROFILED = 5  # steps of a trace
 
 
 class LossNotFinite(FloatingPointError):
@@ -100,12 +101,14 @@ def _train(config: Any, workdir: epath.Path, stop: Callable[[int], bool]) -> Non
 
     begin = time.perf_counter()
     traced = program.trace()
-    flops = metrics.count_flops(traced.jaxpr)
+    flops = program.model_flops(traced)
     compiled = traced.lower().compile()
-    peak = metrics.matmul_peak(jnp.dtype(config.model.dtype)) * jax.device_count()
+    chip, dtype = topology.chip_of(jax.devices()[0]), jnp.dtype(config.model.dtype)
+    peak = jax.device_count() * (chip.device_flops if chip else metrics.matmul_peak(dtype))
     say(
         f'compiled in {time.perf_counter() - begin:.1f} s: {flops / 1e9:.2f} GFLOP a step; '
-        f'a plain matmul reaches {peak / 1e9:.0f} GFLOP/s'
+        f'{"at their peak the chips do" if chip else "a plain matmul reaches"} '
+        f'{peak / 1e9:.0f} GFLOP/s'
     )
     writer = (
         metrics.Writer(workdir, start, config.wandb_project) if distributed.is_leader() else None
@@ -120,6 +123,7 @@ def _train(config: Any, workdir: epath.Path, stop: Callable[[int], bool]) -> Non
         peak=peak,
         stop=stop,
         dimensions=program_lib.dimension_names(spaces),
+        examples=metrics.ExampleLog(workdir, start) if config.log_examples else None,
     )
     run.loop(compiled, state, accumulated, start)
 
@@ -137,6 +141,7 @@ class _Run:
     peak: float
     stop: Callable[[int], bool]
     dimensions: Sequence[str]
+    examples: metrics.ExampleLog | None
 
     def __post_init__(self):
         self.schedule = jax.jit(
@@ -151,8 +156,8 @@ class _Run:
         finally:
             self.checkpoints.close()
             self.batches.close()
-            if self.writer:
-                self.writer.close()
+            for log in filter(None, (self.writer, self.examples)):
+                log.close()
 
     def _loop(self, step_function, state, accumulated, start: int) -> None:
         config, clock, logged, saved = self.config, metrics.Clock(), start, start
@@ -167,10 +172,13 @@ class _Run:
                     'the same command goes on from it'
                 )
                 return
+            self._profile(step, pending)
             before = time.perf_counter()
             batch = next(self.batches)
             if not pending or pending[-1].is_ready():
                 clock.wait += time.perf_counter() - before
+            if self.examples:
+                self.examples.write(step, batch['index'])
             state, accumulated, loss = step_function(state, accumulated, batch)
             pending.append(loss)
             if len(pending) > 2:
@@ -189,10 +197,22 @@ class _Run:
             if step % config.checkpoint_every == 0 or step == config.total_steps:
                 # Before the next batch is taken, so that the position in the data is that of the
                 # state.
+                before = time.perf_counter()
                 self._save(state, accumulated, step)
+                clock.pause += time.perf_counter() - before
                 saved = step
         self.checkpoints.wait()
         say(f'done: {config.total_steps} steps in {self.checkpoints.directory.parent}')
+
+    def _profile(self, step: int, pending: list[jax.Array]) -> None:
+        first = self.config.profile
+        if first and step in (first, first + PROFILED):
+            jax.block_until_ready(pending)
+            if step == first:
+                jax.profiler.start_trace(str(self.checkpoints.directory.parent / 'profile'))
+            else:
+                jax.profiler.stop_trace()
+                say(f'{PROFILED} steps from {first} on are in the folder profile, for TensorBoard')
 
     def _save(self, state, accumulated, step: int) -> None:
         self._check_finite(jax.device_get(accumulated), step)

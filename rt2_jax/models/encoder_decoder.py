@@ -23,6 +23,7 @@ class EncoderLayer(nn.Module):
     mlp: int
     dtype: layers.Dtype
     scale: float = 1.0
+    activation: str = 'gelu'
 
     @nn.compact
     def __call__(self, x, cache, bias):
@@ -31,10 +32,10 @@ class EncoderLayer(nn.Module):
         )
         y = layers.RMSNorm(self.dtype, name='attention_norm')(x)
         x += attention(y, attention.keys_values(y), bias)
-        x += layers.GatedMLP(self.mlp, self.dtype, name='mlp')(
+        x += layers.GatedMLP(self.mlp, self.dtype, self.activation, name='mlp')(
             layers.RMSNorm(self.dtype, name='mlp_norm')(x)
         )
-        return x, cache
+        return layers.boundary(x, 'batch', 'length', 'width'), cache
 
 
 class Encoder(nn.Module):
@@ -47,6 +48,7 @@ class Encoder(nn.Module):
     mlp: int
     dtype: layers.Dtype
     scale: float = 1.0
+    activation: str = 'gelu'
     remat: str = 'none'
     unroll: int = 1
 
@@ -69,6 +71,7 @@ class Encoder(nn.Module):
             mlp=self.mlp,
             dtype=self.dtype,
             scale=self.scale,
+            activation=self.activation,
             name='layers',
         )(x, None, bias)
         return layers.RMSNorm(self.dtype, name='norm')(x)
@@ -83,12 +86,13 @@ class DecoderLayer(nn.Module):
     mlp: int
     dtype: layers.Dtype
     scale: float = 1.0
+    activation: str = 'gelu'
 
     def setup(self):
         attention = (self.width, self.heads, self.head_dim, self.dtype, self.scale)
         self.self_attention = layers.Attention(*attention)
         self.cross_attention = layers.Attention(*attention)
-        self.mlp_block = layers.GatedMLP(self.mlp, self.dtype)
+        self.mlp_block = layers.GatedMLP(self.mlp, self.dtype, self.activation)
         self.self_norm = layers.RMSNorm(self.dtype)
         self.cross_norm = layers.RMSNorm(self.dtype)
         self.mlp_norm = layers.RMSNorm(self.dtype)
@@ -114,7 +118,7 @@ class DecoderLayer(nn.Module):
         x += self.self_attention(y, (keys, values), self_bias)
         x += self.cross_attention(self.cross_norm(x), cross, cross_bias)
         x += self.mlp_block(self.mlp_norm(x))
-        return x, cache
+        return layers.boundary(x, 'batch', 'length', 'width'), cache
 
 
 class Decoder(nn.Module):
@@ -127,6 +131,7 @@ class Decoder(nn.Module):
     mlp: int
     dtype: layers.Dtype
     scale: float = 1.0
+    activation: str = 'gelu'
     remat: str = 'none'
     unroll: int = 1
 
@@ -143,6 +148,7 @@ class Decoder(nn.Module):
             mlp=self.mlp,
             dtype=self.dtype,
             scale=self.scale,
+            activation=self.activation,
         )
         self.norm = layers.RMSNorm(self.dtype)
 

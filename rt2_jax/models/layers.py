@@ -2,12 +2,13 @@
 
 Axes: B batch, T queries, S keys, D width, H heads, K width of a head, F width of the hidden layer.
 
-Kernels carry logical axis names ('embed', 'heads', 'head_dim', 'mlp', 'vocab', ...); where an axis
-lives on the mesh is decided in `rt2_jax.parallel.sharding` and nowhere else. Parameters are float32,
-matrix products run in `dtype`, norms, softmax and logits in float32.
+Kernels carry logical axis names ('embed', 'heads', 'head_dim', 'mlp', 'vocab', ...), and what flows
+between layers does at a few boundaries ('batch', 'length', 'width', ...); where an axis lives on the
+mesh is decided in `rt2_jax.parallel.sharding` and nowhere else. Parameters are float32, matrix
+products run in `dtype`, norms, softmax and logits in float32.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 import inspect
 import math
 
@@ -20,6 +21,24 @@ from rt2_jax.nearest import check
 
 Dtype = jnp.dtype
 NEGATIVE = -1e9  # what a masked attention logit is set to
+ACTIVATIONS = {'gelu': nn.gelu, 'silu': nn.silu}  # gelu by tanh, as in T5 1.1 and mT5; silu in UL2
+
+
+def boundary(x: jax.Array, *names: str | None) -> jax.Array:
+    """Names the axes of an activation, so that it lies on the mesh as the table says.
+
+    Does nothing where no table is in force (`parallel.sharding.rules`).
+    """
+    return nn.with_logical_constraint(x, names)
+
+
+def gathered(kernel: jax.Array, axes: Sequence[str]) -> jax.Array:
+    """A kernel with its `embed` axis whole, for the product that follows.
+
+    Said, not left to the partitioner: it would cut the product into windows of the axis instead, each
+    of which reads and writes all of the output.
+    """
+    return boundary(kernel, *('width' if axis == 'embed' else axis for axis in axes))
 
 
 class Linear(nn.Module):
@@ -50,13 +69,14 @@ class Linear(nn.Module):
             jnp.float32,
         )
         dims = tuple(range(x.ndim - self.contract, x.ndim)), tuple(range(self.contract))
-        y = jax.lax.dot_general(x.astype(self.dtype), kernel.astype(self.dtype), (dims, ((), ())))
+        kernel = gathered(kernel.astype(self.dtype), self.axes)
+        y = jax.lax.dot_general(x.astype(self.dtype), kernel, (dims, ((), ())))
         if self.bias:
+            # A bias along the width is small: whole on every device, it needs no gathering.
+            axes = ('vector' if axis == 'embed' else axis for axis in self.axes[self.contract :])
             bias = self.param(
                 'bias',
-                nn.with_logical_partitioning(
-                    nn.initializers.zeros, tuple(self.axes[self.contract :])
-                ),
+                nn.with_logical_partitioning(nn.initializers.zeros, tuple(axes)),
                 tuple(self.features),
                 jnp.float32,
             )
@@ -144,7 +164,7 @@ class RMSNorm(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         scale = self.param(
             'scale',
-            nn.with_logical_partitioning(nn.initializers.ones, ('embed',)),
+            nn.with_logical_partitioning(nn.initializers.ones, ('vector',)),
             (x.shape[-1],),
             jnp.float32,
         )
@@ -161,7 +181,7 @@ class LayerNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        axes = ('embed',)
+        axes = ('vector',)
         y = nn.LayerNorm(
             epsilon=self.epsilon,
             dtype=jnp.float32,
@@ -177,14 +197,16 @@ class GatedMLP(nn.Module):
 
     hidden: int
     dtype: Dtype
-    activation: Callable[[jax.Array], jax.Array] = nn.gelu
+    activation: str = 'gelu'
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         width = x.shape[-1]
+        act = ACTIVATIONS[check('activation', self.activation, ACTIVATIONS)]
         gate = Linear((self.hidden,), ('embed', 'mlp'), self.dtype, name='wi_0')(x)
         up = Linear((self.hidden,), ('embed', 'mlp'), self.dtype, name='wi_1')(x)
-        return Linear((width,), ('mlp', 'embed'), self.dtype, name='wo')(self.activation(gate) * up)
+        hidden = boundary(act(gate) * up, 'batch', 'length', 'mlp')
+        return Linear((width,), ('mlp', 'embed'), self.dtype, name='wo')(hidden)
 
 
 class MLP(nn.Module):
@@ -197,7 +219,8 @@ class MLP(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         width = x.shape[-1]
         x = Linear((self.hidden,), ('embed', 'mlp'), self.dtype, bias=True, name='wi')(x)
-        return Linear((width,), ('mlp', 'embed'), self.dtype, bias=True, name='wo')(nn.gelu(x))
+        hidden = boundary(nn.gelu(x), 'batch', 'length', 'mlp')
+        return Linear((width,), ('mlp', 'embed'), self.dtype, bias=True, name='wo')(hidden)
 
 
 class Attention(nn.Module):
@@ -209,6 +232,7 @@ class Attention(nn.Module):
       head_dim: width K of a head.
       scale: factor on the logits. T5 has none (1.0) and starts with a smaller query kernel instead.
       bias: whether the four products have biases, as in ViT.
+      qk_norm: whether each head's queries and keys are normed, as in ViT-22B (arXiv 2302.05442).
     """
 
     width: int
@@ -217,6 +241,7 @@ class Attention(nn.Module):
     dtype: Dtype
     scale: float = 1.0
     bias: bool = False
+    qk_norm: bool = False
 
     def setup(self):
         split, axes = (self.heads, self.head_dim), ('embed', 'heads', 'head_dim')
@@ -228,10 +253,15 @@ class Attention(nn.Module):
         self.out = Linear(
             (self.width,), ('heads', 'head_dim', 'embed'), self.dtype, contract=2, bias=self.bias
         )
+        if self.qk_norm:
+            self.query_norm, self.key_norm = RMSNorm(self.dtype), RMSNorm(self.dtype)
 
     def keys_values(self, source: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Returns keys and values, each [B, S, H, K], of a source [B, S, D]."""
-        return self.key(source), self.value(source)
+        keys = self.key(source)
+        return self._heads(self.key_norm(keys) if self.qk_norm else keys), self._heads(
+            self.value(source)
+        )
 
     def __call__(
         self, x: jax.Array, keys_values: tuple[jax.Array, jax.Array], bias: jax.Array | None = None
@@ -247,12 +277,18 @@ class Attention(nn.Module):
           [B, T, D].
         """
         keys, values = keys_values
-        query = self.query(x) * jnp.asarray(self.scale, self.dtype)
+        query = self.query(x)
+        if self.qk_norm:
+            query = self.query_norm(query)
+        query = self._heads(query * jnp.asarray(self.scale, self.dtype))
         logits = jnp.einsum('bthk,bshk->bhts', query, keys, preferred_element_type=jnp.float32)
         if bias is not None:
             logits += bias
         weights = jax.nn.softmax(logits, axis=-1).astype(self.dtype)
-        return self.out(jnp.einsum('bhts,bshk->bthk', weights, values))
+        return self.out(self._heads(jnp.einsum('bhts,bshk->bthk', weights, values)))
+
+    def _heads(self, x: jax.Array) -> jax.Array:
+        return boundary(x, 'batch', 'length', 'heads', 'head_dim')
 
 
 class RelativeBias(nn.Module):

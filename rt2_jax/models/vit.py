@@ -122,11 +122,49 @@ class Block(nn.Module):
         x += layers.MLP(self.mlp, self.dtype, name='mlp')(
             layers.LayerNorm(self.dtype, name='mlp_norm')(x)
         )
-        return x, cache
+        return layers.boundary(x, 'batch', 'length', 'width'), cache
+
+
+class ParallelBlock(nn.Module):
+    """Attention and hidden layer side by side on one norm, as in ViT-22B (arXiv 2302.05442, 2).
+
+    Queries and keys are normed, norms have neither mean nor bias, and only the hidden layer's
+    products have biases.
+    """
+
+    width: int
+    heads: int
+    mlp: int
+    dtype: layers.Dtype
+
+    @nn.compact
+    def __call__(self, x, cache):
+        head_dim = self.width // self.heads
+        attention = layers.Attention(
+            self.width,
+            self.heads,
+            head_dim,
+            self.dtype,
+            scale=1 / math.sqrt(head_dim),
+            qk_norm=True,
+            name='attention',
+        )
+        y = layers.RMSNorm(self.dtype, name='norm')(x)
+        x += attention(y, attention.keys_values(y)) + layers.MLP(self.mlp, self.dtype, name='mlp')(
+            y
+        )
+        return layers.boundary(x, 'batch', 'length', 'width'), cache
+
+
+_BLOCKS = {'sequential': Block, 'parallel': ParallelBlock}
 
 
 class ViT(nn.Module):
-    """Attributes as in the config: `stem` is 'patch' or 'pyramid', `positions` 'sincos' or 'learned'."""
+    """Attributes as in the config.
+
+    `stem` is 'patch' or 'pyramid', `positions` 'sincos' or 'learned', `block` 'sequential' or
+    'parallel'.
+    """
 
     width: int
     depth: int
@@ -137,6 +175,7 @@ class ViT(nn.Module):
     stem: str = 'patch'
     stem_widths: tuple[int, ...] = ()
     positions: str = 'learned'
+    block: str = 'sequential'
     remat: str = 'none'
     unroll: int = 1
 
@@ -149,6 +188,7 @@ class ViT(nn.Module):
         """
         check('vision.stem', self.stem, ('patch', 'pyramid'))
         check('vision.positions', self.positions, ('sincos', 'learned'))
+        check('vision.block', self.block, _BLOCKS)
         if images.shape[1] % self.patch or images.shape[2] % self.patch:
             raise ValueError(
                 f'Images of {images.shape[1]} x {images.shape[2]} pixels are no whole '
@@ -175,7 +215,7 @@ class ViT(nn.Module):
                 jnp.float32,
             ).astype(self.dtype)
         x, _ = layers.stack(
-            Block,
+            _BLOCKS[self.block],
             self.depth,
             self.remat,
             self.unroll,
@@ -184,5 +224,6 @@ class ViT(nn.Module):
             mlp=self.mlp,
             dtype=self.dtype,
             name='blocks',
-        )(x, None)
-        return layers.LayerNorm(self.dtype, name='norm')(x)
+        )(layers.boundary(x, 'batch', 'length', 'width'), None)
+        norm = layers.LayerNorm if self.block == 'sequential' else layers.RMSNorm
+        return norm(self.dtype, name='norm')(x)

@@ -98,7 +98,7 @@ class PaLI(nn.Module):
             # Fixed wavelengths, so that how far a prompt is padded doesn't change its vectors.
             line = layers.number_line(prompt.shape[1], words.shape[-1], (8, 512))
             words += (self.prompt_positions * line).astype(self.dtype)
-        x = jnp.concatenate([tokens, words], axis=1)
+        x = layers.boundary(jnp.concatenate([tokens, words], axis=1), 'batch', 'length', 'width')
         valid = jnp.concatenate([jnp.ones(tokens.shape[:2], bool), prompt != 0], axis=1)
         return self.text_encoder(x, valid), valid
 
@@ -114,7 +114,9 @@ class PaLI(nn.Module):
           Logits float32 [B, T, V].
         """
         encoded, valid = self.encode(images, prompt)
-        return self._logits(self.text_decoder(self.embedding(target_in), encoded, valid))
+        words = layers.boundary(self.embedding(target_in), 'batch', 'length', 'width')
+        logits = self._logits(self.text_decoder(words, encoded, valid))
+        return layers.boundary(logits, 'batch', 'length', 'vocab')
 
     def _logits(self, x: jax.Array, columns: jax.Array | None = None) -> jax.Array:
         return self.embedding.attend(x, columns) if self.tied else self.head(x, columns)
@@ -147,20 +149,28 @@ def build(config: Mapping, vocab: int, integers: Sequence[int] = ()) -> nn.Modul
     """Builds the model of a config's `model` part.
 
     Args:
-      config: `name` of the backbone, `dtype`, and the attributes of its parts.
-      vocab: number of tokens V.
+      config: `name` of the backbone, `dtype`, and the attributes of its parts; `vocab`, if above 0,
+        is V in place of the tokenizer's: public checkpoints pad theirs, and V must be divisible by
+        the mesh axis that it is split over.
+      vocab: number of tokens that the tokenizer has.
       integers: the token id of each integer 0, 1, ..., for a model with a number line.
+
+    Raises:
+      ValueError: an unknown backbone or part, or fewer rows than tokens.
     """
     config = dict(config.to_dict() if hasattr(config, 'to_dict') else config)
     name = config.pop('name')
     check('backbone', name, _BACKBONES)
     dtype = jnp.dtype(config.pop('dtype'))
+    rows = config.pop('vocab', 0) or vocab
+    if rows < vocab:
+        raise ValueError(f'config.model.vocab is {rows}; the tokenizer has {vocab} tokens')
     parts = {key: _frozen(value) for key, value in config.items()}
     if parts.get('number_line'):
         if not len(integers):
             raise ValueError('config.model.number_line needs the token ids of the integers')
         parts['integers'] = tuple(int(token) for token in integers)
-    return _BACKBONES[name](vocab=vocab, dtype=dtype, **parts)
+    return _BACKBONES[name](vocab=rows, dtype=dtype, **parts)
 
 
 def _frozen(value):

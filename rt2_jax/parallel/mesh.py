@@ -1,8 +1,14 @@
-"""The device mesh: `data` (replicas), `fsdp` (batch and parameters split), `tensor`."""
+"""The device mesh: `data` (replicas), `fsdp` (batch and parameters split), `tensor`.
 
-from collections.abc import Mapping
+Slices of TPUs that are joined by a data-centre network lie along `data`, where only gradients cross,
+once a step; `fsdp` and `tensor`, which talk in every layer, stay inside a slice.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
+from jax.experimental import mesh_utils
 from jax.sharding import Mesh
 import numpy as np
 
@@ -47,13 +53,31 @@ def axis_sizes(sizes: Mapping[str, int], devices: int) -> dict[str, int]:
     return full
 
 
-def make_mesh(sizes: Mapping[str, int], devices=None) -> Mesh:
-    """Returns the mesh over all devices of all processes (or over `devices`), axes as in `AXES`.
+def make_mesh(sizes: Mapping[str, int], devices: Sequence[Any] | None = None) -> Mesh:
+    """The mesh over all devices of all processes (or over `devices`), axes as in `AXES`.
+
+    Neighbours in the mesh are neighbours in the torus of a slice.
 
     Raises:
-        ValueError: as `axis_sizes`.
+        ValueError: as `axis_sizes`, or several slices that do not divide `data`.
     """
     devices = jax.devices() if devices is None else list(devices)
     full = axis_sizes(sizes, len(devices))
     automatic = (jax.sharding.AxisType.Auto,) * len(AXES)
-    return jax.make_mesh(tuple(full.values()), AXES, axis_types=automatic, devices=devices)
+    slices = len({getattr(device, 'slice_index', None) or 0 for device in devices})
+    if full['data'] % slices:
+        raise ValueError(
+            f'{slices} slices lie along the mesh axis data, so config.mesh.data={full["data"]} must '
+            f'be a multiple of {slices}'
+        )
+    inside = tuple((full | {'data': full['data'] // slices}).values())
+    # An axis of 4 may be half of a torus axis of 8.
+    if slices == 1:
+        arranged = mesh_utils.create_device_mesh(
+            inside, devices=devices, allow_split_physical_axes=True
+        )
+    else:
+        arranged = mesh_utils.create_hybrid_device_mesh(
+            inside, (slices, 1, 1), devices=devices, allow_split_physical_axes=True
+        )
+    return Mesh(arranged, AXES, axis_types=automatic)

@@ -1,5 +1,7 @@
 """One table from the models' logical axis names to mesh axes, and what follows from it."""
 
+from collections.abc import Iterator
+import contextlib
 from typing import Any
 
 import flax.linen as nn
@@ -9,20 +11,36 @@ import numpy as np
 
 from rt2_jax.nearest import nearest
 
-# The only place where a logical axis meets a mesh axis. `None`: replicated along that axis.
+# The only place where a logical axis meets a mesh axis. `None`: whole along that axis.
 RULES = (
-    ('batch', ('data', 'fsdp')),
+    # Of parameters and of activations.
     ('layers', None),
-    ('vocab', 'tensor'),
-    ('embed', 'fsdp'),
-    ('vision', None),
-    ('mlp', 'tensor'),
     ('heads', 'tensor'),
     ('head_dim', None),
+    ('mlp', 'tensor'),
+    ('vocab', 'tensor'),
+    # Of parameters. `embed` is the width of the language model or the tower where a kernel has it.
+    ('embed', 'fsdp'),
+    ('vision', None),
+    ('vector', None),
     ('patch', None),
     ('positions', None),
     ('buckets', None),
+    # Of activations.
+    ('batch', ('data', 'fsdp')),
+    ('length', None),
+    ('width', None),
 )
+
+
+@contextlib.contextmanager
+def rules(mesh: Mesh) -> Iterator[None]:
+    """Puts the table in force: activations that are named while this is open lie as it says.
+
+    To be entered where a function is traced, in or around `jax.jit`.
+    """
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh), nn.logical_axis_rules(RULES):
+        yield
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
@@ -99,6 +117,34 @@ def named_leaves(tree: Any) -> dict[str, Any]:
     return {
         parameter_name(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]
     }
+
+
+def boundaries(jaxpr: Any, where: str = '') -> dict[str, tuple[tuple[int, ...], PartitionSpec]]:
+    """The activations of a traced function that are named by the table: where they are made, with
+    their shapes and how they lie on the mesh.
+
+    Args:
+        jaxpr: of a function that was traced under `rules`.
+        where: names of the modules around it.
+    """
+    found = {}
+    for equation in getattr(jaxpr, 'jaxpr', jaxpr).eqns:
+        stack = str(equation.source_info.name_stack)
+        name = '/'.join(part for part in (where, stack) if part)
+        if equation.primitive.name == 'sharding_constraint':
+            shape, spec = equation.outvars[0].aval.shape, equation.params['sharding'].spec
+            key = next(
+                key
+                for number in range(1, 100)
+                if (key := f'{name}:{number}' if number > 1 else name) not in found
+            )
+            found[key] = shape, spec
+        for inner in jax.tree.leaves(
+            list(equation.params.values()), is_leaf=lambda x: hasattr(x, 'eqns')
+        ):
+            if hasattr(inner, 'eqns'):
+                found |= boundaries(inner, name)
+    return found
 
 
 def optimizer_shardings(opt_state: Any, params: Any, shardings: Any, mesh: Mesh) -> Any:

@@ -8,12 +8,13 @@ from typing import Any
 from absl import logging
 from etils import epath
 import jax
+from jax.experimental import multihost_utils
 import jax.numpy as jnp
 import numpy as np
 import psutil
 
 FILE = 'metrics.jsonl'
-DROPPED = 'metrics.dropped.jsonl'
+DROPPED = '.dropped.jsonl'
 
 
 class Writer:
@@ -62,6 +63,56 @@ class Writer:
             self._wandb.finish()
 
 
+class ExampleLog:
+    """Which examples each step saw: one JSON line a step, one file a process.
+
+    Lines of steps past `resume_step` are of a run that died, which sees them again: they are moved
+    aside as the metrics are.
+
+    Args:
+        workdir: the run's directory; the files go to its folder `examples`.
+        resume_step: the step of the restored checkpoint; 0 for a new run.
+    """
+
+    def __init__(self, workdir: epath.PathLike, resume_step: int = 0):
+        folder = epath.Path(workdir) / 'examples'
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f'{jax.process_count()}_{jax.process_index()}.jsonl'
+        if jax.process_index() == 0:
+            for other in _example_files(folder):
+                _drop_after(other, resume_step)
+        multihost_utils.sync_global_devices('examples')
+        self._file = open(path, 'a', encoding='utf-8')
+
+    def write(self, step: int, index: jax.Array) -> None:
+        """Appends the numbers of this process's rows, [B] int32 over all processes."""
+        rows = {
+            shard.index[0].start or 0: np.asarray(shard.data).tolist()
+            for shard in index.addressable_shards
+        }
+        mine = [number for start in sorted(rows) for number in rows[start]]
+        self._file.write(json.dumps({'step': step, 'examples': mine}) + '\n')
+        self._file.flush()
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
+
+
+def _example_files(folder: epath.Path) -> list[epath.Path]:
+    return [path for path in folder.glob('*.jsonl') if not path.name.endswith(DROPPED)]
+
+
+def read_examples(workdir: epath.PathLike) -> dict[int, list[int]]:
+    """The examples of every step, sorted, over all processes."""
+    found: dict[int, list[int]] = {}
+    for path in _example_files(epath.Path(workdir) / 'examples'):
+        for line in path.read_text().splitlines():
+            row = json.loads(line)
+            found.setdefault(row['step'], []).extend(row['examples'])
+    return {step: sorted(examples) for step, examples in sorted(found.items())}
+
+
 def _wandb(project: str, workdir):
     try:
         import wandb
@@ -82,13 +133,14 @@ def _drop_after(path: epath.Path, step: int) -> None:
         except (json.JSONDecodeError, KeyError, TypeError):
             dropped.append(line)
     if dropped:
-        with open(path.parent / DROPPED, 'a', encoding='utf-8') as file:
+        aside = path.parent / f'{path.stem}{DROPPED}'
+        with open(aside, 'a', encoding='utf-8') as file:
             file.write(''.join(line + '\n' for line in dropped))
-        temporary = path.parent / (FILE + '.new')
+        temporary = path.parent / (path.name + '.new')
         temporary.write_text(''.join(line + '\n' for line in kept))
         temporary.replace(path)
         logging.info(
-            '%d lines of %s are past step %d and moved to %s', len(dropped), path, step, DROPPED
+            '%d lines of %s are past step %d and moved to %s', len(dropped), path, step, aside
         )
 
 
@@ -110,29 +162,38 @@ def read(workdir: epath.PathLike) -> list[dict[str, float]]:
 
 
 class Clock:
-    """Wall time between two log points, and how much of it went into waiting for data."""
+    """Wall time between two log points, and how much of it did not go into steps.
+
+    Attributes:
+        wait: seconds of this interval in which no step ran for want of a batch.
+        pause: seconds of it that went into saving.
+    """
 
     def __init__(self):
         self._process = psutil.Process()
+        self._stepped = 0.0
         self.reset()
 
     def reset(self) -> None:
         """Starts a new interval."""
-        self.start, self.wait = time.perf_counter(), 0.0
+        self.start, self.wait, self.pause = time.perf_counter(), 0.0, 0.0
 
     def report(self, steps: int, batch_size: int, flops: float, peak: float) -> dict[str, float]:
         """Rates of the interval that ends now, over `steps` steps.
 
         Returns:
             steps/s, examples/s, data_wait (share of the wall time in which no step ran for want of
-            a batch), rss_gb (of this process), mfu (FLOP/s over `peak`; left out where the peak is
-            0).
+            a batch), goodput (share of the time since the process started that was spent in steps:
+            not in starting, compiling, waiting or saving), rss_gb (of this process), mfu (FLOP/s
+            over `peak`; left out where the peak is 0).
         """
         seconds = time.perf_counter() - self.start
+        self._stepped += seconds - self.wait - self.pause
         values = {
             'steps_per_second': steps / seconds,
             'examples_per_second': steps * batch_size / seconds,
             'data_wait': self.wait / seconds,
+            'goodput': self._stepped / (time.time() - self._process.create_time()),
             'rss_gb': self._process.memory_info().rss / 1e9,
         }
         if peak:

@@ -16,7 +16,12 @@ from rt2_jax.models import vla
 from rt2_jax.parallel import sharding
 from rt2_jax.text.actions import ActionSpace, ActionTokenizer
 from rt2_jax.text.tokenizer import Tokenizer
-from rt2_jax.training import optimizer as optimizer_lib, state as state_lib, step as step_lib
+from rt2_jax.training import (
+    metrics,
+    optimizer as optimizer_lib,
+    state as state_lib,
+    step as step_lib,
+)
 
 # Kinds of examples whose answers end with an action.
 ACTING_KINDS = ('robot', 'robot_plan')
@@ -58,6 +63,16 @@ class Program:
     def trace(self) -> Any:
         """The traced step: `.jaxpr` to count, `.lower().compile()` to run."""
         return self.step.trace(self.state, self.accumulated, self.batch)
+
+    def model_flops(self, traced: Any) -> float:
+        """FLOPs of a traced step for MFU: what is computed again to save memory does not count.
+
+        A backward pass has two products for each of the forward pass (PaLM, arXiv 2204.02311,
+        appendix B), or fewer where nothing before them learns.
+        """
+        inputs = (self.batch[name] for name in ('images', 'prompt', 'target'))
+        forward = jax.make_jaxpr(self.model.apply)({'params': self.state.params}, *inputs)
+        return min(metrics.count_flops(traced.jaxpr), 3 * metrics.count_flops(forward))
 
 
 def build(
@@ -103,6 +118,11 @@ def build(
     )
     state = state_lib.abstract_state(model, optimizer, batch, mesh)
     step = step_lib.make_train_step(model, optimizer, accumulate=config.accumulate, tables=tables)
+
+    def placed(*arguments):
+        with sharding.rules(mesh):
+            return step(*arguments)
+
     # Said, not inferred: what comes out of one step goes into the next.
     outs = jax.tree.map(lambda x: x.sharding, (state, accumulated))
     return Program(
@@ -113,7 +133,7 @@ def build(
         state=state,
         accumulated=accumulated,
         seed=config.seed,
-        step=jax.jit(step, donate_argnums=(0, 1), out_shardings=(*outs, everywhere)),
+        step=jax.jit(placed, donate_argnums=(0, 1), out_shardings=(*outs, everywhere)),
         zeros=jax.jit(zeros, out_shardings=everywhere),
     )
 

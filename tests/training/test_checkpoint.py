@@ -175,7 +175,10 @@ def test_lines_past_the_restored_step_are_set_aside(tmp_path):
         {'step': 4, 'loss': 0.25},
         {'step': 6, 'loss': 0.5},
     ]
-    assert (tmp_path / metrics.DROPPED).read_text().splitlines() == [lines[2], '{"step": 8, "lo']
+    assert (tmp_path / f'metrics{metrics.DROPPED}').read_text().splitlines() == [
+        lines[2],
+        '{"step": 8, "lo',
+    ]
 
 
 def test_time_for_people():
