@@ -141,6 +141,31 @@ class Sampler:
             num_samples=num_samples,
         )
 
+    def trace(self, params: Any, images: Any, prompt: Any, kind: Kind) -> Any:
+        """The traced call for one answer of `kind` a row, from shapes alone: `.lower().compile()`.
+
+        Args:
+          params: tree of `jax.ShapeDtypeStruct`.
+          images: uint8 [B, F, H, W, 3], a `jax.ShapeDtypeStruct`.
+          prompt: int32 [B, P], likewise.
+          kind: of the answers.
+        """
+        possible = frozenset({kind})
+        rows = {'sharding': prompt.sharding} if prompt.sharding else {}
+        batch, length = prompt.shape[0], self.grammar.max_length(possible)
+        return self._sample.trace(
+            self,
+            params,
+            images,
+            prompt,
+            jax.ShapeDtypeStruct((batch,), jnp.int32, **rows),
+            jax.eval_shape(lambda: jax.random.key(0)),
+            jax.ShapeDtypeStruct((batch,), jnp.float32, **rows),
+            jax.ShapeDtypeStruct((batch, length), jnp.int32, **rows),
+            possible=possible,
+            num_samples=1,
+        )
+
     @functools.partial(jax.jit, static_argnames=('self', 'possible', 'num_samples'))
     def _sample(
         self, params, images, prompt, kinds, rng, temperature, forced, *, possible, num_samples

@@ -7,14 +7,16 @@ import jax
 
 _LOCAL_POD = ('JAX_COORDINATOR_ADDRESS', 'JAX_NUM_PROCESSES', 'JAX_PROCESS_ID')
 _CLUSTER = ('SLURM_NTASKS', 'OMPI_COMM_WORLD_SIZE', 'TPU_WORKER_HOSTNAMES', 'MEGASCALE_NUM_SLICES')
+_TOLD = 'RT2_JAX_CLUSTER'
 
 
 def initialize() -> None:
     """Joins the other processes of the job; does nothing where this process is alone.
 
     Several processes are recognised by JAX_COORDINATOR_ADDRESS + JAX_NUM_PROCESSES + JAX_PROCESS_ID
-    (set by launch/local_pod.py), or by what Slurm, Open MPI and TPU pods set, which JAX reads by
-    itself. Must run before anything touches a device.
+    (set by launch/local_pod.py), or by what Slurm, Open MPI and TPU pods on GKE set, which JAX reads
+    by itself. The hosts of a TPU VM slice are told of each other by a metadata server alone, which
+    JAX asks if RT2_JAX_CLUSTER=1 (launch/tpu_vm.sh). Must run before anything touches a device.
 
     Raises:
         ValueError: only some of the three JAX_ variables are set.
@@ -31,7 +33,9 @@ def initialize() -> None:
             num_processes=int(os.environ[_LOCAL_POD[1]]),
             process_id=int(os.environ[_LOCAL_POD[2]]),
         )
-    elif any(_processes(os.environ.get(name, '')) > 1 for name in _CLUSTER):
+    elif os.environ.get(_TOLD) == '1' or any(
+        _processes(os.environ.get(name, '')) > 1 for name in _CLUSTER
+    ):
         jax.distributed.initialize()
     else:
         return
