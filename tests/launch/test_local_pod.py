@@ -1,0 +1,144 @@
+"""Several real processes on this machine: the same curve, the same examples, and what faults do."""
+
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from rt2_jax.training import metrics
+
+ROOT = pathlib.Path(__file__).parents[2]
+TRAIN = [sys.executable, '-m', 'rt2_jax.train', '--config=tests/training/tiny_config.py:web']
+
+
+def pod(processes, devices, *command):
+    arguments = [f'--processes={processes}', f'--devices_per_process={devices}', '--', *command]
+    return subprocess.Popen(
+        [sys.executable, 'launch/local_pod.py', *arguments],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # Compiles fast and runs slow: the steps are tiny.
+        env=os.environ | {'JAX_DISABLE_MOST_OPTIMIZATIONS': '1'},
+    )
+
+
+def train(processes, devices, workdir, cache, *flags):
+    process = pod(
+        processes,
+        devices,
+        *TRAIN,
+        f'--workdir={workdir}',
+        f'--config.compile_cache={cache}',
+        '--config.log_examples=true',
+        '--config.log_every=1',
+        '--config.checkpoint_every=4',
+        '--config.total_steps=12',
+        *flags,
+    )
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, out + err
+    return out
+
+
+def losses(workdir):
+    return np.array([row['loss'] for row in metrics.read(workdir)])
+
+
+@pytest.fixture(scope='module')
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp('cache')
+
+
+@pytest.fixture(scope='module')
+def alone(tmp_path_factory, cache):
+    """One process with one device: what all others must repeat."""
+    workdir = tmp_path_factory.mktemp('alone') / 'run'
+    train(1, 1, workdir, cache)
+    return workdir
+
+
+def test_two_processes_repeat_what_one_does(alone, cache, tmp_path):
+    train(2, 2, tmp_path / 'run', cache, '--config.mesh.fsdp=2')
+    assert metrics.read_examples(tmp_path / 'run') == metrics.read_examples(alone)
+    np.testing.assert_allclose(losses(tmp_path / 'run'), losses(alone), rtol=2e-4)
+
+
+@pytest.mark.slow
+def test_processes_may_come_and_go_between_resumes(alone, cache, tmp_path):
+    workdir = tmp_path / 'run'
+    train(2, 1, workdir, cache, '--config.total_steps=4')
+    train(4, 1, workdir, cache, '--config.total_steps=8')
+    train(1, 1, workdir, cache)
+    assert metrics.read_examples(workdir) == metrics.read_examples(alone)
+    np.testing.assert_allclose(losses(workdir), losses(alone), rtol=2e-4)
+
+
+def test_one_process_that_fails_ends_all_and_is_named():
+    program = (
+        'import os, sys, time\n'
+        'if os.environ["JAX_PROCESS_ID"] == "1": sys.exit("no such slice")\n'
+        'time.sleep(60)'
+    )
+    begin = time.monotonic()
+    process = pod(3, 1, sys.executable, '-c', program)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 1 and time.monotonic() - begin < 20
+    assert 'process 1 of 3 ended with code 1' in err and 'no such slice' in err
+
+
+@pytest.mark.slow
+def test_a_killed_process_ends_the_job_and_resume_works(alone, cache, tmp_path):
+    workdir = tmp_path / 'run'
+    flags = [f'--workdir={workdir}', f'--config.compile_cache={cache}', '--config.log_every=1']
+    flags += [
+        '--config.log_examples=true',
+        '--config.checkpoint_every=4',
+        '--config.total_steps=12',
+    ]
+    process = pod(2, 1, *TRAIN, *flags)
+    victim = None
+    for line in process.stdout:
+        if 'step 6/' in line:
+            break
+    listed = subprocess.run(
+        ['pgrep', '-f', f'rt2_jax.train.*{workdir}'], capture_output=True, text=True
+    )
+    children = [int(pid) for pid in listed.stdout.split()]
+    victim = next(
+        pid
+        for pid in children
+        if b'JAX_PROCESS_ID=1' in pathlib.Path(f'/proc/{pid}/environ').read_bytes()
+    )
+    os.kill(victim, signal.SIGKILL)
+    begin = time.monotonic()
+    _, err = process.communicate(timeout=60)
+    assert time.monotonic() - begin < 60
+    assert process.returncode == 128 + signal.SIGKILL
+    assert 'process 1 of 2 was killed by signal 9' in err
+    train(2, 1, workdir, cache)
+    assert metrics.read_examples(workdir) == metrics.read_examples(alone)
+    np.testing.assert_allclose(losses(workdir), losses(alone), rtol=2e-4)
+
+
+@pytest.mark.slow
+def test_sigterm_saves_in_every_process_and_ends_well(cache, tmp_path):
+    workdir = tmp_path / 'run'
+    process = pod(
+        2, 1, *TRAIN, f'--workdir={workdir}', f'--config.compile_cache={cache}',
+        '--config.total_steps=100000', '--config.log_every=1', '--config.checkpoint_every=100000',
+    )  # fmt: skip
+    for line in process.stdout:
+        if 'step 5/' in line:
+            break
+    process.terminate()
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, out + err
+    assert 'stopped by SIGTERM' in out
+    assert [path for path in (workdir / 'checkpoints').iterdir() if path.name.isdigit()]
