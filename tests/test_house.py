@@ -178,7 +178,7 @@ def load_config(value: str):
     spec = importlib.util.spec_from_file_location('readme_config', ROOT / path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module.get_config(argument)
+    return module.get_config(*filter(None, [argument]))
 
 
 def test_readme_files_exist():
