@@ -34,6 +34,7 @@ from rt2_jax.text.tokenizer import Tokenizer
 from rt2_jax.training import metrics, program as program_lib, state as state_lib
 
 FLAGS = flags.FLAGS
+_STACKS = ('vision', 'encoder', 'decoder')  # parts of a model that have layers
 
 
 def plan(config: Any, name: str, mode: str, batch_size: int = 1) -> tuple[dict[str, Any], str]:
@@ -134,7 +135,7 @@ def _spaces(config: Any) -> dict[str, ActionSpace]:
 def _report(
     done: Any, text: str, devices: Sequence[Any], executed: float, analytic: float
 ) -> dict[str, Any]:
-    """What a compiled program says: see the README for the fields."""
+    """What a compiled program says; the roofline only where the chip is in the table."""
     chip = topology.chip_of(devices[0])
     program = compiled.Program(text)
     share = len(devices) // roofline.chips_in(devices)
@@ -213,8 +214,7 @@ def advice(found: dict[str, Any], config: Any) -> list[str]:
         return []
     memory = found['hbm_bytes_per_chip']
     lines = []
-    depths = {part: config.model[part].get('remat', 'none') for part in _STACKS}
-    kept = [part for part, policy in depths.items() if policy != 'full']
+    kept = [part for part in _STACKS if config.model[part].get('remat', 'none') != 'full']
     if found['mode'] == 'train' and kept:
         lines.append(
             f'recompute in the backward pass ({", ".join(f"--config.model.{p}.remat=full" for p in kept)}): '
@@ -232,9 +232,6 @@ def advice(found: dict[str, Any], config: Any) -> list[str]:
         f'parameters and the optimizer{half} a chip'
     )
     return lines
-
-
-_STACKS = ('vision', 'encoder', 'decoder')
 
 
 def table(found: dict[str, Any]) -> str:

@@ -303,11 +303,8 @@ def _group(text: str) -> tuple[int, ...]:
             [int(n) for n in (part or '').split(',') if n] for part in iota.groups()
         )
         ids = np.arange(np.prod(source)).reshape(source)
-        return (
-            tuple(np.transpose(ids, order or None).reshape(shape)[0].tolist())
-            if order
-            else tuple(ids.reshape(shape)[0].tolist())
-        )
+        ids = np.transpose(ids, order or range(ids.ndim))
+        return tuple(ids.reshape(shape)[0].tolist())
     if listed := re.search(r'replica_groups=\{\{([\d,]+)\}', text):
         return tuple(int(n) for n in listed[1].split(','))
     return ()

@@ -133,11 +133,10 @@ def boundaries(jaxpr: Any, where: str = '') -> dict[str, tuple[tuple[int, ...], 
         name = '/'.join(part for part in (where, stack) if part)
         if equation.primitive.name == 'sharding_constraint':
             shape, spec = equation.outvars[0].aval.shape, equation.params['sharding'].spec
-            key = next(
-                key
-                for number in range(1, 100)
-                if (key := f'{name}:{number}' if number > 1 else name) not in found
-            )
+            key, number = name, 1
+            while key in found:
+                number += 1
+                key = f'{name}:{number}'
             found[key] = shape, spec
         for inner in jax.tree.leaves(
             list(equation.params.values()), is_leaf=lambda x: hasattr(x, 'eqns')

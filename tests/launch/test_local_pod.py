@@ -103,7 +103,6 @@ def test_a_killed_process_ends_the_job_and_resume_works(alone, cache, tmp_path):
         '--config.total_steps=12',
     ]
     process = pod(2, 1, *TRAIN, *flags)
-    victim = None
     for line in process.stdout:
         if 'step 6/' in line:
             break
