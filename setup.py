@@ -50,6 +50,8 @@ EXTRAS = {
     'serve': ['msgpack>=1.0.5,<2', 'websockets>=14,<18'],
     'colab': ['matplotlib>=3.9,<4', 'mediapy>=1.2,<2'],
     'test': [
+        'jsonschema>=4.20,<5',
+        'kubernetes-validate>=1.35,<2',
         'pytest>=8,<10',
         'pytest-xdist>=3.6,<4',
         'PyYAML>=6,<7',

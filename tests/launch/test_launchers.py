@@ -4,6 +4,8 @@ import pathlib
 import shutil
 import subprocess
 
+import jsonschema
+import kubernetes_validate
 import pytest
 import yaml
 
@@ -58,6 +60,19 @@ def test_gke_fills_in_a_jobset():
     container = pod['template']['spec']['containers'][0]
     assert container['args'] == TRAIN[1:]
     assert container['resources']['limits'] == {'google.com/tpu': 4}
+
+
+def test_the_jobset_is_one_by_its_schema_and_the_job_in_it_by_kubernetes():
+    where = ['--name=rt2', '--image=i', '--accelerator=tpu-v5p-slice', '--topology=8x8x8']
+    filled = yaml.safe_load(launch('gke', *where, '--dry_run', *TRAIN).stdout)
+    schema = yaml.safe_load((ROOT / 'tests/launch/jobset_schema.yaml').read_text())
+    jsonschema.validate(filled, schema)
+    job = {'apiVersion': 'batch/v1', 'kind': 'Job', 'metadata': {'name': 'slice'}}
+    job['spec'] = filled['spec']['replicatedJobs'][0]['template']['spec']
+    kubernetes_validate.validate(job, '1.35', strict=True)
+    job['spec']['template']['spec']['restartPolicies'] = 'Never'
+    with pytest.raises(kubernetes_validate.ValidationError, match='restartPolicies'):
+        kubernetes_validate.validate(job, '1.35', strict=True)
 
 
 def test_slurm_has_a_process_for_each_gpu():
