@@ -26,12 +26,12 @@ class EncoderLayer(nn.Module):
     activation: str = 'gelu'
 
     @nn.compact
-    def __call__(self, x, cache, bias):
+    def __call__(self, x, cache, bias, mask):
         attention = layers.Attention(
             self.width, self.heads, self.head_dim, self.dtype, scale=self.scale, name='attention'
         )
         y = layers.RMSNorm(self.dtype, name='attention_norm')(x)
-        x += attention(y, attention.keys_values(y), bias)
+        x += attention(y, attention.keys_values(y), bias, mask)
         x += layers.GatedMLP(self.mlp, self.dtype, self.activation, name='mlp')(
             layers.RMSNorm(self.dtype, name='mlp_norm')(x)
         )
@@ -59,7 +59,6 @@ class Encoder(nn.Module):
         bias = layers.RelativeBias(self.heads, bidirectional=True, name='relative_bias')(
             positions, positions
         )
-        bias = bias + jnp.where(valid, 0.0, layers.NEGATIVE)[:, None, None, :]
         x, _ = layers.stack(
             EncoderLayer,
             self.depth,
@@ -73,7 +72,7 @@ class Encoder(nn.Module):
             scale=self.scale,
             activation=self.activation,
             name='layers',
-        )(x, None, bias)
+        )(x, None, bias, _mask(valid))
         return layers.RMSNorm(self.dtype, name='norm')(x)
 
 

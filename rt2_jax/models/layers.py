@@ -264,14 +264,15 @@ class Attention(nn.Module):
         )
 
     def __call__(
-        self, x: jax.Array, keys_values: tuple[jax.Array, jax.Array], bias: jax.Array | None = None
+        self, x: jax.Array, keys_values: tuple[jax.Array, jax.Array], *biases: jax.Array
     ) -> jax.Array:
         """Attends from x [B, T, D] to keys and values [B, S, H, K].
 
         Args:
           x: what asks.
           keys_values: what `keys_values` returned for what is attended to.
-          bias: float32, broadcastable to [B, H, T, S], added to the logits; masks are `NEGATIVE`.
+          *biases: float32, each broadcastable to [B, H, T, S], added to the logits; masks are
+            `NEGATIVE`. Apart, because a sum of [1, H, T, S] and [B, 1, 1, S] would be B times as large.
 
         Returns:
           [B, T, D].
@@ -282,7 +283,7 @@ class Attention(nn.Module):
             query = self.query_norm(query)
         query = self._heads(query * jnp.asarray(self.scale, self.dtype))
         logits = jnp.einsum('bthk,bshk->bhts', query, keys, preferred_element_type=jnp.float32)
-        if bias is not None:
+        for bias in biases:
             logits += bias
         weights = jax.nn.softmax(logits, axis=-1).astype(self.dtype)
         return self.out(self._heads(jnp.einsum('bhts,bshk->bthk', weights, values)))

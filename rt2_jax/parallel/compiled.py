@@ -16,7 +16,7 @@ COLLECTIVES = ('all-gather', 'all-reduce', 'reduce-scatter', 'all-to-all', 'coll
 # What moves nothing by itself; a loop's and a call's traffic is that of what they run.
 _FREE = {
     *('parameter', 'constant', 'tuple', 'get-tuple-element', 'bitcast', 'after-all', 'iota'),
-    *('while', 'conditional', 'call', 'copy-done', 'partition-id', 'replica-id'),
+    *('while', 'conditional', 'call', 'copy-done', 'slice-done', 'partition-id', 'replica-id'),
     *('async-start', 'async-update', 'async-done', 'opt-barrier', 'optimization-barrier'),
 }
 _SLICES = {'dynamic-slice', 'slice', 'gather'}
@@ -185,6 +185,10 @@ class Program:
         if instruction.opcode == 'copy-start':
             # (destination, source, token)
             return _in_memory(instruction.result[:1]) + sum(map(_in_memory, inputs))
+        if instruction.opcode == 'slice-start':
+            # ((source), destination, token), of which only the slice moves.
+            taken = instruction.result[len(inputs)]
+            return taken.bytes * (any(a.in_memory for a in inputs[0]) + taken.in_memory)
         if instruction.opcode in _SLICES:
             return 2 * _in_memory(instruction.result)
         if instruction.opcode == 'dynamic-update-slice':

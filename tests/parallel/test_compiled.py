@@ -56,6 +56,17 @@ def test_traffic_is_what_is_read_and_written():
     assert compiled.Program(text).memory_traffic() == 2 * x.nbytes
 
 
+def test_what_is_fetched_ahead_in_slices_costs_the_slices():
+    # As the TPU's compiler writes it; S(1) is on-chip memory.
+    text = """
+ENTRY %main (p: s8[4096]) -> s8[1024] {
+  %p = s8[4096]{0} parameter(0)
+  %start = ((s8[4096]{0}), s8[1024]{0:S(1)}, s32[]{:S(2)}) slice-start(%p), slice={[0:1024]}
+  ROOT %done = s8[1024]{0:S(1)} slice-done(%start)
+}"""
+    assert compiled.Program(text).memory_traffic() == 1024
+
+
 def test_slices_and_updates_in_place_cost_what_they_touch():
     table = jax.ShapeDtypeStruct((1000, 1024), jnp.float32)
 
