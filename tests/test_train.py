@@ -155,6 +155,27 @@ def test_killed_and_terminated_runs_resume_to_the_bit(trained, episodes, cache, 
         np.testing.assert_array_equal(ours[name], value, err_msg=name)
 
 
+def test_killed_while_it_saves_the_checkpoint_before_loads(trained, episodes, cache, tmp_path):
+    workdir = tmp_path / 'run'
+    process = start(workdir, cache, episodes)
+    checkpoints = workdir / 'checkpoints'
+    saving = []
+    while process.poll() is None and not saving:
+        names = [path.name for path in checkpoints.iterdir()] if checkpoints.exists() else []
+        saving = [name for name in names if 'tmp' in name] if '4' in names else []
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
+    assert [path.name for path in checkpoints.iterdir() if path.name == saving[0]]
+    before = max(int(path.name) for path in checkpoints.iterdir() if path.name.isdigit())
+    assert loading.load_for_inference(workdir).step == before >= 4
+
+    result = run(workdir, cache, episodes)
+    assert result.returncode == 0, result.stderr
+    assert f'resumed at step {before} of' in result.stdout
+    assert curve(workdir) == curve(trained)
+
+
 def test_loss_falls_and_every_metric_is_there(trained):
     rows = metrics.read(trained)
     assert [row['step'] for row in rows] == list(range(3, 25, 3))

@@ -5,7 +5,8 @@ What is where in a run's directory:
     tokenizer.model    the SentencePiece model
     embodiment.json    action spaces by source, and the card of the robot that is acted on
     versions.json      versions of the libraries that wrote it
-    checkpoints/STEP/  params, state (optimizer, step, key, running sums) and data position
+    checkpoints/STEP/  params, state (optimizer, step, key, running sums) and data position; files.json
+                       says how large each file is
 """
 
 import dataclasses
@@ -23,10 +24,12 @@ import orbax.checkpoint as ocp
 from rt2_jax import configuration
 from rt2_jax.data import embodiments
 from rt2_jax.nearest import beside
+from rt2_jax.parallel import distributed
 from rt2_jax.text.actions import ActionSpace
 from rt2_jax.text.tokenizer import Tokenizer
 from rt2_jax.training import state as state_lib
 
+FILES = 'files.json'
 _PACKAGES = (
     'jax',
     'jaxlib',
@@ -159,6 +162,7 @@ class Checkpoints:
         self.directory = epath.Path(workdir).resolve() / 'checkpoints'
         if not read_only:
             self.directory.mkdir(parents=True, exist_ok=True)
+        self._saving: int | None = None
         self._orbax = ocp.CheckpointManager(
             self.directory,
             options=ocp.CheckpointManagerOptions(
@@ -166,6 +170,7 @@ class Checkpoints:
                 create=not read_only,
                 cleanup_tmp_directories=not read_only,
                 read_only=read_only,
+                async_options=ocp.AsyncOptions(post_finalization_callback=self._list_files),
             ),
             item_handlers={
                 'params': ocp.StandardCheckpointHandler(),
@@ -189,6 +194,9 @@ class Checkpoints:
             data: the data iterator's state, as JSON.
             step: the number of steps made.
         """
+        # One save at a time: what is under way is finished first.
+        self._orbax.wait_until_finished()
+        self._saving = step
         self._orbax.save(
             step,
             args=ocp.args.Composite(
@@ -206,6 +214,7 @@ class Checkpoints:
         Raises:
             CheckpointError: a file is missing or damaged, or parameters differ in name or shape.
         """
+        self._check_files(step)
         self._check(step, state.params)
         rest = _rest(state, accumulated)
         try:
@@ -234,6 +243,7 @@ class Checkpoints:
         Raises:
             CheckpointError: a file is missing or damaged.
         """
+        self._check_files(step, 'params/')
         sharding = sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         shapes = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), self._shapes(step)
@@ -258,6 +268,36 @@ class Checkpoints:
                 f'{self.directory / str(step)} is damaged, its parameters cannot be listed: {error}'
             ) from error
 
+    def _list_files(self) -> None:
+        # Runs before the step gets its name, so that it has its list from the first moment.
+        if distributed.is_leader():
+            unfinished = list(self.directory.glob(f'{self._saving}.orbax-checkpoint-tmp*'))
+            folder = unfinished[0] if unfinished else self.directory / str(self._saving)
+            write(folder / FILES, json.dumps(_sizes(folder), indent=1).encode())
+
+    def _check_files(self, step: int, prefix: str = '') -> None:
+        """Names the files that are not as they were saved; runs of before the list have none."""
+        folder = self.directory / str(step)
+        if not (folder / FILES).exists():
+            return
+        try:
+            saved = json.loads((folder / FILES).read_text())
+        except json.JSONDecodeError as error:
+            raise CheckpointError(f'{folder / FILES} is damaged: {error}') from error
+        found = _sizes(folder)
+        wrong = [
+            f'{name} is missing' if name not in found else f'{name} has {found[name]:,} of {size:,} bytes'
+            for name, size in saved.items()
+            if name.startswith(prefix) and found.get(name) != size
+        ]
+        if wrong:
+            others = sorted(other for other in self._orbax.all_steps() if other != step)
+            raise CheckpointError(
+                f'{folder} is damaged:\n  ' + '\n  '.join(wrong) + '\n'
+                + (f'there are the steps {", ".join(map(str, others))}: move {step} away to take the '
+                   'last of them' if others else 'there is no other step')
+            )
+
     def _check(self, step: int, params: Any) -> None:
         try:
             state_lib.check_params(self._shapes(step), params, str(self.directory / str(step)))
@@ -272,6 +312,15 @@ class Checkpoints:
         """Waits, then ends the background threads."""
         self._orbax.wait_until_finished()
         self._orbax.close()
+
+
+def _sizes(folder: epath.Path) -> dict[str, int]:
+    """Bytes of every file in the items of a step's folder, by its path there."""
+    items = (path for path in folder.iterdir() if path.is_dir())
+    files = sorted(
+        root / name for item in items for root, _, names in item.walk() for name in names
+    )
+    return {str(path.relative_to(folder)): path.stat().length for path in files}
 
 
 def _rest(state: state_lib.TrainState, accumulated: Any) -> dict[str, Any]:

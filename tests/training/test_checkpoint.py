@@ -124,15 +124,31 @@ def test_run_killed_before_its_first_checkpoint(tmp_path, tokenizer):
 
 
 @pytest.mark.parametrize('damage', ['truncated', 'missing'])
-def test_damaged_checkpoint_is_named(workdir, damage):
-    files = [
-        path
-        for path in (workdir / 'checkpoints' / '5' / 'params').rglob('*')
-        if path.is_file() and '/d/' in str(path)
-    ]
+def test_every_damaged_file_is_named(workdir, damage):
+    step = workdir / 'checkpoints' / '5'
+    files = [path for path in step.glob('*/**/*') if path.is_file()]
+    assert len(files) > 10
+    sums = like(step_lib.Accumulated.zeros(1, 2))
     for path in files:
-        path.write_bytes(path.read_bytes()[:10]) if damage == 'truncated' else path.unlink()
-    assert files
+        whole, name = path.read_bytes(), str(path.relative_to(step))
+        path.write_bytes(whole[: len(whole) // 2]) if damage == 'truncated' else path.unlink()
+        checkpoints = checkpoint.Checkpoints(workdir, read_only=True)
+        with pytest.raises(checkpoint.CheckpointError) as error:
+            checkpoints.restore(5, like(make_state()), sums)
+        wrong = f'{name} is missing' if damage == 'missing' else f'{name} has {len(whole) // 2:,} of '
+        assert f'{step} is damaged' in str(error.value) and wrong in str(error.value)
+        assert 'there are the steps 3: move 5 away' in str(error.value)
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(whole)
+    assert loading.load_for_inference(workdir).step == 5
+
+
+def test_damage_where_there_is_no_list_of_files_is_an_error_too(workdir):
+    step = workdir / 'checkpoints' / '5'
+    (step / checkpoint.FILES).unlink()
+    assert loading.load_for_inference(workdir).step == 5
+    for path in [path for path in (step / 'params').rglob('d/*') if path.is_file()]:
+        path.unlink()
     with pytest.raises(
         checkpoint.CheckpointError, match='checkpoints/5 (is damaged|cannot be restored)'
     ):
