@@ -9,13 +9,16 @@ expert, then `web`) and `web` (questions about pictures of a small web never tra
 Policies: `checkpoint`; `untrained` (the checkpoint's model with random weights); `expert` (needs no
 --workdir) and `expert_rounded` (its actions rounded to the bins).
 
+A job of several processes plays and answers a share in each: `launch/local_pod.py`, or as for
+training. The weights must fit the devices of one process, over which --mesh splits them.
+
 The output is {"policies": {POLICY: {SUITE: {"success": .., "episodes": .., "interval": [.., ..],
 "tasks": .., ..}}}, "seconds": .., "manifest": ..}; intervals are Wilson's, 95 %.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import json
 import time
 from typing import Any
@@ -23,16 +26,17 @@ from typing import Any
 from absl import app, flags, logging
 from etils import epath
 import jax
+from jax.sharding import Mesh
 
 from rt2_jax.data import web
 from rt2_jax.decoding.grammar import Kind
 from rt2_jax.envs.tabletop import suites, tasks
 from rt2_jax.evaluation import closed_loop, offline, report
 from rt2_jax.nearest import check
+from rt2_jax.parallel import distributed, mesh as mesh_lib
 from rt2_jax.policy import Policy
 from rt2_jax.text.actions import ActionSpace, ActionTokenizer
 from rt2_jax.text.tokenizer import Tokenizer
-from rt2_jax.training.checkpoint import CheckpointError
 
 FLAGS = flags.FLAGS
 
@@ -74,10 +78,28 @@ def load_policy() -> Policy | None:
             untrained=FLAGS.policy == 'untrained',
             batch_sizes=(FLAGS.parallel,),
             long_prompts='clip',
+            mesh=local_mesh(),
             **({} if FLAGS.plan is None else {'plan': FLAGS.plan}),
         )
-    except CheckpointError as error:
+    except ValueError as error:  # CheckpointError is one
         raise app.UsageError(f'--workdir={FLAGS.workdir}: {error}') from error
+
+
+def local_mesh() -> Mesh | None:
+    """This process's devices as --mesh arranges them; None for one device.
+
+    Raises:
+      UsageError: sizes that are none, or that don't fit the devices.
+    """
+    if not FLAGS.mesh:
+        return None
+    try:
+        sizes = {axis: int(size) for axis, size in (part.split('=') for part in FLAGS.mesh)}
+        return mesh_lib.make_mesh(sizes, jax.local_devices())
+    except ValueError as error:
+        raise app.UsageError(
+            f'--mesh={",".join(FLAGS.mesh)} (such as data=2,tensor=4): {error}'
+        ) from error
 
 
 def make_decide(policy: Policy | None) -> closed_loop.Decide:
@@ -94,10 +116,10 @@ def make_decide(policy: Policy | None) -> closed_loop.Decide:
 def play(decide: closed_loop.Decide, suite: str, frames: int) -> closed_loop.Run:
     """Closed loop on one suite."""
     first = FLAGS.first_episode
-    return closed_loop.run(
+    run = closed_loop.run(
         decide,
         suite,
-        range(first, first + FLAGS.episodes),
+        distributed.share(range(first, first + FLAGS.episodes)),
         parallel=FLAGS.parallel,
         task=FLAGS.task,
         image_size=FLAGS.image_size,
@@ -106,6 +128,7 @@ def play(decide: closed_loop.Decide, suite: str, frames: int) -> closed_loop.Run
         execution_noise=FLAGS.execution_noise,
         progress=say,
     )
+    return closed_loop.gathered(run)
 
 
 def answer(policy: Policy, suite: str) -> dict[str, Any]:
@@ -113,7 +136,7 @@ def answer(policy: Policy, suite: str) -> dict[str, Any]:
     source = web.SmallWeb(seed=FLAGS.web_seed, size=policy.image_size)
     result = {'web': offline.questions(policy, source, FLAGS.questions, progress=say)}
     if suite == 'offline':
-        seeds = range(FLAGS.first_episode, FLAGS.first_episode + FLAGS.episodes)
+        seeds = distributed.share(range(FLAGS.first_episode, FLAGS.first_episode + FLAGS.episodes))
         examples = offline.expert_steps('seen', seeds, FLAGS.image_size, policy.frames)
         result['actions'] = offline.actions(policy, examples)
     return result
@@ -136,7 +159,9 @@ def describe(suite: str, result: Mapping[str, Any]) -> str:
 
 
 def say(line: str) -> None:
-    print(line, flush=True)
+    """Prints a line, on process 0."""
+    if distributed.is_leader():
+        print(line, flush=True)
 
 
 def define_flags() -> None:
@@ -154,10 +179,13 @@ def define_flags() -> None:
     flags.DEFINE_float('temperature', 0.0, '0 takes the likeliest action.', lower_bound=0)
     flags.DEFINE_float('execution_noise', 0.0, 'See TabletopEnv.', lower_bound=0)
     flags.DEFINE_integer('parallel', 16, 'Episodes under way at a time.', lower_bound=1)
+    flags.DEFINE_list('mesh', [], "Split over a process's devices, 'tensor=4'; else one device.")
     flags.DEFINE_integer('image_size', 128, 'Of the frames observed, pixels.')
     flags.DEFINE_string('output', None, 'Where the results go (JSON).')
     flags.DEFINE_string('video', None, 'Where a video of rollouts goes (.mp4).')
-    flags.DEFINE_integer('video_episodes', 12, 'Episodes a suite in the video.', 1)
+    flags.DEFINE_integer(
+        'video_episodes', 12, 'Episodes a suite in the video (of those that process 0 plays).', 1
+    )
     flags.mark_flag_as_required('output')
 
 
@@ -165,6 +193,11 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f'Unknown arguments: {argv[1:]}')
     check_flags()
+    distributed.initialize()
+    if FLAGS.episodes < jax.process_count():
+        raise app.UsageError(
+            f'--episodes={FLAGS.episodes} are fewer than the {jax.process_count()} processes.'
+        )
     logging.set_verbosity(logging.WARNING)
     begin = time.perf_counter()
     policy = load_policy()
@@ -179,24 +212,25 @@ def main(argv: list[str]) -> None:
             results[suite] = closed_loop.summary(run)
             rollouts += [rollout for rollout in run.rollouts if rollout.frames]
         say(describe(suite, results[suite]))
+    took = round(time.perf_counter() - begin, 1)
+    manifest = make_manifest(policy)
+    if distributed.is_leader():
+        write(
+            {'policies': {FLAGS.policy: results}, 'seconds': took, 'manifest': manifest}, rollouts
+        )
+
+
+def write(found: dict[str, Any], rollouts: Sequence[closed_loop.Rollout]) -> None:
+    """The results and, where one is wanted, the video."""
     if FLAGS.video:
-        # Only where a video is wanted, because it needs ffmpeg.
+        # Only then, because it needs ffmpeg.
         from rt2_jax.evaluation import video
 
         epath.Path(FLAGS.video).parent.mkdir(parents=True, exist_ok=True)
         video.write(FLAGS.video, rollouts)
     output = epath.Path(FLAGS.output)
     output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(
-        json.dumps(
-            {
-                'policies': {FLAGS.policy: results},
-                'seconds': round(time.perf_counter() - begin, 1),
-                'manifest': make_manifest(policy),
-            },
-            indent=2,
-        )
-    )
+    output.write_text(json.dumps(found, indent=2))
     say(f'Results in {output}' + (f', video in {FLAGS.video}' if FLAGS.video else ''))
 
 
@@ -207,7 +241,7 @@ def make_manifest(policy: Policy | None) -> dict[str, Any]:
         model = {
             'step': policy.step,
             'plan': policy.plan,
-            'clipped_prompts': policy.clipped_prompts,
+            'clipped_prompts': sum(distributed.gather(policy.clipped_prompts)),
             'config': policy.config.to_dict(),
         }
     return report.manifest(
@@ -223,6 +257,8 @@ def make_manifest(policy: Policy | None) -> dict[str, Any]:
         temperature=FLAGS.temperature,
         execution_noise=FLAGS.execution_noise,
         parallel=FLAGS.parallel,
+        mesh=FLAGS.mesh,
+        processes=jax.process_count(),
     )
 
 

@@ -18,7 +18,6 @@ from typing import Any
 
 from absl import app, flags
 from etils import epath
-import flax.linen as nn
 import jax
 
 from rt2_jax import configuration
@@ -31,7 +30,7 @@ from rt2_jax.nearest import check
 from rt2_jax.parallel import chips, compiled, mesh as mesh_lib, roofline, sharding, topology
 from rt2_jax.text.actions import ACTION_LENGTH, ActionSpace, ActionTokenizer
 from rt2_jax.text.tokenizer import Tokenizer
-from rt2_jax.training import metrics, program as program_lib, state as state_lib
+from rt2_jax.training import metrics, program as program_lib, state as state_lib, weights
 
 FLAGS = flags.FLAGS
 _STACKS = ('vision', 'encoder', 'decoder')  # parts of a model that have layers
@@ -106,14 +105,9 @@ def _decode_job(config: Any, mesh: Any, tokenizer: Tokenizer, batch_size: int) -
         )
     with config.copy_and_resolve_references().unlocked() as config:
         config.batch_size, config.accumulate = batch_size, 1
-    model = vla.build(config.model, tokenizer.vocab_size, tokenizer.integer_ids)
     batch = program_lib.batch_shapes(config, mesh)
-    boxed = state_lib.parameter_shapes(model, batch)
-    params = jax.tree.map(
-        lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where),
-        state_lib.as_used(nn.meta.unbox(boxed), model.dtype),
-        sharding.parameter_shardings(boxed, mesh),
-    )
+    params = weights.shapes(config, tokenizer, mesh)
+    model = vla.build(config.model, tokenizer.vocab_size, tokenizer.integer_ids)
     space = next(iter(_spaces(config).values()), ActionSpace.rt1_bounds())
     sampler = Sampler(model, Grammar.create(tokenizer, ActionTokenizer(space, tokenizer)))
     with sharding.rules(mesh):

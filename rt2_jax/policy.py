@@ -11,13 +11,16 @@ A frame is uint8 [H, W, 3], an action float32 [8]: terminate, then the embodimen
 from __future__ import annotations
 
 from collections.abc import Sequence
+import contextlib
 import dataclasses
+import functools
 import itertools
 from typing import Any
 
 from absl import logging
 from flax import linen as nn
 import jax
+from jax.sharding import Mesh
 import numpy as np
 
 from rt2_jax.data import images as image_processing
@@ -25,10 +28,11 @@ from rt2_jax.decoding.grammar import Grammar, Kind
 from rt2_jax.decoding.sampler import Sampler
 from rt2_jax.models import vla
 from rt2_jax.nearest import check
+from rt2_jax.parallel import sharding
 from rt2_jax.text import prompts
 from rt2_jax.text.actions import ACTION_LENGTH, ActionSpace, ActionTokenizer
 from rt2_jax.text.tokenizer import Tokenizer
-from rt2_jax.training import loading
+from rt2_jax.training import loading, weights
 
 Plan = bool | str
 LONG_PROMPTS = ('raise', 'clip')
@@ -64,6 +68,8 @@ class Policy:
       image_size: height and width of the frames that the model takes, pixels.
       frames: number F of frames an observation has, oldest first.
       prompt_length: most tokens of a prompt, P.
+      mesh: devices of this process that share the work, None for one device. Parameters and batches
+        are split over it as in training; `params` must lie on it already (`weights.place`).
       plan: whether `act` plans where it isn't told.
       clipped_prompts: how many prompts were too long and lost words (`long_prompts='clip'` only).
       config: the training run's config, None if made without one.
@@ -85,14 +91,22 @@ class Policy:
         plan: bool = False,
         top_p: float = 1.0,
         long_prompts: str = 'raise',
-        batch_sizes: Sequence[int] = (1, 4, 16, 64),
+        batch_sizes: Sequence[int] | None = None,
+        mesh: Mesh | None = None,
         seed: int = 0,
     ):
         check('long_prompts', long_prompts, LONG_PROMPTS)
-        if not batch_sizes or min(batch_sizes) < 1:
-            raise ValueError(f'batch_sizes is {batch_sizes}; sizes of 1 or more are needed.')
+        rows = mesh.shape['data'] * mesh.shape['fsdp'] if mesh else 1
+        if batch_sizes is None:
+            batch_sizes = tuple(rows * size for size in (1, 4, 16, 64))
+        if not batch_sizes or min(batch_sizes) < 1 or any(size % rows for size in batch_sizes):
+            raise ValueError(
+                f'batch_sizes is {batch_sizes}; sizes of 1 or more are needed'
+                + (f', multiples of {rows} = data x fsdp of the mesh.' if rows > 1 else '.')
+            )
         self.model = model
-        self.params = jax.device_put(params)
+        self.params = params if mesh else jax.device_put(params)
+        self.mesh = mesh
         self.tokenizer = tokenizer
         self.action_tokenizer = ActionTokenizer(action_space, tokenizer)
         self.image_size = image_size
@@ -116,7 +130,13 @@ class Policy:
 
     @classmethod
     def from_checkpoint(
-        cls, workdir: Any, step: int | None = None, *, untrained: bool = False, **settings: Any
+        cls,
+        workdir: Any,
+        step: int | None = None,
+        *,
+        untrained: bool = False,
+        mesh: Mesh | None = None,
+        **settings: Any,
     ) -> Policy:
         """The policy of a training run's directory, an exported one, or 'package:NAME'.
 
@@ -124,24 +144,33 @@ class Policy:
           workdir: where the checkpoint is; nothing else is needed.
           step: which step; the latest by default.
           untrained: random weights in place of the trained ones, as a baseline.
+          mesh: see the class; every array is read straight to where it lies.
           **settings: of the constructor, in place of the checkpoint's own.
 
         Raises:
           CheckpointError: no such directory, empty, half-written, or no such step.
         """
-        loaded = loading.load_for_inference(workdir, step)
+        onto = functools.partial(weights.shapes, mesh=mesh)
+        loaded = loading.load_for_inference(workdir, step, onto)
         params = loaded.params
         if untrained:
-            params = random_params(loaded.config, loaded.tokenizer, settings.get('seed', 0))
+            params = weights.random(loaded.config, loaded.tokenizer, settings.get('seed', 0))
         policy = cls.from_config(
-            loaded.config, params, loaded.tokenizer, loaded.action_space, **settings
+            loaded.config, params, loaded.tokenizer, loaded.action_space, mesh=mesh, **settings
         )
         policy.step = 0 if untrained else loaded.step
         return policy
 
     @classmethod
     def from_config(
-        cls, config: Any, params: Any, tokenizer: Tokenizer, action_space: ActionSpace, **settings
+        cls,
+        config: Any,
+        params: Any,
+        tokenizer: Tokenizer,
+        action_space: ActionSpace,
+        *,
+        mesh: Mesh | None = None,
+        **settings: Any,
     ) -> Policy:
         """The policy of a model that is at hand, with a training run's config.
 
@@ -159,7 +188,8 @@ class Policy:
             'plan': bool(shares) and min(shares) >= 0.5,
         }
         model = vla.build(config.model, tokenizer.vocab_size, tokenizer.integer_ids)
-        policy = cls(model, params, tokenizer, action_space, **(own | settings))
+        params = weights.place(params, weights.shapes(config, tokenizer, mesh))
+        policy = cls(model, params, tokenizer, action_space, mesh=mesh, **(own | settings))
         policy.config = config
         return policy
 
@@ -258,34 +288,12 @@ class Policy:
 
     def preprocess(self, image: Any) -> np.ndarray:
         """One observation to the model's frames: uint8 [F, S, S, 3]; see `act_batch`."""
-        if isinstance(image, bytes):
-            image = image_processing.decode(image)
-        elif isinstance(image, (list, tuple)):
-            image = [image_processing.decode(x) if isinstance(x, bytes) else x for x in image]
-            shapes = {np.shape(x) for x in image}
-            if len(shapes) > 1:
-                raise ValueError(
-                    f'The frames of one observation differ in shape: {sorted(shapes)}.'
-                )
-        image = np.asarray(image)
-        if image.dtype != np.uint8:
-            finite = np.issubdtype(image.dtype, np.number) and np.isfinite(image).all()
+        frames = image_processing.observed(image)
+        if len(frames) != self.frames:
             raise ValueError(
-                f'An image must be uint8 RGB, 0..255; got {image.dtype}'
-                + ('' if finite else ' with values that are NaN, infinite or no numbers')
-                + '. Scale and round it first, e.g. (255 * image).round().astype(np.uint8).'
+                f'This model sees {self.frames} frame(s) at a time; got {len(frames)}.'
             )
-        if image.ndim == 3:
-            image = image[None]
-        if image.ndim != 4 or image.shape[-1] != 3 or 0 in image.shape:
-            raise ValueError(
-                f'An image must be [H, W, 3] or [F, H, W, 3]; got {list(image.shape)}.'
-            )
-        if image.shape[0] != self.frames:
-            raise ValueError(
-                f'This model sees {self.frames} frame(s) at a time; got {image.shape[0]}.'
-            )
-        return image_processing.resize(image, self.image_size)
+        return image_processing.resize(frames, self.image_size)
 
     def prompt_array(self, texts: Sequence[str]) -> np.ndarray:
         """Whole prompts to ids int32 [B, P], padded on the right; raises as `act_batch`."""
@@ -342,22 +350,28 @@ class Policy:
         width = self.sampler.grammar.plan_length if any(forced) else 0
         if any(len(ids) > width for ids in forced):
             raise ValueError(f'A plan has more than {width} tokens; use a shorter one.')
-        samples = jax.device_get(
-            self.sampler(
+        images = self.placed(np.stack(fill(frames)))
+        prompt = self.placed(_padded(fill(prompt_ids), self.prompt_length, pad))
+        with sharding.rules(self.mesh) if self.mesh else contextlib.nullcontext():
+            samples = self.sampler(
                 self.params,
-                np.stack(fill(frames)),
-                _padded(fill(prompt_ids), self.prompt_length, pad),
+                images,
+                prompt,
                 np.array(fill(kinds), np.int32),
                 rng=key,
                 temperature=temperature,
                 forced=_padded(fill(forced), width, pad) if width else None,
             )
-        )
+        samples = jax.device_get(samples)
         ends = samples.lengths[:, 0]
         return [
             (samples.tokens[i, 0, :n], samples.log_probs[i, 0, :n], samples.entropies[i, 0, :n])
             for i, n in enumerate(ends[:count])
         ]
+
+    def placed(self, rows: np.ndarray) -> Any:
+        """An array with a leading axis of rows, where the policy's mesh has it."""
+        return jax.device_put(rows, sharding.batch_sharding(self.mesh)) if self.mesh else rows
 
     def _decision(self, ids, log_probs, entropies) -> Decision:
         length = self.action_tokenizer.length
@@ -369,16 +383,6 @@ class Policy:
             entropies=entropies[-length:],
             plan=plan.removesuffix('.'),
         )
-
-
-def random_params(config: Any, tokenizer: Tokenizer, seed: int = 0) -> Any:
-    """Weights as a run of this config starts with when it starts from nothing."""
-    data = config.data
-    model = vla.build(config.model, tokenizer.vocab_size, tokenizer.integer_ids)
-    images = np.zeros([1, data.frames, data.image_size, data.image_size, 3], np.uint8)
-    text = np.zeros([1, data.prompt_length], np.int32)
-    initialise = jax.jit(lambda key: nn.meta.unbox(model.init(key, images, text, text)['params']))
-    return initialise(jax.random.key(seed))
 
 
 def _padded(rows: Sequence[Sequence[int]], width: int, pad: int) -> np.ndarray:

@@ -1,5 +1,9 @@
 """The policy: preprocessing, prompts, batching, plans, and what it refuses."""
 
+import os
+import subprocess
+import sys
+
 import cv2
 import jax
 import numpy as np
@@ -10,6 +14,28 @@ from rt2_jax.policy import Policy
 from rt2_jax.text import prompts
 from rt2_jax.text.actions import ActionSpace
 from rt2_jax.training.checkpoint import CheckpointError
+
+# The policy of a checkpoint on one device, and on eight that share its weights and its batch.
+ON_A_MESH = """
+import sys
+import numpy as np
+from rt2_jax.parallel import mesh as mesh_lib
+from rt2_jax.policy import Policy
+
+mesh = mesh_lib.make_mesh({'data': 2, 'fsdp': 2, 'tensor': 2})
+frames = list(np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), np.uint8))
+instructions = [f'pick {name}' for name in 'banana bell car drum frog'.split()]
+alone, shared = (Policy.from_checkpoint(sys.argv[1], mesh=m, batch_sizes=(4,)) for m in (None, mesh))
+for one, other in zip(*(p.act_batch(frames, instructions) for p in (alone, shared)), strict=True):
+    np.testing.assert_array_equal(one.action, other.action)
+    np.testing.assert_allclose(one.log_prob, other.log_prob, atol=1e-4)
+kernel = shared.params['head']['kernel']
+assert len({str(shard.index) for shard in kernel.addressable_shards}) == 4, kernel.sharding
+try:
+    Policy.from_checkpoint(sys.argv[1], mesh=mesh, batch_sizes=(6,))
+except ValueError as error:
+    assert 'multiples of 4 = data x fsdp' in str(error), error
+"""
 
 pytestmark = pytest.mark.usefixtures('quick_compile')
 
@@ -170,6 +196,21 @@ def test_from_checkpoint(tiny_checkpoint, tiny):
     assert all(jax.tree.leaves(trees))
     head = lambda policy: np.asarray(policy.params['head']['kernel'])
     assert (head(policy) != head(untrained)).any()
+
+
+def test_devices_of_a_process_share_the_work(tiny_checkpoint):
+    result = subprocess.run(
+        [sys.executable, '-c', ON_A_MESH, str(tiny_checkpoint)],
+        capture_output=True,
+        text=True,
+        env=os.environ
+        | {
+            'XLA_FLAGS': '--xla_force_host_platform_device_count=8',
+            'JAX_PLATFORMS': 'cpu',
+            'JAX_DISABLE_MOST_OPTIMIZATIONS': '1',
+        },
+    )
+    assert result.returncode == 0, result.stderr
 
 
 @pytest.mark.parametrize('shares, plans', [([], False), ([0.4], False), ([0.5, 1.0], True)])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import cv2
 import numpy as np
 import simplejpeg
@@ -57,3 +59,33 @@ def resize(frames: np.ndarray, size: int) -> np.ndarray:
     flat = frames.reshape(-1, height, width, 3)
     resized = np.stack([cv2.resize(frame, (size, size), interpolation=method) for frame in flat])
     return resized.reshape(*frames.shape[:-3], size, size, 3)
+
+
+def observed(image: Any) -> np.ndarray:
+    """What a robot sends, to frames uint8 [F, H, W, 3], oldest first.
+
+    Args:
+      image: uint8 [H, W, 3] or [F, H, W, 3] RGB, JPEG or PNG bytes, or a list of either.
+
+    Raises:
+      ValueError: anything else.
+    """
+    if isinstance(image, bytes):
+        image = decode(image)
+    elif isinstance(image, (list, tuple)):
+        image = [decode(x) if isinstance(x, bytes) else x for x in image]
+        shapes = {np.shape(x) for x in image}
+        if len(shapes) > 1:
+            raise ValueError(f'The frames of one observation differ in shape: {sorted(shapes)}.')
+    image = np.asarray(image)
+    if image.dtype != np.uint8:
+        finite = np.issubdtype(image.dtype, np.number) and np.isfinite(image).all()
+        raise ValueError(
+            f'An image must be uint8 RGB, 0..255; got {image.dtype}'
+            + ('' if finite else ' with values that are NaN, infinite or no numbers')
+            + '. Scale and round it first, e.g. (255 * image).round().astype(np.uint8).'
+        )
+    frames = image[None] if image.ndim == 3 else image
+    if frames.ndim != 4 or frames.shape[-1] != 3 or 0 in frames.shape:
+        raise ValueError(f'An image must be [H, W, 3] or [F, H, W, 3]; got {list(frames.shape)}.')
+    return frames

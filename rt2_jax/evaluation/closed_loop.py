@@ -13,6 +13,7 @@ import numpy as np
 from rt2_jax.envs.tabletop import expert
 from rt2_jax.envs.tabletop.env import TabletopEnv
 from rt2_jax.evaluation import report
+from rt2_jax.parallel import distributed
 from rt2_jax.policy import Policy
 from rt2_jax.text.actions import ActionTokenizer
 
@@ -174,6 +175,27 @@ class _Game:
     def _film(self):
         if self.rollout.seed in self._recorded:
             self.rollout.frames.append(self.env.render())
+
+
+def gathered(run: Run) -> Run:
+    """The parts of a suite that several processes played, as one; frames stay where they are."""
+    own = {rollout.seed: rollout for rollout in run.rollouts}
+    parts = distributed.gather(
+        {
+            'rollouts': [rollout.to_json() for rollout in run.rollouts],
+            'decision_seconds': run.decision_seconds,
+            'decisions_a_call': run.decisions_a_call,
+            'seconds': run.seconds,
+        }
+    )
+    rollouts = [own.get(r['seed'], Rollout(**r)) for part in parts for r in part['rollouts']]
+    return Run(
+        run.suite,
+        sorted(rollouts, key=lambda rollout: rollout.seed),
+        [x for part in parts for x in part['decision_seconds']],
+        [x for part in parts for x in part['decisions_a_call']],
+        max(part['seconds'] for part in parts),
+    )
 
 
 def learnt(policy: Policy, **settings: Any) -> Decide:

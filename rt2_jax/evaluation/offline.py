@@ -14,6 +14,7 @@ from rt2_jax.data.example import Example
 from rt2_jax.envs.tabletop import expert
 from rt2_jax.envs.tabletop.env import TabletopEnv
 from rt2_jax.evaluation import report
+from rt2_jax.parallel import distributed
 from rt2_jax.policy import Policy
 from rt2_jax.text import prompts
 
@@ -58,6 +59,8 @@ def expert_steps(
 def actions(policy: Policy, examples: Sequence[Example], batch: int = 64) -> dict[str, Any]:
     """Token accuracy and action error on robot examples (those with an action and no plan).
 
+    Several processes give each its own examples, and get the figures of all.
+
     Returns:
       Ready for JSON: `loss` (nats a token) and `token_accuracy` with the right tokens before each
       (teacher forcing, whole vocabulary), by position too; and of the greedy action, the mean and
@@ -74,12 +77,13 @@ def actions(policy: Policy, examples: Sequence[Example], batch: int = 64) -> dic
         raw=True,
     )
     guess = np.stack([decision.action for decision in decisions])
+    losses, hits, truth, guess = map(distributed.gather_rows, (losses, hits, truth, guess))
     error = np.abs(guess - truth)[:, 1:]
     space = coder.space
     within = np.abs(coder.to_integers(guess) - coder.to_integers(truth))[:, 1:] <= 1
     names = ('terminate', *space.names)
     return {
-        'steps': len(examples),
+        'steps': len(truth),
         'loss': round(float(losses.mean()), 4),
         'token_accuracy': round(float(hits.mean()), 4),
         'token_accuracy_by_position': dict(zip(names, hits.mean(0).round(4).tolist(), strict=True)),
@@ -129,11 +133,13 @@ def questions(
 ) -> dict[str, Any]:
     """Accuracy on the first `number` questions of a small web, overall and by kind of question.
 
-    An answer is right by `web.score`: to the letter, places within half a tile.
+    Several processes answer a share each, and get the figures of all. An answer is right by
+    `web.score`: to the letter, places within half a tile.
     """
     right: dict[str, list[bool]] = {}
-    for start in range(0, number, batch):
-        examples = [source[i] for i in range(start, min(number, start + batch))]
+    numbers = distributed.share(range(number))
+    for start in range(0, len(numbers), batch):
+        examples = [source[i] for i in numbers[start : start + batch]]
         answers = policy.answer_batch(
             [example.frames for example in examples],
             [example.prompt for example in examples],
@@ -142,10 +148,13 @@ def questions(
         for example, answer in zip(examples, answers, strict=True):
             right.setdefault(example.kind, []).append(web.score(example, answer))
         if start // batch % 10 == 9:
-            progress(f'web: {start + len(examples)} of {number} questions')
+            progress(f'web: {start + len(examples)} of {len(numbers)} questions')
+    parts = distributed.gather(right)
+    kinds = sorted({kind for part in parts for kind in part})
+    right = {kind: [hit for part in parts for hit in part.get(kind, ())] for kind in kinds}
     everything = [hit for hits in right.values() for hit in hits]
     return _accuracy(everything) | {
-        'kinds': {kind: _accuracy(hits) for kind, hits in sorted(right.items())}
+        'kinds': {kind: _accuracy(hits) for kind, hits in right.items()}
     }
 
 

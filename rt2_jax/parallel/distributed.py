@@ -1,13 +1,22 @@
 """Starting JAX in several processes, when the environment says that there are several."""
 
+from collections.abc import Sequence
+import itertools
+import json
 import os
+from typing import Any
 
 from absl import logging
 import jax
+from jax.experimental import multihost_utils
+import numpy as np
+import orbax.checkpoint as ocp
 
 _LOCAL_POD = ('JAX_COORDINATOR_ADDRESS', 'JAX_NUM_PROCESSES', 'JAX_PROCESS_ID')
 _CLUSTER = ('SLURM_NTASKS', 'OMPI_COMM_WORLD_SIZE', 'TPU_WORKER_HOSTNAMES', 'MEGASCALE_NUM_SLICES')
 _TOLD = 'RT2_JAX_CLUSTER'
+_PATIENCE = 24 * 3600  # seconds that a process waits for the others to have something to say
+_gathered = itertools.count()
 
 
 def initialize() -> None:
@@ -54,3 +63,30 @@ def _processes(value: str) -> int:
 def is_leader() -> bool:
     """True in the one process that logs and writes the files that are not per-process."""
     return jax.process_index() == 0
+
+
+def share(work: Sequence[Any]) -> Sequence[Any]:
+    """This process's part of work that all processes could do; the parts differ by one at most."""
+    return work[jax.process_index() :: jax.process_count()]
+
+
+def gather(value: Any) -> list[Any]:
+    """What each process has, in the order of the processes; in every process.
+
+    Args:
+        value: something that JSON can say.
+    """
+    if jax.process_count() == 1:
+        return [value]
+    # Collectives give up after half a minute; a share of the work may take longer than another.
+    barrier = ocp.multihost.get_barrier_sync_fn()
+    barrier(key=f'gather {next(_gathered)}', timeout_ms=1000 * _PATIENCE)
+    said = np.frombuffer(json.dumps(value).encode(), np.uint8)
+    lengths = multihost_utils.process_allgather(np.int32(len(said)))
+    rows = multihost_utils.process_allgather(np.pad(said, (0, lengths.max() - len(said))))
+    return [json.loads(row[:length].tobytes()) for row, length in zip(rows, lengths)]
+
+
+def gather_rows(rows: np.ndarray) -> np.ndarray:
+    """Arrays of several processes, one after another along the first axis; in every process."""
+    return np.concatenate([np.array(part, rows.dtype) for part in gather(rows.tolist())])

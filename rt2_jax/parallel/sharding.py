@@ -28,6 +28,7 @@ RULES = (
     ('buckets', None),
     # Of activations.
     ('batch', ('data', 'fsdp')),
+    ('rows', 'data'),  # of a batch, where its width is split over `fsdp`
     ('length', None),
     ('width', None),
 )

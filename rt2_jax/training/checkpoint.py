@@ -237,17 +237,25 @@ class Checkpoints:
         accumulated = rest.pop('accumulated')
         return state_lib.TrainState(params=found['params'], **rest), accumulated, found['data']
 
-    def restore_params(self, step: int, sharding: jax.sharding.Sharding | None = None) -> Any:
-        """Restores the parameters alone, each with `sharding` (the first local device by default).
+    def restore_params(self, step: int, shapes: Any = None) -> Any:
+        """Restores the parameters alone.
+
+        Args:
+            step: which one.
+            shapes: tree of `ShapeDtypeStruct` with the types and shardings that they shall have; by
+                default as they were saved, on the first local device.
 
         Raises:
-            CheckpointError: a file is missing or damaged.
+            CheckpointError: a file is missing or damaged, or parameters differ in name or shape.
         """
         self._check_files(step, 'params/')
-        sharding = sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-        shapes = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), self._shapes(step)
-        )
+        if shapes is None:
+            where = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+            shapes = jax.tree.map(
+                lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), self._shapes(step)
+            )
+        else:
+            self._check(step, shapes)
         try:
             return self._orbax.restore(
                 step, args=ocp.args.Composite(params=ocp.args.StandardRestore(shapes))
@@ -286,16 +294,24 @@ class Checkpoints:
             raise CheckpointError(f'{folder / FILES} is damaged: {error}') from error
         found = _sizes(folder)
         wrong = [
-            f'{name} is missing' if name not in found else f'{name} has {found[name]:,} of {size:,} bytes'
+            f'{name} is missing'
+            if name not in found
+            else f'{name} has {found[name]:,} of {size:,} bytes'
             for name, size in saved.items()
             if name.startswith(prefix) and found.get(name) != size
         ]
         if wrong:
             others = sorted(other for other in self._orbax.all_steps() if other != step)
             raise CheckpointError(
-                f'{folder} is damaged:\n  ' + '\n  '.join(wrong) + '\n'
-                + (f'there are the steps {", ".join(map(str, others))}: move {step} away to take the '
-                   'last of them' if others else 'there is no other step')
+                f'{folder} is damaged:\n  '
+                + '\n  '.join(wrong)
+                + '\n'
+                + (
+                    f'there are the steps {", ".join(map(str, others))}: move {step} away to take the '
+                    'last of them'
+                    if others
+                    else 'there is no other step'
+                )
             )
 
     def _check(self, step: int, params: Any) -> None:

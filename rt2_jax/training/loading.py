@@ -4,7 +4,7 @@ An exported directory has `params.npz` in place of `checkpoints/`: it is small, 
 'package:NAME' is one that comes with rt2_jax, in rt2_jax/pretrained/NAME.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import dataclasses
 from importlib import resources
 import json
@@ -23,6 +23,7 @@ from rt2_jax.nearest import nearest
 from rt2_jax.parallel.sharding import named_leaves
 from rt2_jax.text.actions import ActionSpace
 from rt2_jax.text.tokenizer import Tokenizer
+from rt2_jax.training import weights
 from rt2_jax.training.checkpoint import CheckpointError, Checkpoints, read_config, write
 
 PACKAGE = 'package:'
@@ -52,7 +53,9 @@ class Loaded:
 
 
 def load_for_inference(
-    workdir: epath.PathLike, step: int | None = None, sharding: jax.sharding.Sharding | None = None
+    workdir: epath.PathLike,
+    step: int | None = None,
+    onto: Callable[[ml_collections.ConfigDict, Tokenizer], Any] | None = None,
 ) -> Loaded:
     """Loads what `evaluate` and `serve` need from a directory and nothing else.
 
@@ -60,7 +63,9 @@ def load_for_inference(
         workdir: a run's directory, an exported one, or 'package:NAME' for one that comes with the
             package.
         step: which step; the latest by default.
-        sharding: of every parameter; the first local device by default.
+        onto: from the run's config and tokenizer to the shapes, types and places that the parameters
+            shall have, a tree of `jax.ShapeDtypeStruct`; by default as they were saved, on the first
+            local device.
 
     Raises:
         CheckpointError: no such directory, empty, half-written, or no such step.
@@ -69,13 +74,14 @@ def load_for_inference(
     config = read_config(workdir)
     tokenizer = Tokenizer((workdir / 'tokenizer.model').read_bytes())
     embodiment = json.loads((workdir / 'embodiment.json').read_text())
+    shapes = onto(config, tokenizer) if onto else None
     if (workdir / 'params.npz').exists():
         params, step = _read_exported(workdir / 'params.npz', step)
-        params = jax.device_put(params, sharding)
+        params = weights.place(params, shapes, str(workdir)) if shapes else jax.device_put(params)
     else:
         step = _choose_step(workdir, step)
         checkpoints = Checkpoints(workdir, read_only=True)
-        params = checkpoints.restore_params(step, sharding)
+        params = checkpoints.restore_params(step, shapes)
         checkpoints.close()
     return Loaded(
         config=config,

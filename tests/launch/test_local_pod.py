@@ -1,5 +1,6 @@
 """Several real processes on this machine: the same curve, the same examples, and what faults do."""
 
+import json
 import os
 import pathlib
 import signal
@@ -78,6 +79,27 @@ def test_processes_may_come_and_go_between_resumes(alone, cache, tmp_path):
     train(1, 1, workdir, cache)
     assert metrics.read_examples(workdir) == metrics.read_examples(alone)
     np.testing.assert_allclose(losses(workdir), losses(alone), rtol=2e-4)
+
+
+def test_two_processes_measure_what_one_does(tmp_path):
+    pytest.importorskip('mujoco', reason="the tabletop needs pip install 'rt2_jax[sim]'")
+    found = []
+    for processes in (1, 2):
+        output = tmp_path / f'{processes}.json'
+        process = pod(
+            processes, 2, sys.executable, '-m', 'rt2_jax.evaluate',
+            '--workdir=package:tabletop_pretrained', '--suite=seen,offline', '--episodes=3',
+            '--questions=11', '--parallel=4', '--mesh=data=2', f'--output={output}',
+        )  # fmt: skip
+        out, err = process.communicate(timeout=300)
+        assert process.returncode == 0, out + err
+        found.append(json.loads(output.read_text()))
+    assert [results['manifest']['processes'] for results in found] == [1, 2]
+    one, two = (results['policies']['checkpoint'] for results in found)
+    assert one['seen']['rollouts'] == two['seen']['rollouts'] and len(one['seen']['rollouts']) == 3
+    assert one['offline']['web'] == two['offline']['web']
+    assert one['offline']['actions']['steps'] == two['offline']['actions']['steps']
+    np.testing.assert_allclose(*(x['offline']['actions']['loss'] for x in (one, two)), rtol=1e-3)
 
 
 def test_one_process_that_fails_ends_all_and_is_named():

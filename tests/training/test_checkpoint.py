@@ -135,7 +135,9 @@ def test_every_damaged_file_is_named(workdir, damage):
         checkpoints = checkpoint.Checkpoints(workdir, read_only=True)
         with pytest.raises(checkpoint.CheckpointError) as error:
             checkpoints.restore(5, like(make_state()), sums)
-        wrong = f'{name} is missing' if damage == 'missing' else f'{name} has {len(whole) // 2:,} of '
+        wrong = (
+            f'{name} is missing' if damage == 'missing' else f'{name} has {len(whole) // 2:,} of '
+        )
         assert f'{step} is damaged' in str(error.value) and wrong in str(error.value)
         assert 'there are the steps 3: move 5 away' in str(error.value)
         path.parent.mkdir(exist_ok=True)

@@ -1,0 +1,67 @@
+"""Where a policy's weights lie, and in which type: what sampling needs of a checkpoint."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, SingleDeviceSharding
+
+from rt2_jax.models import vla
+from rt2_jax.parallel import sharding
+from rt2_jax.text.tokenizer import Tokenizer
+from rt2_jax.training import state as state_lib
+
+
+def shapes(config: Any, tokenizer: Tokenizer, mesh: Mesh | None = None) -> Any:
+    """Shapes, types and places of the parameters: kernels in the type they are multiplied in.
+
+    Args:
+      config: a run's config.
+      tokenizer: of the run.
+      mesh: of devices of this process, over which the sharding table splits; by default all lies on
+        the first of them.
+
+    Returns:
+      A tree of `jax.ShapeDtypeStruct`.
+
+    Raises:
+      ValueError: a parameter that doesn't split over the mesh.
+    """
+    model, inputs = _model(config, tokenizer)
+    boxed = jax.eval_shape(model.init, jax.random.key(0), *inputs)['params']
+    used = state_lib.as_used(nn.meta.unbox(boxed), model.dtype)
+    if mesh is None:
+        where = SingleDeviceSharding(jax.local_devices()[0])
+        return jax.tree.map(lambda x: x.update(sharding=where), used)
+    places = sharding.parameter_shardings(boxed, mesh)
+    return jax.tree.map(lambda x, where: x.update(sharding=where), used, places)
+
+
+def place(params: Any, onto: Any, what: str = 'the parameters') -> Any:
+    """Puts parameters where `onto` (as `shapes` gives them) says, in its types.
+
+    Raises:
+      ValueError: they don't fit; names and shapes that differ are listed.
+    """
+    state_lib.check_params(params, onto, what)
+    return jax.tree.map(lambda x, to: jax.device_put(x.astype(to.dtype), to.sharding), params, onto)
+
+
+def random(config: Any, tokenizer: Tokenizer, seed: int = 0) -> Any:
+    """Weights as a run of this config starts with when it starts from nothing."""
+    model, inputs = _model(config, tokenizer)
+    zeros = [jnp.zeros(x.shape, x.dtype) for x in inputs]
+    initialise = jax.jit(lambda key: nn.meta.unbox(model.init(key, *zeros)['params']))
+    return initialise(jax.random.key(seed))
+
+
+def _model(config: Any, tokenizer: Tokenizer) -> tuple[nn.Module, tuple]:
+    """The model and the shapes of one row of its inputs."""
+    data = config.data
+    images = (1, data.frames, data.image_size, data.image_size, 3)
+    text = jax.ShapeDtypeStruct((1, data.prompt_length), jnp.int32)
+    model = vla.build(config.model, tokenizer.vocab_size, tokenizer.integer_ids)
+    return model, (jax.ShapeDtypeStruct(images, jnp.uint8), text, text)
