@@ -148,12 +148,14 @@ class _Run:
             optimizer_lib.make_schedule(self.config.optimizer, self.config.total_steps)
         )
         self.good = self.checkpoints.latest()
+        self.tracing = False
 
     def loop(self, step_function: Callable, state: Any, accumulated: Any, start: int) -> None:
         """Steps from `start` to the end, or until SIGTERM; saves under way are always finished."""
         try:
             self._loop(step_function, state, accumulated, start)
         finally:
+            self._end_trace()
             self.checkpoints.close()
             self.batches.close()
             for log in filter(None, (self.writer, self.examples)):
@@ -210,9 +212,15 @@ class _Run:
             jax.block_until_ready(pending)
             if step == first:
                 jax.profiler.start_trace(str(self.checkpoints.directory.parent / 'profile'))
+                self.tracing = True
             else:
-                jax.profiler.stop_trace()
-                say(f'{PROFILED} steps from {first} on are in the folder profile, for TensorBoard')
+                self._end_trace()
+
+    def _end_trace(self) -> None:
+        if self.tracing:
+            self.tracing = False
+            jax.profiler.stop_trace()
+            say(f'up to {PROFILED} steps from {self.config.profile} on are in the folder profile')
 
     def _save(self, state, accumulated, step: int) -> None:
         self._check_finite(jax.device_get(accumulated), step)

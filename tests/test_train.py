@@ -257,20 +257,19 @@ def test_loss_that_is_not_finite_names_the_last_good_step(tmp_path):
     assert loading.load_for_inference(tmp_path / 'run').step == 1
 
 
-def test_mesh_of_eight_devices_gives_the_same_curve(trained, episodes, cache, tmp_path):
-    result = run(
-        tmp_path / 'run',
-        cache,
-        episodes,
-        '--config.total_steps=6',
-        '--config.mesh.data=2',
-        '--config.mesh.fsdp=2',
-        '--config.mesh.tensor=2',
-        environment={'XLA_FLAGS': '--xla_force_host_platform_device_count=8'},
-    )
+def test_eight_devices_give_the_same_curve_and_one_goes_on_from_them(
+    trained, episodes, cache, tmp_path
+):
+    axes = [f'--config.mesh.{axis}=2' for axis in ('data', 'fsdp', 'tensor')]
+    eight = {'XLA_FLAGS': '--xla_force_host_platform_device_count=8'}
+    arguments = tmp_path / 'run', cache, episodes
+    result = run(*arguments, '--config.total_steps=6', *axes, environment=eight)
     assert result.returncode == 0, result.stderr
+    assert "mesh {'data': 2, 'fsdp': 2, 'tensor': 2}" in result.stdout
+    result = run(*arguments, '--config.total_steps=12')
+    assert result.returncode == 0 and 'resumed at step 6 of 12' in result.stdout, result.stderr
     losses = [
-        [row['loss'] for row in metrics.read(path)[:2]] for path in (tmp_path / 'run', trained)
+        [row['loss'] for row in metrics.read(path)[:4]] for path in (tmp_path / 'run', trained)
     ]
     np.testing.assert_allclose(*losses, rtol=2e-3)
 

@@ -90,20 +90,31 @@ def parameter_shardings(boxed: Any, mesh: Mesh) -> Any:
     logical = nn.get_partition_spec(boxed)
     shapes = nn.meta.unbox(boxed)
 
-    def one(path, shape, spec):
-        spec = mesh_spec(spec)
-        for size, axes in zip(shape.shape, spec):
-            axes = () if axes is None else (axes,) if isinstance(axes, str) else axes
-            parts = int(np.prod([mesh.shape[a] for a in axes]))
+    def one(path, shape, names):
+        spec = mesh_spec(names)
+        for size, name, axis in zip(shape.shape, names, spec):
+            parts = mesh.shape[axis] if axis else 1
             if size % parts:
                 raise ValueError(
-                    f'parameter {parameter_name(path)} of shape {shape.shape}: its axis of size '
-                    f'{size} is not divisible by the mesh axes {axes} = {parts}; change the size '
-                    'in config.model or the axis in config.mesh'
+                    f'parameter {parameter_name(path)} of shape {shape.shape}: its axis {name!r} of '
+                    f'size {size} does not split over config.mesh.{axis}={parts}; '
+                    + _mend(name, size, axis, parts)
                 )
         return NamedSharding(mesh, spec)
 
     return jax.tree_util.tree_map_with_path(one, shapes, logical)
+
+
+def _mend(name: str, size: int, axis: str, parts: int) -> str:
+    """What to set, where an axis of a parameter does not split over an axis of the mesh."""
+    if name == 'vocab':
+        padded = -(-size // parts) * parts
+        return f'set config.model.vocab={padded}: rows that the tokenizer does not use do no harm'
+    divisor = max(d for d in range(1, parts) if size % d == 0)
+    return (
+        f'take a divisor of {size} (config.mesh.{axis}={divisor}), or a size in config.model that is '
+        f'a multiple of {parts}'
+    )
 
 
 def parameter_name(path) -> str:
@@ -139,12 +150,19 @@ def boundaries(jaxpr: Any, where: str = '') -> dict[str, tuple[tuple[int, ...], 
                 number += 1
                 key = f'{name}:{number}'
             found[key] = shape, spec
-        for inner in jax.tree.leaves(
-            list(equation.params.values()), is_leaf=lambda x: hasattr(x, 'eqns')
-        ):
-            if hasattr(inner, 'eqns'):
-                found |= boundaries(inner, name)
+        for inner in inner_jaxprs(equation):
+            found |= boundaries(inner, name)
     return found
+
+
+def inner_jaxprs(equation: Any) -> list[Any]:
+    """The functions that an equation of a jaxpr runs: bodies of loops, branches, calls."""
+    leaves = jax.tree.leaves(list(equation.params.values()), is_leaf=_is_jaxpr)
+    return list(filter(_is_jaxpr, leaves))
+
+
+def _is_jaxpr(value: Any) -> bool:
+    return hasattr(value, 'eqns')
 
 
 def optimizer_shardings(opt_state: Any, params: Any, shardings: Any, mesh: Mesh) -> Any:

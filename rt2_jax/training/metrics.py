@@ -13,6 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 import psutil
 
+from rt2_jax.parallel import sharding
+
 FILE = 'metrics.jsonl'
 DROPPED = '.dropped.jsonl'
 
@@ -228,8 +230,7 @@ def products(jaxpr: Any) -> Iterator[tuple[Any, int]]:
             yield from products(max(params['branches'], key=count_flops))
         else:
             times = params['length'] if name == 'scan' else 1
-            leaves = jax.tree.leaves(list(params.values()), is_leaf=_is_jaxpr)
-            for inner in filter(_is_jaxpr, leaves):
+            for inner in sharding.inner_jaxprs(equation):
                 yield from ((product, times * count) for product, count in products(inner))
 
 
@@ -254,10 +255,6 @@ def _flops(equation) -> float:
     kernel = equation.invars[1].aval
     features = kernel.shape[equation.params['dimension_numbers'].rhs_spec[0]]
     return 2.0 * outputs * kernel.size / features
-
-
-def _is_jaxpr(value) -> bool:
-    return hasattr(value, 'eqns')
 
 
 def span(seconds: float) -> str:

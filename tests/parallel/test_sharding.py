@@ -63,11 +63,16 @@ def test_logical_axes_become_mesh_axes(mesh):
     assert found['scale'].spec == PartitionSpec()
 
 
-def test_ragged_axis_names_the_parameter(mesh):
-    with pytest.raises(
-        ValueError, match=r'parameter layers/kernel of shape \(6, 6\): its axis of size 6 .*fsdp'
-    ):
-        sharding.parameter_shardings({'layers': {'kernel': boxed((6, 6), 'embed', 'mlp')}}, mesh)
+def test_axes_that_do_not_split_are_named_with_what_to_set():
+    mesh = AbstractMesh((1, 4, 4), mesh_lib.AXES)
+    with pytest.raises(ValueError) as error:
+        sharding.parameter_shardings({'layers': {'kernel': boxed((6, 8), 'embed', 'mlp')}}, mesh)
+    assert (
+        "parameter layers/kernel of shape (6, 8): its axis 'embed' of size 6 does not split over "
+        'config.mesh.fsdp=4; take a divisor of 6 (config.mesh.fsdp=3)'
+    ) in str(error.value)
+    with pytest.raises(ValueError, match=r'set config\.model\.vocab=252:'):
+        sharding.parameter_shardings({'embedding': boxed((250, 8), 'vocab', 'embed')}, mesh)
 
 
 def test_unknown_logical_axis_names_the_nearest(mesh):

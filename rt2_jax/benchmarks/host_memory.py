@@ -1,0 +1,111 @@
+"""How much memory a process takes to make, save and restore its part of a model.
+
+    python launch/local_pod.py --processes=4 -- python -m rt2_jax.benchmarks.host_memory \\
+        --config=FILE[:ARG] --config.mesh.fsdp=4 --workdir=DIR --output=FILE.json
+
+`whole` is the training state in bytes, `share` what lies on one process's devices. Each phase says
+the highest resident memory that a process came to, above what it had before there was a state; on
+CPU devices the share itself is part of it. The largest of all processes counts. Linux only.
+"""
+
+import gc
+import json
+import pathlib
+import re
+import time
+from typing import Any
+
+from absl import app, flags, logging
+from etils import epath
+import jax
+import numpy as np
+
+from rt2_jax import configuration
+from rt2_jax.evaluation import report
+from rt2_jax.parallel import distributed, mesh as mesh_lib
+from rt2_jax.text.tokenizer import Tokenizer
+from rt2_jax.training import checkpoint, program as program_lib
+
+FLAGS = flags.FLAGS
+
+
+class Peak:
+    """Highest resident memory inside a `with`, in bytes, and the seconds that it took."""
+
+    def __enter__(self) -> 'Peak':
+        gc.collect()
+        pathlib.Path('/proc/self/clear_refs').write_text('5')  # proc(5): the high-water mark anew
+        self.begin = time.perf_counter()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.seconds = time.perf_counter() - self.begin
+        status = pathlib.Path('/proc/self/status').read_text()
+        self.bytes = 1024 * int(re.search(r'VmHWM:\s+(\d+) kB', status)[1])
+
+
+def measure(config: Any, workdir: epath.Path) -> dict[str, Any]:
+    """Makes, saves and restores the state of a config; see the module's text for the figures."""
+    mesh = mesh_lib.make_mesh(config.mesh)
+    tokenizer = Tokenizer.load(config.tokenizer) if config.tokenizer else Tokenizer.load_default()
+    sources = [*config.data.robot, *config.data.web]
+    program = program_lib.build(config, mesh, tokenizer, sources, sources, {})
+    zeros = jax.block_until_ready(program.zeros())
+    with Peak() as before:
+        pass
+    with Peak() as made:
+        state = jax.block_until_ready(program.init())
+    share = sum(shard.data.nbytes for x in jax.tree.leaves(state) for shard in x.addressable_shards)
+    whole = sum(x.nbytes for x in jax.tree.leaves(state))
+    checkpoints = checkpoint.Checkpoints(workdir, keep=1)
+    with Peak() as saved:
+        checkpoints.save(state, zeros, {}, 1)
+        checkpoints.wait()
+    expected = [_sum(x) for x in jax.tree.leaves(state)]
+    jax.tree.map(lambda x: x.delete(), state)
+    with Peak() as restored:
+        state, _, _ = checkpoints.restore(1, program.state, program.accumulated)
+        jax.block_until_ready(state)
+    assert expected == [_sum(x) for x in jax.tree.leaves(state)], 'another state came back'
+    checkpoints.close()
+    phases = {'made': made, 'saved': saved, 'restored': restored}
+    said = distributed.gather(
+        {name: (phase.bytes - before.bytes, phase.seconds) for name, phase in phases.items()}
+    )
+    return {'whole_bytes': whole, 'share_bytes': share, 'processes': jax.process_count()} | {
+        name: {
+            'peak_bytes': max(one[name][0] for one in said),
+            'of_share': round(max(one[name][0] for one in said) / share, 2),
+            'of_whole': round(max(one[name][0] for one in said) / whole, 2),
+            'seconds': round(max(one[name][1] for one in said), 1),
+        }
+        for name in phases
+    }
+
+
+def _sum(x: jax.Array) -> float:
+    """Of this process's part."""
+    return float(sum(np.asarray(shard.data, np.float64).sum() for shard in x.addressable_shards))
+
+
+def define_flags() -> None:
+    """Defines the flags of the command; importing this file defines none."""
+    configuration.define_flag()
+    flags.DEFINE_string('workdir', None, 'Directory for the checkpoint.')
+    flags.DEFINE_string('output', None, 'JSON file to write.')
+    flags.mark_flags_as_required(['config', 'workdir', 'output'])
+
+
+def main(_: list[str]) -> None:
+    logging.set_verbosity(logging.WARNING)
+    distributed.initialize()
+    found = measure(FLAGS.config, epath.Path(FLAGS.workdir))
+    if distributed.is_leader():
+        print(json.dumps(found, indent=2))
+        found['manifest'] = report.manifest(config=FLAGS.config.to_dict())
+        epath.Path(FLAGS.output).write_text(json.dumps(found, indent=2))
+
+
+if __name__ == '__main__':
+    define_flags()
+    app.run(main, flags_parser=configuration.parse_flags)
