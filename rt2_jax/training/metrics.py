@@ -87,10 +87,14 @@ class ExampleLog:
         self._file = open(path, 'a', encoding='utf-8')
 
     def write(self, step: int, index: jax.Array) -> None:
-        """Appends the numbers of this process's rows, [B] int32 over all processes."""
+        """Appends the numbers of this process's rows, [B] int32 over all processes.
+
+        Of a row that several devices hold, as along the mesh axis `tensor`, one process writes.
+        """
         rows = {
             shard.index[0].start or 0: np.asarray(shard.data).tolist()
             for shard in index.addressable_shards
+            if shard.replica_id == 0
         }
         mine = [number for start in sorted(rows) for number in rows[start]]
         self._file.write(json.dumps({'step': step, 'examples': mine}) + '\n')

@@ -3,8 +3,10 @@
 import json
 import subprocess
 import sys
+import time
 
 import numpy as np
+import psutil
 import pytest
 
 from rt2_jax.data import images, rlds, rlds_index
@@ -70,6 +72,28 @@ def test_processes_and_interruption_change_nothing(collection, tmp_path):
     assert shards(part) == shards(whole)
     files = {p.name for p in part.iterdir()}
     assert files == {p.name for p in whole.iterdir()} - {'rt2_index'}
+
+
+def test_a_worker_that_dies_costs_its_shard_alone(collection, tmp_path):
+    """As when a driver of OpenGL crashes."""
+    output = tmp_path / 'data'
+    flags = ['--episodes=6', '--image_size=64', '--noise=0.1', '--processes=2']
+    process = subprocess.Popen(
+        [sys.executable, '-m', 'rt2_jax.envs.tabletop.collect', f'--output={output}', *flags],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while process.poll() is None and not list(output.glob('*.incomplete-*')):
+        time.sleep(0.01)
+    workers = [
+        child
+        for child in psutil.Process(process.pid).children()
+        if 'spawn_main' in ' '.join(child.cmdline())
+    ]
+    workers[0].kill()
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 0 and 'a worker died; its shard is collected again' in said
+    assert shards(output) == shards(collection[0])
 
 
 def test_detours_are_found_back_from():

@@ -104,6 +104,7 @@ def test_processes_may_come_and_go_between_resumes(alone, cache, tmp_path):
     np.testing.assert_allclose(losses(workdir), losses(alone), rtol=2e-4)
 
 
+@pytest.mark.slow
 def test_two_processes_measure_what_one_does(tmp_path):
     pytest.importorskip('mujoco', reason="the tabletop needs pip install 'rt2_jax[sim]'")
     found = []

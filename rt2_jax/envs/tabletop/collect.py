@@ -12,9 +12,11 @@ from __future__ import annotations
 import atexit
 from collections import Counter
 from collections.abc import Iterator, Sequence
+import concurrent.futures.process
 import dataclasses
 import functools
 import hashlib
+import itertools
 import json
 import os
 import sys
@@ -40,6 +42,7 @@ SEED_STRIDE = 1_000_000
 # Shards by number of episodes alone: enough for many processes, small enough to lose little.
 LEAST_SHARDS = 16
 EPISODES_A_SHARD = 100
+CRASHES = 3  # after so many deaths of workers a collection gives up
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,6 +111,7 @@ def collect(
 
     Raises:
       OutputError: `output` holds something other than this collection.
+      BrokenProcessPool: workers died `CRASHES` times.
     """
     output = epath.Path(output)
     lengths = settings.shard_lengths()
@@ -115,20 +119,24 @@ def collect(
         output / rlds_writer.shard_name(schema.NAME, SPLIT, shard, len(lengths))
         for shard in range(len(lengths))
     ]
-    if _prepare(output, settings):
-        logging.info('%s is complete already; nothing to do', output)
-        return summary(paths)
-    left = [shard for shard, path in enumerate(paths) if not path.exists()]
-    if len(left) < len(paths):
-        logging.info(
-            'going on with %s: %d of %d shards are there',
-            output,
-            len(paths) - len(left),
-            len(paths),
-        )
     starts = np.concatenate([[0], np.cumsum(lengths)])
-    jobs = [(paths[s], settings, int(starts[s]), int(starts[s + 1])) for s in left]
-    pool.run(_collect_shard, jobs, processes or os.cpu_count() or 1)
+    for crashes in itertools.count(1):
+        if _prepare(output, settings):
+            logging.info('%s is complete already; nothing to do', output)
+            return summary(paths)
+        left = [shard for shard, path in enumerate(paths) if not path.exists()]
+        if len(left) < len(paths):
+            there = len(paths) - len(left)
+            logging.info('going on with %s: %d of %d shards are there', output, there, len(paths))
+        jobs = [(paths[s], settings, int(starts[s]), int(starts[s + 1])) for s in left]
+        try:
+            pool.run(_collect_shard, jobs, processes or os.cpu_count() or 1)
+            break
+        except concurrent.futures.process.BrokenProcessPool:
+            # Drivers of OpenGL crash now and then, and take the process with them.
+            if crashes == CRASHES:
+                raise
+            logging.warning('a worker died; its shard is collected again')
     rlds_writer.finish(
         output,
         schema.features(settings.image_size),

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 import concurrent.futures
+import concurrent.futures.process
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -17,6 +18,9 @@ def run(task: Callable, jobs: list[tuple], processes: int) -> None:
     """Works through task(*job, start, stop) in parallel; the first failure ends it all.
 
     Each call is to report every episode from start to stop by `tick`.
+
+    Raises:
+        BrokenProcessPool: a process died.
     """
     # OpenGL contexts and threads don't survive a fork.
     context = multiprocessing.get_context('spawn')
@@ -35,10 +39,11 @@ def run(task: Callable, jobs: list[tuple], processes: int) -> None:
         futures = [pool.submit(task, *job) for job in jobs]
         for future in concurrent.futures.as_completed(futures):
             future.result()
-    except BaseException:
+    except BaseException as error:
         stop.set()
         pool.shutdown(cancel_futures=True)
-        logging.error('collection stopped; run the same command again to go on with it')
+        if not isinstance(error, concurrent.futures.process.BrokenProcessPool):
+            logging.error('collection stopped; run the same command again to go on with it')
         raise
     finally:
         done.put(None)
