@@ -1,0 +1,246 @@
+"""What a tensor of a public checkpoint is called here and how it lies: one table a format, read in both
+directions.
+
+A table is a sequence of `Rule`s. `imported` gives our parameters from a checkpoint's tensors, `exported`
+theirs from ours. Neither reads a tensor before it is asked for. A tensor that no rule takes and a
+parameter that no rule fills are errors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+import dataclasses
+import difflib
+import math
+import re
+
+import einops
+import jax
+import numpy as np
+from scipy import ndimage
+
+from rt2_jax.pretrained.tensors import SourceError, Tensor
+
+LAYER = '{i}'
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """One parameter of ours, and the tensor that it is in a public format.
+
+    Attributes:
+        ours: our parameter's name, 'text_encoder/layers/attention/query/kernel'; '' for a tensor that
+            we have no use for.
+        theirs: their tensor's name; with '{i}' there is one a layer, and ours has a leading layer axis.
+        layout: how theirs becomes ours, as einops writes it (of one layer, where there is one a layer);
+            '' where they lie alike. The right side names each axis of ours.
+        sizes: of axes that the right side of `layout` joins.
+        part: (axis, number, of): theirs holds `of` of ours along an axis, of which this is one.
+        copy_of: their name for what `theirs` is a copy of: read from there where `theirs` is missing.
+        grows: the axis along which ours may be longer than theirs; what is more is zero.
+        resizes: ours and theirs are vectors on square grids, [tokens, width], that may differ in size:
+            between them is interpolated, linearly in both directions.
+    """
+
+    ours: str
+    theirs: str
+    layout: str = ''
+    sizes: tuple[tuple[str, int], ...] = ()
+    part: tuple[int, int, int] | None = None
+    copy_of: str = ''
+    grows: int | None = None
+    resizes: bool = False
+
+    def names(self, layers: int) -> list[str]:
+        """Their tensors' names for a stack of this many layers."""
+        if LAYER not in self.theirs:
+            return [self.theirs]
+        return [self.theirs.replace(LAYER, str(i)) for i in range(layers)]
+
+    def to_ours(self, x: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+        """One of their tensors as ours, of this shape."""
+        if self.part:
+            axis, number, _ = self.part
+            x = np.take(x, number, axis)
+        if self.layout:
+            x = einops.rearrange(x, self.layout, **self._sizes(shape))
+        if self.grows is not None and x.shape[self.grows] < shape[self.grows]:
+            more = [(0, 0)] * x.ndim
+            more[self.grows] = (0, shape[self.grows] - x.shape[self.grows])
+            x = np.pad(x, more)
+        if self.resizes and x.shape[0] != shape[0]:
+            x = _resized(x, shape[0])
+        return x
+
+    def to_theirs(self, x):
+        """One of ours as theirs; a part of theirs where there is `part`."""
+        if not self.layout:
+            return x
+        left, right = self.layout.split('->')
+        return einops.rearrange(x, f'{right} -> {left}', **dict(self.sizes))
+
+    def _sizes(self, shape: Sequence[int]) -> dict[str, int]:
+        """Sizes of the axes that the left side joins, by ours."""
+        left, right = self.layout.split('->')
+        axes = re.findall(r'\([^)]*\)|\S+', right)
+        joined = set(' '.join(re.findall(r'\(([^)]*)\)', left)).split())
+        known = {name: size for name, size in zip(axes, shape) if name in joined}
+        return known | dict(self.sizes)
+
+
+def _resized(x: np.ndarray, tokens: int) -> np.ndarray:
+    """Vectors on a square grid [n * n, D] to another, [tokens, D], corners on corners."""
+    old, new = math.isqrt(x.shape[0]), math.isqrt(tokens)
+    if old * old != x.shape[0] or new * new != tokens:
+        raise ValueError(f'{x.shape[0]} or {tokens} positions are no square')
+    grid = x.reshape(old, old, -1).astype(np.float32)
+    return (
+        ndimage.zoom(grid, (new / old, new / old, 1), order=1).reshape(tokens, -1).astype(x.dtype)
+    )
+
+
+def imported(
+    rules: Sequence[Rule], source: Mapping[str, Tensor], shapes: Mapping[str, Sequence[int]]
+) -> dict[str, Tensor]:
+    """Our parameters, from a checkpoint.
+
+    Args:
+        rules: the format's table.
+        source: the checkpoint's tensors, by name.
+        shapes: of the parameters that the model has, by name; those of parts that the table knows
+            nothing of are left out.
+
+    Raises:
+        SourceError: tensors that no rule takes, parameters that no rule fills or of another shape, each
+            named with the nearest.
+    """
+    taken: set[str] = set()
+    found: dict[str, Tensor] = {}
+    wrong: list[str] = []
+    for rule in rules:
+        if not rule.ours:
+            pattern = re.escape(rule.theirs).replace(re.escape(LAYER), r'\d+').replace(r'\*', '.*')
+            taken |= {name for name in source if re.fullmatch(pattern, name)}
+            continue
+        if rule.ours not in shapes:
+            continue
+        shape = tuple(shapes[rule.ours])
+        names = rule.names(shape[0])
+        if rule.copy_of:
+            names = [n if n in source else m for n, m in zip(names, [rule.copy_of] * len(names))]
+        missing = [name for name in names if name not in source]
+        if missing:
+            wrong.append(
+                f'{rule.ours}: the checkpoint has no {missing[0]}{_near(missing[0], source)}'
+            )
+            continue
+        taken |= set(names)
+        tensors = [source[name] for name in names]
+        wrong += _misfits(rule, tensors, shape)
+        found[rule.ours] = _ours(rule, tensors, shape)
+    parts = {rule.ours.split('/')[0] for rule in rules if rule.ours}
+    expected = [name for name in shapes if name.split('/')[0] in parts]
+    unfilled = [name for name in expected if name not in {rule.ours for rule in rules}]
+    wrong += [f'{name}: no rule of this format fills it' for name in unfilled]
+    left = [name for name in source if name not in taken]
+    known = [name for rule in rules for name in rule.names(1)]
+    wrong += [f'{name}: nothing here takes it{_near(name, known)}' for name in left]
+    if wrong:
+        where = next(iter(source.values())).where if source else 'the checkpoint'
+        raise SourceError(
+            f'{where} does not fit the model, {len(wrong)} tensors are wrong:\n  '
+            + '\n  '.join(wrong[:20])
+            + (f'\n  and {len(wrong) - 20} more' if len(wrong) > 20 else '')
+        )
+    return found
+
+
+def _near(name: str, names: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, list(names), n=1, cutoff=0.5)
+    return f' (nearest: {close[0]})' if close else ''
+
+
+def _misfits(rule: Rule, tensors: Sequence[Tensor], shape: tuple[int, ...]) -> list[str]:
+    """Tensors that do not become the shape that they should."""
+    one = shape[1:] if LAYER in rule.theirs else shape
+    for tensor in tensors:
+        try:
+            made = _shape(lambda x: rule.to_ours(x, one), tensor.shape)
+        except (einops.EinopsError, ValueError, IndexError, TypeError):
+            made = None
+        if made != one:
+            return [
+                f'{rule.ours} of {one}: {tensor.name} of {tensor.shape} in {tensor.where} does not '
+                'become it'
+            ]
+    return []
+
+
+def _shape(function, shape: Sequence[int]) -> tuple[int, ...]:
+    """The shape that a function of an array gives, without the array's memory."""
+    return function(np.broadcast_to(np.int8(0), shape)).shape
+
+
+def _ours(rule: Rule, tensors: Sequence[Tensor], shape: tuple[int, ...]) -> Tensor:
+    if LAYER not in rule.theirs:
+        return dataclasses.replace(
+            tensors[0],
+            name=rule.ours,
+            shape=shape,
+            read=lambda: rule.to_ours(tensors[0].read(), shape),
+        )
+
+    def take(index):
+        layers, *rest = index if isinstance(index, tuple) else (index,)
+        return np.stack([rule.to_ours(t.read(), shape[1:])[tuple(rest)] for t in tensors[layers]])
+
+    return Tensor(
+        rule.ours, shape, tensors[0].dtype, tensors[0].where, lambda: take(slice(None)), take
+    )
+
+
+def exported(rules: Sequence[Rule], params: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Their tensors, from our parameters.
+
+    Args:
+        rules: the format's table.
+        params: ours, by name.
+
+    Raises:
+        SourceError: a parameter that no rule takes, or that a rule needs and is not there.
+    """
+    by_theirs: dict[str, list[Rule]] = {}
+    for rule in rules:
+        if rule.ours:
+            by_theirs.setdefault(rule.theirs, []).append(rule)
+    parts = {rule.ours.split('/')[0] for rule in rules}
+    known = {rule.ours for rule in rules}
+    lost = [n for n in params if n.split('/')[0] in parts and n not in known]
+    lost += [n for n in known - {''} if n not in params]
+    if lost:
+        raise SourceError(f'these parameters do not fit the format: {", ".join(sorted(lost))}')
+    found: dict[str, Tensor] = {}
+    for group in by_theirs.values():
+        group = sorted(group, key=lambda rule: rule.part[1] if rule.part else 0)
+        layers = params[group[0].ours].shape[0]
+        for i, name in enumerate(group[0].names(layers)):
+            found[name] = _theirs(name, group, params, i)
+    return found
+
+
+def _theirs(name: str, group: Sequence[Rule], params: Mapping[str, Tensor], i: int) -> Tensor:
+    stacked = LAYER in group[0].theirs
+
+    def read():
+        parts = [
+            rule.to_theirs(params[rule.ours][i] if stacked else params[rule.ours].read())
+            for rule in group
+        ]
+        return parts[0] if group[0].part is None else np.stack(parts, group[0].part[0])
+
+    of = params[group[0].ours]
+    one = jax.ShapeDtypeStruct(of.shape[1:] if stacked else of.shape, np.int8)
+    shape = list(jax.eval_shape(group[0].to_theirs, one).shape)
+    if group[0].part:
+        shape.insert(group[0].part[0], group[0].part[2])
+    return Tensor(name, tuple(shape), of.dtype, of.where, read)

@@ -1,0 +1,89 @@
+"""SigLIP and SigLIP 2 (fixed resolution) as Hugging Face safetensors: their vision towers.
+
+Layout: transformers' modeling_siglip.py. Of a whole SigLIP, the text side, the pooling head and the
+temperature are left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from rt2_jax.pretrained.rules import Rule
+
+MODEL_TYPES = ('siglip', 'siglip_vision_model')
+_HEADS_OUT = '(heads head_dim) width -> width heads head_dim'
+_HEADS_IN = 'width (heads head_dim) -> heads head_dim width'
+_PRODUCT = 'outputs inputs -> inputs outputs'
+
+
+def rules(config: Mapping[str, Any], theirs: str = 'vision_model.') -> tuple[Rule, ...]:
+    """The tower's table.
+
+    Args:
+        config: our `config.model`, of which `vision.patch` is needed.
+        theirs: what their names begin with ('' in files of a tower alone, by recent transformers).
+    """
+    sizes = (('rows', config['vision']['patch']), ('channels', 3))
+    layers, inside = 'tower/blocks', f'{theirs}encoder.layers.{{i}}'
+    return (
+        Rule(
+            'tower/stem/embedding/kernel',
+            f'{theirs}embeddings.patch_embedding.weight',
+            'width channels rows columns -> (rows columns channels) width',
+            sizes,
+        ),
+        Rule('tower/stem/embedding/bias', f'{theirs}embeddings.patch_embedding.bias'),
+        Rule('tower/positions', f'{theirs}embeddings.position_embedding.weight', resizes=True),
+        *_attention(f'{layers}/attention', f'{inside}.self_attn'),
+        *_norm(f'{layers}/attention_norm', f'{inside}.layer_norm1'),
+        *_norm(f'{layers}/mlp_norm', f'{inside}.layer_norm2'),
+        *_product(f'{layers}/mlp/wi', f'{inside}.mlp.fc1'),
+        *_product(f'{layers}/mlp/wo', f'{inside}.mlp.fc2'),
+        *_norm('tower/norm', f'{theirs}post_layernorm'),
+        Rule('', f'{theirs}embeddings.position_ids'),
+        Rule('', f'{theirs}head.*'),
+        Rule('', 'text_model.*'),
+        Rule('', 'logit_scale'),
+        Rule('', 'logit_bias'),
+    )
+
+
+def _attention(ours: str, theirs: str) -> Iterator[Rule]:
+    for name, their in (('query', 'q_proj'), ('key', 'k_proj'), ('value', 'v_proj')):
+        yield Rule(f'{ours}/{name}/kernel', f'{theirs}.{their}.weight', _HEADS_OUT)
+        yield Rule(
+            f'{ours}/{name}/bias', f'{theirs}.{their}.bias', '(heads head_dim) -> heads head_dim'
+        )
+    yield Rule(f'{ours}/out/kernel', f'{theirs}.out_proj.weight', _HEADS_IN)
+    yield Rule(f'{ours}/out/bias', f'{theirs}.out_proj.bias')
+
+
+def _norm(ours: str, theirs: str) -> Iterator[Rule]:
+    yield Rule(f'{ours}/norm/scale', f'{theirs}.weight')
+    yield Rule(f'{ours}/norm/bias', f'{theirs}.bias')
+
+
+def _product(ours: str, theirs: str) -> Iterator[Rule]:
+    yield Rule(f'{ours}/kernel', f'{theirs}.weight', _PRODUCT)
+    yield Rule(f'{ours}/bias', f'{theirs}.bias')
+
+
+def model(theirs: Mapping[str, Any]) -> dict[str, Any]:
+    """Our `config.model` of the tower, from their config.json.
+
+    Raises:
+        ValueError: a tower that ours is not.
+    """
+    vision = theirs.get('vision_config', theirs)
+    if vision.get('hidden_act', 'gelu_pytorch_tanh') != 'gelu_pytorch_tanh':
+        raise ValueError(f'hidden_act is {vision["hidden_act"]!r}; gelu_pytorch_tanh is known')
+    return dict(
+        vision=dict(
+            width=vision.get('hidden_size', 768),
+            depth=vision.get('num_hidden_layers', 12),
+            heads=vision.get('num_attention_heads', 12),
+            mlp=vision.get('intermediate_size', 3072),
+            patch=vision.get('patch_size', 16),
+        )
+    )

@@ -1,0 +1,102 @@
+"""T5 v1.1, Flan-T5, mT5 and UL2 as Hugging Face safetensors (`T5ForConditionalGeneration`).
+
+Layout: transformers' modeling_t5.py. Products are kept as [outputs, inputs]; the relative position
+table of a stack is in its first block; `shared` is the word table, of which some files keep copies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from rt2_jax.pretrained.rules import Rule
+
+MODEL_TYPES = ('t5', 'mt5')
+_HEADS_OUT = '(heads head_dim) width -> width heads head_dim'
+_HEADS_IN = 'width (heads head_dim) -> heads head_dim width'
+_PRODUCT = 'outputs inputs -> inputs outputs'
+_ACTIVATIONS = {'gated-gelu': 'gelu', 'gated-silu': 'silu'}
+
+
+def _attention(ours: str, theirs: str) -> Iterator[Rule]:
+    for our, their in (('query', 'q'), ('key', 'k'), ('value', 'v')):
+        yield Rule(f'{ours}/{our}/kernel', f'{theirs}.{their}.weight', _HEADS_OUT)
+    yield Rule(f'{ours}/out/kernel', f'{theirs}.o.weight', _HEADS_IN)
+
+
+def _hidden(ours: str, theirs: str) -> Iterator[Rule]:
+    for product in ('wi_0', 'wi_1', 'wo'):
+        yield Rule(
+            f'{ours}/{product}/kernel', f'{theirs}.DenseReluDense.{product}.weight', _PRODUCT
+        )
+
+
+def _stack(ours: str, theirs: str, parts: Mapping[str, str]) -> Iterator[Rule]:
+    """A stack's rules; `parts` are the blocks' layers in order, ours -> theirs."""
+    for number, (our, their) in enumerate(parts.items()):
+        layer = f'{theirs}.block.{{i}}.layer.{number}'
+        make = _hidden if 'DenseReluDense' in their else _attention
+        inner = layer if make is _hidden else f'{layer}.{their}'
+        yield from make(f'{ours}/layers/{our}', inner)
+        norm = our.removesuffix('_attention').removesuffix('_block')
+        norm = 'attention' if our == 'attention' else norm
+        yield Rule(f'{ours}/layers/{norm}_norm/scale', f'{layer}.layer_norm.weight')
+    first = f'{theirs}.block.0.layer.0.SelfAttention'
+    yield Rule(f'{ours}/relative_bias/table', f'{first}.relative_attention_bias.weight')
+    yield Rule(f'{ours}/norm/scale', f'{theirs}.final_layer_norm.weight')
+
+
+RULES = (
+    Rule('embedding/embedding', 'shared.weight', grows=0),
+    Rule('', 'encoder.embed_tokens.weight'),
+    Rule('', 'decoder.embed_tokens.weight'),
+    *_stack('text_encoder', 'encoder', {'attention': 'SelfAttention', 'mlp': 'DenseReluDense'}),
+    *_stack(
+        'text_decoder',
+        'decoder',
+        {
+            'self_attention': 'SelfAttention',
+            'cross_attention': 'EncDecAttention',
+            'mlp_block': 'DenseReluDense',
+        },
+    ),
+    Rule(
+        'head/kernel',
+        'lm_head.weight',
+        'vocab width -> width vocab',
+        copy_of='shared.weight',
+        grows=1,
+    ),
+)
+
+
+def model(theirs: Mapping[str, Any]) -> dict[str, Any]:
+    """Our `config.model` of the text parts, from their config.json.
+
+    Raises:
+        ValueError: a model that these layers are not.
+    """
+    if theirs.get('feed_forward_proj') not in _ACTIVATIONS:
+        raise ValueError(
+            f'feed_forward_proj is {theirs.get("feed_forward_proj")!r}; the gated hidden layers of T5 '
+            f'v1.1 and later are known ({", ".join(_ACTIVATIONS)}), T5 v1.0 is not'
+        )
+    # Newer files say it; in older ones a head of its own meant that states are not scaled for it.
+    tied = theirs.get('tie_word_embeddings', True)
+    if theirs.get('scale_decoder_outputs', tied):
+        raise ValueError(
+            'the output of T5 v1.0 is scaled and its head the word table; v1.1 is known'
+        )
+    part = dict(
+        width=theirs['d_model'],
+        heads=theirs['num_heads'],
+        head_dim=theirs['d_kv'],
+        mlp=theirs['d_ff'],
+        activation=_ACTIVATIONS[theirs['feed_forward_proj']],
+    )
+    depth = theirs['num_layers']
+    return dict(
+        vocab=theirs['vocab_size'],
+        encoder=part | dict(depth=depth),
+        decoder=part | dict(depth=theirs.get('num_decoder_layers') or depth),
+    )

@@ -1,0 +1,271 @@
+"""Tensors on disk by name, read when they are asked for: safetensors (one file or several) and npz.
+
+Formats: safetensors (github.com/huggingface/safetensors), its index of shards as `transformers` writes
+it (`*.safetensors.index.json`), NumPy's npz. `file.npz:img` selects what is below `img/`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+import contextlib
+import dataclasses
+import json
+from typing import Any
+import zipfile
+
+from etils import epath
+import ml_dtypes
+import numpy as np
+
+from rt2_jax.nearest import beside, nearest
+
+
+class SourceError(ValueError):
+    """A checkpoint on disk that cannot be read, or that is not what it should be."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Tensor:
+    """A tensor that is not read yet.
+
+    Attributes:
+        name: as the file has it.
+        shape, dtype: of the whole.
+        where: the file that it is in.
+        read: returns all of it.
+        take: returns what an index asks for, where that is less than to read all.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    where: str
+    read: Callable[[], np.ndarray]
+    take: Callable[[Any], np.ndarray] | None = None
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        return self.take(index) if self.take else self.read()[index]
+
+
+def open_tensors(source: epath.PathLike) -> dict[str, Tensor]:
+    """The tensors of a checkpoint by name, none of them read.
+
+    Args:
+        source: a `.safetensors` or `.npz` file, `FILE.npz:PREFIX`, or a directory with one
+            `.safetensors` file or several and their index.
+
+    Raises:
+        SourceError: there is no such file, a shard is missing, a file is truncated or of another
+            format.
+    """
+    source, _, prefix = str(source).partition('.npz:')
+    path = epath.Path(source + '.npz' if prefix else source)
+    if not path.exists():
+        raise SourceError(f'there is no {path}{beside(path)}')
+    if path.is_dir():
+        return _directory(path)
+    if path.suffix == '.npz':
+        return _npz(path, prefix)
+    if path.suffix == '.safetensors':
+        return _safetensors(path)
+    raise SourceError(f'{path} is neither .safetensors nor .npz, nor a directory of these')
+
+
+def _directory(path: epath.Path) -> dict[str, Tensor]:
+    indices = sorted(path.glob('*.safetensors.index.json'))
+    files = sorted(path.glob('*.safetensors'))
+    if not indices and len(files) == 1:
+        return _safetensors(files[0])
+    if len(indices) != 1:
+        present = ', '.join(sorted(p.name for p in path.iterdir())) or 'nothing'
+        raise SourceError(
+            f'{path} has {len(files)} .safetensors files and {len(indices)} indices '
+            f'(*.safetensors.index.json); one file, or several and one index, are needed. It holds '
+            f'{present}'
+        )
+    shards: Mapping[str, str] = json.loads(indices[0].read_text())['weight_map']
+    found = {}
+    for name in sorted(set(shards.values())):
+        if not (path / name).exists():
+            lost = [tensor for tensor, shard in shards.items() if shard == name]
+            raise SourceError(
+                f'{path / name} is missing: {indices[0].name} says it holds {len(lost)} tensors, '
+                f'{lost[0]} among them'
+            )
+        found |= _safetensors(path / name)
+    for tensor, shard in shards.items():
+        if tensor not in found:
+            raise SourceError(f'{path / shard} lacks {tensor}, which {indices[0].name} says it has')
+    return {name: found[name] for name in shards}
+
+
+_TYPES = {
+    'F64': np.float64, 'F32': np.float32, 'F16': np.float16, 'BF16': ml_dtypes.bfloat16,
+    'I64': np.int64, 'I32': np.int32, 'I16': np.int16, 'I8': np.int8, 'U8': np.uint8, 'BOOL': np.bool_,
+    'F8_E4M3': ml_dtypes.float8_e4m3fn, 'F8_E5M2': ml_dtypes.float8_e5m2,
+}  # fmt: skip
+
+
+def _safetensors(path: epath.Path) -> dict[str, Tensor]:
+    """By the header, so that nothing is mapped into memory and a file may be remote."""
+    size = path.stat().length
+    with path.open('rb') as file:
+        length = int.from_bytes(file.read(8), 'little')
+        if size < 8 or length > size - 8:
+            raise SourceError(f'{path} is truncated or no safetensors file: {size:,} bytes')
+        try:
+            header = json.loads(file.read(length))
+        except ValueError as error:
+            raise SourceError(f'{path} is no safetensors file: {error}') from error
+    header.pop('__metadata__', None)
+    found = {}
+    for name, entry in header.items():
+        begin, end = (8 + length + offset for offset in entry['data_offsets'])
+        if end > size:
+            raise SourceError(
+                f'{path} is truncated: {name} ends at byte {end:,}, the file at {size:,}'
+            )
+        dtype, shape = np.dtype(_TYPES[entry['dtype']]), tuple(entry['shape'])
+
+        def read(begin=begin, end=end, dtype=dtype, shape=shape):
+            with path.open('rb') as file:
+                file.seek(begin)
+                return np.frombuffer(file.read(end - begin), dtype).reshape(shape)
+
+        found[name] = Tensor(name, shape, dtype, str(path), read)
+    return found
+
+
+def _npz(path: epath.Path, prefix: str) -> dict[str, Tensor]:
+    try:
+        with path.open('rb') as file, zipfile.ZipFile(file) as archive:
+            entries = {
+                name.removesuffix('.npy'): _npy_header(archive, name) for name in archive.namelist()
+            }
+    except (zipfile.BadZipFile, ValueError) as error:
+        raise SourceError(f'{path} is truncated or no npz file: {error}') from error
+    start = (
+        next(
+            (
+                root
+                for root in (f'params/{prefix}/', f'{prefix}/')
+                if any(n.startswith(root) for n in entries)
+            ),
+            None,
+        )
+        if prefix
+        else ''
+    )
+    if start is None:
+        parts = {name.removeprefix('params/').split('/')[0] for name in entries}
+        raise SourceError(f'{path} has nothing below {prefix!r}{nearest(prefix, parts)}')
+    found = {}
+    for name, (shape, dtype) in entries.items():
+        if name.startswith(start):
+
+            def read(name=name, dtype=dtype):
+                with path.open('rb') as file, np.load(file) as arrays:
+                    return arrays[name].view(dtype)
+
+            found[name.removeprefix(start)] = Tensor(name, shape, dtype, str(path), read)
+    return found
+
+
+def _npy_header(archive: zipfile.ZipFile, name: str) -> tuple[tuple[int, ...], np.dtype]:
+    with archive.open(name) as file:
+        version = np.lib.format.read_magic(file)
+        reader = {(1, 0): np.lib.format.read_array_header_1_0}.get(
+            version, np.lib.format.read_array_header_2_0
+        )
+        shape, _, dtype = reader(file)
+    # NumPy knows no bfloat16: it keeps its two bytes without a type.
+    return shape, np.dtype(ml_dtypes.bfloat16) if dtype == np.dtype('V2') else dtype
+
+
+@contextlib.contextmanager
+def _whole(path: epath.Path) -> Iterator[Any]:
+    """A file for writing that appears whole or not at all."""
+    temporary = path.parent / (path.name + '.new')
+    with temporary.open('wb') as file:
+        yield file
+    temporary.replace(path)
+
+
+def write_safetensors(
+    directory: epath.PathLike,
+    tensors: Mapping[str, Tensor],
+    *,
+    stem: str = 'model',
+    shard_bytes: int = 5 << 30,
+    metadata: Mapping[str, str] | None = None,
+) -> list[epath.Path]:
+    """Writes tensors one after another, so that only one is in memory.
+
+    Args:
+        directory: where the files go.
+        tensors: by the name that each gets.
+        stem: of the files' names.
+        shard_bytes: a file ends before it would grow beyond this; with several, an index is written.
+        metadata: texts for the header.
+
+    Returns:
+        The files written, the index last if there is one.
+    """
+    shards: list[dict[str, Tensor]] = [{}]
+    sizes = [0]
+    for name, tensor in tensors.items():
+        size = int(np.prod(tensor.shape, dtype=np.int64)) * tensor.dtype.itemsize
+        if sizes[-1] and sizes[-1] + size > shard_bytes:
+            shards.append({})
+            sizes.append(0)
+        shards[-1][name] = tensor
+        sizes[-1] += size
+    directory, files, total = epath.Path(directory), [], len(shards)
+    directory.mkdir(parents=True, exist_ok=True)
+    for number, shard in enumerate(shards, 1):
+        name = (
+            f'{stem}.safetensors'
+            if total == 1
+            else f'{stem}-{number:05d}-of-{total:05d}.safetensors'
+        )
+        _write_shard(directory / name, shard, metadata or {})
+        files.append(directory / name)
+    if total > 1:
+        where = {name: files[n].name for n, shard in enumerate(shards) for name in shard}
+        index = directory / f'{stem}.safetensors.index.json'
+        index.write_text(
+            json.dumps({'metadata': {'total_size': sum(sizes)}, 'weight_map': where}, indent=1)
+        )
+        files.append(index)
+    return files
+
+
+def _write_shard(
+    path: epath.Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
+) -> None:
+    names = {np.dtype(dtype): name for name, dtype in _TYPES.items()}
+    header: dict[str, Any] = {'__metadata__': {'format': 'pt', **metadata}}
+    offset = 0
+    for name, tensor in tensors.items():
+        end = offset + int(np.prod(tensor.shape, dtype=np.int64)) * tensor.dtype.itemsize
+        header[name] = {
+            'dtype': names[tensor.dtype],
+            'shape': list(tensor.shape),
+            'data_offsets': [offset, end],
+        }
+        offset = end
+    encoded = json.dumps(header).encode()
+    encoded += b' ' * (-len(encoded) % 8)
+    with _whole(path) as file:
+        file.write(len(encoded).to_bytes(8, 'little') + encoded)
+        for tensor in tensors.values():
+            file.write(
+                np.ascontiguousarray(tensor.read()).astype(tensor.dtype, copy=False).tobytes()
+            )
+
+
+def of_array(name: str, array: Any) -> Tensor:
+    """A tensor that is in memory already."""
+    return Tensor(
+        name, tuple(array.shape), np.dtype(array.dtype), 'memory', lambda: np.asarray(array)
+    )

@@ -1,0 +1,122 @@
+"""Vision towers: SigLIP's image tokens are transformers' to the digit; big_vision's files give the same."""
+
+import json
+
+import flax
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+
+torch = pytest.importorskip('torch', reason="parity needs pip install 'rt2_jax[parity]'")
+transformers = pytest.importorskip('transformers')
+
+from rt2_jax.models import vit
+from rt2_jax.pretrained import big_vision, rules, siglip, tensors
+
+PATCH, SIZE = 6, 30
+
+
+class Tower(nn.Module):
+    config: flax.core.FrozenDict
+
+    def setup(self):
+        self.tower = vit.ViT(dtype=jnp.float32, **self.config['vision'])
+
+    def __call__(self, images):
+        return self.tower(images)
+
+
+def shapes_of(config, size):
+    image = jax.ShapeDtypeStruct((1, size, size, 3), 'uint8')
+    model = Tower(flax.core.freeze(config))
+    boxed = jax.eval_shape(model.init, jax.random.key(0), image)['params']
+    flat = flax.traverse_util.flatten_dict(nn.meta.unbox(boxed), sep='/')
+    return model, {name: x.shape for name, x in flat.items()}
+
+
+def read(found):
+    flat = {name: jnp.asarray(tensor.read()) for name, tensor in found.items()}
+    return {'params': flax.traverse_util.unflatten_dict(flat, sep='/')}
+
+
+@pytest.fixture(scope='module')
+def theirs():
+    torch.manual_seed(0)
+    config = transformers.SiglipVisionConfig(
+        hidden_size=36, intermediate_size=50, num_hidden_layers=3, num_attention_heads=3,
+        image_size=SIZE, patch_size=PATCH, num_channels=3,
+    )  # fmt: skip
+    model = transformers.SiglipVisionModel(config).eval()
+    for parameter in model.parameters():  # biases and norms begin as nothing
+        torch.nn.init.normal_(parameter, std=0.2)
+    return model
+
+
+@pytest.fixture(scope='module')
+def directory(theirs, tmp_path_factory):
+    folder = tmp_path_factory.mktemp('siglip')
+    theirs.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope='module')
+def ours(directory):
+    config = siglip.model(json.loads((directory / 'config.json').read_text()))
+    model, shapes = shapes_of(config, SIZE)
+    source = tensors.open_tensors(directory)
+    return model, read(rules.imported(siglip.rules(config, ''), source, shapes)), config, shapes
+
+
+def pictures(size=SIZE):
+    return np.random.default_rng(0).integers(0, 256, (2, size, size, 3), np.uint8)
+
+
+def test_image_tokens(theirs, ours):
+    model, params, *_ = ours
+    pixels = torch.tensor(pictures() / 127.5 - 1, dtype=torch.float32).permute(0, 3, 1, 2)
+    with torch.no_grad():
+        expected = theirs(pixel_values=pixels).last_hidden_state.numpy()
+    found = model.apply(params, pictures())
+    assert expected.std() > 0.1
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize('scanned', [False, True])
+def test_big_vision_files_say_the_same(ours, scanned, tmp_path):
+    model, params, config, shapes = ours
+    flat = flax.traverse_util.flatten_dict(params['params'], sep='/')
+    mine = {name: tensors.of_array(name, x) for name, x in flat.items()}
+    sizes = (('rows', PATCH), ('columns', PATCH))
+    table = big_vision.rules(config, scanned=scanned)
+    written = rules.exported(table, mine)
+    arrays = {f'params/img/{name}': tensor.read() for name, tensor in written.items()}
+    assert ('params/img/Transformer/encoderblock/LayerNorm_0/scale' in arrays) == scanned
+    arrays['params/img/MAPHead_0/probe'] = arrays['params/t'] = np.zeros((1, 1, 36), np.float32)
+    np.savez(tmp_path / 'whole.npz', **arrays)
+    source = tensors.open_tensors(f'{tmp_path}/whole.npz:img')
+    assert big_vision.scanned(source) == scanned and big_vision.model(source) == config
+    again = read(rules.imported(table, source, shapes))
+    jax.tree.map(np.testing.assert_array_equal, again, params)
+
+
+def test_bfloat16_of_an_npz(tmp_path):
+    value = np.arange(6, dtype=ml_dtypes.bfloat16).reshape(2, 3)
+    np.savez(tmp_path / 'x.npz', a=value)
+    tensor = tensors.open_tensors(tmp_path / 'x.npz')['a']
+    assert tensor.dtype == ml_dtypes.bfloat16 and tensor.shape == (2, 3)
+    np.testing.assert_array_equal(tensor.read(), value)
+
+
+def test_positions_are_resized_for_other_images(ours, directory):
+    *_, config, _ = ours
+    model, shapes = shapes_of(config, 2 * SIZE)
+    source = tensors.open_tensors(directory)
+    params = read(rules.imported(siglip.rules(config, ''), source, shapes))
+    old = source['embeddings.position_embedding.weight'].read().reshape(5, 5, -1)
+    new = params['params']['tower']['positions'].reshape(10, 10, -1)
+    for corner in ((0, 0), (0, -1), (-1, 0), (-1, -1)):
+        np.testing.assert_allclose(new[corner], old[corner], atol=1e-6)
+    assert model.apply(params, pictures(2 * SIZE)).shape == (2, 100, 36)
