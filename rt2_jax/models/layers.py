@@ -155,22 +155,26 @@ def number_line(
 
 
 class RMSNorm(nn.Module):
-    """Root-mean-square norm without a mean or a bias, as in T5 (arXiv 1910.10683, section 2.1)."""
+    """Root-mean-square norm without a mean or a bias, as in T5 (arXiv 1910.10683, section 2.1).
+
+    `offset` is added to the scale: 1 in Gemma, whose scales begin at 0.
+    """
 
     dtype: Dtype
     epsilon: float = 1e-6
+    offset: float = 0.0
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         scale = self.param(
             'scale',
-            nn.with_logical_partitioning(nn.initializers.ones, ('vector',)),
+            nn.with_logical_partitioning(nn.initializers.constant(1.0 - self.offset), ('vector',)),
             (x.shape[-1],),
             jnp.float32,
         )
         x = x.astype(jnp.float32)
         x *= jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + self.epsilon)
-        return (x * scale).astype(self.dtype)
+        return (x * (scale + self.offset if self.offset else scale)).astype(self.dtype)
 
 
 class LayerNorm(nn.Module):

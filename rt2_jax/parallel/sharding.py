@@ -16,6 +16,7 @@ RULES = (
     # Of parameters and of activations.
     ('layers', None),
     ('heads', 'tensor'),
+    ('kv_heads', None),  # few, or one
     ('head_dim', None),
     ('mlp', 'tensor'),
     ('vocab', 'tensor'),

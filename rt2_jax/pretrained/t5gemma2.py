@@ -1,0 +1,100 @@
+"""T5Gemma 2 as Hugging Face safetensors (`T5Gemma2ForConditionalGeneration`).
+
+Layout: transformers' modeling_t5gemma2.py. One word table for encoder, decoder and head, of which some
+files keep copies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from rt2_jax.pretrained import siglip
+from rt2_jax.pretrained.rules import Rule
+
+MODEL_TYPES = ('t5gemma2',)
+_HEADS_OUT = '(heads head_dim) width -> width heads head_dim'
+_HEADS_IN = 'width (heads head_dim) -> heads head_dim width'
+_PRODUCT = 'outputs inputs -> inputs outputs'
+_ENCODER, _DECODER = 'model.encoder', 'model.decoder'
+_NORMS = {
+    'attention_norm': 'pre_self_attn_layernorm',
+    'attention_out_norm': 'post_self_attn_layernorm',
+    'mlp_norm': 'pre_feedforward_layernorm',
+    'mlp_out_norm': 'post_feedforward_layernorm',
+}
+
+
+def rules(config: Mapping[str, Any], tower: str = 'vision_tower.') -> tuple[Rule, ...]:
+    """The table; `tower` is what follows 'model.encoder.' in the names of the tower."""
+    projector = 'model.encoder.multi_modal_projector'
+    return (
+        *siglip.rules(config, f'model.encoder.{tower}')[:-3],
+        Rule('projection/norm/scale', f'{projector}.mm_soft_emb_norm.weight'),
+        Rule('projection/linear/kernel', f'{projector}.mm_input_projection_weight'),
+        Rule('embedding/words/embedding', f'{_ENCODER}.embed_tokens.weight', grows=0),
+        Rule('embedding/vector', f'{_ENCODER}.embed_tokens.eoi_embedding'),
+        Rule('', f'{_DECODER}.embed_tokens.*'),
+        Rule('', 'lm_head.out_proj.weight'),
+        *_stack('text_encoder', _ENCODER),
+        *_stack('text_decoder', _DECODER),
+    )
+
+
+def _stack(ours: str, theirs: str) -> Iterator[Rule]:
+    layer, their = f'{ours}/layers', f'{theirs}.layers.{{i}}'
+    for name in ('query', 'key', 'value'):
+        yield Rule(
+            f'{layer}/mixing/{name}/kernel', f'{their}.self_attn.{name[0]}_proj.weight', _HEADS_OUT
+        )
+    yield Rule(f'{layer}/mixing/out/kernel', f'{their}.self_attn.o_proj.weight', _HEADS_IN)
+    for name in ('query', 'key'):
+        yield Rule(f'{layer}/mixing/{name}_norm/scale', f'{their}.self_attn.{name[0]}_norm.weight')
+    for our, name in (('wi_0', 'gate'), ('wi_1', 'up'), ('wo', 'down')):
+        yield Rule(f'{layer}/mlp_block/{our}/kernel', f'{their}.mlp.{name}_proj.weight', _PRODUCT)
+    for our, name in _NORMS.items():
+        yield Rule(f'{layer}/{our}/scale', f'{their}.{name}.weight')
+    yield Rule(f'{ours}/norm/scale', f'{theirs}.norm.weight')
+
+
+def model(theirs: Mapping[str, Any]) -> dict[str, Any]:
+    """Our `config.model`, from their config.json."""
+    encoder, decoder = theirs['encoder'], theirs['decoder']
+    return dict(
+        name='t5gemma2',
+        vocab=decoder['vocab_size'],
+        image_tokens=encoder['mm_tokens_per_image'],
+        before_image=(decoder['bos_token_id'], 108, encoder['boi_token_index']),
+        after_image=(encoder['eoi_token_index'], 108),
+        end_of_image=encoder['eoi_token_index'],
+        start=decoder['bos_token_id'],
+        cap=decoder.get('final_logit_softcapping') or 0.0,
+        vision=siglip.model(encoder)['vision'],
+        encoder=_part(encoder['text_config']),
+        decoder=_part(decoder),
+    )
+
+
+def _part(theirs: Mapping[str, Any]) -> dict[str, Any]:
+    kinds = theirs['layer_types']
+    rope = theirs['rope_parameters']
+    turns = [rope[kind] for kind in ('sliding_attention', 'full_attention')]
+    full = [i + 1 for i, kind in enumerate(kinds) if kind == 'full_attention']
+    every = full[0] if full else len(kinds) + 1
+    return dict(
+        width=theirs['hidden_size'],
+        depth=theirs['num_hidden_layers'],
+        mlp=theirs['intermediate_size'],
+        attention=dict(
+            heads=theirs['num_attention_heads'],
+            kv_heads=theirs['num_key_value_heads'],
+            head_dim=theirs['head_dim'],
+            scale=theirs['query_pre_attn_scalar'] ** -0.5,
+            qk_norm=True,
+            cap=theirs.get('attn_logit_softcapping') or 0.0,
+        ),
+        every=every,
+        window=theirs['sliding_window'],
+        bases=tuple(turn['rope_theta'] for turn in turns),
+        stretches=tuple(turn.get('factor', 1.0) for turn in turns),
+    )
