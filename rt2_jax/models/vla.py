@@ -13,7 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from rt2_jax.models import classifier, encoder_decoder, layers, t5gemma2, vit
+from rt2_jax.models import classifier, decoder_only, encoder_decoder, layers, t5gemma2, vit
 from rt2_jax.nearest import check
 
 
@@ -150,7 +150,8 @@ class PaLI(nn.Module):
         return self._logits(x[:, 0], columns), cache
 
 
-_BACKBONES = {'pali': PaLI, 't5gemma2': t5gemma2.T5Gemma2, 'classifier': classifier.Classifier}
+_BACKBONES = {'pali': PaLI, 'decoder_only': decoder_only.DecoderOnly,
+    't5gemma2': t5gemma2.T5Gemma2, 'classifier': classifier.Classifier}
 
 
 def build(config: Mapping, vocab: int, integers: Sequence[int] = ()) -> nn.Module:

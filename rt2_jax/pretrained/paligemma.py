@@ -1,0 +1,92 @@
+"""PaliGemma 1 and 2 as Hugging Face safetensors (`PaliGemmaForConditionalGeneration`).
+
+Layout: transformers' modeling_paligemma.py, modeling_gemma.py and modeling_gemma2.py. The word table is
+the head too, of which some files keep a copy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from rt2_jax.pretrained import siglip
+from rt2_jax.pretrained.rules import Rule
+
+MODEL_TYPES = ('paligemma',)
+_HEADS_OUT = '(heads head_dim) width -> width heads head_dim'
+_HEADS_IN = 'width (heads head_dim) -> heads head_dim width'
+_PRODUCT = 'outputs inputs -> inputs outputs'
+_TEXT = 'language_model.model'
+_NORMS = {
+    'gemma': {'attention_norm': 'input_layernorm', 'mlp_norm': 'post_attention_layernorm'},
+    'gemma2': {
+        'attention_norm': 'input_layernorm',
+        'attention_out_norm': 'post_attention_layernorm',
+        'mlp_norm': 'pre_feedforward_layernorm',
+        'mlp_out_norm': 'post_feedforward_layernorm',
+    },
+}
+
+
+def rules(config: Mapping[str, Any], tower: str = 'vision_tower.') -> tuple[Rule, ...]:
+    """The table; `tower` is what the names of the tower begin with."""
+    return (
+        *siglip.rules(config, tower)[:-3],
+        Rule('projection/kernel', 'multi_modal_projector.linear.weight', _PRODUCT),
+        Rule('projection/bias', 'multi_modal_projector.linear.bias'),
+        Rule('embedding/embedding', f'{_TEXT}.embed_tokens.weight', grows=0),
+        Rule('', 'language_model.lm_head.weight'),
+        *_layers(config['text'].get('block', 'gemma')),
+        Rule('norm/scale', f'{_TEXT}.norm.weight'),
+    )
+
+
+def _layers(block: str) -> Iterator[Rule]:
+    their = f'{_TEXT}.layers.{{i}}'
+    for name in ('query', 'key', 'value'):
+        yield Rule(
+            f'layers/mixing/{name}/kernel', f'{their}.self_attn.{name[0]}_proj.weight', _HEADS_OUT
+        )
+    yield Rule('layers/mixing/out/kernel', f'{their}.self_attn.o_proj.weight', _HEADS_IN)
+    for our, name in (('wi_0', 'gate'), ('wi_1', 'up'), ('wo', 'down')):
+        yield Rule(f'layers/mlp_block/{our}/kernel', f'{their}.mlp.{name}_proj.weight', _PRODUCT)
+    for our, name in _NORMS[block].items():
+        yield Rule(f'layers/{our}/scale', f'{their}.{name}.weight')
+
+
+def model(theirs: Mapping[str, Any]) -> dict[str, Any]:
+    """Our `config.model`, from their config.json.
+
+    Raises:
+        ValueError: a language model that is neither Gemma nor Gemma 2.
+    """
+    text = theirs['text_config']
+    kind = text.get('model_type', 'gemma')
+    if kind not in _NORMS:
+        raise ValueError(f'text_config.model_type is {kind!r}; known are {", ".join(_NORMS)}')
+    head_dim = text.get('head_dim', 256)
+    attention = dict(
+        heads=text['num_attention_heads'],
+        kv_heads=text.get('num_key_value_heads', 1),
+        head_dim=head_dim,
+        scale=head_dim**-0.5,
+    )
+    part = dict(
+        width=text['hidden_size'],
+        depth=text['num_hidden_layers'],
+        mlp=text['intermediate_size'],
+        block=kind,
+        attention=attention,
+    )
+    found = dict(
+        name='decoder_only',
+        vocab=text['vocab_size'],
+        vision=siglip.model(theirs)['vision'],
+        text=part,
+    )
+    if kind == 'gemma2':
+        attention['scale'] = text.get('query_pre_attn_scalar', 256) ** -0.5
+        attention['cap'] = text.get('attn_logit_softcapping', 50.0)
+        part |= dict(every=2, window=text.get('sliding_window', 4096))
+        found['cap'] = text.get('final_logit_softcapping', 30.0)
+    return found
