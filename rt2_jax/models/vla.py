@@ -150,8 +150,12 @@ class PaLI(nn.Module):
         return self._logits(x[:, 0], columns), cache
 
 
-_BACKBONES = {'pali': PaLI, 'decoder_only': decoder_only.DecoderOnly,
-    't5gemma2': t5gemma2.T5Gemma2, 'classifier': classifier.Classifier}
+_BACKBONES = {
+    'pali': PaLI,
+    'decoder_only': decoder_only.DecoderOnly,
+    't5gemma2': t5gemma2.T5Gemma2,
+    'classifier': classifier.Classifier,
+}
 
 
 def build(config: Mapping, vocab: int, integers: Sequence[int] = ()) -> nn.Module:

@@ -90,3 +90,37 @@ def model(theirs: Mapping[str, Any]) -> dict[str, Any]:
         part |= dict(every=2, window=text.get('sliding_window', 4096))
         found['cap'] = text.get('final_logit_softcapping', 30.0)
     return found
+
+
+def theirs(model: Mapping[str, Any]) -> dict[str, Any]:
+    """Their config.json, from our `config.model`."""
+    text = model['text']
+    attention = text['attention']
+    kind = text.get('block', 'gemma')
+    part = dict(
+        model_type=kind,
+        vocab_size=model['vocab'],
+        hidden_size=text['width'],
+        intermediate_size=text['mlp'],
+        num_hidden_layers=text['depth'],
+        num_attention_heads=attention['heads'],
+        num_key_value_heads=attention['kv_heads'],
+        head_dim=attention['head_dim'],
+        hidden_activation='gelu_pytorch_tanh',
+    )
+    if kind == 'gemma2':
+        part |= dict(
+            query_pre_attn_scalar=round(attention['scale'] ** -2),
+            attn_logit_softcapping=attention['cap'],
+            final_logit_softcapping=model['cap'],
+            sliding_window=text['window'],
+        )
+    return dict(
+        model_type='paligemma',
+        architectures=['PaliGemmaForConditionalGeneration'],
+        text_config=part,
+        vision_config=siglip.theirs(model) | dict(projection_dim=text['width']),
+        projection_dim=text['width'],
+        # The first id behind the 256,000 words, 1,024 places and 128 segments.
+        image_token_index=min(257_152, model['vocab']),
+    )

@@ -72,3 +72,34 @@ def _layers(block: str, fused: bool) -> Iterator[Rule]:
 def fused(source: Mapping[str, Tensor]) -> bool:
     """Whether a checkpoint has queries, keys and values in one."""
     return 'params/llm/layers/attn/qkv_einsum/w' in source
+
+
+def model(source: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Our `config.model`, from the tensors' shapes."""
+    image = {
+        n.removeprefix('params/img/'): t for n, t in source.items() if n.startswith('params/img/')
+    }
+    their = 'params/llm/layers'
+    vocab, width = source['params/llm/embedder/input_embedding'].shape
+    if fused(source):
+        depth, _, heads, _, head_dim = source[f'{their}/attn/qkv_einsum/w'].shape
+        kv_heads = heads
+    else:
+        depth, heads, _, head_dim = source[f'{their}/attn/q_einsum/w'].shape
+        kv_heads = source[f'{their}/attn/kv_einsum/w'].shape[2]
+    attention = dict(heads=heads, kv_heads=kv_heads, head_dim=head_dim, scale=head_dim**-0.5)
+    text = dict(
+        width=width,
+        depth=depth,
+        mlp=source[f'{their}/mlp/linear'].shape[1],
+        block='gemma2' if f'{their}/post_attention_norm/scale' in source else 'gemma',
+        attention=attention,
+    )
+    found = dict(name='decoder_only', vocab=vocab, text=text, **big_vision.model(image))
+    if text['block'] == 'gemma2':
+        # Caps and window are those of all of Gemma 2 (arXiv 2408.00118, table 1); of 27B alone the
+        # scale is of the width of the model over its heads (section 2).
+        attention |= dict(cap=50.0, scale=(width / heads if width == 4608 else head_dim) ** -0.5)
+        text |= dict(every=2, window=4096)
+        found['cap'] = 30.0
+    return found

@@ -87,3 +87,19 @@ def model(theirs: Mapping[str, Any]) -> dict[str, Any]:
             patch=vision.get('patch_size', 16),
         )
     )
+
+
+def theirs(model: Mapping[str, Any], image_size: int = 224) -> dict[str, Any]:
+    """Their config.json of a tower alone, from our `config.model`."""
+    vision = model['vision']
+    return dict(
+        model_type='siglip_vision_model',
+        architectures=['SiglipVisionModel'],
+        hidden_size=vision['width'],
+        num_hidden_layers=vision['depth'],
+        num_attention_heads=vision['heads'],
+        intermediate_size=vision['mlp'],
+        patch_size=vision['patch'],
+        image_size=model.get('image_size', image_size),
+        vision_use_head=False,
+    )

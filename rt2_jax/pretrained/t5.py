@@ -100,3 +100,26 @@ def model(theirs: Mapping[str, Any]) -> dict[str, Any]:
         encoder=part | dict(depth=depth),
         decoder=part | dict(depth=theirs.get('num_decoder_layers') or depth),
     )
+
+
+def theirs(model: Mapping[str, Any]) -> dict[str, Any]:
+    """Their config.json, from our `config.model`."""
+    encoder, decoder = model['encoder'], model['decoder']
+    activation = encoder.get('activation', 'gelu')
+    return dict(
+        model_type='t5',
+        architectures=['T5ForConditionalGeneration'],
+        vocab_size=model['vocab'],
+        d_model=encoder['width'],
+        d_kv=encoder['head_dim'],
+        d_ff=encoder['mlp'],
+        num_heads=encoder['heads'],
+        num_layers=encoder['depth'],
+        num_decoder_layers=decoder['depth'],
+        feed_forward_proj=f'gated-{activation}',
+        tie_word_embeddings=False,
+        scale_decoder_outputs=False,
+        pad_token_id=0,
+        eos_token_id=1,
+        decoder_start_token_id=0,
+    )

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from rt2_jax.models import gemma
 from rt2_jax.pretrained import siglip
 from rt2_jax.pretrained.rules import Rule
 
@@ -17,6 +18,7 @@ _HEADS_OUT = '(heads head_dim) width -> width heads head_dim'
 _HEADS_IN = 'width (heads head_dim) -> heads head_dim width'
 _PRODUCT = 'outputs inputs -> inputs outputs'
 _ENCODER, _DECODER = 'model.encoder', 'model.decoder'
+_KINDS = 'sliding_attention', 'full_attention'  # by gemma.LOCAL, gemma.GLOBAL
 _NORMS = {
     'attention_norm': 'pre_self_attn_layernorm',
     'attention_out_norm': 'post_self_attn_layernorm',
@@ -78,7 +80,7 @@ def model(theirs: Mapping[str, Any]) -> dict[str, Any]:
 def _part(theirs: Mapping[str, Any]) -> dict[str, Any]:
     kinds = theirs['layer_types']
     rope = theirs['rope_parameters']
-    turns = [rope[kind] for kind in ('sliding_attention', 'full_attention')]
+    turns = [rope[kind] for kind in _KINDS]
     full = [i + 1 for i, kind in enumerate(kinds) if kind == 'full_attention']
     every = full[0] if full else len(kinds) + 1
     return dict(
@@ -97,4 +99,54 @@ def _part(theirs: Mapping[str, Any]) -> dict[str, Any]:
         window=theirs['sliding_window'],
         bases=tuple(turn['rope_theta'] for turn in turns),
         stretches=tuple(turn.get('factor', 1.0) for turn in turns),
+    )
+
+
+def theirs(model: Mapping[str, Any]) -> dict[str, Any]:
+    """Their config.json, from our `config.model`."""
+    vision = siglip.theirs(model)
+    return dict(
+        model_type='t5gemma2',
+        architectures=['T5Gemma2ForConditionalGeneration'],
+        tie_word_embeddings=True,
+        image_token_index=256_001,
+        encoder=dict(
+            model_type='t5gemma2_encoder',
+            text_config=_their_part(model, 'encoder') | dict(model_type='t5gemma2_text'),
+            vision_config=vision,
+            mm_tokens_per_image=model['image_tokens'],
+            boi_token_index=model['before_image'][-1],
+            eoi_token_index=model['end_of_image'],
+        ),
+        decoder=_their_part(model, 'decoder') | dict(model_type='t5gemma2_decoder'),
+    )
+
+
+def _their_part(model: Mapping[str, Any], name: str) -> dict[str, Any]:
+    part = model[name]
+    attention = part['attention']
+    rope = [
+        dict(rope_type='linear', rope_theta=base, factor=stretch)
+        if stretch != 1
+        else dict(rope_type='default', rope_theta=base)
+        for base, stretch in zip(part['bases'], part['stretches'])
+    ]
+    kinds = gemma.pattern(part['depth'], part['every'])
+    return dict(
+        vocab_size=model['vocab'],
+        hidden_size=part['width'],
+        intermediate_size=part['mlp'],
+        num_hidden_layers=part['depth'],
+        num_attention_heads=attention['heads'],
+        num_key_value_heads=attention['kv_heads'],
+        head_dim=attention['head_dim'],
+        query_pre_attn_scalar=round(attention['scale'] ** -2),
+        attn_logit_softcapping=attention.get('cap') or None,
+        final_logit_softcapping=(model.get('cap') or None) if name == 'decoder' else None,
+        sliding_window=part['window'],
+        layer_types=[_KINDS[kind] for kind in kinds],
+        rope_parameters=dict(zip(_KINDS, rope)),
+        pad_token_id=0,
+        eos_token_id=1,
+        bos_token_id=model['start'],
     )

@@ -14,6 +14,7 @@ import numpy as np
 import sentencepiece
 
 INTEGERS = 1001
+BINS = 256  # of an action's numbers
 
 
 class Tokenizer:
@@ -23,10 +24,11 @@ class Tokenizer:
       model_bytes: the serialised SentencePiece model, as kept in checkpoints.
       vocab_size: number of tokens.
       pad_id, eos_id: ids that pad and that end a sequence.
-      integer_ids: int32 [1001], the id of the single token of each integer 0..1000.
+      integer_ids: int32 [n], the id of the single token of each integer 0, 1, ..., n - 1: 1001 of
+        them, or 256 where rarely used words gave their places (`text.integers`).
 
     Raises:
-      ValueError: the model has no padding or end token, or no single token for some integer.
+      ValueError: the model has no padding or end token, or no single token for an integer below 256.
     """
 
     def __init__(self, model_bytes: bytes):
@@ -41,14 +43,15 @@ class Tokenizer:
                 f'The SentencePiece model has pad id {self.pad_id} and end id {self.eos_id}; '
                 'this project needs padding at 0 and an end token'
             )
-        pieces = [f'\u2581{k}' for k in range(INTEGERS)]
-        self.integer_ids = np.array([self._processor.piece_to_id(p) for p in pieces], np.int32)
-        unknown = np.flatnonzero(self.integer_ids == self._processor.unk_id())
-        if unknown.size:
+        ids = [self._processor.piece_to_id(f'\u2581{k}') for k in range(INTEGERS)]
+        missing = [k for k, token in enumerate(ids) if token == self._processor.unk_id()]
+        if missing and missing[0] < BINS:
             raise ValueError(
-                f'The SentencePiece model has no single token for {unknown.size} of the integers '
-                f'0..1000, the first is {unknown[0]}; action bins need one each'
+                f'The SentencePiece model has no single token for {len(missing)} of the integers '
+                f'0..1000, the first is {missing[0]}; action bins need one each: '
+                'rt2_jax.text.integers adds them'
             )
+        self.integer_ids = np.array(ids[: missing[0] if missing else None], np.int32)
 
     @classmethod
     @functools.cache

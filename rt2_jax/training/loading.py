@@ -1,6 +1,9 @@
-"""From a directory to what inference and a new run need: a run's checkpoints, or an exported one.
+"""From a directory to what inference and a new run need: a run's checkpoints, an exported one, or one
+that `rt2_jax.convert` made.
 
-An exported directory has `params.npz` in place of `checkpoints/`: it is small, and loads anywhere.
+An exported directory has `params.npz` in place of `checkpoints/`: it is small, and loads anywhere. A
+converted one has `params.safetensors` and `model.json`, the part of `config.model` that it fills: a run
+can start from it, and reads of each array what its devices hold.
 'package:NAME' is one that comes with rt2_jax, in rt2_jax/pretrained/NAME.
 """
 
@@ -21,12 +24,14 @@ import numpy as np
 from rt2_jax import configuration
 from rt2_jax.nearest import nearest
 from rt2_jax.parallel.sharding import named_leaves
+from rt2_jax.pretrained import tensors
 from rt2_jax.text.actions import ActionSpace
 from rt2_jax.text.tokenizer import Tokenizer
 from rt2_jax.training import weights
 from rt2_jax.training.checkpoint import CheckpointError, Checkpoints, read_config, write
 
 PACKAGE = 'package:'
+PARAMS, MODEL = 'params', 'model.json'  # of a converted directory
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -181,28 +186,80 @@ def _read_exported(path: epath.Path, step: int | None) -> tuple[Any, int]:
         return flax.traverse_util.unflatten_dict(params), int(arrays['step'])
 
 
-def initial_params(directory: str, parts: Sequence[str], tokenizer: Tokenizer) -> Any:
-    """Parameters that a run starts from, on the host, for `config.init_from`.
+def is_ours(directory: epath.PathLike) -> bool:
+    """Whether a directory is a run's, an exported or a converted one."""
+    if str(directory).startswith(PACKAGE):
+        return True
+    path = epath.Path(directory)
+    return (path / MODEL).exists() or (path / 'embodiment.json').exists()
+
+
+def open_params(directory: epath.PathLike) -> tuple[dict[str, Any], dict[str, tensors.Tensor]]:
+    """`config.model` and the parameters by name, of a converted directory not read yet.
+
+    Raises:
+        CheckpointError: as `load_for_inference`.
+    """
+    path = locate(directory)
+    if (path / MODEL).exists():
+        found = tensors.open_tensors(path)
+        return json.loads((path / MODEL).read_text())['model'], found
+    loaded = load_for_inference(path)
+    named = named_leaves(jax.device_get(loaded.params))
+    model = loaded.config.model.to_dict() | {'image_size': loaded.config.data.image_size}
+    model['vocab'] = model.get('vocab') or loaded.tokenizer.vocab_size
+    return model, {name: tensors.of_array(name, x) for name, x in named.items()}
+
+
+def initial_params(init_from: str, parts: Sequence[str], tokenizer: Tokenizer) -> Any:
+    """Parameters that a run starts from, for `config.init_from`.
 
     Args:
-        directory: a run's, or 'package:NAME'.
+        init_from: directories by comma, each a run's, a converted one or 'package:NAME'; each fills
+            other top-level parts.
         parts: top-level parts that are taken ('tower', ...); all if empty.
         tokenizer: of the run that starts.
 
+    Returns:
+        A tree of arrays, or of tensors that are read where they are needed.
+
     Raises:
-        CheckpointError: as `load_for_inference`, or it was trained with another vocabulary.
+        CheckpointError: as `load_for_inference`, a part that no directory has or several have, or one
+            that was trained with another vocabulary.
     """
+    found: dict[str, Any] = {}
+    for directory in init_from.split(','):
+        params = _parts_of(directory, tokenizer)
+        params = {part: x for part, x in params.items() if not parts or part in parts}
+        if twice := set(found) & set(params):
+            raise CheckpointError(
+                f'config.init_from: {directory} has {", ".join(sorted(twice))}, which another has '
+                'too; name the parts to take in config.init_parts, or give one directory'
+            )
+        found |= params
+    for part in parts:
+        if part not in found:
+            raise CheckpointError(
+                f'config.init_parts names {part!r}, which {init_from} does not have'
+                f'{nearest(part, found)}'
+            )
+    return found
+
+
+def _parts_of(directory: str, tokenizer: Tokenizer) -> dict[str, Any]:
+    """Top-level parts of a directory's parameters."""
+    if (epath.Path(directory) / MODEL).exists():
+        named = {tuple(n.split('/')): t for n, t in tensors.open_tensors(directory).items()}
+        return flax.traverse_util.unflatten_dict(named)
+    return _trained_parts(directory, tokenizer)
+
+
+def _trained_parts(directory: str, tokenizer: Tokenizer) -> dict[str, Any]:
     loaded = load_for_inference(directory)
     if loaded.tokenizer.model_bytes != tokenizer.model_bytes:
         raise CheckpointError(
             f'config.init_from={directory} was trained with another vocabulary than this run has; '
             'set config.tokenizer to its tokenizer.model'
         )
-    for part in parts:
-        if part not in loaded.params:
-            raise CheckpointError(
-                f'config.init_parts names {part!r}, which {directory} does not have'
-                f'{nearest(part, loaded.params)}'
-            )
     logging.info('starting from %s, step %d', loaded.directory, loaded.step)
-    return jax.device_get({part: loaded.params[part] for part in parts or loaded.params})
+    return jax.device_get(loaded.params)

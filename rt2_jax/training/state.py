@@ -161,7 +161,12 @@ def check_params(given: Any, expected: Any, what: str) -> None:
 
 
 def place_params(given: Any, shapes: Any, shardings: Any, what: str = 'config.init_from') -> Any:
-    """Puts host parameters onto the mesh in the model's dtypes.
+    """Puts parameters onto the mesh in the model's dtypes, reading of each what lies here.
+
+    Args:
+        given: tree of arrays, or of anything with a shape that gives what an index asks for.
+        shapes, shardings: trees of what they become.
+        what: who says what they are, for the error.
 
     Raises:
         ValueError: as `check_params`.
@@ -170,8 +175,10 @@ def place_params(given: Any, shapes: Any, shardings: Any, what: str = 'config.in
     named = sharding.named_leaves(given)
 
     def one(path, shape, where):
-        value = np.asarray(named[sharding.parameter_name(path)]).astype(shape.dtype)
-        return jax.make_array_from_callback(shape.shape, where, lambda index: value[index])
+        value = named[sharding.parameter_name(path)]
+        return jax.make_array_from_callback(
+            shape.shape, where, lambda index: np.asarray(value[index]).astype(shape.dtype)
+        )
 
     return jax.tree_util.tree_map_with_path(one, shapes, shardings)
 

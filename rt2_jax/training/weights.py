@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -38,6 +39,27 @@ def shapes(config: Any, tokenizer: Tokenizer, mesh: Mesh | None = None) -> Any:
         return jax.tree.map(lambda x: x.update(sharding=where), used)
     places = sharding.parameter_shardings(boxed, mesh)
     return jax.tree.map(lambda x, where: x.update(sharding=where), used, places)
+
+
+def named_shapes(model: Mapping[str, Any], image_size: int | None) -> dict[str, tuple[int, ...]]:
+    """Shapes of a model's parameters by name, from its `config.model` or parts of it.
+
+    Args:
+        model: `config.model`; what is missing of PaLI is taken as something small.
+        image_size: side of the frames, pixels.
+    """
+    part = dict(width=8, depth=1, heads=1, head_dim=8, mlp=8)
+    vision = dict(width=8, depth=1, heads=1, mlp=8, patch=8)
+    config = dict(name='pali', vision=vision, encoder=part, decoder=part, vocab=8) | dict(model)
+    config = {k: v for k, v in config.items() if k != 'image_size'} | dict(dtype='float32')
+    if config['name'] != 'pali':
+        config = {k: v for k, v in config.items() if k in model or k == 'dtype'}
+    side = image_size or 4 * config['vision']['patch']
+    built = vla.build(config, config['vocab'])
+    ids = jax.ShapeDtypeStruct((1, 2), jnp.int32)
+    images = jax.ShapeDtypeStruct((1, 1, side, side, 3), jnp.uint8)
+    boxed = jax.eval_shape(built.init, jax.random.key(0), images, ids, ids)['params']
+    return {n: x.shape for n, x in sharding.named_leaves(nn.meta.unbox(boxed)).items()}
 
 
 def place(params: Any, onto: Any, what: str = 'the parameters') -> Any:

@@ -1,0 +1,118 @@
+"""Public checkpoints in, and out again.
+
+    python -m rt2_jax.convert --source=FILE_OR_DIR --format=NAME --output=DIR [--image_size=224]
+
+With a checkpoint of a public format as the source, writes a directory that a run starts from
+(`--config.init_from=DIR`): params.safetensors and model.json, the part of `config.model` that it fills.
+With a directory of ours (a run's, an exported or a converted one), writes the public format, so that
+others can load it. Tensors are read and written one at a time.
+"""
+
+import json
+import math
+import os
+import sys
+import time
+
+from absl import app, flags, logging
+from etils import epath
+
+from rt2_jax.nearest import check
+from rt2_jax.pretrained import formats, rules, tensors
+from rt2_jax.training import loading, weights
+
+FLAGS = flags.FLAGS
+_TOKENIZERS = ('spiece.model', 'tokenizer.model', 'tokenizer.json')
+
+
+def import_(source: epath.PathLike, name: str, output: epath.Path, image_size: int | None) -> int:
+    """Writes a public checkpoint as a directory of ours; the number of parameters.
+
+    Args:
+        source: the checkpoint, as for `formats.open_source`.
+        name: of its format.
+        output: the directory to write.
+        image_size: of the frames that the model shall see, pixels; that of the checkpoint by default.
+
+    Raises:
+        tensors.SourceError: it cannot be read, or does not fit.
+    """
+    opened = formats.open_source(source, name)
+    size = image_size or _image_size(opened)
+    shapes = weights.named_shapes(opened.model, size)
+    found = rules.imported(opened.rules, opened.tensors, shapes)
+    tensors.write_safetensors(output, found, stem=loading.PARAMS)
+    told = opened.model | {'image_size': size} if size else opened.model
+    (output / loading.MODEL).write_text(json.dumps({'format': name, 'model': told}, indent=2))
+    folder = epath.Path(str(source).partition('.npz:')[0])
+    for file in _TOKENIZERS:
+        if (folder / file).exists():
+            (folder / file).copy(output / file, overwrite=True)
+    return sum(math.prod(tensor.shape) for tensor in found.values())
+
+
+def _image_size(opened: formats.Source) -> int | None:
+    """Side of the frames that a checkpoint was trained on, by its positions."""
+    rule = next((rule for rule in opened.rules if rule.ours == 'tower/positions'), None)
+    if rule is None or rule.theirs not in opened.tensors:
+        return None
+    tokens = opened.tensors[rule.theirs].shape[-2]
+    return math.isqrt(tokens) * opened.model['vision']['patch']
+
+
+def export(source: epath.PathLike, name: str, output: epath.Path) -> int:
+    """Writes parameters of ours in a public format; the number of parameters.
+
+    Args:
+        source: a run's directory, an exported or a converted one.
+        name: of the format.
+        output: the directory to write.
+
+    Raises:
+        tensors.SourceError: the format has no place for the model's parameters.
+    """
+    form = formats.FORMATS[check('format', name, formats.FORMATS)]
+    if form.theirs is None:
+        raise tensors.SourceError(f'{name} is read and not written: its files have no config.json')
+    model, params = loading.open_params(source)
+    written = rules.exported(form.rules(model, {}), params)
+    tensors.write_safetensors(output, written)
+    (output / 'config.json').write_text(json.dumps(form.theirs(model), indent=2))
+    return sum(math.prod(tensor.shape) for tensor in written.values())
+
+
+def define_flags() -> None:
+    """Defines the flags of the command; importing this file defines none."""
+    known = '; '.join(f'{name}: {form.what}' for name, form in formats.FORMATS.items())
+    flags.DEFINE_string('source', None, 'A checkpoint: a file or a directory.')
+    flags.DEFINE_string('format', None, f'The public format. {known}.')
+    flags.DEFINE_string('output', None, 'The directory to write.')
+    flags.DEFINE_integer('image_size', None, 'Frames the model shall see, pixels; else its own.', 1)
+    flags.mark_flags_as_required(['source', 'format', 'output'])
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise app.UsageError(f'unknown arguments {argv[1:]}')
+    logging.set_verbosity(logging.WARNING)
+    output, begin = epath.Path(FLAGS.output), time.perf_counter()
+    ours = loading.is_ours(FLAGS.source)
+    try:
+        if ours:
+            count = export(FLAGS.source, FLAGS.format, output)
+        else:
+            count = import_(FLAGS.source, FLAGS.format, output, FLAGS.image_size)
+    except ValueError as error:
+        sys.exit(f'convert: {error}')
+    size = sum(path.stat().length for path in output.iterdir())
+    seconds = time.perf_counter() - begin
+    print(
+        f'{count / 1e6:.2f} M parameters {"written as" if ours else "read from"} {FLAGS.format}: '
+        f'{output}, {size / 1e6:.1f} MB in {seconds:.1f} s ({size / 1e6 / seconds:.0f} MB/s)'
+    )
+
+
+if __name__ == '__main__':
+    define_flags()
+    os.environ.setdefault('JAX_PLATFORMS', 'cpu')  # Shapes alone are asked of JAX.
+    app.run(main)
