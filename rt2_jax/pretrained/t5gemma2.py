@@ -27,11 +27,13 @@ _NORMS = {
 }
 
 
-def rules(config: Mapping[str, Any], tower: str = 'vision_tower.') -> tuple[Rule, ...]:
-    """The table; `tower` is what follows 'model.encoder.' in the names of the tower."""
+def rules(
+    config: Mapping[str, Any], tower: str = 'model.encoder.vision_tower.'
+) -> tuple[Rule, ...]:
+    """The table; `tower` is what the names of the tower begin with."""
     projector = 'model.encoder.multi_modal_projector'
     return (
-        *siglip.rules(config, f'model.encoder.{tower}')[:-3],
+        *siglip.rules(config, tower)[:-3],
         Rule('projection/norm/scale', f'{projector}.mm_soft_emb_norm.weight'),
         Rule('projection/linear/kernel', f'{projector}.mm_input_projection_weight'),
         Rule('embedding/words/embedding', f'{_ENCODER}.embed_tokens.weight', grows=0),
