@@ -3,7 +3,8 @@
     python -m rt2_jax.convert --source=FILE_OR_DIR --format=NAME --output=DIR [--image_size=224]
 
 With a checkpoint of a public format as the source, writes a directory that a run starts from
-(`--config.init_from=DIR`): params.safetensors and model.json, the part of `config.model` that it fills.
+(`--config.init_from=DIR`): params.safetensors; model.json, the part of `config.model` that it fills; and,
+where a SentencePiece model is beside it, tokenizer.model with a token for each integer.
 With a directory of ours (a run's, an exported or a converted one), writes the public format, so that
 others can load it. Tensors are read and written one at a time.
 """
@@ -19,10 +20,11 @@ from etils import epath
 
 from rt2_jax.nearest import check
 from rt2_jax.pretrained import formats, rules, tensors
+from rt2_jax.text import integers
 from rt2_jax.training import loading, weights
 
 FLAGS = flags.FLAGS
-_TOKENIZERS = ('spiece.model', 'tokenizer.model', 'tokenizer.json')
+_SENTENCEPIECE = ('spiece.model', 'tokenizer.model')
 
 
 def import_(source: epath.PathLike, name: str, output: epath.Path, image_size: int | None) -> int:
@@ -45,9 +47,11 @@ def import_(source: epath.PathLike, name: str, output: epath.Path, image_size: i
     told = opened.model | {'image_size': size} if size else opened.model
     (output / loading.MODEL).write_text(json.dumps({'format': name, 'model': told}, indent=2))
     folder = epath.Path(str(source).partition('.npz:')[0])
-    for file in _TOKENIZERS:
+    for file in _SENTENCEPIECE:
         if (folder / file).exists():
-            (folder / file).copy(output / file, overwrite=True)
+            way = formats.FORMATS[name].integers
+            words = integers.with_integers((folder / file).read_bytes(), way)
+            (output / 'tokenizer.model').write_bytes(words)
     return sum(math.prod(tensor.shape) for tensor in found.values())
 
 

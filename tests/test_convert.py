@@ -8,11 +8,12 @@ import sys
 import numpy as np
 import pytest
 
+from rt2_jax.pretrained import tensors
+from rt2_jax.text.tokenizer import Tokenizer
+from rt2_jax.training import loading
+
 torch = pytest.importorskip('torch', reason="parity needs pip install 'rt2_jax[parity]'")
 transformers = pytest.importorskip('transformers')
-
-from rt2_jax.pretrained import tensors
-from rt2_jax.training import loading
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -29,13 +30,14 @@ def public(tmp_path_factory):
     folder = tmp_path_factory.mktemp('public')
     torch.manual_seed(0)
     text = transformers.T5Config(
-        d_model=32, d_ff=64, num_layers=2, num_heads=2, d_kv=16, vocab_size=8000,
+        d_model=32, d_ff=64, num_layers=2, num_heads=2, d_kv=16, vocab_size=3000,
         feed_forward_proj='gated-gelu', tie_word_embeddings=False, decoder_start_token_id=0,
     )  # fmt: skip
     model = transformers.T5ForConditionalGeneration(text)
     model.config.tie_word_embeddings = False
-    model.lm_head.weight = torch.nn.Parameter(torch.randn(8000, 32) / 5)
+    model.lm_head.weight = torch.nn.Parameter(torch.randn(3000, 32) / 5)
     model.save_pretrained(folder / 't5', max_shard_size='500KB')
+    (folder / 't5' / 'spiece.model').write_bytes(Tokenizer.load_default().model_bytes)
     vision = transformers.SiglipVisionConfig(
         hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, image_size=32,
         patch_size=8,
@@ -59,6 +61,7 @@ def converted(public, tmp_path_factory):
 def test_what_is_written_says_what_it_fills(converted):
     told = json.loads((converted / 't5' / loading.MODEL).read_text())
     assert told['format'] == 't5' and told['model']['encoder']['width'] == 32
+    assert len(Tokenizer.load(converted / 't5' / 'tokenizer.model').integer_ids) == 1001
     params = tensors.open_tensors(converted / 'siglip')
     assert params['tower/blocks/attention/query/kernel'].shape == (1, 16, 2, 8)
     assert (
@@ -79,8 +82,8 @@ def test_a_run_starts_from_several(converted, tmp_path):
         [
             sys.executable, '-m', 'rt2_jax.train', '--config=tests/training/tiny_config.py:web',
             f'--workdir={tmp_path / "run"}', f'--config.init_from={converted / "t5"},{converted / "siglip"}',
-            '--config.total_steps=2', '--config.log_every=1', '--config.model.vocab=8000',
-            '--config.optimizer.lr=0',
+            '--config.total_steps=1', '--config.log_every=1', '--config.optimizer.lr=0',
+            '--config.optimizer.weight_decay=0',
         ],
         cwd=ROOT, capture_output=True, text=True,
     )  # fmt: skip
@@ -91,6 +94,10 @@ def test_a_run_starts_from_several(converted, tmp_path):
         params['text_encoder']['layers']['mlp']['wo']['kernel'],
         source['text_encoder/layers/mlp/wo/kernel'].read(),
     )
+    # The run's vocabulary is longer; what is behind theirs began at random.
+    words = params['embedding']['embedding']
+    np.testing.assert_array_equal(words[:3000], source['embedding/embedding'].read())
+    assert words.shape[0] > 3000 and words[3000:].std() > 0
 
 
 @pytest.mark.parametrize(
@@ -99,8 +106,8 @@ def test_a_run_starts_from_several(converted, tmp_path):
         ('family', "is of a 't5', --format=siglip is for siglip"),
         ('shard', 'is missing: model.safetensors.index.json says it holds'),
         ('truncated', 'is truncated'),
-        ('name', 'did you mean'),
-        ('vocab', 'shared.weight of'),
+        ('name', "did you mean 'siglip'"),
+        ('vocab', 'shared.weight of (3000, 32)'),
     ],
 )
 def test_wrong_input_names_the_file_and_the_tensor(public, tmp_path, change, message):

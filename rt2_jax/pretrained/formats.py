@@ -35,6 +35,7 @@ class Format:
         rules: our `config.model` and their tensors to the table; {} gives the layout that is written.
         theirs: our `config.model` to their config.json; None where the format has none.
         model_types: of their config.json.
+        integers: how its vocabulary gets a token for each integer (`text.integers`).
     """
 
     what: str
@@ -42,6 +43,7 @@ class Format:
     rules: Callable[[Mapping[str, Any], Tensors], Sequence[Rule]]
     theirs: Callable[[Mapping[str, Any]], dict[str, Any]] | None = None
     model_types: tuple[str, ...] = ()
+    integers: str = 'overwrite'
 
 
 def _prefix(source: Tensors, options: Sequence[str]) -> str:
@@ -59,6 +61,7 @@ FORMATS = {
         lambda *_: t5.RULES,
         t5.theirs,
         t5.MODEL_TYPES,
+        integers='append',
     ),
     'siglip': Format(
         'SigLIP, SigLIP 2 (fixed resolution): Hugging Face safetensors',

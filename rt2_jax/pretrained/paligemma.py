@@ -34,7 +34,7 @@ def rules(config: Mapping[str, Any], tower: str = 'vision_tower.') -> tuple[Rule
         *siglip.rules(config, tower)[:-3],
         Rule('projection/kernel', 'multi_modal_projector.linear.weight', _PRODUCT),
         Rule('projection/bias', 'multi_modal_projector.linear.bias'),
-        Rule('embedding/embedding', f'{_TEXT}.embed_tokens.weight', grows=0),
+        Rule('embedding/embedding', f'{_TEXT}.embed_tokens.weight'),
         Rule('', 'language_model.lm_head.weight'),
         *_layers(config['text'].get('block', 'gemma')),
         Rule('norm/scale', f'{_TEXT}.norm.weight'),

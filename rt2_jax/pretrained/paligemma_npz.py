@@ -33,7 +33,7 @@ def rules(config: Mapping[str, Any], fused: bool = False) -> tuple[Rule, ...]:
         *(dataclasses.replace(rule, theirs=f'params/img/{rule.theirs}') for rule in tower),
         Rule('projection/kernel', 'params/img/head/kernel'),
         Rule('projection/bias', 'params/img/head/bias'),
-        Rule('embedding/embedding', 'params/llm/embedder/input_embedding', grows=0),
+        Rule('embedding/embedding', 'params/llm/embedder/input_embedding'),
         *_layers(config['text'].get('block', 'gemma'), fused),
         Rule('norm/scale', 'params/llm/final_norm/scale'),
     )

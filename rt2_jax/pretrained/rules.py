@@ -37,7 +37,6 @@ class Rule:
         sizes: of axes that the right side of `layout` joins.
         part: (axis, number, of): theirs holds `of` of ours along an axis, of which this is one.
         copy_of: their name for what `theirs` is a copy of: read from there where `theirs` is missing.
-        grows: the axis along which ours may be longer than theirs; what is more is zero.
         resizes: ours and theirs are vectors on square grids, [tokens, width], that may differ in size:
             between them is interpolated, linearly in both directions.
     """
@@ -48,7 +47,6 @@ class Rule:
     sizes: tuple[tuple[str, int], ...] = ()
     part: tuple[int, int, int] | None = None
     copy_of: str = ''
-    grows: int | None = None
     resizes: bool = False
 
     def names(self, layers: int) -> list[str]:
@@ -64,10 +62,6 @@ class Rule:
             x = np.take(x, number, axis)
         if self.layout:
             x = einops.rearrange(x, self.layout, **self._sizes(shape))
-        if self.grows is not None and x.shape[self.grows] < shape[self.grows]:
-            more = [(0, 0)] * x.ndim
-            more[self.grows] = (0, shape[self.grows] - x.shape[self.grows])
-            x = np.pad(x, more)
         if self.resizes and x.shape[0] != shape[0]:
             x = _resized(x, shape[0])
         return x

@@ -47,7 +47,7 @@ def _stack(ours: str, theirs: str, parts: Mapping[str, str]) -> Iterator[Rule]:
 
 
 RULES = (
-    Rule('embedding/embedding', 'shared.weight', grows=0),
+    Rule('embedding/embedding', 'shared.weight'),
     Rule('', 'encoder.embed_tokens.weight'),
     Rule('', 'decoder.embed_tokens.weight'),
     *_stack('text_encoder', 'encoder', {'attention': 'SelfAttention', 'mlp': 'DenseReluDense'}),
@@ -60,13 +60,7 @@ RULES = (
             'mlp_block': 'DenseReluDense',
         },
     ),
-    Rule(
-        'head/kernel',
-        'lm_head.weight',
-        'vocab width -> width vocab',
-        copy_of='shared.weight',
-        grows=1,
-    ),
+    Rule('head/kernel', 'lm_head.weight', 'vocab width -> width vocab', copy_of='shared.weight'),
 )
 
 

@@ -36,7 +36,7 @@ def rules(
         *siglip.rules(config, tower)[:-3],
         Rule('projection/norm/scale', f'{projector}.mm_soft_emb_norm.weight'),
         Rule('projection/linear/kernel', f'{projector}.mm_input_projection_weight'),
-        Rule('embedding/words/embedding', f'{_ENCODER}.embed_tokens.weight', grows=0),
+        Rule('embedding/words/embedding', f'{_ENCODER}.embed_tokens.weight'),
         Rule('embedding/vector', f'{_ENCODER}.embed_tokens.eoi_embedding'),
         Rule('', f'{_DECODER}.embed_tokens.*'),
         Rule('', 'lm_head.out_proj.weight'),

@@ -105,7 +105,8 @@ def init_state(
         mesh: where the arrays go.
         seed: of the initial parameters and of the run.
         params: parameters to start from instead of random ones (a tree of arrays on host or
-            devices); top-level parts of the model that it lacks start at random.
+            devices); top-level parts of the model that it lacks start at random, and so do the
+            words that a longer vocabulary has behind theirs.
 
     Raises:
         ValueError: `params` does not fit the model; names and shapes that differ are listed.
@@ -116,7 +117,8 @@ def init_state(
 
     def make(given):
         rng = jax.random.PRNGKey(seed)
-        made = nn.meta.unbox(init(rng)) | given
+        made = nn.meta.unbox(init(rng))
+        made |= {part: jax.tree.map(_over, made[part], x) for part, x in given.items()}
         return TrainState(
             step=jnp.zeros((), jnp.int32),
             params=made,
@@ -125,9 +127,51 @@ def init_state(
         )
 
     given = params or {}
-    expected = {part: shape for part, shape in nn.meta.unbox(shapes).items() if part in given}
-    given = place_params(given, expected, {part: shardings.params[part] for part in expected})
-    return jax.jit(make, out_shardings=shardings, donate_argnums=0)(given)
+    expected, places = {}, {}
+    for part in (part for part in nn.meta.unbox(shapes) if part in given):
+        expected[part], places[part] = _of_fewer_words(
+            shapes[part], shardings.params[part], sharding.named_leaves(given[part])
+        )
+    given = place_params(given, expected, places)
+    whole = all(
+        jax.tree.leaves(
+            jax.tree.map(
+                lambda x, y: x.shape == y.shape,
+                expected,
+                {p: nn.meta.unbox(shapes)[p] for p in expected},
+            )
+        )
+    )
+    return jax.jit(make, out_shardings=shardings, donate_argnums=0 if whole else ())(given)
+
+
+def _over(made: jax.Array, given: jax.Array) -> jax.Array:
+    """What is given, and behind it what was made."""
+    if made.shape == given.shape:
+        return given
+    return jax.lax.dynamic_update_slice(made, given, (0,) * made.ndim)
+
+
+def _of_fewer_words(boxed: Any, shardings: Any, given: dict[str, Any]) -> tuple[Any, Any]:
+    """Shapes and shardings of a part, with as many rows of words as are given where these are fewer."""
+    logical, unboxed = nn.get_partition_spec(boxed), nn.meta.unbox(boxed)
+
+    def fewer(path, shape, names, where):
+        have = tuple(getattr(given.get(sharding.parameter_name(path)), 'shape', shape.shape))
+        if len(have) != len(shape.shape):
+            return shape, where
+        sizes, spec = list(shape.shape), list(where.spec)
+        for axis, name in enumerate(names):
+            if name == 'vocab' and have[axis] < sizes[axis]:
+                sizes[axis], spec[axis] = have[axis], None
+        where = jax.sharding.NamedSharding(where.mesh, jax.sharding.PartitionSpec(*spec))
+        return jax.ShapeDtypeStruct(tuple(sizes), shape.dtype), where
+
+    pairs = jax.tree_util.tree_map_with_path(fewer, unboxed, logical, shardings)
+    split = lambda i: jax.tree.map(
+        lambda pair: pair[i], pairs, is_leaf=lambda x: isinstance(x, tuple)
+    )
+    return split(0), split(1)
 
 
 def check_params(given: Any, expected: Any, what: str) -> None:

@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-torch = pytest.importorskip('torch', reason="parity needs pip install 'rt2_jax[parity]'")
-transformers = pytest.importorskip('transformers')
-
 from rt2_jax.models import vla
 from rt2_jax.pretrained import paligemma, paligemma_npz, rules, tensors
+
+torch = pytest.importorskip('torch', reason="parity needs pip install 'rt2_jax[parity]'")
+transformers = pytest.importorskip('transformers')
 
 VOCAB, SIZE, SOFT, SEPARATOR = 97, 24, 90, 8
 KINDS = {

@@ -7,11 +7,11 @@ import pathlib
 import numpy as np
 import pytest
 
-torch = pytest.importorskip('torch', reason="parity needs pip install 'rt2_jax[parity]'")
-transformers = pytest.importorskip('transformers')
-
 from rt2_jax.pretrained import formats, rules, tensors
 from rt2_jax.training import weights
+
+torch = pytest.importorskip('torch', reason="parity needs pip install 'rt2_jax[parity]'")
+transformers = pytest.importorskip('transformers')
 
 CONFIGS = pathlib.Path(__file__).parents[2] / 'configs'
 # Billions of parameters with the tower (arXiv 2512.14856: 370 M, 1.7 B and 7 B without its 0.42 B;

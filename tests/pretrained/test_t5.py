@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-torch = pytest.importorskip('torch', reason="parity needs pip install 'rt2_jax[parity]'")
-transformers = pytest.importorskip('transformers')
-
 from rt2_jax.models import encoder_decoder, layers, vla
 from rt2_jax.pretrained import rules, t5, tensors
+
+torch = pytest.importorskip('torch', reason="parity needs pip install 'rt2_jax[parity]'")
+transformers = pytest.importorskip('transformers')
 
 CASES = {
     'gelu': dict(
@@ -56,7 +56,8 @@ class Text(nn.Module):
 def theirs(request):
     torch.manual_seed(0)
     config = transformers.T5Config(
-        d_model=24, d_ff=44, vocab_size=71, tie_word_embeddings=False, dropout_rate=0.0, decoder_start_token_id=0,
+        d_model=24, d_ff=44, vocab_size=71, tie_word_embeddings=False, dropout_rate=0.0,
+        decoder_start_token_id=0,
         initializer_factor=1.0, **CASES[request.param],
     )  # fmt: skip
     model = transformers.T5ForConditionalGeneration(config).eval()

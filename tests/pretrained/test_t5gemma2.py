@@ -9,14 +9,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-torch = pytest.importorskip('torch', reason="parity needs pip install 'rt2_jax[parity]'")
-transformers = pytest.importorskip('transformers')
-
 from rt2_jax.models import vla
 from rt2_jax.pretrained import rules, t5gemma2, tensors
 
+torch = pytest.importorskip('torch', reason="parity needs pip install 'rt2_jax[parity]'")
+transformers = pytest.importorskip('transformers')
+
 VOCAB, SIZE, SOFT = 97, 24, 90
 BEFORE, AFTER = (2, 18, 88), (89, 18)
+
+
+LOCAL, GLOBAL = 'sliding_attention', 'full_attention'
 
 
 def text(**settings):
@@ -24,10 +27,10 @@ def text(**settings):
         hidden_size=24, intermediate_size=40, num_attention_heads=4, num_key_value_heads=2, head_dim=10,
         vocab_size=VOCAB, sliding_window=7, query_pre_attn_scalar=20, max_position_embeddings=256,
         pad_token_id=0, eos_token_id=1, bos_token_id=2,
-        layer_types=['sliding_attention', 'sliding_attention', 'full_attention', 'sliding_attention'][:settings['num_hidden_layers']],
+        layer_types=[LOCAL, LOCAL, GLOBAL, LOCAL][: settings['num_hidden_layers']],
         rope_parameters={
-            'sliding_attention': {'rope_type': 'default', 'rope_theta': 100.0},
-            'full_attention': {'rope_type': 'linear', 'rope_theta': 1000.0, 'factor': 2.0},
+            LOCAL: {'rope_type': 'default', 'rope_theta': 100.0},
+            GLOBAL: {'rope_type': 'linear', 'rope_theta': 1000.0, 'factor': 2.0},
         },
         **settings,
     )  # fmt: skip

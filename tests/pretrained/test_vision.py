@@ -10,11 +10,11 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-torch = pytest.importorskip('torch', reason="parity needs pip install 'rt2_jax[parity]'")
-transformers = pytest.importorskip('transformers')
-
 from rt2_jax.models import vit
 from rt2_jax.pretrained import big_vision, rules, siglip, tensors
+
+torch = pytest.importorskip('torch', reason="parity needs pip install 'rt2_jax[parity]'")
+transformers = pytest.importorskip('transformers')
 
 PATCH, SIZE = 6, 30
 
@@ -89,7 +89,6 @@ def test_big_vision_files_say_the_same(ours, scanned, tmp_path):
     model, params, config, shapes = ours
     flat = flax.traverse_util.flatten_dict(params['params'], sep='/')
     mine = {name: tensors.of_array(name, x) for name, x in flat.items()}
-    sizes = (('rows', PATCH), ('columns', PATCH))
     table = big_vision.rules(config, scanned=scanned)
     written = rules.exported(table, mine)
     arrays = {f'params/img/{name}': tensor.read() for name, tensor in written.items()}
