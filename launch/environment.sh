@@ -60,14 +60,33 @@ install_packages() {
     "$python" -c 'import ensurepip, venv' 2>/dev/null ||
         fail "$python cannot make virtual environments; on Debian: apt-get install python3-venv"
     "$python" -m venv --clear "$VENV"
-    if ! {
-        "${pip[@]}" install -c "$ROOT/launch/constraints.txt" setuptools &&
-            "${pip[@]}" install --use-pep517 --no-build-isolation --progress-bar off \
-                -c "$ROOT/launch/constraints.txt" -e "${ROOT}[$EXTRAS]"
-    } 2>&1 | tee "$log" | show_progress; then
+    "${pip[@]}" install -q -c "$ROOT/launch/constraints.txt" setuptools >"$log" 2>&1 ||
+        fail "pip could not install setuptools: $(tail -n 5 "$log")"
+    pip_install "$EXTRAS"
+}
+
+# Installs extras of setup.py, by comma, with the pinned versions.
+pip_install() {
+    local log=$VENV/install.log
+    if ! "$VENV/bin/python" -m pip --disable-pip-version-check install --use-pep517 --no-build-isolation \
+        --progress-bar off -c "$ROOT/launch/constraints.txt" -e "${ROOT}[$1]" 2>&1 |
+        tee -a "$log" | show_progress; then
         tail -n 15 "$log" >&2
         fail "pip could not install everything; run the same command again once that is put right"
     fi
+}
+
+# Adds an extra to the .venv that set_up made, once.
+add_extra() {
+    local stamp=$VENV/added_$1
+    exec 9<"$ROOT/launch"
+    flock 9
+    if [[ ! -f $stamp ]]; then
+        printf 'adding the extra %s\n' "$1"
+        pip_install "$1"
+        touch "$stamp"
+    fi
+    exec 9<&-
 }
 
 can_draw() {

@@ -33,7 +33,7 @@ from rt2_jax.text.tokenizer import Tokenizer
 from rt2_jax.training import metrics, program as program_lib, state as state_lib, weights
 
 FLAGS = flags.FLAGS
-_STACKS = ('vision', 'encoder', 'decoder')  # parts of a model that have layers
+_STACKS = ('vision', 'encoder', 'decoder', 'text')  # parts of a model that have layers
 
 
 def plan(config: Any, name: str, mode: str, batch_size: int = 1) -> tuple[dict[str, Any], str]:
@@ -208,7 +208,8 @@ def advice(found: dict[str, Any], config: Any) -> list[str]:
         return []
     memory = found['hbm_bytes_per_chip']
     lines = []
-    kept = [part for part in _STACKS if config.model[part].get('remat', 'none') != 'full']
+    stacks = [part for part in _STACKS if part in config.model]
+    kept = [part for part in stacks if config.model[part].get('remat', 'none') != 'full']
     if found['mode'] == 'train' and kept:
         lines.append(
             f'recompute in the backward pass ({", ".join(f"--config.model.{p}.remat=full" for p in kept)}): '

@@ -1,6 +1,7 @@
 """The convert binary: public checkpoints in, a run that starts from them, and out again."""
 
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -8,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 
+from rt2_jax.policy import Policy
 from rt2_jax.pretrained import tensors
 from rt2_jax.text.tokenizer import Tokenizer
 from rt2_jax.training import loading
@@ -98,6 +100,56 @@ def test_a_run_starts_from_several(converted, tmp_path):
     words = params['embedding']['embedding']
     np.testing.assert_array_equal(words[:3000], source['embedding/embedding'].read())
     assert words.shape[0] > 3000 and words[3000:].std() > 0
+
+
+VISION = dict(
+    model_type='siglip_vision_model', hidden_size=16, intermediate_size=32, num_hidden_layers=1,
+    num_attention_heads=2, image_size=32, patch_size=8, vision_use_head=False, projection_dim=24,
+)  # fmt: skip
+TEXT = dict(
+    hidden_size=24, intermediate_size=40, num_hidden_layers=2, num_attention_heads=4,
+    num_key_value_heads=2, head_dim=6, vocab_size=3072, pad_token_id=0, eos_token_id=1, bos_token_id=2,
+)  # fmt: skip
+
+
+def t5gemma2_of():
+    config = transformers.T5Gemma2Config(
+        encoder=dict(
+            text_config=TEXT, vision_config=VISION, mm_tokens_per_image=16, boi_token_index=3000,
+            eoi_token_index=3001, image_token_index=3002,
+        ),
+        decoder=TEXT, image_token_index=3002,
+    )  # fmt: skip
+    return transformers.T5Gemma2ForConditionalGeneration(config)
+
+
+def paligemma_of():
+    config = transformers.PaliGemmaConfig(
+        text_config=TEXT | dict(model_type='gemma2'), vision_config=VISION, projection_dim=24,
+        image_token_index=3002,
+    )  # fmt: skip
+    return transformers.PaliGemmaForConditionalGeneration(config)
+
+
+@pytest.mark.parametrize('family, make', [('t5gemma2', t5gemma2_of), ('paligemma', paligemma_of)])
+def test_other_families_train_and_act(family, make, tmp_path):
+    torch.manual_seed(0)
+    make().save_pretrained(tmp_path / 'theirs')
+    result = convert(
+        f'--source={tmp_path / "theirs"}', f'--format={family}', f'--output={tmp_path / "ours"}'
+    )
+    assert result.returncode == 0, result.stderr
+    result = subprocess.run(
+        [
+            sys.executable, '-m', 'rt2_jax.train', f'--workdir={tmp_path / "run"}',
+            f'--config=tests/training/imported_config.py:{tmp_path / "ours"}',
+        ],
+        cwd=ROOT, capture_output=True, text=True, env=os.environ | {'JAX_DISABLE_MOST_OPTIMIZATIONS': '1'},
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    policy = Policy.from_checkpoint(tmp_path / 'run', batch_sizes=(1,))
+    image = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
+    assert policy.act(image, 'pick banana').action.shape == (8,)
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,8 @@ MODULES = sorted(path for path in PACKAGE.rglob('*.py'))
 ROWS = (
     ('nearest',),
     ('configuration', 'text', 'parallel'),
-    ('data', 'models', 'pretrained'),
+    ('data', 'models'),
+    ('pretrained',),
     ('training', 'decoding', 'envs'),
     ('policy',),
     ('evaluation',),

@@ -55,6 +55,45 @@ def test_the_formula_is_what_a_program_counts(kind):
     assert cost.forward_flops(config, 50, data, 3) == counted
 
 
+GROUPED = dict(heads=4, kv_heads=2, head_dim=6, scale=0.4)
+
+
+@pytest.mark.parametrize(
+    'config',
+    [
+        dict(
+            name='t5gemma2',
+            image_tokens=4,
+            before_image=(2, 3),
+            after_image=(4,),
+            encoder=dict(width=24, depth=3, mlp=40, attention=GROUPED),
+            decoder=dict(width=24, depth=2, mlp=36, attention=GROUPED),
+        ),
+        dict(name='decoder_only', text=dict(width=24, depth=3, mlp=40, attention=GROUPED)),
+        dict(
+            name='decoder_only',
+            bos=-1,
+            text=dict(width=24, depth=2, mlp=40, attention=GROUPED, block='parallel'),
+        ),
+    ],
+    ids=lambda config: config['name'],
+)
+def test_the_formula_of_other_backbones(config):
+    config = config | dict(
+        dtype='float32', vision=dict(width=16, depth=2, heads=2, mlp=32, patch=8)
+    )
+    data = dict(image_size=32, frames=2, prompt_length=7, target_length=5)
+    model = vla.build(config, 150)
+    inputs = (
+        jax.ShapeDtypeStruct((3, 2, 32, 32, 3), 'uint8'),
+        jax.ShapeDtypeStruct((3, 7), 'int32'),
+        jax.ShapeDtypeStruct((3, 5), 'int32'),
+    )
+    params = jax.eval_shape(model.init, jax.random.key(0), *inputs)
+    counted = metrics.count_flops(jax.make_jaxpr(model.apply)(params, *inputs))
+    assert cost.forward_flops(config, 150, data, 3) == counted
+
+
 @pytest.mark.parametrize('name', FLAGSHIPS)
 def test_flagships_have_the_papers_sizes(name):
     config = config_of(name)

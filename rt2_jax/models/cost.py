@@ -1,7 +1,7 @@
-"""FLOPs of a PaLI in closed form, from its config alone: a check on what is counted in a program.
+"""FLOPs of a model in closed form, from its config alone: a check on what is counted in a program.
 
-Axes: N image tokens, P prompt, T target, S = F N + P, D width, H heads, K width of a head, M mlp,
-V vocabulary. A multiplication and its addition count as two.
+Axes: N image tokens, P prompt, T target, S what comes before it, D width, H heads, G heads of keys and
+values, K width of a head, M mlp, V vocabulary. A multiplication and its addition count as two.
 """
 
 from collections.abc import Mapping
@@ -14,22 +14,63 @@ def forward_flops(
     """Matrix products of one teacher-forced pass over `rows` examples.
 
     Args:
-        model: the config's `model` part of a 'pali'.
+        model: the config's `model` part.
         vocab: V.
         data: the config's `data` part: image_size, frames, prompt_length, target_length.
         rows: examples.
     """
-    vision, encoder, decoder = model['vision'], model['encoder'], model['decoder']
-    frames, target = data['frames'], data['target_length']
-    side = data['image_size'] // vision['patch']
-    image = side**2
-    source = frames * image + data['prompt_length']
-    tower = frames * _tower(vision, side)
-    projection = 2 * frames * image * vision['width'] * encoder['width']
+    side = data['image_size'] // model['vision']['patch']
+    tower = data['frames'] * _tower(model['vision'], side)
+    return rows * (tower + _LANGUAGE[model['name']](model, vocab, data, side**2))
+
+
+def _pali(model, vocab: int, data, patches: int) -> float:
+    encoder, decoder, target = model['encoder'], model['decoder'], data['target_length']
+    source = data['frames'] * patches + data['prompt_length']
+    projection = 2 * data['frames'] * patches * model['vision']['width'] * encoder['width']
     head = 2 * target * decoder['width'] * vocab
-    return rows * (
-        tower + projection + _encoder(encoder, source) + _decoder(decoder, source, target) + head
+    return projection + _encoder(encoder, source) + _decoder(decoder, source, target) + head
+
+
+def _t5gemma2(model, vocab: int, data, patches: int) -> float:
+    del patches
+    encoder, decoder, target = model['encoder'], model['decoder'], data['target_length']
+    tokens = data['frames'] * model['image_tokens']
+    around = data['frames'] * (len(model['before_image']) + len(model['after_image']))
+    source = tokens + around + data['prompt_length']
+    projection = 2 * tokens * model['vision']['width'] * encoder['width']
+    head = 2 * target * decoder['width'] * vocab
+    theirs = decoder['depth'] * 4 * source * decoder['width'] * _keys(decoder)
+    return (
+        projection
+        + _grouped(encoder, source, source)
+        + _grouped(decoder, target, target + source)
+        + theirs
+        + head
     )
+
+
+def _decoder_only(model, vocab: int, data, patches: int) -> float:
+    text, target = model['text'], data['target_length']
+    ends = (model.get('bos', 2) >= 0) + (model.get('separator', 108) >= 0)
+    length = data['frames'] * patches + data['prompt_length'] + ends + target - 1
+    projection = 2 * data['frames'] * patches * model['vision']['width'] * text['width']
+    return projection + _grouped(text, length, length) + 2 * target * text['width'] * vocab
+
+
+_LANGUAGE = {'pali': _pali, 't5gemma2': _t5gemma2, 'decoder_only': _decoder_only}
+
+
+def _keys(stack: Mapping[str, Any]) -> int:
+    return stack['attention']['kv_heads'] * stack['attention']['head_dim']
+
+
+def _grouped(stack: Mapping[str, Any], queries: int, keys: int) -> float:
+    """Layers of Gemma's kind over `queries` tokens, each of which sees `keys` of them."""
+    width, attention = stack['width'], stack['attention']
+    inner = attention['heads'] * attention['head_dim']
+    layer = 2 * queries * (2 * width * (inner + _keys(stack)) + 3 * width * stack['mlp'])
+    return stack['depth'] * (layer + 4 * queries * keys * inner)
 
 
 def train_flops(model: Mapping[str, Any], vocab: int, data: Mapping[str, Any], rows: int) -> float:
