@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 import dataclasses
 import difflib
+import fnmatch
 import math
 import re
 
@@ -32,6 +33,7 @@ class Rule:
         ours: our parameter's name, 'text_encoder/layers/attention/query/kernel'; '' for a tensor that
             we have no use for.
         theirs: their tensor's name; with '{i}' there is one a layer, and ours has a leading layer axis.
+            Of a tensor that we have no use for, '*' stands for anything.
         layout: how theirs becomes ours, as einops writes it (of one layer, where there is one a layer);
             '' where they lie alike. The right side names each axis of ours.
         sizes: of axes that the right side of `layout` joins.
@@ -111,42 +113,46 @@ def imported(
     taken: set[str] = set()
     found: dict[str, Tensor] = {}
     wrong: list[str] = []
-    for rule in rules:
-        if not rule.ours:
-            pattern = re.escape(rule.theirs).replace(re.escape(LAYER), r'\d+').replace(r'\*', '.*')
-            taken |= {name for name in source if re.fullmatch(pattern, name)}
-            continue
-        if rule.ours not in shapes:
-            continue
+    for rule in (rule for rule in rules if rule.ours in shapes):
         shape = tuple(shapes[rule.ours])
-        names = rule.names(shape[0])
-        if rule.copy_of:
-            names = [n if n in source else m for n, m in zip(names, [rule.copy_of] * len(names))]
-        missing = [name for name in names if name not in source]
-        if missing:
-            wrong.append(
-                f'{rule.ours}: the checkpoint has no {missing[0]}{_near(missing[0], source)}'
-            )
+        names = [
+            rule.copy_of if rule.copy_of and name not in source else name
+            for name in rule.names(shape[0])
+        ]
+        if missing := [name for name in names if name not in source]:
+            near = _near(missing[0], source)
+            wrong.append(f'{rule.ours}: the checkpoint has no {missing[0]}{near}')
             continue
         taken |= set(names)
         tensors = [source[name] for name in names]
         wrong += _misfits(rule, tensors, shape)
         found[rule.ours] = _ours(rule, tensors, shape)
-    parts = {rule.ours.split('/')[0] for rule in rules if rule.ours}
-    expected = [name for name in shapes if name.split('/')[0] in parts]
-    unfilled = [name for name in expected if name not in {rule.ours for rule in rules}]
-    wrong += [f'{name}: no rule of this format fills it' for name in unfilled]
-    left = [name for name in source if name not in taken]
+    wrong += [f'{name}: no rule of this format fills it' for name in _unfilled(rules, shapes)]
     known = [name for rule in rules for name in rule.names(1)]
+    left = [name for name in source if name not in taken and not _unused(rules, name)]
     wrong += [f'{name}: nothing here takes it{_near(name, known)}' for name in left]
     if wrong:
         where = next(iter(source.values())).where if source else 'the checkpoint'
+        more = f'\n  and {len(wrong) - 20} more' if len(wrong) > 20 else ''
         raise SourceError(
             f'{where} does not fit the model, {len(wrong)} tensors are wrong:\n  '
             + '\n  '.join(wrong[:20])
-            + (f'\n  and {len(wrong) - 20} more' if len(wrong) > 20 else '')
+            + more
         )
     return found
+
+
+def _unfilled(rules: Sequence[Rule], shapes: Iterable[str]) -> list[str]:
+    """Parameters that no rule fills, of the parts that the table knows."""
+    ours = {rule.ours for rule in rules}
+    parts = {name.split('/')[0] for name in ours if name}
+    return [name for name in shapes if name.split('/')[0] in parts and name not in ours]
+
+
+def _unused(rules: Sequence[Rule], name: str) -> bool:
+    """Whether a table says that we have no use for a tensor."""
+    patterns = (rule.theirs.replace(LAYER, '*') for rule in rules if not rule.ours)
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def _near(name: str, names: Iterable[str]) -> str:

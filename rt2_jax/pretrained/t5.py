@@ -26,40 +26,33 @@ def _attention(ours: str, theirs: str) -> Iterator[Rule]:
 
 def _hidden(ours: str, theirs: str) -> Iterator[Rule]:
     for product in ('wi_0', 'wi_1', 'wo'):
-        yield Rule(
-            f'{ours}/{product}/kernel', f'{theirs}.DenseReluDense.{product}.weight', _PRODUCT
-        )
+        yield Rule(f'{ours}/{product}/kernel', f'{theirs}.{product}.weight', _PRODUCT)
 
 
-def _stack(ours: str, theirs: str, parts: Mapping[str, str]) -> Iterator[Rule]:
-    """A stack's rules; `parts` are the blocks' layers in order, ours -> theirs."""
-    for number, (our, their) in enumerate(parts.items()):
+def _stack(ours: str, theirs: str, parts: Mapping[str, tuple[str, str]]) -> Iterator[Rule]:
+    """A stack's rules; `parts` are a block's layers in order: ours -> (our norm, theirs)."""
+    for number, (part, (norm, their)) in enumerate(parts.items()):
         layer = f'{theirs}.block.{{i}}.layer.{number}'
-        make = _hidden if 'DenseReluDense' in their else _attention
-        inner = layer if make is _hidden else f'{layer}.{their}'
-        yield from make(f'{ours}/layers/{our}', inner)
-        norm = our.removesuffix('_attention').removesuffix('_block')
-        norm = 'attention' if our == 'attention' else norm
-        yield Rule(f'{ours}/layers/{norm}_norm/scale', f'{layer}.layer_norm.weight')
+        rules = _hidden if their == 'DenseReluDense' else _attention
+        yield from rules(f'{ours}/layers/{part}', f'{layer}.{their}')
+        yield Rule(f'{ours}/layers/{norm}/scale', f'{layer}.layer_norm.weight')
     first = f'{theirs}.block.0.layer.0.SelfAttention'
     yield Rule(f'{ours}/relative_bias/table', f'{first}.relative_attention_bias.weight')
     yield Rule(f'{ours}/norm/scale', f'{theirs}.final_layer_norm.weight')
 
 
+_ENCODER = {'attention': ('attention_norm', 'SelfAttention'), 'mlp': ('mlp_norm', 'DenseReluDense')}
+_DECODER = {
+    'self_attention': ('self_norm', 'SelfAttention'),
+    'cross_attention': ('cross_norm', 'EncDecAttention'),
+    'mlp_block': ('mlp_norm', 'DenseReluDense'),
+}
 RULES = (
     Rule('embedding/embedding', 'shared.weight'),
     Rule('', 'encoder.embed_tokens.weight'),
     Rule('', 'decoder.embed_tokens.weight'),
-    *_stack('text_encoder', 'encoder', {'attention': 'SelfAttention', 'mlp': 'DenseReluDense'}),
-    *_stack(
-        'text_decoder',
-        'decoder',
-        {
-            'self_attention': 'SelfAttention',
-            'cross_attention': 'EncDecAttention',
-            'mlp_block': 'DenseReluDense',
-        },
-    ),
+    *_stack('text_encoder', 'encoder', _ENCODER),
+    *_stack('text_decoder', 'decoder', _DECODER),
     Rule('head/kernel', 'lm_head.weight', 'vocab width -> width vocab', copy_of='shared.weight'),
 )
 

@@ -199,7 +199,7 @@ def write_safetensors(
     shard_bytes: int = 5 << 30,
     metadata: Mapping[str, str] | None = None,
 ) -> list[epath.Path]:
-    """Writes tensors one after another, so that only one is in memory.
+    """Writes tensors one after another, so that only one, or one layer of it, is in memory.
 
     Args:
         directory: where the files go.
@@ -259,9 +259,19 @@ def _write_shard(
     with _whole(path) as file:
         file.write(len(encoded).to_bytes(8, 'little') + encoded)
         for tensor in tensors.values():
-            file.write(
-                np.ascontiguousarray(tensor.read()).astype(tensor.dtype, copy=False).tobytes()
-            )
+            for piece in _pieces(tensor):
+                file.write(
+                    np.ascontiguousarray(piece, tensor.dtype).reshape(-1).view(np.uint8).data
+                )
+
+
+def _pieces(tensor: Tensor) -> Iterator[np.ndarray]:
+    """A tensor in parts along its first axis, where they can be read apart."""
+    if tensor.take is None:
+        yield tensor.read()
+        return
+    for i in range(tensor.shape[0]):
+        yield tensor[i : i + 1]
 
 
 def of_array(name: str, array: Any) -> Tensor:

@@ -114,16 +114,25 @@ def make_optimizer(config: Any, total_steps: int, params: Any) -> optax.Gradient
         chain.append(optax.stateless(lambda updates, _: _times(updates, factors)))
     chain.append(optax.scale_by_learning_rate(schedule))
     trained = optax.chain(*chain)
-    if not config.frozen:
+    frozen = frozen_names(config, params)
+    if not frozen:
         return trained
-    names = list(named_leaves(params))
-    frozen = set().union(
-        *(matching(pattern, names, 'config.optimizer.frozen') for pattern in config.frozen)
-    )
     labels = jax.tree_util.tree_map_with_path(
         lambda path, _: 'frozen' if parameter_name(path) in frozen else 'trained', params
     )
     return optax.partition({'trained': trained, 'frozen': optax.set_to_zero()}, labels)
+
+
+def frozen_names(config: Any, params: Any) -> frozenset[str]:
+    """Names of the parameters that `config.frozen` holds still.
+
+    Raises:
+        ValueError: a pattern that matches nothing.
+    """
+    names = list(named_leaves(params))
+    return frozenset().union(
+        *(matching(pattern, names, 'config.optimizer.frozen') for pattern in config.frozen)
+    )
 
 
 def _times(updates: Any, factors: Any) -> Any:

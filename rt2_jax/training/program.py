@@ -117,7 +117,13 @@ def build(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere), jax.eval_shape(zeros)
     )
     state = state_lib.abstract_state(model, optimizer, batch, mesh)
-    step = step_lib.make_train_step(model, optimizer, accumulate=config.accumulate, tables=tables)
+    step = step_lib.make_train_step(
+        model,
+        optimizer,
+        accumulate=config.accumulate,
+        tables=tables,
+        frozen=optimizer_lib.frozen_names(config.optimizer, params),
+    )
 
     def placed(*arguments):
         with sharding.rules(mesh):

@@ -2,7 +2,7 @@
 the device.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import flax
@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from rt2_jax.parallel.sharding import parameter_name
 from rt2_jax.training.state import TrainState
 
 Batch = dict[str, jax.Array]
@@ -176,6 +177,7 @@ def make_train_step(
     *,
     accumulate: int = 1,
     tables: ActionTables | None = None,
+    frozen: Collection[str] = (),
 ) -> Callable:
     """Returns step(state, accumulated, batch) -> (state, accumulated, loss), to be jitted with the
     first two donated.
@@ -188,12 +190,17 @@ def make_train_step(
             added; the batch size must be divisible by it.
         tables: for errors of actions in physical units; `accumulated.actions` must be there with
             it.
+        frozen: names of parameters that stand still, through which nothing is passed back.
 
     The loss is the mean over all answer tokens of the batch, so cutting it into parts changes
     nothing but memory.
     """
 
+    def held(path, x):
+        return jax.lax.stop_gradient(x) if parameter_name(path) in frozen else x
+
     def loss_of(params, batch, rng):
+        params = jax.tree_util.tree_map_with_path(held, params)
         logits = model.apply(
             {'params': params},
             batch['images'],

@@ -6,6 +6,7 @@ import numpy as np
 import optax
 import pytest
 
+from rt2_jax.parallel import sharding
 from rt2_jax.text.actions import ActionSpace
 from rt2_jax.training import metrics, state as state_lib, step as step_lib
 
@@ -47,19 +48,39 @@ def tables(action_tokenizer):
     )
 
 
-def advance(tiny, batch, tables, accumulate):
+def start(tiny, tables, accumulate=1, frozen=()):
     optimizer = optax.sgd(0.1)
     params = tiny.params(0)
     state = state_lib.TrainState(
         jnp.zeros((), jnp.int32), params, optimizer.init(params), jax.random.PRNGKey(0)
     )
-    step = step_lib.make_train_step(tiny.model, optimizer, accumulate=accumulate, tables=tables)
-    return jax.jit(step)(state, step_lib.Accumulated.zeros(2, 3, actions=True), batch)
+    step = step_lib.make_train_step(
+        tiny.model, optimizer, accumulate=accumulate, tables=tables, frozen=frozen
+    )
+    return step, state, step_lib.Accumulated.zeros(2, 3, actions=True)
+
+
+def advance(tiny, batch, tables, accumulate):
+    step, *before = start(tiny, tables, accumulate)
+    return jax.jit(step)(*before, batch)
 
 
 @pytest.fixture(scope='module')
 def advanced(tiny, batch, tables):
     return advance(tiny, batch, tables, 1)
+
+
+def test_nothing_is_passed_back_through_what_stands_still(tiny, batch, tables):
+    names = sharding.named_leaves(tiny.params(0))
+    frozen = frozenset(name for name in names if name.startswith('tower/'))
+    flops = {}
+    for held in (frozenset(), frozen):
+        step, *before = start(tiny, tables, frozen=held)
+        flops[held] = metrics.count_flops(jax.make_jaxpr(step)(*before, batch))
+    assert flops[frozen] < flops[frozenset()]
+    state, *_ = jax.jit(step)(*before, batch)
+    for name, value in sharding.named_leaves(state.params).items():
+        assert np.array_equal(value, names[name]) == (name in frozen), name
 
 
 def test_cross_entropy_is_that_of_numpy_without_padding():
