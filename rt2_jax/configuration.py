@@ -87,6 +87,8 @@ def defaults() -> ml_collections.ConfigDict:
                 frozen=(),
                 part_lr=dict(),
             ),
+            # Low-rank products that learn in the place of everything else; none if the rank is 0.
+            adapters=dict(rank=0, alpha=16.0, patterns=('(query|value)/kernel$',)),
             mesh=dict(data=-1, fsdp=1, tensor=1),  # numbers of devices, -1 the rest
             compile_cache='',
             profile=0,  # the first of five steps that are traced into the workdir's profile folder

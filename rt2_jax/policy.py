@@ -150,7 +150,7 @@ class Policy:
         Raises:
           CheckpointError: no such directory, empty, half-written, or no such step.
         """
-        onto = functools.partial(weights.shapes, mesh=mesh)
+        onto = functools.partial(weights.shapes, mesh=mesh, stored=True)
         loaded = loading.load_for_inference(workdir, step, onto)
         params = loaded.params
         if untrained:

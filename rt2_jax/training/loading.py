@@ -27,7 +27,7 @@ from rt2_jax.parallel.sharding import named_leaves
 from rt2_jax.pretrained import tensors
 from rt2_jax.text.actions import ActionSpace
 from rt2_jax.text.tokenizer import Tokenizer
-from rt2_jax.training import weights
+from rt2_jax.training import adapters, weights
 from rt2_jax.training.checkpoint import CheckpointError, Checkpoints, read_config, write
 
 PACKAGE = 'package:'
@@ -40,7 +40,7 @@ class Loaded:
 
     Attributes:
         config: the config of the run.
-        params: nested dict of arrays.
+        params: nested dict of arrays; adapters are merged into their kernels.
         tokenizer: the run's tokenizer.
         action_space: of the embodiment that the config names.
         embodiment: that embodiment's card as a dict.
@@ -90,7 +90,7 @@ def load_for_inference(
         checkpoints.close()
     return Loaded(
         config=config,
-        params=params,
+        params=adapters.plain(params, config),
         tokenizer=tokenizer,
         step=step,
         directory=workdir,
@@ -160,6 +160,8 @@ def export(
         write(output / name, (loaded.directory / name).read_bytes())
     config = loaded.config.unlock()
     config.compile_cache = ''  # a path of the machine that trained it
+    if 'adapters' in config:
+        config.adapters.rank = 0  # they are in the weights
     write(output / 'config.json', configuration.to_json(config).encode())
     arrays = {'step': np.int64(loaded.step), 'dtype': np.array(jnp.dtype(dtype).name)}
     for name, value in named_leaves(loaded.params).items():

@@ -17,6 +17,7 @@ from rt2_jax.parallel import sharding
 from rt2_jax.text.actions import ActionSpace, ActionTokenizer
 from rt2_jax.text.tokenizer import Tokenizer
 from rt2_jax.training import (
+    adapters,
     metrics,
     optimizer as optimizer_lib,
     state as state_lib,
@@ -104,9 +105,13 @@ def build(
             f'axes data x fsdp = {parts}; take a multiple of {parts * config.accumulate}'
         )
     model = vla.build(config.model, tokenizer.vocab_size, tokenizer.integer_ids)
+    model = adapters.adapted(model, config)
+    learning = config.optimizer.copy_and_resolve_references().unlock()
+    if isinstance(model, adapters.Adapted):
+        learning.frozen = (f'^(?!{adapters.PART}/)',)
     batch = batch_shapes(config, mesh)
     params = nn.meta.unbox(state_lib.parameter_shapes(model, batch))
-    optimizer = optimizer_lib.make_optimizer(config.optimizer, config.total_steps, params)
+    optimizer = optimizer_lib.make_optimizer(learning, config.total_steps, params)
     tables = action_tables(tokenizer, sources, kinds, spaces)
 
     def zeros():
@@ -122,7 +127,7 @@ def build(
         optimizer,
         accumulate=config.accumulate,
         tables=tables,
-        frozen=optimizer_lib.frozen_names(config.optimizer, params),
+        frozen=optimizer_lib.frozen_names(learning, params),
     )
 
     def placed(*arguments):

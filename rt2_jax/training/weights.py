@@ -13,10 +13,12 @@ from jax.sharding import Mesh, SingleDeviceSharding
 from rt2_jax.models import vla
 from rt2_jax.parallel import sharding
 from rt2_jax.text.tokenizer import Tokenizer
-from rt2_jax.training import state as state_lib
+from rt2_jax.training import adapters, state as state_lib
 
 
-def shapes(config: Any, tokenizer: Tokenizer, mesh: Mesh | None = None) -> Any:
+def shapes(
+    config: Any, tokenizer: Tokenizer, mesh: Mesh | None = None, stored: bool = False
+) -> Any:
     """Shapes, types and places of the parameters: kernels in the type they are multiplied in.
 
     Args:
@@ -24,6 +26,7 @@ def shapes(config: Any, tokenizer: Tokenizer, mesh: Mesh | None = None) -> Any:
       tokenizer: of the run.
       mesh: of devices of this process, over which the sharding table splits; by default all lies on
         the first of them.
+      stored: as a checkpoint has them, with adapters if the run had some.
 
     Returns:
       A tree of `jax.ShapeDtypeStruct`.
@@ -32,6 +35,8 @@ def shapes(config: Any, tokenizer: Tokenizer, mesh: Mesh | None = None) -> Any:
       ValueError: a parameter that doesn't split over the mesh.
     """
     model, inputs = _model(config, tokenizer)
+    if stored:
+        model = adapters.adapted(model, config)
     boxed = jax.eval_shape(model.init, jax.random.key(0), *inputs)['params']
     used = state_lib.as_used(nn.meta.unbox(boxed), model.dtype)
     if mesh is None:
