@@ -6,16 +6,13 @@ the head too, of which some files keep a copy.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from rt2_jax.pretrained import siglip
-from rt2_jax.pretrained.rules import Rule
+from rt2_jax.pretrained import gemma, siglip
+from rt2_jax.pretrained.rules import PRODUCT, Rule
 
 MODEL_TYPES = ('paligemma',)
-_HEADS_OUT = '(heads head_dim) width -> width heads head_dim'
-_HEADS_IN = 'width (heads head_dim) -> heads head_dim width'
-_PRODUCT = 'outputs inputs -> inputs outputs'
 _TEXT = 'language_model.model'
 _NORMS = {
     'gemma': {'attention_norm': 'input_layernorm', 'mlp_norm': 'post_attention_layernorm'},
@@ -32,26 +29,13 @@ def rules(config: Mapping[str, Any], tower: str = 'vision_tower.') -> tuple[Rule
     """The table; `tower` is what the names of the tower begin with."""
     return (
         *siglip.rules(config, tower)[:-3],
-        Rule('projection/kernel', 'multi_modal_projector.linear.weight', _PRODUCT),
+        Rule('projection/kernel', 'multi_modal_projector.linear.weight', PRODUCT),
         Rule('projection/bias', 'multi_modal_projector.linear.bias'),
         Rule('embedding/embedding', f'{_TEXT}.embed_tokens.weight'),
         Rule('', 'language_model.lm_head.weight'),
-        *_layers(config['text'].get('block', 'gemma')),
+        *gemma.layers('layers', f'{_TEXT}.layers', _NORMS[config['text'].get('block', 'gemma')]),
         Rule('norm/scale', f'{_TEXT}.norm.weight'),
     )
-
-
-def _layers(block: str) -> Iterator[Rule]:
-    their = f'{_TEXT}.layers.{{i}}'
-    for name in ('query', 'key', 'value'):
-        yield Rule(
-            f'layers/mixing/{name}/kernel', f'{their}.self_attn.{name[0]}_proj.weight', _HEADS_OUT
-        )
-    yield Rule('layers/mixing/out/kernel', f'{their}.self_attn.o_proj.weight', _HEADS_IN)
-    for our, name in (('wi_0', 'gate'), ('wi_1', 'up'), ('wo', 'down')):
-        yield Rule(f'layers/mlp_block/{our}/kernel', f'{their}.mlp.{name}_proj.weight', _PRODUCT)
-    for our, name in _NORMS[block].items():
-        yield Rule(f'layers/{our}/scale', f'{their}.{name}.weight')
 
 
 def model(theirs: Mapping[str, Any]) -> dict[str, Any]:

@@ -23,6 +23,10 @@ from scipy import ndimage
 from rt2_jax.pretrained.tensors import SourceError, Tensor
 
 LAYER = '{i}'
+# Layouts of torch's linear layers, [outputs, inputs]: plain, and where a side is split into heads.
+PRODUCT = 'outputs inputs -> inputs outputs'
+HEADS_OUT = '(heads head_dim) width -> width heads head_dim'
+HEADS_IN = 'width (heads head_dim) -> heads head_dim width'
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,12 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from rt2_jax.pretrained.rules import Rule
+from rt2_jax.pretrained.rules import HEADS_IN, HEADS_OUT, PRODUCT, Rule
 
 MODEL_TYPES = ('siglip', 'siglip_vision_model')
-_HEADS_OUT = '(heads head_dim) width -> width heads head_dim'
-_HEADS_IN = 'width (heads head_dim) -> heads head_dim width'
-_PRODUCT = 'outputs inputs -> inputs outputs'
 
 
 def rules(config: Mapping[str, Any], theirs: str = 'vision_model.') -> tuple[Rule, ...]:
@@ -51,11 +48,11 @@ def rules(config: Mapping[str, Any], theirs: str = 'vision_model.') -> tuple[Rul
 
 def _attention(ours: str, theirs: str) -> Iterator[Rule]:
     for name, their in (('query', 'q_proj'), ('key', 'k_proj'), ('value', 'v_proj')):
-        yield Rule(f'{ours}/{name}/kernel', f'{theirs}.{their}.weight', _HEADS_OUT)
+        yield Rule(f'{ours}/{name}/kernel', f'{theirs}.{their}.weight', HEADS_OUT)
         yield Rule(
             f'{ours}/{name}/bias', f'{theirs}.{their}.bias', '(heads head_dim) -> heads head_dim'
         )
-    yield Rule(f'{ours}/out/kernel', f'{theirs}.out_proj.weight', _HEADS_IN)
+    yield Rule(f'{ours}/out/kernel', f'{theirs}.out_proj.weight', HEADS_IN)
     yield Rule(f'{ours}/out/bias', f'{theirs}.out_proj.bias')
 
 
@@ -65,7 +62,7 @@ def _norm(ours: str, theirs: str) -> Iterator[Rule]:
 
 
 def _product(ours: str, theirs: str) -> Iterator[Rule]:
-    yield Rule(f'{ours}/kernel', f'{theirs}.weight', _PRODUCT)
+    yield Rule(f'{ours}/kernel', f'{theirs}.weight', PRODUCT)
     yield Rule(f'{ours}/bias', f'{theirs}.bias')
 
 

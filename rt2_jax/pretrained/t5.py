@@ -9,24 +9,21 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from rt2_jax.pretrained.rules import Rule
+from rt2_jax.pretrained.rules import HEADS_IN, HEADS_OUT, PRODUCT, Rule
 
 MODEL_TYPES = ('t5', 'mt5')
-_HEADS_OUT = '(heads head_dim) width -> width heads head_dim'
-_HEADS_IN = 'width (heads head_dim) -> heads head_dim width'
-_PRODUCT = 'outputs inputs -> inputs outputs'
 _ACTIVATIONS = {'gated-gelu': 'gelu', 'gated-silu': 'silu'}
 
 
 def _attention(ours: str, theirs: str) -> Iterator[Rule]:
     for our, their in (('query', 'q'), ('key', 'k'), ('value', 'v')):
-        yield Rule(f'{ours}/{our}/kernel', f'{theirs}.{their}.weight', _HEADS_OUT)
-    yield Rule(f'{ours}/out/kernel', f'{theirs}.o.weight', _HEADS_IN)
+        yield Rule(f'{ours}/{our}/kernel', f'{theirs}.{their}.weight', HEADS_OUT)
+    yield Rule(f'{ours}/out/kernel', f'{theirs}.o.weight', HEADS_IN)
 
 
 def _hidden(ours: str, theirs: str) -> Iterator[Rule]:
     for product in ('wi_0', 'wi_1', 'wo'):
-        yield Rule(f'{ours}/{product}/kernel', f'{theirs}.{product}.weight', _PRODUCT)
+        yield Rule(f'{ours}/{product}/kernel', f'{theirs}.{product}.weight', PRODUCT)
 
 
 def _stack(ours: str, theirs: str, parts: Mapping[str, tuple[str, str]]) -> Iterator[Rule]:

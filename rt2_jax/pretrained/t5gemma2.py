@@ -6,19 +6,16 @@ files keep copies.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from rt2_jax.models import gemma
-from rt2_jax.pretrained import siglip
+from rt2_jax.models.gemma import pattern
+from rt2_jax.pretrained import gemma, siglip
 from rt2_jax.pretrained.rules import Rule
 
 MODEL_TYPES = ('t5gemma2',)
-_HEADS_OUT = '(heads head_dim) width -> width heads head_dim'
-_HEADS_IN = 'width (heads head_dim) -> heads head_dim width'
-_PRODUCT = 'outputs inputs -> inputs outputs'
 _ENCODER, _DECODER = 'model.encoder', 'model.decoder'
-_KINDS = 'sliding_attention', 'full_attention'  # by gemma.LOCAL, gemma.GLOBAL
+_KINDS = 'sliding_attention', 'full_attention'  # by models.gemma's LOCAL and GLOBAL
 _NORMS = {
     'attention_norm': 'pre_self_attn_layernorm',
     'attention_out_norm': 'post_self_attn_layernorm',
@@ -40,25 +37,11 @@ def rules(
         Rule('embedding/vector', f'{_ENCODER}.embed_tokens.eoi_embedding'),
         Rule('', f'{_DECODER}.embed_tokens.*'),
         Rule('', 'lm_head.out_proj.weight'),
-        *_stack('text_encoder', _ENCODER),
-        *_stack('text_decoder', _DECODER),
+        *gemma.layers('text_encoder/layers', f'{_ENCODER}.layers', _NORMS, qk_norm=True),
+        *gemma.layers('text_decoder/layers', f'{_DECODER}.layers', _NORMS, qk_norm=True),
+        Rule('text_encoder/norm/scale', f'{_ENCODER}.norm.weight'),
+        Rule('text_decoder/norm/scale', f'{_DECODER}.norm.weight'),
     )
-
-
-def _stack(ours: str, theirs: str) -> Iterator[Rule]:
-    layer, their = f'{ours}/layers', f'{theirs}.layers.{{i}}'
-    for name in ('query', 'key', 'value'):
-        yield Rule(
-            f'{layer}/mixing/{name}/kernel', f'{their}.self_attn.{name[0]}_proj.weight', _HEADS_OUT
-        )
-    yield Rule(f'{layer}/mixing/out/kernel', f'{their}.self_attn.o_proj.weight', _HEADS_IN)
-    for name in ('query', 'key'):
-        yield Rule(f'{layer}/mixing/{name}_norm/scale', f'{their}.self_attn.{name[0]}_norm.weight')
-    for our, name in (('wi_0', 'gate'), ('wi_1', 'up'), ('wo', 'down')):
-        yield Rule(f'{layer}/mlp_block/{our}/kernel', f'{their}.mlp.{name}_proj.weight', _PRODUCT)
-    for our, name in _NORMS.items():
-        yield Rule(f'{layer}/{our}/scale', f'{their}.{name}.weight')
-    yield Rule(f'{ours}/norm/scale', f'{theirs}.norm.weight')
 
 
 def model(theirs: Mapping[str, Any]) -> dict[str, Any]:
@@ -133,7 +116,7 @@ def _their_part(model: Mapping[str, Any], name: str) -> dict[str, Any]:
         else dict(rope_type='default', rope_theta=base)
         for base, stretch in zip(part['bases'], part['stretches'])
     ]
-    kinds = gemma.pattern(part['depth'], part['every'])
+    kinds = pattern(part['depth'], part['every'])
     return dict(
         vocab_size=model['vocab'],
         hidden_size=part['width'],
