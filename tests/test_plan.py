@@ -94,10 +94,11 @@ def test_the_formula_of_other_backbones(config):
     assert cost.forward_flops(config, 150, data, 3) == counted
 
 
-@pytest.mark.parametrize('name', FLAGSHIPS)
+@pytest.mark.parametrize('name', [*FLAGSHIPS, 'rt2_palm_e_12b'])
 def test_flagships_have_the_papers_sizes(name):
     config = config_of(name)
     billions = {'rt2_pali_x_55b': 54.1, 'rt2_pali_x_5b': 5.61, 'rt2_pali_3b_language_table': 3.07}
+    billions['rt2_palm_e_12b'] = 8.63 + 3.8  # PaLM-8B (arXiv 2204.02311, table 1) and ViT-4B
     model = vla.build(config.model, 1000)
     size, frames = config.data.image_size, config.data.frames
     inputs = (
