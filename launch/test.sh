@@ -15,4 +15,5 @@ if [[ ${PARITY:-1} != 0 ]]; then
 fi
 cd "$ROOT"
 export JAX_PLATFORMS=cpu
-exec python -m pytest -n 2 --durations=10 "$@"
+# A file stays with one process, so that what its tests share is made once.
+exec python -m pytest -n 2 --dist=loadfile --durations=10 "$@"

@@ -8,6 +8,8 @@ import pytest
 
 from rt2_jax.models import layers, vit, vla
 
+pytestmark = pytest.mark.usefixtures('quick_compile')
+
 VOCAB = 50
 PYRAMID = dict(
     width=16,

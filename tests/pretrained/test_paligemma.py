@@ -15,6 +15,8 @@ from rt2_jax.pretrained import paligemma, paligemma_npz, rules, tensors
 torch = pytest.importorskip('torch', reason="parity needs pip install 'rt2_jax[parity]'")
 transformers = pytest.importorskip('transformers')
 
+pytestmark = pytest.mark.usefixtures('quick_compile')
+
 VOCAB, SIZE, SOFT, SEPARATOR = 97, 24, 90, 8
 KINDS = {
     'gemma': dict(num_key_value_heads=1, hidden_activation='gelu_pytorch_tanh'),

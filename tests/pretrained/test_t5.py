@@ -15,6 +15,8 @@ from rt2_jax.pretrained import rules, t5, tensors
 torch = pytest.importorskip('torch', reason="parity needs pip install 'rt2_jax[parity]'")
 transformers = pytest.importorskip('transformers')
 
+pytestmark = pytest.mark.usefixtures('quick_compile')
+
 CASES = {
     'gelu': dict(
         feed_forward_proj='gated-gelu', num_layers=3, num_decoder_layers=2, num_heads=3, d_kv=10

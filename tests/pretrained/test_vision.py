@@ -16,6 +16,8 @@ from rt2_jax.pretrained import big_vision, rules, siglip, tensors
 torch = pytest.importorskip('torch', reason="parity needs pip install 'rt2_jax[parity]'")
 transformers = pytest.importorskip('transformers')
 
+pytestmark = pytest.mark.usefixtures('quick_compile')
+
 PATCH, SIZE = 6, 30
 
 
