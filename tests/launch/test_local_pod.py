@@ -65,6 +65,7 @@ def alone(tmp_path_factory, cache):
     return workdir
 
 
+@pytest.mark.slow
 def test_two_processes_repeat_what_one_does(alone, cache, tmp_path):
     train(2, 2, tmp_path / 'run', cache, '--config.mesh.fsdp=2')
     assert metrics.read_examples(tmp_path / 'run') == metrics.read_examples(alone)
