@@ -10,7 +10,7 @@ table 1).
 Left open by the papers, and chosen here:
     resolution 224     256 image tokens a frame, 512 in all
     tasks              half of a batch acts, and the other four have an eighth each; their wording is
-                       in rt2_jax/text/prompts.py, what they show in rt2_jax/data/prediction_tasks.py
+                       in rt2_jax/text/prompts.py, what they show in rt2_jax/data/robot/prediction_tasks.py
     success            each episode does what its instruction says: the labels were given in hindsight
     arm position       on the table's bounds (google-research/language-table, constants.py), metres
     prompt 64, target 64 tokens    an instruction is also an answer

@@ -21,7 +21,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from rt2_jax import configuration
-from rt2_jax.data import pipeline, rlds_index, splits, tfrecord
+from rt2_jax.data import pipeline, tfrecord
+from rt2_jax.data.robot import rlds_index, splits
 from rt2_jax.parallel import distributed, mesh as mesh_lib, topology
 from rt2_jax.text.actions import ActionSpace
 from rt2_jax.text.tokenizer import Tokenizer

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 
 from rt2_jax import train
-from rt2_jax.data import rlds
+from rt2_jax.data.robot import rlds
 from rt2_jax.parallel.sharding import named_leaves
 from rt2_jax.training import checkpoint, loading, metrics
 

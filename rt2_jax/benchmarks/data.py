@@ -30,7 +30,7 @@ from absl import app, flags, logging
 from etils import epath
 
 from rt2_jax.benchmarks import kitchen, turns
-from rt2_jax.data import rlds
+from rt2_jax.data.robot import rlds
 from rt2_jax.evaluation import report
 
 FLAGS = flags.FLAGS

@@ -20,7 +20,8 @@ import jax
 import numpy as np
 
 from rt2_jax.benchmarks import kitchen, turns
-from rt2_jax.data import images, mixture, pipeline, rlds
+from rt2_jax.data import images, mixture, pipeline
+from rt2_jax.data.robot import rlds
 from rt2_jax.parallel import mesh as mesh_lib, sharding
 from rt2_jax.text.tokenizer import Tokenizer
 

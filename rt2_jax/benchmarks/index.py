@@ -30,7 +30,8 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from rt2_jax.benchmarks import kitchen
-from rt2_jax.data import images, rlds, rlds_index, rlds_writer
+from rt2_jax.data import images
+from rt2_jax.data.robot import rlds, rlds_index, rlds_writer
 from rt2_jax.evaluation import report
 
 FLAGS = flags.FLAGS

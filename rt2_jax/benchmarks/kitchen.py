@@ -15,7 +15,8 @@ import numpy as np
 import simplejpeg
 import tensorflow_datasets as tfds
 
-from rt2_jax.data import embodiments, rlds_writer
+from rt2_jax.data import embodiments
+from rt2_jax.data.robot import rlds_writer
 from rt2_jax.data.web import compose, pictures
 
 NAME = 'fractal20220817_data'

@@ -18,7 +18,8 @@ from absl import app, flags, logging
 from etils import epath
 import numpy as np
 
-from rt2_jax.data import charts, embodiments, rlds, rlds_index, survey, tfrecord
+from rt2_jax.data import charts, embodiments, tfrecord
+from rt2_jax.data.robot import rlds, rlds_index, survey
 from rt2_jax.nearest import nearest
 from rt2_jax.text.actions import ActionTokenizer
 from rt2_jax.text.tokenizer import Tokenizer

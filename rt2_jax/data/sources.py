@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from rt2_jax.data import robot_sources, splits
+from rt2_jax.data.robot import sources as robot_sources, splits
 from rt2_jax.data.schedules import Schedule
 from rt2_jax.data.web import small_web, sources as web_sources
 from rt2_jax.nearest import check

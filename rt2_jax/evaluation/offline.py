@@ -11,7 +11,7 @@ import numpy as np
 
 from rt2_jax.data import history, sources
 from rt2_jax.data.example import Example
-from rt2_jax.data.rlds import StepSource
+from rt2_jax.data.robot.rlds import StepSource
 from rt2_jax.data.web import small_web
 from rt2_jax.envs.tabletop import expert
 from rt2_jax.envs.tabletop.env import TabletopEnv

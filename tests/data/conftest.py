@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from rt2_jax.data import rlds_writer
+from rt2_jax.data.robot import rlds_writer
 from rt2_jax.envs.tabletop import schema
 
 SIZE = 64

@@ -7,7 +7,8 @@ become is written out by hand for each set, apart from the cards.
 import numpy as np
 import tensorflow_datasets as tfds
 
-from rt2_jax.data import embodiments, rlds_writer
+from rt2_jax.data import embodiments
+from rt2_jax.data.robot import rlds_writer
 
 f = tfds.features
 SIM = 'language_table_blocktoblock_4block_sim'

@@ -6,7 +6,8 @@ import numpy as np
 import open_x
 import pytest
 
-from rt2_jax.data import embodiment, embodiments, images, rlds
+from rt2_jax.data import embodiment, embodiments, images
+from rt2_jax.data.robot import rlds
 from rt2_jax.text import prompts
 from rt2_jax.text.actions import ActionTokenizer
 from rt2_jax.text.tokenizer import Tokenizer

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from rt2_jax.data import frame_questions, plans, rlds
+from rt2_jax.data.robot import frame_questions, plans, rlds
 from rt2_jax.data.web import small_web
 from rt2_jax.envs.tabletop import collect
 from rt2_jax.text import prompts

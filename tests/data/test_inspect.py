@@ -9,7 +9,8 @@ import numpy as np
 import open_x
 import pytest
 
-from rt2_jax.data import inspect, rlds_index
+from rt2_jax.data import inspect
+from rt2_jax.data.robot import rlds_index
 
 PICTURES = ('actions.png', 'frames.png', 'lengths.png')
 

@@ -13,7 +13,8 @@ import numpy as np
 import open_x
 import pytest
 
-from rt2_jax.data import rlds, sources
+from rt2_jax.data import sources
+from rt2_jax.data.robot import rlds
 from rt2_jax.data.history import History
 from rt2_jax.policy import Policy
 from rt2_jax.training import metrics

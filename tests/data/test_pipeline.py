@@ -10,7 +10,8 @@ import jax
 import numpy as np
 import pytest
 
-from rt2_jax.data import images, rlds
+from rt2_jax.data import images
+from rt2_jax.data.robot import rlds
 from rt2_jax.data.augmentation import RECIPES, Augmentation
 from rt2_jax.data.example import Example
 from rt2_jax.data.pipeline import StateMismatch, make_iterator, rows_of_host

@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from rt2_jax.data import prediction_tasks, rlds
+from rt2_jax.data.robot import prediction_tasks, rlds
 from rt2_jax.data.web import small_web
 from rt2_jax.text import prompts
 

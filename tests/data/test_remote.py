@@ -12,7 +12,8 @@ import numpy as np
 import object_server
 import pytest
 
-from rt2_jax.data import embodiments, files, remote, rlds, rlds_index, rlds_writer, tfrecord
+from rt2_jax.data import embodiments, files, remote, tfrecord
+from rt2_jax.data.robot import rlds, rlds_index, rlds_writer
 from rt2_jax.data.mixture import Schedule
 from rt2_jax.data.pipeline import make_iterator
 from rt2_jax.text.tokenizer import Tokenizer

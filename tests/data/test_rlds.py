@@ -10,16 +10,8 @@ import conftest
 import numpy as np
 import pytest
 
-from rt2_jax.data import (
-    embodiment,
-    embodiments,
-    history,
-    images,
-    rlds,
-    rlds_index,
-    rlds_writer,
-    tfrecord,
-)
+from rt2_jax.data import embodiment, embodiments, history, images, tfrecord
+from rt2_jax.data.robot import rlds, rlds_index, rlds_writer
 from rt2_jax.envs.tabletop import schema
 from rt2_jax.text import prompts
 

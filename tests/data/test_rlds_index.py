@@ -12,13 +12,15 @@ import numpy as np
 import open_x
 import pytest
 
-from rt2_jax.data import action_statistics, embodiments, index, rlds, rlds_index, tfrecord
+from rt2_jax.data import embodiments, tfrecord
+from rt2_jax.data.robot import action_statistics, index, rlds, rlds_index
 from rt2_jax.text.actions import MINIMUM_RANGE, ActionSpace
 
 CARD = embodiments.TABLETOP
 KILLED = """
 import os, sys
-from rt2_jax.data import embodiments, rlds_index
+from rt2_jax.data import embodiments
+from rt2_jax.data.robot import rlds_index
 rlds_index.build(sys.argv[1], embodiments.TABLETOP, progress=lambda n, _: n == 2 and os._exit(9))
 """
 

@@ -6,7 +6,8 @@ import ml_collections
 import numpy as np
 import pytest
 
-from rt2_jax.data import rlds, rlds_index, sources, splits
+from rt2_jax.data import sources
+from rt2_jax.data.robot import rlds, rlds_index, splits
 
 
 def split(directory, holdout, **settings):

@@ -5,7 +5,8 @@ import numpy as np
 import open_x
 import pytest
 
-from rt2_jax.data import embodiments, images, rlds, rlds_writer
+from rt2_jax.data import embodiments, images
+from rt2_jax.data.robot import rlds, rlds_writer
 from rt2_jax.envs.tabletop import schema
 
 tf = pytest.importorskip(

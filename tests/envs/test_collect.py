@@ -9,7 +9,8 @@ import numpy as np
 import psutil
 import pytest
 
-from rt2_jax.data import images, rlds, rlds_index
+from rt2_jax.data import images
+from rt2_jax.data.robot import rlds, rlds_index
 from rt2_jax.envs.tabletop import collect, detours as detours_lib, tasks
 
 SETTINGS = collect.Settings(episodes=6, image_size=64, noise=0.1)

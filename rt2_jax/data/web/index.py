@@ -29,7 +29,8 @@ from absl import logging
 from etils import epath
 import numpy as np
 
-from rt2_jax.data import rlds_index, tfrecord
+from rt2_jax.data import tfrecord
+from rt2_jax.data.robot import rlds_index
 from rt2_jax.data.web import columns as web_columns, records as web_records
 from rt2_jax.data.web.cards import TEXTS, find
 from rt2_jax.data.web.records import Format, Unit

@@ -15,7 +15,8 @@ from typing import Any
 
 from etils import epath
 
-from rt2_jax.data import rlds_index, tfrecord
+from rt2_jax.data import tfrecord
+from rt2_jax.data.robot import rlds_index
 from rt2_jax.data.web import records as web_records
 from rt2_jax.data.web.cards import WebCard
 from rt2_jax.data.web.records import Record, Unit

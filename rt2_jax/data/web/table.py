@@ -11,7 +11,7 @@ from absl import logging
 from etils import epath
 import numpy as np
 
-from rt2_jax.data.rlds_index import IndexMismatch
+from rt2_jax.data.robot.rlds_index import IndexMismatch
 from rt2_jax.data.web import index as web_index
 from rt2_jax.data.web.cards import TEXTS
 from rt2_jax.data.web.records import Format

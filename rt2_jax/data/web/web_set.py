@@ -14,7 +14,8 @@ from typing import Any
 from absl import logging
 import numpy as np
 
-from rt2_jax.data import images, rlds_index, tfrecord
+from rt2_jax.data import images, tfrecord
+from rt2_jax.data.robot import rlds_index
 from rt2_jax.data.example import Example
 from rt2_jax.data.web import tasks as web_tasks
 from rt2_jax.data.web.picture_files import PictureFiles

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import tensorflow_datasets as tfds
 
-from rt2_jax.data import rlds_writer
+from rt2_jax.data.robot import rlds_writer
 
 NAME = 'tabletop'
 VERSION = '0.1.0'

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import web_files
 
-from rt2_jax.data import images, rlds_index, tfrecord
+from rt2_jax.data import images, tfrecord
+from rt2_jax.data.robot import rlds_index
 from rt2_jax.data.web import index as web_index, jsonl as web_jsonl, sources as web_sources
 
 ALL = {'caption': 1.0, 'vqa': 1.0, 'ocr': 1.0, 'detect': 1.0}

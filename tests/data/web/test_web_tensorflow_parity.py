@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import web_files
 
-from rt2_jax.data import images, rlds_writer
+from rt2_jax.data import images
+from rt2_jax.data.robot import rlds_writer
 from rt2_jax.data.web import sources as web_sources
 
 tf = pytest.importorskip(

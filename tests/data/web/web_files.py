@@ -8,7 +8,8 @@ import numpy as np
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core import example_serializer
 
-from rt2_jax.data import images, rlds_writer
+from rt2_jax.data import images
+from rt2_jax.data.robot import rlds_writer
 
 LANGUAGES = ('en', 'en', 'en', 'de', 'fr')
 NAMES = ('cat', 'dog', 'crane')

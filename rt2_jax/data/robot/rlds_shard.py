@@ -17,7 +17,8 @@ from typing import Any
 from absl import logging
 import numpy as np
 
-from rt2_jax.data import embodiment, rlds_schema, tfrecord
+from rt2_jax.data import embodiment, tfrecord
+from rt2_jax.data.robot import rlds_schema
 
 # The dtypes of the arrays that every index has; [N] but for cameras C and action length L.
 DTYPES = {

@@ -11,7 +11,7 @@ import dataclasses
 import numpy as np
 
 from rt2_jax.data.example import Example
-from rt2_jax.data.rlds import StepSource
+from rt2_jax.data.robot.rlds import StepSource
 from rt2_jax.data.web import small_web
 from rt2_jax.nearest import check
 from rt2_jax.text import prompts

@@ -3,7 +3,7 @@
     Instruction: I'm hungry.  ->  Plan: pick rxbar chocolate. Action: 1 128 91 ...
 
 Where the plans come from is a `Planner`: the instruction itself, a column of sub-task labels, a file
-(`rt2_jax.data.plan_files`), or what the tabletop knows of its things and the gripper.
+(`rt2_jax.data.robot.plan_files`), or what the tabletop knows of its things and the gripper.
 """
 
 from collections.abc import Iterable, Mapping
@@ -13,10 +13,10 @@ from typing import Any, Protocol
 from absl import logging
 import numpy as np
 
-from rt2_jax.data import step_columns
+from rt2_jax.data.robot import step_columns
 from rt2_jax.data.example import Example
-from rt2_jax.data.rlds import StepSource
-from rt2_jax.data.rlds_index import DataSetError
+from rt2_jax.data.robot.rlds import StepSource
+from rt2_jax.data.robot.rlds_index import DataSetError
 from rt2_jax.data.web import small_web
 from rt2_jax.nearest import check
 from rt2_jax.text import prompts

@@ -14,7 +14,7 @@ from etils import epath
 import google_crc32c
 import numpy as np
 
-from rt2_jax.data import rlds_shard
+from rt2_jax.data.robot import rlds_shard
 
 
 def join(

@@ -35,16 +35,9 @@ from absl import logging
 from etils import epath
 import numpy as np
 
-from rt2_jax.data import (
-    action_statistics,
-    embodiment,
-    files,
-    rlds_join,
-    rlds_schema,
-    rlds_shard,
-    tfrecord,
-)
-from rt2_jax.data.rlds_schema import DataSetError
+from rt2_jax.data import embodiment, files, tfrecord
+from rt2_jax.data.robot import action_statistics, rlds_join, rlds_schema, rlds_shard
+from rt2_jax.data.robot.rlds_schema import DataSetError
 from rt2_jax.nearest import beside, check, nearest
 
 FORMAT = 2

@@ -5,8 +5,8 @@ from __future__ import annotations
 from absl import logging
 import numpy as np
 
-from rt2_jax.data import rlds_index, splits
-from rt2_jax.data.index import Index
+from rt2_jax.data.robot import rlds_index, splits
+from rt2_jax.data.robot.index import Index
 from rt2_jax.nearest import check
 
 MISSING_INSTRUCTIONS = ('drop', 'raise')

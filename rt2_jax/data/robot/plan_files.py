@@ -23,8 +23,8 @@ from absl import logging
 from etils import epath
 import numpy as np
 
-from rt2_jax.data import step_columns
-from rt2_jax.data.rlds import StepSource
+from rt2_jax.data.robot import step_columns
+from rt2_jax.data.robot.rlds import StepSource
 from rt2_jax.nearest import check, closest
 
 FIELDS = ('instruction', 'episode', 'steps', 'plan')

@@ -19,22 +19,11 @@ from absl import logging
 from etils import epath
 import numpy as np
 
-from rt2_jax.data import (
-    action_statistics,
-    embodiment,
-    embodiments,
-    files,
-    history,
-    images,
-    remote,
-    rlds_index,
-    selection,
-    tf_example,
-    tfrecord,
-)
+from rt2_jax.data import embodiment, embodiments, files, history, images, remote, tf_example, tfrecord
+from rt2_jax.data.robot import action_statistics, rlds_index, selection
 from rt2_jax.data.example import Example
-from rt2_jax.data.index import Index
-from rt2_jax.data.paraphrases import Paraphrases
+from rt2_jax.data.robot.index import Index
+from rt2_jax.data.robot.paraphrases import Paraphrases
 from rt2_jax.nearest import check
 from rt2_jax.text import prompts
 

@@ -10,7 +10,8 @@ from etils import epath
 import google_crc32c
 import numpy as np
 
-from rt2_jax.data import embodiment, files, rlds_index
+from rt2_jax.data import embodiment, files
+from rt2_jax.data.robot import rlds_index
 
 _VERIFY_ROWS = 1 << 18
 
@@ -66,7 +67,7 @@ class Index:
         path = self.location / 'index.json'
         if not path.exists():
             raise FileNotFoundError(
-                f'no index at {self.location}; build it with rt2_jax.data.rlds_index.build'
+                f'no index at {self.location}; build it with rt2_jax.data.robot.rlds_index.build'
             )
         try:
             self.about: dict[str, Any] = json.loads(path.read_text())
@@ -116,14 +117,14 @@ class Index:
             if checksum != about['crc32c']:
                 raise rlds_index.IndexMismatch(
                     f'{self._file(name)} is damaged: its checksum differs. Delete {self.location} '
-                    'and index again (rt2_jax.data.rlds_index.build).'
+                    'and index again (rt2_jax.data.robot.rlds_index.build).'
                 )
 
     def _file(self, name: str) -> epath.Path:
         return self.location / f'{name}.npy'
 
     def _check(self, split: str) -> None:
-        remedy = f'Delete {self.location} and index again (rt2_jax.data.rlds_index.build).'
+        remedy = f'Delete {self.location} and index again (rt2_jax.data.robot.rlds_index.build).'
         expected = {
             'format': rlds_index.FORMAT,
             'card': self.card.name,

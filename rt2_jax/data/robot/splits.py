@@ -14,8 +14,9 @@ from typing import Any
 from absl import logging
 import numpy as np
 
-from rt2_jax.data import rlds_index, tfrecord
-from rt2_jax.data.index import Index
+from rt2_jax.data import tfrecord
+from rt2_jax.data.robot import rlds_index
+from rt2_jax.data.robot.index import Index
 from rt2_jax.nearest import check
 
 PARTS = ('train', 'validation')
