@@ -5,20 +5,19 @@ arm has 8 (terminate, then seven dimensions), Language-Table's 2. Where the spac
 number, the policy never ends an episode: whoever runs it has to.
 
     policy = Policy.from_checkpoint("runs/cofinetune")
-    decision = policy.act(image, "pick banana")
-    observation, ... = env.step(decision.action)
+    robot = policy.robot()
+    decision = policy.act(robot.see(image), "pick banana")
+    observation, ... = env.step(robot.settle(decision.action))
     policy.answer(image, "where is the banana")
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-import contextlib
 import functools
 import itertools
 from typing import Any
 
-from absl import logging
 from flax import linen as nn
 import jax
 from jax.sharding import Mesh
@@ -26,19 +25,21 @@ import numpy as np
 
 from rt2_jax.data import history, images as image_processing
 from rt2_jax.data.augmentation import Augmentation
-from rt2_jax.decoding.decision import Decision
+from rt2_jax.data.embodiment import Embodiment
+from rt2_jax.decoding import batches
+from rt2_jax.decoding.batches import Answer, Question
+from rt2_jax.decoding.decision import Decision, decided
 from rt2_jax.decoding.grammar import Grammar, Kind
+from rt2_jax.decoding.prompting import Prompts, checked
 from rt2_jax.decoding.sampler import Sampler, padded
 from rt2_jax.models import vla
-from rt2_jax.nearest import check
-from rt2_jax.parallel import sharding
+from rt2_jax.robot import Robot
 from rt2_jax.text import prompts
 from rt2_jax.text.actions import ActionSpace, ActionTokenizer
 from rt2_jax.text.tokenizer import Tokenizer
 from rt2_jax.training import loading, state as state_lib, weights
 
 Plan = bool | str
-LONG_PROMPTS = ('raise', 'clip')
 
 
 class Policy:
@@ -50,16 +51,18 @@ class Policy:
     Attributes:
       model: the Flax module; params: its parameter tree; tokenizer.
       action_tokenizer: of the action space that the policy acts in.
+      embodiment: the card of the robot that it acts for, None if unknown.
+      source, sources: the robot data set that it acts for, of all those that it learnt from, by name;
+        '' and none if made without a checkpoint, or learnt from no robot.
       image_size: height and width of the frames that the model takes, pixels.
       frames, frame_stride: number F of frames an observation has, oldest first; steps between them.
-      prompt_length: most tokens of a prompt, P.
+      prompts: makes a text the prompt that the model takes; prompt_length: its most tokens, P.
       mesh: devices of this process that share the work, None for one device. Parameters and batches
         are split over it as in training; `params` must lie on it already (`state.place_params`).
       plan: whether `act` plans where it isn't told.
       augment: what training did to frames at random; actions are decided on the centre of what it
         cropped, questions answered on whole frames.
       whole_plans: whether plans, too, are made on whole frames, because they speak of places.
-      clipped_prompts: how many prompts were too long and lost words (`long_prompts='clip'` only).
       config: the training run's config, None if made without one.
       step: how many steps the weights were trained for, None if not known.
     """
@@ -83,28 +86,21 @@ class Policy:
         top_p: float = 1.0,
         long_prompts: str = 'raise',
         batch_sizes: Sequence[int] | None = None,
+        embodiment: Embodiment | None = None,
         mesh: Mesh | None = None,
         seed: int = 0,
     ):
-        check('long_prompts', long_prompts, LONG_PROMPTS)
-        rows = mesh.shape['data'] * mesh.shape['fsdp'] if mesh else 1
-        if batch_sizes is None:
-            batch_sizes = tuple(rows * size for size in (1, 4, 16, 64))
-        if not batch_sizes or min(batch_sizes) < 1 or any(size % rows for size in batch_sizes):
-            raise ValueError(
-                f'batch_sizes is {batch_sizes}; sizes of 1 or more are needed'
-                + (f', multiples of {rows} = data x fsdp of the mesh.' if rows > 1 else '.')
-            )
         self.model = model
         self.params = params if mesh else jax.device_put(params)
         self.mesh, self.tokenizer = mesh, tokenizer
         self.action_tokenizer = ActionTokenizer(action_space, tokenizer)
         self.image_size, self.frames, self.frame_stride = image_size, frames, frame_stride
+        self.prompts = Prompts(tokenizer, prompt_length, long_prompts)
         self.prompt_length = prompt_length
-        self.plan, self.long_prompts = plan, long_prompts
-        self.augment, self.whole_plans = augment, whole_plans
-        self.batch_sizes = tuple(sorted(batch_sizes))
-        self.clipped_prompts = 0
+        self.plan, self.augment, self.whole_plans = plan, augment, whole_plans
+        self.batch_sizes = batches.check_sizes(batch_sizes, mesh)
+        self.embodiment = embodiment
+        self.source, self.sources = '', ()
         self.config: Any = None
         self.step: int | None = None
         self.sampler = Sampler(
@@ -134,22 +130,26 @@ class Policy:
           workdir: where the checkpoint is; nothing else is needed.
           step: which step; the latest by default.
           source: the robot data set in whose action space to act, where the run learnt from several
-            (a name in its config.data.robot); by default that of its config.embodiment.
+            (one of `sources`); by default the only one, or else that of its config.embodiment.
           untrained: random weights in place of the trained ones, as a baseline.
           mesh: see the class; every array is read straight to where it lies.
           **settings: of the constructor, in place of the checkpoint's own.
 
         Raises:
-          CheckpointError: no such directory, empty, half-written, or no such step or source.
+          CheckpointError: no such directory, empty, half-written, no such step or source, or several
+            sources of which none is said to be the one.
         """
         onto = functools.partial(weights.shapes, mesh=mesh, stored=True)
         loaded = loading.load_for_inference(workdir, step, onto)
         params = loaded.params
         if untrained:
             params = weights.random(loaded.config, loaded.tokenizer, settings.get('seed', 0))
+        chosen = loaded.source(source)
+        settings = {'embodiment': chosen.card, 'mesh': mesh} | settings
         policy = cls.from_config(
-            loaded.config, params, loaded.tokenizer, loaded.space_of(source), mesh=mesh, **settings
+            loaded.config, params, loaded.tokenizer, chosen.action_space, **settings
         )
+        policy.source, policy.sources = chosen.name, tuple(sorted(loaded.action_spaces))
         policy.step = 0 if untrained else loaded.step
         return policy
 
@@ -196,11 +196,13 @@ class Policy:
         temperature: float = 0.0,
         plan: Plan | None = None,
         seed: int | None = None,
+        alternatives: int = 0,
     ) -> Decision:
         """The next action for one robot; arguments as for `act_batch`."""
         return self.act_batch(
-            [image], [instruction], temperature=temperature, plan=plan, seed=seed
-        )[0]
+            [image], [instruction], temperature=temperature, plan=plan, seed=seed,
+            alternatives=alternatives,
+        )[0]  # fmt: skip
 
     def act_batch(
         self,
@@ -211,6 +213,7 @@ class Policy:
         plan: Plan | None | Sequence[Plan] = None,
         seed: int | None = None,
         raw: bool = False,
+        alternatives: int = 0,
     ) -> list[Decision]:
         """The next actions of several robots.
 
@@ -223,6 +226,8 @@ class Policy:
             or one a robot); None does what the checkpoint was trained for.
           seed: of the draws where the temperature is above 0; None takes another one each call.
           raw: the instructions are whole prompts already ("Q: what action ...? A:").
+          alternatives: how many likeliest values of each number the decisions shall hold. Each number
+            of them is compiled for itself; 0 costs nothing.
 
         Raises:
           ValueError: for an image that is not uint8 RGB, numbers of images and instructions that
@@ -236,17 +241,14 @@ class Policy:
                 'there must be as many of each.'
             )
         kinds = [Kind.PLAN if plan else Kind.ACTION for plan in plans]
-        word = {Kind.PLAN: prompts.robot_plan, Kind.ACTION: prompts.robot}
-        prompt_ids = [
-            self._prompt(str if raw else word[kind], _checked('instruction', text))
-            for kind, text in zip(kinds, instructions, strict=True)
-        ]
         forced = [
             self.tokenizer.encode(prompts.plan(plan)) if isinstance(plan, str) and plan else []
             for plan in plans
         ]
-        rows = self._sample(images, prompt_ids, kinds, temperature, seed, forced)
-        return [self._decision(*row) for row in rows]
+        rows = zip(images, instructions, kinds, forced, strict=True)
+        questions = [self._robot_question(*row, raw=raw) for row in rows]
+        answers = self._sample(questions, temperature, seed, alternatives)
+        return [decided(answer, self.action_tokenizer, self.tokenizer) for answer in answers]
 
     def answer(
         self, image: Any, question: str, *, temperature: float = 0.0, seed: int | None = None
@@ -264,18 +266,44 @@ class Policy:
         raw: bool = False,
     ) -> list[str]:
         """Answers to several questions; `raw` ones are whole prompts; a single picture stands still."""
+        if len(images) != len(questions):
+            raise ValueError(f'{len(images)} images for {len(questions)} questions.')
         word = str if raw else prompts.web
-        prompt_ids = [self._prompt(word, _checked('question', text)) for text in questions]
-        images = [history.of_still(image_processing.observed(x), self.frames) for x in images]
-        rows = self._sample(images, prompt_ids, [Kind.TEXT] * len(prompt_ids), temperature, seed)
-        return [self.tokenizer.decode(ids.tolist()).strip() for ids, _, _ in rows]
+        rows = [
+            Question(
+                self.preprocess(
+                    history.of_still(image_processing.observed(image), self.frames), Kind.TEXT
+                ),
+                self.prompts.ids(word, checked('question', text)),
+                Kind.TEXT,
+            )
+            for image, text in zip(images, questions, strict=True)
+        ]
+        answers = self._sample(rows, temperature, seed)
+        return [self.tokenizer.decode(answer.ids.tolist()).strip() for answer in answers]
+
+    def robot(self) -> Robot:
+        """What is to be remembered of one robot (its frames, its gripper) while the policy acts for it."""
+        return Robot(self.frames, self.frame_stride, self.embodiment)
+
+    def command(self, action: np.ndarray) -> dict[str, np.ndarray]:
+        """A decided action [L] as the robot that made the data takes it; see `Embodiment.to_command`.
+
+        Raises:
+          ValueError: no card is known, or the action has another length.
+        """
+        if self.embodiment is None:
+            raise ValueError(
+                'This policy knows no embodiment card; what robots take, only a card says.'
+            )
+        return self.embodiment.to_command(action)
 
     def warm_up(self, batch_sizes: Sequence[int] | None = None, kinds=(Kind.ACTION,)) -> None:
         """Compiles for these batch sizes (all by default) and each kind of answer."""
         frame = np.zeros([self.frames, self.image_size, self.image_size, 3], np.uint8)
         for size in batch_sizes or self.batch_sizes:
             for kind in kinds:
-                self._sample([frame] * size, [[self.tokenizer.eos_id]] * size, [kind] * size, 0, 0)
+                self._sample([Question(frame, [self.tokenizer.eos_id], kind)] * size, 0, 0)
 
     def preprocess(self, image: Any, kind: Kind = Kind.ACTION) -> np.ndarray:
         """One observation to the frames for a kind of answer: uint8 [F, S, S, 3]; see `act_batch`."""
@@ -290,90 +318,36 @@ class Policy:
 
     def prompt_array(self, texts: Sequence[str]) -> np.ndarray:
         """Whole prompts to ids int32 [B, P], padded on the right; raises as `act_batch`."""
-        rows = [self._prompt(str, text) for text in texts]
-        return padded(rows, self.prompt_length, self.tokenizer.pad_id)
-
-    def _prompt(self, word, text: str) -> list[int]:
-        ids = self.tokenizer.encode(word(text))
-        if len(ids) <= self.prompt_length:
-            return ids
-        if self.long_prompts == 'raise':
-            raise ValueError(
-                f'The prompt {word(text)!r} has {len(ids)} tokens; this model takes '
-                f"{self.prompt_length}. Use a shorter text, or long_prompts='clip'."
-            )
-        # Words go, not the prompt's frame: its end tells the model what is asked of it.
-        words = text.split()
-        while len(ids) > self.prompt_length and words:
-            words.pop()
-            short = ' '.join(words)
-            ids = self.tokenizer.encode(word(short))
-        self.clipped_prompts += 1
-        logging.warning(
-            'Prompt %d too long so far: %r was cut to %r.', self.clipped_prompts, text, short
-        )
-        return ids[: self.prompt_length]
-
-    def _sample(self, images, prompt_ids, kinds, temperature, seed, forced=None):
-        """Rows of (ids before the end, log-probabilities, entropies), in batches of static size."""
-        if len(images) != len(prompt_ids):
-            raise ValueError(f'{len(images)} images for {len(prompt_ids)} prompts.')
-        frames = [self.preprocess(image, kind) for image, kind in zip(images, kinds, strict=True)]
-        forced = forced or [[]] * len(frames)
-        key = self._key if seed is None else jax.random.key(seed)
-        if seed is None:
-            key = jax.random.fold_in(key, next(self._calls))
-        results = []
-        largest = self.batch_sizes[-1]
-        for number, start in enumerate(range(0, len(frames), largest)):
-            rows = slice(start, start + largest)
-            chunk_key = jax.random.fold_in(key, number)
-            results += self._sample_chunk(
-                frames[rows], prompt_ids[rows], kinds[rows], forced[rows], temperature, chunk_key
-            )
-        return results
-
-    def _sample_chunk(self, frames, prompt_ids, kinds, forced, temperature, key):
-        count = len(frames)
-        size = next(size for size in self.batch_sizes if size >= count)
-        fill = lambda rows: list(rows) + [rows[0]] * (size - count)  # rows nobody looks at
-        pad = self.tokenizer.pad_id
-        width = self.sampler.grammar.plan_length if any(forced) else 0
-        if any(len(ids) > width for ids in forced):
-            raise ValueError(f'A plan has more than {width} tokens; use a shorter one.')
-        images = self.placed(np.stack(fill(frames)))
-        prompt = self.placed(padded(fill(prompt_ids), self.prompt_length, pad))
-        with sharding.rules(self.mesh) if self.mesh else contextlib.nullcontext():
-            samples = self.sampler(
-                self.params,
-                images,
-                prompt,
-                np.array(fill(kinds), np.int32),
-                rng=key,
-                temperature=temperature,
-                forced=padded(fill(forced), width, pad) if width else None,
-            )
-        samples = jax.device_get(samples)
-        return [
-            (samples.tokens[i, 0, :n], samples.log_probs[i, 0, :n], samples.entropies[i, 0, :n])
-            for i, n in enumerate(samples.lengths[:count, 0])
-        ]
+        rows = [self.prompts.ids(str, text) for text in texts]
+        return padded(rows, self.prompts.length, self.tokenizer.pad_id)
 
     def placed(self, rows: np.ndarray) -> Any:
         """An array with a leading axis of rows, where the policy's mesh has it."""
-        return jax.device_put(rows, sharding.batch_sharding(self.mesh)) if self.mesh else rows
+        return batches.placed(rows, self.mesh)
 
-    def _decision(self, ids, log_probs, entropies) -> Decision:
-        length = self.action_tokenizer.length
-        return Decision(
-            action=self.action_tokenizer.decode(ids[-length:]),
-            log_prob=float(log_probs.sum()),
-            entropies=entropies[-length:],
-            plan=prompts.plan_text(self.tokenizer.decode(ids[:-length].tolist())),
-        )
+    @property
+    def clipped_prompts(self) -> int:
+        """How many prompts were too long and lost words (`long_prompts='clip'` only)."""
+        return self.prompts.clipped
 
+    def _robot_question(
+        self, image: Any, instruction: str, kind: Kind, forced: Sequence[int] = (), *, raw: bool
+    ) -> Question:
+        word = {Kind.PLAN: prompts.robot_plan, Kind.ACTION: prompts.robot}[kind]
+        prompt = self.prompts.ids(str if raw else word, checked('instruction', instruction))
+        return Question(self.preprocess(image, kind), prompt, kind, forced)
 
-def _checked(what: str, text: Any) -> str:
-    if not isinstance(text, str) or not text.strip():
-        raise ValueError(f"The {what} must be a text that isn't empty; got {text!r}.")
-    return text
+    def _sample(
+        self,
+        questions: Sequence[Question],
+        temperature: float,
+        seed: int | None,
+        alternatives: int = 0,
+    ) -> list[Answer]:
+        key = self._key if seed is None else jax.random.key(seed)
+        if seed is None:
+            key = jax.random.fold_in(key, next(self._calls))
+        return batches.ask(
+            self.sampler, self.params, questions, sizes=self.batch_sizes, mesh=self.mesh, key=key,
+            prompt_length=self.prompts.length, temperature=temperature, alternatives=alternatives,
+        )  # fmt: skip

@@ -23,7 +23,7 @@ ROWS = (
     ('configuration', 'text', 'parallel'),
     ('data', 'models'),
     ('pretrained',),
-    ('training', 'decoding', 'envs'),
+    ('training', 'decoding', 'envs', 'robot'),
     ('policy',),
     ('evaluation',),
     ('train', 'evaluate', 'serve', 'plan', 'convert', 'benchmarks', 'colab'),

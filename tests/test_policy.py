@@ -188,7 +188,7 @@ def test_bad_instructions_raise(policy, instruction):
 def test_numbers_that_differ_raise(policy):
     with pytest.raises(ValueError, match='2 images, 1 instructions'):
         policy.act_batch(pictures(2), ['pick banana'])
-    with pytest.raises(ValueError, match='2 images for 1 prompts'):
+    with pytest.raises(ValueError, match='2 images for 1 questions'):
         policy.answer_batch(pictures(2), ['what is in the image'])
 
 

@@ -17,6 +17,7 @@ from collections.abc import Mapping
 import dataclasses
 import hashlib
 import json
+from typing import Any
 
 import numpy as np
 
@@ -168,6 +169,26 @@ class Embodiment:
                     f'card {self.name!r} {"has" if has else "lacks"} {what}, but its action space '
                     f'and its terminate rule {"need" if needs else "have"} {"one" if needs else "none"}'
                 )
+
+    @classmethod
+    def from_json(cls, text: str | Mapping[str, Any]) -> Embodiment:
+        """The inverse of `dataclasses.asdict` by way of JSON; takes the text or what it parses to.
+
+        Raises:
+          ValueError: unknown fields, missing ones, or values that no card has.
+        """
+        fields = dict(json.loads(text) if isinstance(text, str) else text)
+        for field in fields:
+            check('field of a card', field, [each.name for each in dataclasses.fields(cls)])
+        try:
+            fields['action'] = tuple(ActionPart(**part) for part in fields['action'])
+            fields['action_space'] = ActionSpace.from_json(fields['action_space'])
+            gripper = fields['gripper']
+            fields['gripper'] = None if gripper is None else Gripper(**gripper)
+            lists = {name: tuple(fields[name]) for name in ('images', 'columns') if name in fields}
+            return cls(**fields | lists)
+        except (KeyError, TypeError) as error:
+            raise ValueError(f'card {fields.get("name")!r} in JSON: {error}') from error
 
     @property
     def fingerprint(self) -> str:

@@ -34,12 +34,16 @@ class Samples:
         the end. Their sum is the answer's log-probability.
       entropies: float32 [B, N, T], nats, of that same distribution; 0 after the end.
       lengths: int32 [B, N], tokens before the end.
+      likeliest: None, or, where `alternatives` K are asked for, ids int32 [B, N, T, K] and
+        log-probabilities float32 [B, N, T, K] of the likeliest tokens of that distribution, from the
+        likeliest on; pad_id and -inf where fewer are allowed.
     """
 
     tokens: jax.Array
     log_probs: jax.Array
     entropies: jax.Array
     lengths: jax.Array
+    likeliest: tuple[jax.Array, jax.Array] | None = None
 
 
 @struct.dataclass
@@ -53,6 +57,7 @@ class _Loop:
     tokens: jax.Array  # int32 [B, T]
     log_probs: jax.Array  # float32 [B, T]
     entropies: jax.Array  # float32 [B, T]
+    likeliest: tuple[jax.Array, jax.Array] | None  # int32 and float32 [B, T, K]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -92,6 +97,7 @@ class Sampler:
         temperature: float | Any = 0.0,
         num_samples: int = 1,
         forced: Any | None = None,
+        alternatives: int = 0,
     ) -> Samples:
         """Samples `num_samples` answers a row.
 
@@ -107,10 +113,11 @@ class Sampler:
           num_samples: N.
           forced: int32 [B, K] or None: the first tokens of each answer where they are already
             decided (a plan written by a user, say); pad_id where they are not.
+          alternatives: K, of `Samples.likeliest`. Each K compiles for itself.
 
         Raises:
-          ValueError: for a temperature that is negative or NaN, or above 0 without `rng`, or fewer
-            than one sample.
+          ValueError: for a temperature that is negative or NaN, or above 0 without `rng`, fewer than
+            one sample, or fewer than no alternatives.
         """
         batch = images.shape[0]
         kinds = np.broadcast_to(np.asarray(kinds, np.int32), [batch])
@@ -123,6 +130,8 @@ class Sampler:
             rng = jax.random.key(0)
         if num_samples < 1:
             raise ValueError(f'num_samples is {num_samples}; at least 1 is needed.')
+        if alternatives < 0:
+            raise ValueError(f'alternatives is {alternatives}; it must be 0 or more.')
         possible = frozenset(Kind(kind) for kind in np.unique(kinds))
         # Always of full length, so that what is forced changes no shape and nothing compiles anew.
         decided = np.full([batch, self.grammar.max_length(possible)], self.grammar.pad_id, np.int32)
@@ -139,6 +148,7 @@ class Sampler:
             decided,
             possible=possible,
             num_samples=num_samples,
+            alternatives=alternatives,
         )
 
     def trace(self, params: Any, images: Any, prompt: Any, kind: Kind) -> Any:
@@ -164,12 +174,14 @@ class Sampler:
             jax.ShapeDtypeStruct((batch, length), jnp.int32, **rows),
             possible=possible,
             num_samples=1,
+            alternatives=0,
         )
 
-    @functools.partial(jax.jit, static_argnames=('self', 'possible', 'num_samples'))
+    @functools.partial(jax.jit, static_argnames=('self', 'possible', 'num_samples', 'alternatives'))
     def _sample(
-        self, params, images, prompt, kinds, rng, temperature, forced, *, possible, num_samples
-    ) -> Samples:
+        self, params, images, prompt, kinds, rng, temperature, forced, *, possible, num_samples,
+        alternatives,
+    ) -> Samples:  # fmt: skip
         variables = {'params': params}
         length = self.grammar.max_length(possible)
         batch = prompt.shape[0]
@@ -188,6 +200,7 @@ class Sampler:
             tokens=jnp.full([batch, length], pad),
             log_probs=jnp.zeros([batch, length]),
             entropies=jnp.zeros([batch, length]),
+            likeliest=self._nothing_likely(batch, length, alternatives),
         )
 
         def decode(keys: jax.Array) -> Samples:
@@ -267,11 +280,30 @@ class Sampler:
             tokens=loop.tokens.at[:, step].set(token),
             log_probs=loop.log_probs.at[:, step].set(jnp.where(done, 0, log_prob)),
             entropies=loop.entropies.at[:, step].set(jnp.where(done, 0, entropy)),
+            likeliest=loop.likeliest and self._with_likeliest(loop, log_p, ids, done),
+        )
+
+    def _nothing_likely(self, batch: int, length: int, alternatives: int):
+        if not alternatives:
+            return None  # no array, not an empty one: the usual call stays what it was
+        shape = [batch, length, alternatives]
+        return jnp.full(shape, jnp.int32(self.grammar.pad_id)), jnp.full(shape, -jnp.inf)
+
+    def _with_likeliest(self, loop: _Loop, log_p: jax.Array, ids: jax.Array, done: jax.Array):
+        """`loop.likeliest` with this step's: the best columns of `log_p` [B, C], whose ids are [C]."""
+        all_ids, all_log_probs = loop.likeliest
+        count = min(all_ids.shape[-1], log_p.shape[-1])
+        best, columns = jax.lax.top_k(log_p, count)
+        there = (best > _MASKED / 2) & ~done[:, None]
+        found = jnp.where(there, ids[columns].astype(jnp.int32), self.grammar.pad_id)
+        return (
+            all_ids.at[:, loop.step, :count].set(found),
+            all_log_probs.at[:, loop.step, :count].set(jnp.where(there, best, -jnp.inf)),
         )
 
     def _finish(self, loop: _Loop) -> Samples:
         lengths = jnp.sum(loop.tokens != self.grammar.pad_id, axis=-1)
-        return Samples(loop.tokens, loop.log_probs, loop.entropies, lengths)
+        return Samples(loop.tokens, loop.log_probs, loop.entropies, lengths, loop.likeliest)
 
 
 def padded(rows: Sequence[Sequence[int]], width: int, pad: int) -> np.ndarray:

@@ -1,12 +1,75 @@
-"""Which action space a policy acts in, where its run learnt from robots with several of them."""
+"""Which robot a policy acts for, and so in which action space, where its run learnt from several."""
 
 from collections.abc import Mapping
+import dataclasses
 from typing import Any
 
 from absl import logging
 
 from rt2_jax.data.embodiment import Embodiment
+from rt2_jax.data.embodiments import CARDS
+from rt2_jax.nearest import nearest
 from rt2_jax.text.actions import ActionSpace
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A robot data set that a policy can act for.
+
+    Attributes:
+        name: '' where the run learnt from no robot.
+        action_space: with the ranges that the run was trained in.
+        card: None where its set has none that is known.
+    """
+
+    name: str
+    action_space: ActionSpace
+    card: Embodiment | None
+
+
+def cards_of(config: Any, spaces: Mapping[str, ActionSpace]) -> dict[str, Embodiment]:
+    """The card of each source of `spaces` whose robot set, or else whose own name, has one."""
+    robots = config.data.get('robot', {})
+    names = {name: _card_of(name, robots) or name for name in spaces}
+    return {name: CARDS[card] for name, card in names.items() if card in CARDS}
+
+
+def choose(
+    wanted: str, own: Source, spaces: Mapping[str, ActionSpace], cards: Mapping[str, Embodiment]
+) -> Source:
+    """The source to act for.
+
+    Args:
+        wanted: its name; '' for the only one, or else that of the run's own embodiment.
+        own: card and action space of the embodiment that the config names; `name` is the config's.
+        spaces, cards: of each source, by name.
+
+    Raises:
+        ValueError: no source has this name, or none was wanted and several could be meant.
+    """
+    if wanted and wanted not in spaces:
+        raise ValueError(
+            f'no action space of a source {wanted!r}' + nearest(wanted, spaces)
+            if spaces
+            else f'no action space of a source {wanted!r}, for the run learnt from no robot'
+        )
+    sources = {name: Source(name, space, cards.get(name)) for name, space in spaces.items()}
+    if wanted:
+        return sources[wanted]
+    if not sources:
+        return dataclasses.replace(own, name='')
+    called = lambda source: source.card.name if source.card else source.name
+    meant = [source for source in sources.values() if called(source) == own.name]
+    # Where one card has several ranges, the run was told which one it acts in: see `acted_on`.
+    meant.sort(key=lambda source: source.action_space != own.action_space)
+    if meant:
+        return meant[0]
+    if len({(source.action_space, source.card) for source in sources.values()}) > 1:
+        raise ValueError(
+            'several robots to act for, and the config names none of them '
+            f'(config.embodiment={own.name!r}): say which source' + nearest(own.name, sources)
+        )
+    return next(iter(sources.values()))
 
 
 def acted_on(config: Any, card: Embodiment, spaces: Mapping[str, ActionSpace]) -> ActionSpace:

@@ -3,8 +3,8 @@
 What is where in a run's directory:
     config.json        the run's config
     tokenizer.model    the tokenizer: a SentencePiece model, or the text of a tokenizer.json
-    embodiment.json    action spaces by source, the card of the robot that is acted on, and the token ids
-                       of the integers that actions are written in
+    embodiment.json    action spaces and cards by source, those of the robot that is acted on, and the
+                       token ids of the integers that actions are written in
     versions.json      versions of the libraries that wrote it
     checkpoints/STEP/  params, state (optimizer, step, key, running sums) and data position; files.json
                        says how large each file is
@@ -30,7 +30,7 @@ from rt2_jax.parallel import distributed
 from rt2_jax.text.actions import ActionSpace
 from rt2_jax.text.tokenizer import BINS, Tokenizer
 from rt2_jax.training import state as state_lib
-from rt2_jax.training.acting import acted_on
+from rt2_jax.training.acting import acted_on, cards_of
 
 FILES = 'files.json'
 _PACKAGES = (
@@ -81,10 +81,12 @@ def write_assets(
     workdir = epath.Path(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
     card = embodiments.find(config.embodiment)
+    cards = cards_of(config, action_spaces)
     spaces = {name: json.loads(space.to_json()) for name, space in action_spaces.items()}
     embodiment = {
         'embodiment': dataclasses.asdict(card),
         'sources': spaces,
+        'cards': {name: dataclasses.asdict(card) for name, card in cards.items()},
         'action_space': json.loads(acted_on(config, card, action_spaces).to_json()),
         'action_tokens': tokenizer.integer_ids[:BINS].tolist(),
     }

@@ -22,12 +22,14 @@ import ml_collections
 import numpy as np
 
 from rt2_jax import configuration
+from rt2_jax.data.embodiment import Embodiment
+from rt2_jax.data.embodiments import CARDS
 from rt2_jax.nearest import nearest
 from rt2_jax.parallel.sharding import named_leaves
 from rt2_jax.pretrained import tensors
 from rt2_jax.text.actions import ActionSpace
 from rt2_jax.text.tokenizer import Tokenizer
-from rt2_jax.training import adapters, state as state_lib
+from rt2_jax.training import acting, adapters, state as state_lib
 from rt2_jax.training.checkpoint import (
     CheckpointError,
     Checkpoints,
@@ -50,7 +52,8 @@ class Loaded:
         tokenizer: the run's tokenizer.
         action_space: of the embodiment that the config names.
         action_spaces: of each source with actions that the run learnt from, by name.
-        embodiment: that embodiment's card as a dict.
+        embodiment: that embodiment's card as it was recorded.
+        cards: of each source whose card is known, by name.
         step: how many steps the parameters have been trained for.
         directory: where all this came from.
     """
@@ -61,21 +64,33 @@ class Loaded:
     action_space: ActionSpace
     action_spaces: dict[str, ActionSpace]
     embodiment: dict[str, Any]
+    cards: dict[str, Embodiment]
     step: int
     directory: epath.Path
 
-    def space_of(self, source: str = '') -> ActionSpace:
-        """The action space of a source, '' being the embodiment that the config names.
+    def source(self, name: str = '') -> acting.Source:
+        """The source of a name; '' is the only one, or else that of the config's embodiment.
 
         Raises:
-            CheckpointError: the run learnt from no such source.
+            CheckpointError: the run learnt from no such source, or from several that could be meant.
         """
-        if source and source not in self.action_spaces:
-            raise CheckpointError(
-                f'{self.directory} holds no action space of a source {source!r}'
-                + nearest(source, self.action_spaces)
-            )
-        return self.action_spaces[source] if source else self.action_space
+        own = acting.Source(self.config.embodiment, self.action_space, card_of(self.embodiment))
+        try:
+            return acting.choose(name, own, self.action_spaces, self.cards)
+        except ValueError as error:
+            raise CheckpointError(f'{self.directory} holds {error}') from error
+
+    def space_of(self, source: str = '') -> ActionSpace:
+        """The action space of a source; arguments and errors as for `source`."""
+        return self.source(source).action_space
+
+
+def card_of(recorded: dict[str, Any]) -> Embodiment | None:
+    """The card that embodiment.json holds; None if an older run had one that is no more."""
+    # Older runs told of the gripper in words; today's card of the name says the same in numbers.
+    if isinstance(recorded.get('gripper'), str):
+        return CARDS.get(recorded['name'])
+    return Embodiment.from_json(recorded)
 
 
 def load_for_inference(
@@ -116,6 +131,8 @@ def load_for_inference(
         checkpoints = Checkpoints(workdir, read_only=True)
         params = checkpoints.restore_params(step, shapes)
         checkpoints.close()
+    spaces = {name: ActionSpace.from_json(x) for name, x in embodiment['sources'].items()}
+    recorded = {name: Embodiment.from_json(x) for name, x in embodiment.get('cards', {}).items()}
     return Loaded(
         config=config,
         params=adapters.plain(params, config),
@@ -123,10 +140,9 @@ def load_for_inference(
         step=step,
         directory=workdir,
         action_space=ActionSpace.from_json(embodiment['action_space']),
-        action_spaces={
-            name: ActionSpace.from_json(space) for name, space in embodiment['sources'].items()
-        },
+        action_spaces=spaces,
         embodiment=embodiment['embodiment'],
+        cards=acting.cards_of(config, spaces) | recorded,
     )
 
 
