@@ -29,6 +29,7 @@ from etils import epath
 import jax
 from jax.sharding import Mesh
 
+from rt2_jax.data.embodiment import Embodiment
 from rt2_jax.data.embodiments import TABLETOP
 from rt2_jax.data.web import small_web
 from rt2_jax.decoding.grammar import Kind
@@ -77,6 +78,7 @@ def load_policy() -> Policy | None:
         policy = Policy.from_checkpoint(
             FLAGS.workdir,
             FLAGS.step,
+            source=FLAGS.source,
             untrained=FLAGS.policy == 'untrained',
             batch_sizes=(FLAGS.parallel,),
             long_prompts='clip',
@@ -123,7 +125,11 @@ def make_decide(policy: Policy | None) -> closed_loop.Decide:
 
 
 def play(
-    decide: closed_loop.Decide, suite: str, frames: int = 1, frame_stride: int = 1
+    decide: closed_loop.Decide,
+    suite: str,
+    frames: int = 1,
+    frame_stride: int = 1,
+    card: Embodiment | None = None,
 ) -> closed_loop.Run:
     """Closed loop on one suite."""
     first = FLAGS.first_episode
@@ -136,6 +142,7 @@ def play(
         image_size=FLAGS.image_size,
         frames=frames,
         frame_stride=frame_stride,
+        card=card,
         record=FLAGS.video_episodes if FLAGS.video else 0,
         execution_noise=FLAGS.execution_noise,
         progress=say,
@@ -200,6 +207,7 @@ def define_flags() -> None:
     """Defines the flags of the command; importing this file defines none."""
     flags.DEFINE_string('workdir', None, "Checkpoint directory, or 'package:NAME'.")
     flags.DEFINE_integer('step', None, 'Which step; the latest by default.')
+    flags.DEFINE_string('source', '', 'Robot data set to act for, where it learnt from several.')
     flags.DEFINE_list('suite', ['seen'], 'One or more suites, by comma.')
     flags.DEFINE_string('task', None, 'Only this kind of task: pick, push or turn.')
     flags.DEFINE_integer('episodes', 50, 'Episodes a suite.', lower_bound=1)
@@ -240,7 +248,7 @@ def main(argv: list[str]) -> None:
             results[suite] = answer(policy, suite)
         else:
             decide = decide or make_decide(policy)
-            seen = (policy.frames, policy.frame_stride) if policy else ()
+            seen = (policy.frames, policy.frame_stride, policy.embodiment) if policy else ()
             run = play(decide, suite, *seen)
             results[suite] = closed_loop.summary(run)
             rollouts += [rollout for rollout in run.rollouts if rollout.frames]
@@ -273,6 +281,7 @@ def make_manifest(policy: Policy | None) -> dict[str, Any]:
     if policy is not None:
         model = {
             'step': policy.step,
+            'source': policy.source,
             'plan': policy.plan,
             'clipped_prompts': sum(distributed.gather(policy.clipped_prompts)),
             'config': policy.config.to_dict(),

@@ -26,7 +26,8 @@ import numpy as np
 from rt2_jax.data import history, images as image_processing
 from rt2_jax.data.augmentation import Augmentation
 from rt2_jax.data.embodiment import Embodiment
-from rt2_jax.decoding import batches
+from rt2_jax.decoding import batches, settings as settings_lib
+from rt2_jax.decoding.attention import ImageAttention
 from rt2_jax.decoding.batches import Answer, Question
 from rt2_jax.decoding.decision import Decision, decided
 from rt2_jax.decoding.grammar import Grammar, Kind
@@ -110,6 +111,7 @@ class Policy:
             ),
             top_p=top_p,
         )
+        self._image_attention = ImageAttention(model, prompt_length, mesh)
         self._key = jax.random.key(seed)
         self._calls = itertools.count()
 
@@ -164,27 +166,17 @@ class Policy:
         mesh: Mesh | None = None,
         **settings: Any,
     ) -> Policy:
-        """The policy of a model that is at hand, with a training run's config.
-
-        It plans before it acts if at least half of the robot's steps were taught so.
-        """
-        data = config.data
-        shares = [robot.get('plan_share', 0.0) for robot in data.get('robot', {}).values()]
-        # A target's length held the longest answer, plan and action and EOS included.
-        own = {
-            'image_size': data.image_size,
-            'prompt_length': data.prompt_length,
-            'frames': data.frames,
-            'frame_stride': data.get('frame_stride', 1),
-            'text_length': data.target_length,
-            'plan_length': max(data.target_length - action_space.length - 1, 8),
-            'plan': bool(shares) and min(shares) >= 0.5,
-            'augment': Augmentation.from_config(data.get('augment', {})),
-            'whole_plans': any(shares),
-        }
+        """The policy of a model that is at hand, as a training run's config taught it."""
         model = vla.build(config.model, tokenizer.vocab_size, tokenizer.integer_ids)
         params = state_lib.place_params(params, weights.shapes(config, tokenizer, mesh))
-        policy = cls(model, params, tokenizer, action_space, mesh=mesh, **(own | settings))
+        policy = cls(
+            model,
+            params,
+            tokenizer,
+            action_space,
+            mesh=mesh,
+            **(settings_lib.of_config(config, action_space) | settings),
+        )
         policy.config = config
         return policy
 
@@ -281,6 +273,43 @@ class Policy:
         ]
         answers = self._sample(rows, temperature, seed)
         return [self.tokenizer.decode(answer.ids.tolist()).strip() for answer in answers]
+
+    def attention(
+        self,
+        image: Any,
+        instruction: str,
+        decision: Decision,
+        *,
+        per_layer: bool = False,
+        raw: bool = False,
+    ) -> np.ndarray:
+        """Where the model looked when it decided each number of an action.
+
+        Args:
+          image, instruction, raw: as for the `act` that decided.
+          decision: what it decided; its plan, too, was before the eyes of the action.
+          per_layer: by layer of the decoder, in place of the mean over them.
+
+        Returns:
+          float32 [L, F, rows, columns] ([layers, L, ...] if `per_layer`), mean over heads: what each
+          image token, in rows from the top left of the frame as `preprocess` gives it, has of the
+          attention. A number's look sums to 1 together with what went to the prompt, and in models
+          whose layers attend to both at once, to the answer's words so far.
+
+        Raises:
+          ValueError: as `act_batch`, or the decision is none of this policy's action space.
+        """
+        length = self.action_tokenizer.length
+        if len(decision.tokens) != length:
+            raise ValueError(
+                f'The decision has {len(decision.tokens)} numbers; this policy decides {length}.'
+            )
+        kind = Kind.PLAN if len(decision.plan_tokens) else Kind.ACTION
+        question = self._robot_question(image, instruction, kind, raw=raw)
+        ids = [*decision.plan_tokens, *decision.tokens]
+        longest = self.sampler.grammar.max_length(frozenset({kind}))
+        looks = self._image_attention(self.params, question, ids, length, longest)
+        return looks if per_layer else looks.mean(0)
 
     def robot(self) -> Robot:
         """What is to be remembered of one robot (its frames, its gripper) while the policy acts for it."""

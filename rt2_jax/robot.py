@@ -81,14 +81,14 @@ class Robot:
           action: float [L], as the policy decided it.
 
         Returns:
-          float32 [L], a copy; the same numbers where the gripper is absolute or there is none.
+          float32 [L], a copy; the very action where the gripper is absolute or there is none.
 
         Raises:
           ValueError: the action is of another length than the card's.
         """
-        action = np.array(action, np.float32)
         if self._place is None:
             return action
+        action = np.array(action, np.float32)
         if action.shape != (self._length,):
             raise ValueError(
                 f'An action of this robot has {self._length} numbers, got shape {list(action.shape)}.'

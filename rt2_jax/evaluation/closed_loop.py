@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 import dataclasses
-import functools
 import math
 import time
 from typing import Any
 
 import numpy as np
 
-from rt2_jax.data import history
+from rt2_jax.data.embodiment import Embodiment
 from rt2_jax.envs.tabletop import expert
 from rt2_jax.envs.tabletop.env import TabletopEnv
 from rt2_jax.evaluation import report
 from rt2_jax.parallel import distributed
 from rt2_jax.policy import Policy
+from rt2_jax.robot import Robot
 from rt2_jax.text.actions import ActionTokenizer
 
 # What a policy sees is the observation, its `image` with a leading axis of frames, oldest first; the
@@ -76,6 +76,7 @@ def run(
     record: int = 0,
     frames: int = 1,
     frame_stride: int = 1,
+    card: Embodiment | None = None,
     max_steps: int = 20,
     execution_noise: float = 0.0,
     progress: Callable[[str], None] = lambda line: None,
@@ -93,6 +94,8 @@ def run(
       record: of how many episodes, the first of `seeds`, to keep the frames.
       frames: how many frames the policy sees; the first stands in for those before it.
       frame_stride: steps from one of them to the next.
+      card: of the robot that the policy learnt from; the tabletop's gripper wants a position, which a
+        relative one is settled to (`Robot.settle`).
       max_steps, execution_noise: see TabletopEnv.
       progress: is told a line now and then.
     """
@@ -112,7 +115,7 @@ def run(
             ),
             task,
             recorded,
-            functools.partial(history.History, frames, frame_stride),
+            Robot(frames, frame_stride, card),
         )
         for _ in range(min(parallel, len(seeds)))
     ]
@@ -148,22 +151,22 @@ def run(
 class _Game:
     """One environment and the episode under way in it, if any."""
 
-    def __init__(self, env: TabletopEnv, task: str | None, recorded: set[int], new_history):
-        self.env, self._task, self._recorded, self._new_history = env, task, recorded, new_history
+    def __init__(self, env: TabletopEnv, task: str | None, recorded: set[int], robot: Robot):
+        self.env, self._task, self._recorded, self._robot = env, task, recorded, robot
         self.rollout: Rollout | None = None
         self.observation: dict[str, Any] = {}
 
     def start(self, seed: int):
         self.observation, info = self.env.reset(seed=seed, options={'task': self._task})
-        self._history = self._new_history()
-        self.observation['image'] = self._history.add(self.observation['image'])
+        self._robot.reset()
+        self.observation['image'] = self._robot.see(self.observation['image'])
         self.rollout = Rollout(seed, info['task'], info['group'], self.observation['instruction'])
         self._film()
 
     def play(self, action: np.ndarray) -> Rollout | None:
         """One step; the rollout when it ended the episode."""
-        self.observation, _, terminated, truncated, info = self.env.step(action)
-        self.observation['image'] = self._history.add(self.observation['image'])
+        self.observation, _, terminated, truncated, info = self.env.step(self._robot.settle(action))
+        self.observation['image'] = self._robot.see(self.observation['image'])
         self._film()
         if not (terminated or truncated):
             return None

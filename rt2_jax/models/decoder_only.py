@@ -183,6 +183,17 @@ class DecoderOnly(nn.Module):
         state = jnp.where(index == 0, cache['first'], self.norm(x)[:, 0])
         return self._logits(state, columns), cache | {'layers': inner, 'index': index + 1}
 
+    def image_attention(self, left: Mapping, images: jax.Array, prompt: jax.Array) -> jax.Array:
+        """Where each place of the target looked; see `vla.PaLI`. The prefix's end is the first of them."""
+        weights = left['layers']['mixing']['weights'][0].mean((2, 3))
+        grid = images.shape[1], *vit.grid(images.shape[2:4], self.vision['patch'])
+        seen, around = math.prod(grid), (self.bos >= 0) + (self.separator >= 0)
+        end = seen + around + (prompt != 0).sum(1) - 1
+        first = jnp.take_along_axis(weights, end[None, :, None, None], axis=2)
+        rest = weights[:, :, seen + around + prompt.shape[1] :]
+        weights = jnp.concatenate([first, rest], axis=2)[..., :seen]
+        return weights.reshape(*weights.shape[:-1], *grid)
+
     def _masks(
         self, queries: jax.Array, keys: jax.Array, there: jax.Array, prefix: jax.Array
     ) -> tuple[jax.Array, jax.Array]:

@@ -115,7 +115,9 @@ class Attention(nn.Module):
         logits = capped(logits, self.cap)
         for bias in biases:
             logits += bias
-        weights = jax.nn.softmax(logits, axis=-1).astype(self.dtype)
+        weights = jax.nn.softmax(logits, axis=-1)
+        self.sow('intermediates', 'weights', weights)
+        weights = weights.astype(self.dtype)
         mixed = jnp.einsum('bghts,bsgk->btghk', weights, values)
         mixed = mixed.reshape(b, t, self.heads, self.head_dim)
         return self.out(layers.boundary(mixed, 'batch', 'length', 'heads', 'head_dim'))

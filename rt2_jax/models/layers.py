@@ -307,7 +307,9 @@ class Attention(nn.Module):
         logits = jnp.einsum('bthk,bshk->bhts', query, keys, preferred_element_type=jnp.float32)
         for bias in biases:
             logits += bias
-        weights = jax.nn.softmax(logits, axis=-1).astype(self.dtype)
+        weights = jax.nn.softmax(logits, axis=-1)
+        self.sow('intermediates', 'weights', weights)
+        weights = weights.astype(self.dtype)
         return self.out(self._heads(jnp.einsum('bhts,bshk->bthk', weights, values)))
 
     def _heads(self, x: jax.Array) -> jax.Array:
@@ -375,7 +377,7 @@ def stack(layer: type[nn.Module], depth: int, remat: str, unroll: int, **attribu
         layer,
         length=depth,
         unroll=unroll,
-        variable_axes={'params': 0},
+        variable_axes={'params': 0, 'intermediates': 0},
         split_rngs={'params': True},
         in_axes=(0, *[nn.broadcast] * shared),
         out_axes=0,

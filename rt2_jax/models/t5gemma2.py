@@ -310,5 +310,17 @@ class T5Gemma2(nn.Module):
         x, cache = self.text_decoder.step(self.embedding(token[:, None]), cache)
         return self._logits(x[:, 0], columns), cache
 
+    def image_attention(self, left: Mapping, images: jax.Array, prompt: jax.Array) -> jax.Array:
+        """Where each place of the target looked; see `vla.PaLI`. A part of each look is at the target."""
+        del prompt
+        weights = left['text_decoder']['layers']['mixing']['weights'][0].mean((2, 3))
+        shape, frames = weights.shape[:-1], images.shape[1]
+        before, side = len(self.before_image), math.isqrt(self.image_tokens)
+        length = before + self.image_tokens + len(self.after_image)
+        # The target's own tokens come first among the keys.
+        weights = weights[..., shape[-1] : shape[-1] + frames * length]
+        weights = weights.reshape(*shape, frames, length)[..., before : before + self.image_tokens]
+        return weights.reshape(*shape, frames, side, side)
+
     def _logits(self, x: jax.Array, columns: jax.Array | None = None) -> jax.Array:
         return gemma.capped(self.embedding.attend(x, columns), self.cap)

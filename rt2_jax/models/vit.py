@@ -3,6 +3,7 @@
 Axes: B images, H and W pixels, N image tokens, D width.
 """
 
+from collections.abc import Sequence
 import math
 
 import flax.linen as nn
@@ -33,6 +34,12 @@ def sincos_positions(
     row, column = jnp.meshgrid(jnp.arange(rows), jnp.arange(columns), indexing='ij')
     angles = jnp.concatenate([row.reshape(-1, 1) * rates, column.reshape(-1, 1) * rates], axis=1)
     return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=1)
+
+
+def grid(sides: Sequence[int], patch: int) -> tuple[int, int]:
+    """Rows and columns of the image tokens of a frame whose height and width are `sides`."""
+    height, width = sides
+    return height // patch, width // patch
 
 
 class PatchStem(nn.Module):

@@ -8,6 +8,7 @@ Axes: B batch, F frames, N image tokens, P prompt, T target, D width, V vocabula
 """
 
 from collections.abc import Mapping, Sequence
+import math
 
 import flax.linen as nn
 import jax
@@ -88,7 +89,7 @@ class PaLI(nn.Module):
         b, f = images.shape[:2]
         tokens = self.projection(self.tower(images.reshape(b * f, *images.shape[2:])))
         if self.positions == 'sincos':
-            rows, columns = (side // self.vision['patch'] for side in images.shape[2:4])
+            rows, columns = vit.grid(images.shape[2:4], self.vision['patch'])
             wavelengths = 2.5, 4 * max(rows, columns)
             places = vit.sincos_positions(rows, columns, tokens.shape[-1], wavelengths)
             tokens += self.positions_scale * places.astype(self.dtype)
@@ -141,6 +142,22 @@ class PaLI(nn.Module):
         """
         x, cache = self.text_decoder.step(self.embedding.looked_up(token[:, None]), cache)
         return self._logits(x[:, 0], columns), cache
+
+    def image_attention(self, left: Mapping, images: jax.Array, prompt: jax.Array) -> jax.Array:
+        """Where the decoder looked, from what a teacher-forced call left behind.
+
+        Args:
+          left: the collection 'intermediates' of that call.
+          images, prompt: of that call.
+
+        Returns:
+          [layers, B, T, F, rows, columns], mean over heads: what each image token has of a place's
+          attention, which sums to 1 over all that the layer attends to.
+        """
+        del prompt
+        weights = left['text_decoder']['layers']['cross_attention']['weights'][0].mean(2)
+        grid = images.shape[1], *vit.grid(images.shape[2:4], self.vision['patch'])
+        return weights[..., : math.prod(grid)].reshape(*weights.shape[:-1], *grid)
 
 
 _BACKBONES = {
