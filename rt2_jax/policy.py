@@ -307,7 +307,7 @@ class Policy:
         kind = Kind.PLAN if len(decision.plan_tokens) else Kind.ACTION
         question = self._robot_question(image, instruction, kind, raw=raw)
         ids = [*decision.plan_tokens, *decision.tokens]
-        longest = self.sampler.grammar.max_length(frozenset({kind}))
+        longest = self.sampler.grammar.max_length(frozenset({Kind.PLAN}))
         looks = self._image_attention(self.params, question, ids, length, longest)
         return looks if per_layer else looks.mean(0)
 

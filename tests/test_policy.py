@@ -1,19 +1,22 @@
 """The policy: preprocessing, prompts, batching, plans, and what it refuses."""
 
 import copy
+import dataclasses
 import os
 import subprocess
 import sys
 
 import cv2
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rt2_jax.data import images
+from rt2_jax.data import embodiments, images
 from rt2_jax.data.augmentation import RECIPES, Augmentation
 from rt2_jax.data.history import History
 from rt2_jax.decoding.grammar import Kind
+from rt2_jax.decoding.sampler import log_softmax
 from rt2_jax.policy import Policy
 from rt2_jax.text import prompts
 from rt2_jax.text.actions import ActionSpace
@@ -153,6 +156,83 @@ def test_plans(policy):
         policy.act(frames[0], 'pick fruit', plan='first ' * 40)
 
 
+def scored(policy, frames, texts, decisions):
+    """Log-probabilities [T, V] of all that each row of an answer could be, by teacher forcing."""
+    grammar = policy.sampler.grammar
+    answers = [[*d.plan_tokens, *d.tokens] for d in decisions]
+    target = np.array([row + [0] * (23 - len(row)) for row in answers])
+    seen = np.stack([policy.preprocess(frame) for frame in frames])
+    shifted = np.pad(target[:, :-1], [(0, 0), (1, 0)])
+    logits = jax.jit(policy.model.apply)(
+        {'params': policy.params}, seen, policy.prompt_array(texts), shifted
+    )
+    allowed = jax.jit(lambda state: grammar.allowed(state, None, logits.shape[-1]))
+    kinds = [Kind.PLAN if len(d.plan_tokens) else Kind.ACTION for d in decisions]
+    advance = jax.jit(grammar.advance)
+    state, found = grammar.start(jnp.asarray(kinds, jnp.int32)), []
+    for place in range(23):
+        found.append(log_softmax(logits[:, place], allowed(state)))
+        state = advance(state, jnp.asarray(target[:, place], jnp.int32))
+    rows = zip(np.stack(found, 1), answers, strict=True)
+    return [(scores[: len(answer)], np.array(answer)) for scores, answer in rows]
+
+
+def test_probabilities_are_those_of_teacher_forcing(policy):
+    """Of a planned action, of one with a plan that was told and of one at once, however drawn."""
+    frames, names, plans = pictures(3), ['fruit', 'banana', 'bell'], [True, 'pick banana', False]
+    decisions, usual = [], []
+    for temperature in (0.0, 1.0):
+        told = dict(plan=plans, temperature=temperature, seed=1)
+        decisions += policy.act_batch(frames, names, alternatives=4, **told)
+        usual += policy.act_batch(frames, names, **told)
+    words = [prompts.robot_plan, prompts.robot_plan, prompts.robot]
+    texts = [word(name) for word, name in zip(words, names, strict=True)]
+    rows = scored(policy, frames * 2, texts * 2, decisions)
+    for decision, plain, (scores, answer) in zip(decisions, usual, rows, strict=True):
+        np.testing.assert_array_equal(decision.tokens, plain.tokens)
+        np.testing.assert_array_equal(decision.action, plain.action)
+        assert plain.alternatives == () and len(decision.alternatives) == 8
+        log_probs = np.take_along_axis(scores, answer[:, None], 1)[:, 0]
+        np.testing.assert_allclose(decision.log_probs, log_probs[-8:], atol=1e-4)
+        assert decision.log_prob == pytest.approx(log_probs.sum(), abs=1e-3)
+        p = np.exp(scores[-8:])
+        np.testing.assert_allclose(decision.entropies, -(p * scores[-8:]).sum(1), atol=1e-3)
+        for place, (number, row) in enumerate(zip(decision.alternatives, p, strict=True)):
+            assert len(number) == (2 if place == 0 else 4)
+            likeliest = np.sort(row)[::-1][: len(number)]
+            np.testing.assert_allclose([x.probability for x in number], likeliest, atol=1e-4)
+            if answer[place - 8] == row.argmax():
+                assert number[0].value == decision.action[place]
+
+
+def test_where_it_looked(policy):
+    frame = pictures(1)[0]
+    decisions = policy.act_batch([frame] * 2, ['pick fruit'] * 2, plan=[False, 'pick banana'])
+    told = policy.tokenizer.encode(prompts.plan('pick banana'))
+    assert [decision.plan_tokens.tolist() for decision in decisions] == [[], told]
+    for decision in decisions:
+        looks = policy.attention(frame, 'pick fruit', decision)
+        assert looks.shape == (8, 1, 2, 2) and looks.dtype == np.float32
+        assert (looks > 0).all() and (looks.sum((1, 2, 3)) < 1).all()
+    by_layer = policy.attention(frame, 'pick fruit', decision, per_layer=True)
+    np.testing.assert_allclose(by_layer.mean(0), looks, atol=1e-6)
+    with pytest.raises(ValueError, match='has 2 numbers; this policy decides 8'):
+        policy.attention(
+            frame, 'pick fruit', dataclasses.replace(decision, tokens=decision.tokens[:2])
+        )
+
+
+def test_a_command_is_what_the_card_says(tiny, policy):
+    sticky = make_policy(tiny, embodiment=embodiments.KUKA)
+    action = np.array([1, 0.1, 0.2, 0.3, 0, 0, 0, 0.5], np.float32)
+    command = sticky.command(action)
+    np.testing.assert_allclose(command['action/world_vector'], [0.1, 0.2, 0.3], atol=1e-6)
+    np.testing.assert_array_equal(command['action/terminate_episode'], [1, 0, 0])
+    assert sticky.robot().settle(action)[7] == 1 and policy.robot().settle(action)[7] == 0.5
+    with pytest.raises(ValueError, match='knows no embodiment card'):
+        policy.command(action)
+
+
 def test_answers_are_text(policy):
     answers = policy.answer_batch(pictures(2), ['what is in the image', 'where is the bell?'])
     assert all(isinstance(answer, str) for answer in answers)
@@ -210,6 +290,8 @@ def test_from_checkpoint(tiny_checkpoint, tiny):
     assert policy.step == 7 and policy.config.data.image_size == tiny.image_size
     jax.tree.map(np.testing.assert_array_equal, policy.params, tiny.params(0))
     assert policy.action_tokenizer.space == ActionSpace.rt1_bounds()
+    assert policy.source == 'tabletop' and policy.sources == ('tabletop',)
+    assert policy.embodiment == embodiments.TABLETOP
     untrained = Policy.from_checkpoint(tiny_checkpoint, untrained=True, seed=5)
     assert untrained.step == 0
     trees = jax.tree.map(

@@ -47,7 +47,7 @@ class ImageAttention:
           params: the model's parameter tree, on the mesh where there is one.
           question: what was answered.
           answer: token ids, at most `longest`.
-          count: compiles anew; so does `longest`, the length that answers are padded to.
+          count: compiles anew; so does `longest`, the length that every answer is padded to.
 
         Returns:
           float32 [layers, count, F, rows, columns], mean over heads: the share of a layer's attention

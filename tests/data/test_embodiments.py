@@ -1,6 +1,7 @@
 """Each card, on files in its data set's true schema: data -> tokens -> action -> robot command."""
 
 import dataclasses
+import json
 
 import numpy as np
 import open_x
@@ -133,3 +134,13 @@ def test_a_card_that_contradicts_itself():
         embodiment.Gripper('relativ', closed=1, open=0)
     with pytest.raises(KeyError, match="did you mean 'language_table_sim'"):
         embodiments.find('language_table_sm')
+
+
+@pytest.mark.parametrize('card', embodiments.CARDS.values(), ids=lambda card: card.name)
+def test_cards_come_back_from_json(card):
+    fields = json.loads(json.dumps(dataclasses.asdict(card)))
+    assert embodiment.Embodiment.from_json(json.dumps(fields)) == card
+    with pytest.raises(ValueError, match="'griper'; did you mean 'gripper'"):
+        embodiment.Embodiment.from_json(fields | {'griper': None})
+    with pytest.raises(ValueError, match=f'{card.name}.*frame'):
+        embodiment.Embodiment.from_json({k: v for k, v in fields.items() if k != 'frame'})

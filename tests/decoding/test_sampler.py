@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -236,6 +237,17 @@ def test_extreme_draws_stay_allowed():
         assert allowed[0, chosen[0]]
 
 
+def test_the_usual_call_leaves_nothing_behind(tiny, sampler, monkeypatch):
+    """Looks and alternatives are for those who ask: without `sow` its program is the same text."""
+    shape = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype)
+    shapes = jax.tree.map(shape, (tiny.params(0), *tiny.inputs(0, 2)))
+    lowered = lambda: dataclasses.replace(sampler).trace(*shapes, Kind.ACTION).lower()
+    usual = lowered()
+    assert [x.shape for x in jax.tree.leaves(usual.out_info)] == [(2, 1, 8)] * 3 + [(2, 1)]
+    monkeypatch.setattr(nn.Module, 'sow', lambda *args, **settings: False)
+    assert lowered().as_text() == usual.as_text()
+
+
 def test_bad_settings_raise(tiny, sampler):
     images, prompt = tiny.inputs(0, 1)
     params = tiny.params(0)
@@ -246,5 +258,7 @@ def test_bad_settings_raise(tiny, sampler):
             sampler(params, images, prompt, Kind.ACTION, temperature=temperature)
     with pytest.raises(ValueError, match='num_samples is 0'):
         sampler(params, images, prompt, Kind.ACTION, num_samples=0)
+    with pytest.raises(ValueError, match='alternatives is -1'):
+        sampler(params, images, prompt, Kind.ACTION, alternatives=-1)
     with pytest.raises(ValueError, match='top_p is 0'):
         dataclasses.replace(sampler, top_p=0.0)

@@ -1,4 +1,4 @@
-"""PaliGemma 1 and 2: logits and continuations are transformers', and both public layouts are one."""
+"""PaliGemma 1 and 2: logits, looks and continuations are transformers', and both public layouts are one."""
 
 import json
 
@@ -83,16 +83,22 @@ def given(images, prompt, row, suffix=()):
     )
 
 
-def test_logits(theirs, ours, inputs):
+def test_logits_and_looks_at_the_image(theirs, ours, inputs):
     model, params, *_ = ours
     images, prompt, target = inputs
     target_in = np.pad(target[:, :-1], ((0, 0), (1, 0)))
-    logits = model.apply(parity.variables(params), images, prompt, target_in)
+    logits, left = model.apply(
+        parity.variables(params), images, prompt, target_in, mutable=['intermediates']
+    )
+    looks = model.image_attention(left['intermediates'], images, prompt)
+    theirs.set_attn_implementation('eager')
     for row in range(3):
         with torch.no_grad():
-            expected = (
-                theirs(**given(images, prompt, row, target[row, :-1])).logits[0, -12:].numpy()
-            )
+            told = given(images, prompt, row, target[row, :-1])
+            found = theirs(**told, output_attentions=True)
+        weights = torch.stack(found.attentions)[:, 0].mean(1)[:, -12:, :16].numpy()
+        np.testing.assert_allclose(looks[:, row], weights.reshape(3, 12, 1, 4, 4), atol=1e-5)
+        expected = found.logits[0, -12:].numpy()
         assert expected.std() > 0.3
         np.testing.assert_allclose(logits[row], expected, atol=1e-4)
 

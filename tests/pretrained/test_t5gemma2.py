@@ -1,4 +1,4 @@
-"""T5Gemma 2: states, logits and continuations are transformers', windows and global layers both."""
+"""T5Gemma 2: states, logits, looks and continuations are transformers', windows and global layers both."""
 
 import json
 
@@ -93,19 +93,28 @@ def inputs():
     return images, prompt, given
 
 
-def test_states_and_logits(theirs, ours, inputs):
+def test_states_logits_and_looks_at_the_image(theirs, ours, inputs):
     model, params = ours
     images, prompt, given = inputs
     target_in = np.random.default_rng(1).integers(3, 80, (3, 19))
     target_in[:, 0] = 2
+    theirs.set_attn_implementation('eager')
     with torch.no_grad():
-        found = theirs(**given, decoder_input_ids=torch.tensor(target_in))
+        told = dict(decoder_input_ids=torch.tensor(target_in), output_attentions=True)
+        found = theirs(**given, **told)
     states, valid = model.apply(params, images, prompt, method='encode')
     expected = found.encoder_last_hidden_state.numpy()
     np.testing.assert_allclose(states[valid], expected[valid], atol=1e-4)
-    logits = model.apply(params, images, prompt, target_in * (np.arange(19) > 0))
+    shifted = target_in * (np.arange(19) > 0)
+    logits, left = model.apply(params, images, prompt, shifted, mutable=['intermediates'])
     assert found.logits.std() > 0.3
     np.testing.assert_allclose(logits, found.logits.numpy(), atol=1e-4)
+    looks = model.image_attention(left['intermediates'], images, prompt)
+    expected = (
+        torch.stack(found.cross_attentions).mean(2)[..., given['input_ids'][0] == SOFT].numpy()
+    )
+    np.testing.assert_allclose(looks, expected.reshape(3, 3, 19, 2, 2, 2), atol=1e-5)
+    assert expected.std() > 0.005
 
 
 def test_greedy_continuations(theirs, ours, inputs):

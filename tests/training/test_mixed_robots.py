@@ -1,20 +1,22 @@
 """One model of two robots: an arm's eight numbers and a table's two, from examples to policy."""
 
 import dataclasses
+import json
+import shutil
 
 import jax
 import numpy as np
 import pytest
 
 from rt2_jax.data import pipeline
-from rt2_jax.data.embodiments import TABLETOP
+from rt2_jax.data.embodiments import FRACTAL, LANGUAGE_TABLE, TABLETOP
 from rt2_jax.data.example import Example
 from rt2_jax.data.mixture import Schedule
 from rt2_jax.parallel import mesh as mesh_lib
 from rt2_jax.policy import Policy
 from rt2_jax.text import prompts
 from rt2_jax.text.actions import ActionSpace
-from rt2_jax.training import acting, checkpoint, program as program_lib, step as step_lib
+from rt2_jax.training import acting, checkpoint, loading, program as program_lib, step as step_lib
 
 STEPS = 2
 
@@ -65,7 +67,7 @@ def batches_of(*robots, tokenizer, config, batches=STEPS):
 def config(tiny):
     config = tiny.config().unlock()
     config.update(batch_size=8, accumulate=1, total_steps=STEPS, seed=0)
-    config.data.robot = {'arm': {'card': 'tabletop'}, 'table': {'card': 'table_card'}}
+    config.data.robot = {'arm': {'card': 'tabletop'}, 'table': {'card': 'language_table'}}
     config.adapters = dict(rank=0)
     config.optimizer = dict(
         name='adamw', lr=1e-3, schedule='constant', warmup=1, end_fraction=1.0, clip=1.0
@@ -109,11 +111,15 @@ def test_a_policy_acts_for_either_robot(trained, config):
     workdir, _ = trained
     frame = np.zeros((16, 20, 3), np.uint8)
     settings = dict(batch_sizes=(1,))
-    decision = Policy.from_checkpoint(workdir, **settings).act(frame, 'pick banana')
+    arm = Policy.from_checkpoint(workdir, **settings)
+    assert (arm.source, arm.sources, arm.embodiment) == ('arm', ('arm', 'table'), TABLETOP)
+    decision = arm.act(frame, 'pick banana')
     assert config.embodiment == 'tabletop' and decision.action.shape == (8,)
     policy = Policy.from_checkpoint(workdir, source='table', **settings)
+    assert (policy.source, policy.embodiment) == ('table', LANGUAGE_TABLE)
     decision = policy.act(frame, 'push the red star to the left')
     assert decision.action.shape == decision.entropies.shape == (2,)
+    np.testing.assert_array_equal(policy.command(decision.action)['action'], decision.action)
     centimetres = decision.action * 100
     np.testing.assert_allclose(centimetres, centimetres.round(), atol=1e-5)
     assert policy.act(frame, 'push it', plan='red star').action.shape == (2,)
@@ -121,10 +127,45 @@ def test_a_policy_acts_for_either_robot(trained, config):
         Policy.from_checkpoint(workdir, source='tabel', **settings)
 
 
+def test_a_source_is_chosen_or_asked_for():
+    arm, table = ARM.action_space, TABLE.action_space
+    spaces = {'arm': arm, 'arm_plans': arm, 'table': table}
+    cards = {'arm': TABLETOP, 'arm_plans': TABLETOP, 'table': LANGUAGE_TABLE}
+
+    def chosen(wanted='', card=FRACTAL, only=spaces):
+        own = acting.Source(card.name, card.action_space, card)
+        return acting.choose(wanted, own, {name: spaces[name] for name in only}, cards)
+
+    assert chosen(only=['table']) == acting.Source('table', table, LANGUAGE_TABLE)
+    assert chosen(only=['arm', 'arm_plans']).name == 'arm'  # the same robot twice
+    assert chosen(card=LANGUAGE_TABLE).name == 'table'
+    assert chosen('arm_plans', card=LANGUAGE_TABLE).card == TABLETOP
+    assert chosen(only=[]) == acting.Source('', FRACTAL.action_space, FRACTAL)
+    with pytest.raises(ValueError, match='several robots.*Valid: arm, arm_plans, table'):
+        chosen()
+    with pytest.raises(
+        ValueError, match="'arms'; did you mean 'arm'.*Valid: arm, arm_plans, table"
+    ):
+        chosen('arms')
+    with pytest.raises(ValueError, match="'arm', for the run learnt from no robot"):
+        chosen('arm', only=[])
+
+
+def test_older_checkpoints_have_the_cards_that_their_config_names(trained, tmp_path):
+    path = shutil.copytree(trained[0], tmp_path / 'run') / 'embodiment.json'
+    recorded = json.loads(path.read_text())
+    assert set(recorded.pop('cards')) == {'arm', 'table'}
+    recorded['embodiment']['gripper'] = 'absolute: +1 closed, -1 open'  # older still
+    path.write_text(json.dumps(recorded))
+    loaded = loading.load_for_inference(path.parent)
+    assert loaded.cards == {'arm': TABLETOP, 'table': LANGUAGE_TABLE}
+    assert loaded.source().card == loading.card_of(loaded.embodiment) == TABLETOP
+
+
 def test_the_action_space_is_that_of_the_robot_acted_for(config):
     arm, table = ARM.action_space, TABLE.action_space
     spaces = {'arm': arm, 'arm_plans': arm, 'table': table, 'table_plans': table}
-    card = dataclasses.replace(TABLETOP, name='table_card')
+    card = dataclasses.replace(TABLETOP, name='language_table')
     assert acting.acted_on(config, TABLETOP, spaces) == arm
     assert acting.acted_on(config, card, spaces) == table
     assert acting.acted_on(config, card, {'arm': arm, 'table_plans': table}) == table
