@@ -36,6 +36,8 @@ alone, shared = (Policy.from_checkpoint(sys.argv[1], mesh=m, batch_sizes=(4,)) f
 for one, other in zip(*(p.act_batch(frames, instructions) for p in (alone, shared)), strict=True):
     np.testing.assert_array_equal(one.action, other.action)
     np.testing.assert_allclose(one.log_prob, other.log_prob, atol=1e-4)
+looks = [p.attention(frames[0], 'pick banana', one) for p in (alone, shared)]
+np.testing.assert_allclose(*looks, atol=1e-4)
 kernel = shared.params['head']['kernel']
 assert len({str(shard.index) for shard in kernel.addressable_shards}) == 4, kernel.sharding
 try:
