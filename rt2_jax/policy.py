@@ -327,12 +327,21 @@ class Policy:
             )
         return self.embodiment.to_command(action)
 
-    def warm_up(self, batch_sizes: Sequence[int] | None = None, kinds=(Kind.ACTION,)) -> None:
-        """Compiles for these batch sizes (all by default) and each kind of answer."""
+    def warm_up(
+        self,
+        batch_sizes: Sequence[int] | None = None,
+        kinds: Sequence[Kind] = (Kind.ACTION,),
+        alternatives: int = 0,
+    ) -> None:
+        """Compiles for these batch sizes (all by default) and each kind of answer by itself.
+
+        A batch of several kinds, and each number of alternatives, is a program of its own.
+        """
         frame = np.zeros([self.frames, self.image_size, self.image_size, 3], np.uint8)
         for size in batch_sizes or self.batch_sizes:
             for kind in kinds:
-                self._sample([Question(frame, [self.tokenizer.eos_id], kind)] * size, 0, 0)
+                row = Question(frame, [self.tokenizer.eos_id], kind)
+                self._sample([row] * size, 0, 0, alternatives)
 
     def preprocess(self, image: Any, kind: Kind = Kind.ACTION) -> np.ndarray:
         """One observation to the frames for a kind of answer: uint8 [F, S, S, 3]; see `act_batch`."""
@@ -340,7 +349,7 @@ class Policy:
         if len(frames) != self.frames:
             raise ValueError(
                 f'This model sees {self.frames} frame(s) at a time, {self.frame_stride} step(s) '
-                f'apart; got {len(frames)}. rt2_jax.data.history.History keeps them.'
+                f'apart; got {len(frames)}. Policy.robot() keeps them.'
             )
         cropped = kind == Kind.ACTION or (kind == Kind.PLAN and not self.whole_plans)
         return self.augment.evaluation(frames, self.image_size, cropped)
