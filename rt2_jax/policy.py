@@ -180,21 +180,9 @@ class Policy:
         policy.config = config
         return policy
 
-    def act(
-        self,
-        image: Any,
-        instruction: str,
-        *,
-        temperature: float = 0.0,
-        plan: Plan | None = None,
-        seed: int | None = None,
-        alternatives: int = 0,
-    ) -> Decision:
+    def act(self, image: Any, instruction: str, **settings: Any) -> Decision:
         """The next action for one robot; arguments as for `act_batch`."""
-        return self.act_batch(
-            [image], [instruction], temperature=temperature, plan=plan, seed=seed,
-            alternatives=alternatives,
-        )[0]  # fmt: skip
+        return self.act_batch([image], [instruction], **settings)[0]
 
     def act_batch(
         self,
@@ -242,11 +230,9 @@ class Policy:
         answers = self._sample(questions, temperature, seed, alternatives)
         return [decided(answer, self.action_tokenizer, self.tokenizer) for answer in answers]
 
-    def answer(
-        self, image: Any, question: str, *, temperature: float = 0.0, seed: int | None = None
-    ) -> str:
+    def answer(self, image: Any, question: str, **settings: Any) -> str:
         """The answer in words to a question about a picture ("what is in the image")."""
-        return self.answer_batch([image], [question], temperature=temperature, seed=seed)[0]
+        return self.answer_batch([image], [question], **settings)[0]
 
     def answer_batch(
         self,
