@@ -212,17 +212,22 @@ def from_json(text: str) -> ml_collections.ConfigDict:
     return ml_collections.ConfigDict(json.loads(text)).lock()
 
 
-def differing(old: Any, new: Any) -> list[str]:
-    """One line a field that differs and is not in `MAY_CHANGE`: 'seed: was 1, is 2'.
+def differences(old: Any, new: Any) -> dict[str, tuple[Any, Any]]:
+    """Fields that differ, by dotted name: their values in both, None where there is no such field.
 
     A field that is younger than the old config was at its default.
     """
     old, new = leaves(json.loads(to_json(old))), leaves(json.loads(to_json(new)))
     usual = leaves(json.loads(to_json(defaults())))
     old = {key: value for key, value in usual.items() if key in new} | old
-    lines = []
-    for key in sorted({*old, *new}):
-        free = any(key == name or key.startswith(name + '.') for name in MAY_CHANGE)
-        if old.get(key) != new.get(key) and not free:
-            lines.append(f'{key}: was {old.get(key)!r}, is {new.get(key)!r}')
-    return lines
+    pairs = {key: (old.get(key), new.get(key)) for key in sorted({*old, *new})}
+    return {key: (before, after) for key, (before, after) in pairs.items() if before != after}
+
+
+def differing(old: Any, new: Any) -> list[str]:
+    """One line a field that differs and is not in `MAY_CHANGE`: 'seed: was 1, is 2'."""
+    return [
+        f'{key}: was {before!r}, is {after!r}'
+        for key, (before, after) in differences(old, new).items()
+        if not any(key == name or key.startswith(name + '.') for name in MAY_CHANGE)
+    ]

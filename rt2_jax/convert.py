@@ -6,7 +6,7 @@ With a checkpoint of a public format as the source, writes a directory that a ru
 (`--config.init_from=DIR`): params.safetensors; model.json, the part of `config.model` that it fills; and,
 where a tokenizer is beside it (a SentencePiece model, else tokenizer.json), tokenizer.model with a token
 for each integer.
-With a directory of ours (a run's, an exported or a converted one), writes the public format, so that
+With a directory of ours (a run's, a packed or a converted one), writes the public format, so that
 others can load it. Tensors are read and written one at a time.
 """
 
@@ -81,7 +81,7 @@ def export(source: epath.PathLike, name: str, output: epath.Path) -> tuple[int, 
     """Writes parameters of ours in a public format.
 
     Args:
-        source: a run's directory, an exported or a converted one.
+        source: a run's directory, a packed or a converted one.
         name: of the format.
         output: the directory to write.
 

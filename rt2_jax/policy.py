@@ -126,7 +126,7 @@ class Policy:
         mesh: Mesh | None = None,
         **settings: Any,
     ) -> Policy:
-        """The policy of a training run's directory, an exported one, or 'package:NAME'.
+        """The policy of a training run's directory, a packed one, or 'package:NAME'.
 
         Args:
           workdir: where the checkpoint is; nothing else is needed.

@@ -279,12 +279,12 @@ def test_checkpoint_of_another_model_lists_names_and_shapes(trained, tmp_path):
         train.train(config, epath.Path(tmp_path / 'run'))
 
 
-def test_exported_checkpoint_starts_a_run(trained, tmp_path):
-    size = loading.export(trained, tmp_path / 'exported')
-    assert not loading.load_for_inference(tmp_path / 'exported').config.compile_cache
+def test_packed_checkpoint_starts_a_run(trained, tmp_path):
+    size = loading.pack(trained, tmp_path / 'packed')
+    assert not loading.load_for_inference(tmp_path / 'packed').config.compile_cache
     numbers = sum(x.size for x in named_leaves(loading.load_for_inference(trained).params).values())
     assert size < 2.2 * numbers
-    train.train(tiny_config(init_from=str(tmp_path / 'exported')), epath.Path(tmp_path / 'run'))
+    train.train(tiny_config(init_from=str(tmp_path / 'packed')), epath.Path(tmp_path / 'run'))
     fresh, warm = metrics.read(trained)[0], metrics.read(tmp_path / 'run')[0]
     assert warm['source/web/loss'] < fresh['source/web/loss'] - 0.3
 

@@ -304,27 +304,42 @@ class Checkpoints:
             folder = unfinished[0] if unfinished else self.directory / str(self._saving)
             write(folder / FILES, json.dumps(_sizes(folder), indent=1).encode())
 
-    def _check_files(self, step: int, prefix: str = '') -> None:
-        """Names the files that are not as they were saved; runs of before the list have none."""
+    def listed(self, step: int) -> Any:
+        """What is saved of the parameters: a tree of Orbax's `ArrayMetadata`, none of them read.
+
+        Raises:
+            CheckpointError: a file is missing or truncated, or they cannot be listed.
+        """
+        self._check_files(step, 'params/')
+        return self._shapes(step)
+
+    def wrong_files(self, step: int, prefix: str = '') -> list[str]:
+        """Says which files are not as they were saved; runs of before there was a list have none.
+
+        Raises:
+            CheckpointError: the list itself is damaged.
+        """
         folder = self.directory / str(step)
         if not (folder / FILES).exists():
-            return
+            return []
         try:
             saved = json.loads((folder / FILES).read_text())
         except json.JSONDecodeError as error:
             raise CheckpointError(f'{folder / FILES} is damaged: {error}') from error
         found = _sizes(folder)
-        wrong = [
+        return [
             f'{name} is missing'
             if name not in found
             else f'{name} has {found[name]:,} of {size:,} bytes'
             for name, size in saved.items()
             if name.startswith(prefix) and found.get(name) != size
         ]
-        if wrong:
+
+    def _check_files(self, step: int, prefix: str = '') -> None:
+        if wrong := self.wrong_files(step, prefix):
             others = sorted(other for other in self._orbax.all_steps() if other != step)
             raise CheckpointError(
-                f'{folder} is damaged:\n  '
+                f'{self.directory / str(step)} is damaged:\n  '
                 + '\n  '.join(wrong)
                 + '\n'
                 + (

@@ -1,7 +1,7 @@
-"""From a directory to what inference and a new run need: a run's checkpoints, an exported one, or one
-that `rt2_jax.convert` made.
+"""From a directory to what inference and a new run need: a run's checkpoints, a packed one, or one that
+`rt2_jax.convert` made.
 
-An exported directory has `params.npz` in place of `checkpoints/`: it is small, and loads anywhere. A
+A packed directory (`pack`) has `params.npz` in place of `checkpoints/`: it is small, and loads anywhere. A
 converted one has `params.safetensors` and `model.json`, the part of `config.model` that it fills: a run
 can start from it, and reads of each array what its devices hold.
 'package:NAME' is one that comes with rt2_jax, in rt2_jax/pretrained/NAME.
@@ -39,6 +39,7 @@ from rt2_jax.training.checkpoint import (
 )
 
 PACKAGE = 'package:'
+PACKED = 'params.npz'  # of a packed directory
 PARAMS, MODEL = 'params', 'model.json'  # of a converted directory
 
 
@@ -101,7 +102,7 @@ def load_for_inference(
     """Loads what `evaluate` and `serve` need from a directory and nothing else.
 
     Args:
-        workdir: a run's directory, an exported one, or 'package:NAME' for one that comes with the
+        workdir: a run's directory, a packed one, or 'package:NAME' for one that comes with the
             package.
         step: which step; the latest by default.
         onto: from the run's config and tokenizer to the shapes, types and places that the parameters
@@ -119,15 +120,15 @@ def load_for_inference(
     # Older runs did not record them.
     check_action_tokens(workdir, embodiment.get('action_tokens', ()), tokenizer)
     shapes = onto(config, tokenizer) if onto else None
-    if (workdir / 'params.npz').exists():
-        params, step = _read_exported(workdir / 'params.npz', step)
+    if (workdir / PACKED).exists():
+        params, step = _read_packed(workdir / PACKED, step)
         params = (
             state_lib.place_params(params, shapes, str(workdir))
             if shapes
             else jax.device_put(params)
         )
     else:
-        step = _choose_step(workdir, step)
+        step = choose_step(workdir, step)
         checkpoints = Checkpoints(workdir, read_only=True)
         params = checkpoints.restore_params(step, shapes)
         checkpoints.close()
@@ -146,7 +147,12 @@ def load_for_inference(
     )
 
 
-def _choose_step(workdir: epath.Path, step: int | None) -> int:
+def choose_step(workdir: epath.Path, step: int | None) -> int:
+    """The step to read of a run's directory: `step`, or the latest.
+
+    Raises:
+        CheckpointError: the directory has no such step, or none.
+    """
     folder = workdir / 'checkpoints'
     present = [path.name for path in folder.iterdir()] if folder.exists() else []
     steps = sorted(int(name) for name in present if name.isdigit())
@@ -184,7 +190,7 @@ def locate(directory: epath.PathLike) -> epath.Path:
     return root / name
 
 
-def export(
+def pack(
     workdir: epath.PathLike,
     output: epath.PathLike,
     step: int | None = None,
@@ -218,11 +224,11 @@ def export(
     temporary = output / 'params.new.npz'
     with temporary.open('wb') as file:
         np.savez_compressed(file, **arrays)
-    temporary.replace(output / 'params.npz')
-    return (output / 'params.npz').stat().length
+    temporary.replace(output / PACKED)
+    return (output / PACKED).stat().length
 
 
-def _read_exported(path: epath.Path, step: int | None) -> tuple[Any, int]:
+def _read_packed(path: epath.Path, step: int | None) -> tuple[Any, int]:
     with path.open('rb') as file, np.load(file) as arrays:
         if step is not None and step != int(arrays['step']):
             raise CheckpointError(f'{path} holds step {int(arrays["step"])}, not {step}')
@@ -236,7 +242,7 @@ def _read_exported(path: epath.Path, step: int | None) -> tuple[Any, int]:
 
 
 def is_ours(directory: epath.PathLike) -> bool:
-    """Whether a directory is a run's, an exported or a converted one."""
+    """Whether a directory is a run's, a packed or a converted one."""
     if str(directory).startswith(PACKAGE):
         return True
     path = epath.Path(directory)

@@ -34,11 +34,8 @@ def shapes(
     Raises:
       ValueError: a parameter that doesn't split over the mesh.
     """
-    model, inputs = _model(config, tokenizer)
-    if stored:
-        model = adapters.adapted(model, config)
-    boxed = jax.eval_shape(model.init, jax.random.key(0), *inputs)['params']
-    used = state_lib.as_used(nn.meta.unbox(boxed), model.dtype)
+    boxed, dtype = _boxed(config, tokenizer, stored)
+    used = state_lib.as_used(nn.meta.unbox(boxed), dtype)
     if mesh is None:
         where = SingleDeviceSharding(jax.local_devices()[0])
         return jax.tree.map(lambda x: x.update(sharding=where), used)
@@ -46,13 +43,23 @@ def shapes(
     return jax.tree.map(lambda x, where: x.update(sharding=where), used, places)
 
 
+def stored_layout(config: Any, tokenizer: Tokenizer) -> dict[str, tuple]:
+    """Shape, and logical names of the axes, of what a run of this config saves, by name."""
+    return _layout(_boxed(config, tokenizer, stored=True)[0])
+
+
 def named_shapes(model: Mapping[str, Any], image_size: int | None) -> dict[str, tuple[int, ...]]:
     """Shapes of a model's parameters by name, from its `config.model` or parts of it.
 
     Args:
-        model: `config.model`; what is missing of PaLI is taken as something small.
-        image_size: side of the frames, pixels.
+      model: `config.model`; what is missing of PaLI is taken as something small.
+      image_size: side of the frames, pixels.
     """
+    return {name: shape for name, (shape, _) in named_layout(model, image_size).items()}
+
+
+def named_layout(model: Mapping[str, Any], image_size: int | None) -> dict[str, tuple]:
+    """As `named_shapes`, with the logical names of the axes."""
     part = dict(width=8, depth=1, heads=1, head_dim=8, mlp=8)
     vision = dict(width=8, depth=1, heads=1, mlp=8, patch=8)
     config = dict(name='pali', vision=vision, encoder=part, decoder=part, vocab=8) | dict(model)
@@ -64,7 +71,7 @@ def named_shapes(model: Mapping[str, Any], image_size: int | None) -> dict[str, 
     ids = jax.ShapeDtypeStruct((1, 2), jnp.int32)
     images = jax.ShapeDtypeStruct((1, 1, side, side, 3), jnp.uint8)
     boxed = jax.eval_shape(built.init, jax.random.key(0), images, ids, ids)['params']
-    return {n: x.shape for n, x in sharding.named_leaves(nn.meta.unbox(boxed)).items()}
+    return _layout(boxed)
 
 
 def random(config: Any, tokenizer: Tokenizer, seed: int = 0) -> Any:
@@ -73,6 +80,20 @@ def random(config: Any, tokenizer: Tokenizer, seed: int = 0) -> Any:
     zeros = [jnp.zeros(x.shape, x.dtype) for x in inputs]
     initialise = jax.jit(lambda key: nn.meta.unbox(model.init(key, *zeros)['params']))
     return initialise(jax.random.key(seed))
+
+
+def _boxed(config: Any, tokenizer: Tokenizer, stored: bool) -> tuple[Any, Any]:
+    """Shapes of the parameters, boxed with their logical axes, and what the model computes in."""
+    model, inputs = _model(config, tokenizer)
+    if stored:
+        model = adapters.adapted(model, config)
+    return jax.eval_shape(model.init, jax.random.key(0), *inputs)['params'], model.dtype
+
+
+def _layout(boxed: Any) -> dict[str, tuple]:
+    names = sharding.named_leaves(nn.get_partition_spec(boxed))
+    shapes = sharding.named_leaves(nn.meta.unbox(boxed))
+    return {name: (x.shape, names[name]) for name, x in shapes.items()}
 
 
 def _model(config: Any, tokenizer: Tokenizer) -> tuple[nn.Module, tuple]:

@@ -183,9 +183,9 @@ def test_another_tokenizer_than_the_run_was_trained_with_is_refused(workdir):
     assert loading.load_for_inference(workdir).step == 5
 
 
-def test_export_keeps_what_bfloat16_keeps(workdir, tmp_path):
-    loading.export(workdir, tmp_path / 'exported', step=3)
-    loaded = loading.load_for_inference(tmp_path / 'exported')
+def test_a_pack_keeps_what_bfloat16_keeps(workdir, tmp_path):
+    loading.pack(workdir, tmp_path / 'packed', step=3)
+    loaded = loading.load_for_inference(tmp_path / 'packed')
     assert loaded.step == 3
     np.testing.assert_array_equal(
         loaded.params['encoder']['kernel'],
