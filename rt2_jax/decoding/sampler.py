@@ -177,6 +177,30 @@ class Sampler:
             alternatives=0,
         )
 
+    def greedy(self, params: Any, images: Any, prompt: Any, kind: Kind) -> Samples:
+        """The likeliest answer of `kind` a row, within a function that is being traced.
+
+        The number of rows may be unknown yet (a symbolic dimension of `jax.export`).
+
+        Args:
+          params, images, prompt: as in a call.
+          kind: of the answers.
+        """
+        possible = frozenset({kind})
+        batch, length = prompt.shape[0], self.grammar.max_length(possible)
+        return self._sample(
+            params,
+            images,
+            prompt,
+            jnp.full([batch], int(kind), jnp.int32),
+            jax.random.key(0),
+            jnp.zeros([batch]),
+            jnp.full([batch, length], self.grammar.pad_id, jnp.int32),
+            possible=possible,
+            num_samples=1,
+            alternatives=0,
+        )
+
     @functools.partial(jax.jit, static_argnames=('self', 'possible', 'num_samples', 'alternatives'))
     def _sample(
         self, params, images, prompt, kinds, rng, temperature, forced, *, possible, num_samples,

@@ -1,0 +1,267 @@
+"""Exports a policy: a directory that runs with jax and numpy, without rt2_jax.
+
+    python -m rt2_jax.export --workdir=runs/cofinetune --output=exported [--kind=action,text,plan]
+    python exported/exported_policy.py     # anywhere: checks the files, repeats the example
+
+It writes, of each kind of answer, a function of weights, images and prompt (`jax.export`: action.jax);
+the weights (weights.safetensors); policy.json, which tells sizes, units, wording and how to call; the
+tokenizer; an example with its answer; and exported_policy.py, which reads all this.
+
+A function takes any number of rows and compiles for each anew, or, with --batch_sizes=1,4,16, those
+alone. It runs on one device, of the platforms that --platforms names.
+
+rt2_jax itself goes on from checkpoints: `rt2_jax.training.loading.pack` makes a small one, and
+`rt2_jax.convert` writes the formats of others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+import json
+import pathlib
+import shutil
+import sys
+import time
+from typing import Any
+
+from absl import app, flags, logging
+import jax
+import jax.export
+import numpy as np
+
+from rt2_jax.decoding.grammar import Kind
+from rt2_jax.evaluation import report
+from rt2_jax.exported import card as card_lib, exported_policy, function as function_lib
+from rt2_jax.nearest import check
+from rt2_jax.policy import Policy
+from rt2_jax.pretrained import tensors
+from rt2_jax.training import loading
+
+FLAGS = flags.FLAGS
+SYMBOLIC = 'symbolic'
+QUESTION = 'what is in the image'  # of the example
+TOLERANCE = 1e-3  # of the example's numbers; nats for probabilities
+
+
+def export(
+    workdir: Any,
+    output: Any,
+    *,
+    step: int | None = None,
+    source: str = '',
+    kinds: Sequence[Kind] = (Kind.ACTION,),
+    platforms: Sequence[str] = ('cpu', 'tpu', 'cuda'),
+    batch_sizes: Sequence[int] | None = None,
+    instruction: str = 'pick banana',
+) -> dict[str, Any]:
+    """Writes the policy of a checkpoint as a directory that runs without this package.
+
+    Args:
+        workdir, step, source: as for `Policy.from_checkpoint`.
+        output: the directory to write.
+        kinds: of answers, a function each.
+        platforms: on which it shall run: 'cpu', 'tpu', 'cuda', 'rocm'.
+        batch_sizes: numbers of rows, a function each; None for functions of any number.
+        instruction: of the example.
+
+    Returns:
+        What policy.json says.
+
+    Raises:
+        ValueError: as `Policy.from_checkpoint`; or the files don't repeat the policy's own answers.
+    """
+    policy = Policy.from_checkpoint(workdir, step, source=source)
+    output = _emptied(pathlib.Path(output))
+    functions = {
+        kind.name.lower(): [
+            _written(output, kind, found)
+            for found in function_lib.export(policy, kind, platforms, batch_sizes)
+        ]
+        for kind in kinds
+    }
+    weights = _write_weights(policy, output / exported_policy.WEIGHTS)
+    (output / card_lib.TOKENIZER).write_bytes(policy.tokenizer.model_bytes)
+    shutil.copy(exported_policy.__file__, output / 'exported_policy.py')
+    example = _write_example(policy, kinds, instruction, min(batch_sizes or [2]), output)
+    first = next(iter(functions))
+    told = {
+        'format': 1,
+        'functions': functions,
+        'platforms': list(platforms),
+        'weights': weights,
+        'inputs': card_lib.inputs(policy),
+        'outputs': card_lib.outputs(policy, list(kinds)),
+        'action': card_lib.action(policy, _robot(workdir, source)),
+        **card_lib.words(policy, list(kinds)),
+        'example': example,
+        'call': card_lib.CALL.replace('FUNCTION', functions[first][0]['file']).replace(
+            'KIND', first
+        ),
+        'step': policy.step,
+        'versions': report.versions(),
+        'calling_convention_version': jax.export.maximum_supported_calling_convention_version,
+        'config': policy.config.to_dict(),
+        'manifest': report.manifest(),
+    }
+    (output / exported_policy.POLICY).write_text(json.dumps(told, indent=1))
+    _check(output, kinds, platforms)
+    return told
+
+
+def _emptied(output: pathlib.Path) -> pathlib.Path:
+    """The directory to write, rid of an earlier export.
+
+    Raises:
+        ValueError: it holds something else.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    present = sorted(path.name for path in output.iterdir())
+    if present and not {exported_policy.POLICY, exported_policy.WEIGHTS} & set(present):
+        raise ValueError(f'{output} is not empty and holds no exported policy: {present[0]}')
+    # First of all, because it says that the others are there.
+    for path in (output / exported_policy.POLICY, *output.glob('*.jax')):
+        path.unlink(missing_ok=True)
+    return output
+
+
+def _written(output: pathlib.Path, kind: Kind, found: function_lib.Function) -> dict[str, Any]:
+    size = '' if found.batch == function_lib.ANY else f'-{found.batch}'
+    path = output / f'{kind.name.lower()}{size}.jax'
+    path.write_bytes(found.serialised)
+    return {'file': path.name, 'batch': found.batch, **_told(path)}
+
+
+def _told(path: pathlib.Path) -> dict[str, Any]:
+    return {'bytes': path.stat().st_size, 'sha256': exported_policy.fingerprint(path)}
+
+
+def _write_weights(policy: Policy, path: pathlib.Path) -> dict[str, Any]:
+    named = function_lib.weights_of(policy)
+    arrays = {name: tensors.of_array(name, x) for name, x in named.items()}
+    # One file, however large: whoever reads it needs no index.
+    tensors.write_safetensors(path.parent, arrays, stem=path.stem, shard_bytes=1 << 62)
+    return {
+        'file': path.name,
+        **_told(path),
+        'parameters': sum(x.size for x in named.values()),
+        'types': sorted({x.dtype.name for x in named.values()}),
+    }
+
+
+def _write_example(
+    policy: Policy, kinds: Sequence[Kind], instruction: str, rows: int, output: pathlib.Path
+) -> dict[str, Any]:
+    """Some pictures, prompts and what the policy makes of them, by its own sampler."""
+    rng = np.random.default_rng(0)
+    side = policy.image_size
+    coarse = rng.integers(0, 256, (rows, policy.frames, 8, 8, 3), np.uint8)
+    pixels = np.arange(side) * 8 // side
+    images = coarse[:, :, pixels][:, :, :, pixels]
+    arrays, told = {}, {}
+    for kind in kinds:
+        template = card_lib.TEMPLATES[kind]
+        text = template.format(instruction=instruction, question=QUESTION)
+        prompt = policy.prompt_array([text] * rows)
+        found = policy.sampler(policy.params, images, prompt, kind)
+        answer = {name: np.asarray(getattr(found, name))[:, 0] for name in function_lib.SAMPLED}
+        if kind != Kind.TEXT:
+            length = policy.action_tokenizer.length
+            ends = [row[:n][-length:] for row, n in zip(answer['tokens'], answer['lengths'])]
+            answer['actions'] = policy.action_tokenizer.decode(np.stack(ends))
+        name = kind.name.lower()
+        arrays |= {
+            f'{name}/{key}': x for key, x in ({'images': images, 'prompt': prompt} | answer).items()
+        }
+        told[name] = {'prompt': text, 'prompt_ids': prompt[0].tolist()} | {
+            key: x[0].tolist() for key, x in answer.items()
+        }
+    np.savez(output / exported_policy.EXAMPLE, **arrays)
+    device = jax.devices()[0]
+    return {
+        'file': exported_policy.EXAMPLE,
+        'made_on': f'{device.platform}: {device.device_kind}',
+        'tolerance': TOLERANCE,
+        'first_row': told,
+    }
+
+
+def _robot(workdir: Any, source: str) -> dict[str, Any] | None:
+    """The card of the robot that is acted for; None where the checkpoint has none of that source."""
+    told = json.loads((loading.locate(workdir) / 'embodiment.json').read_text())
+    return told.get('cards', {}).get(source) if source else told['embodiment']
+
+
+def _check(output: pathlib.Path, kinds: Sequence[Kind], platforms: Sequence[str]) -> None:
+    """Runs what was written, where this machine is of one of the platforms."""
+    if jax.export.default_export_platform() not in platforms:
+        return
+    for number, kind in enumerate(kinds):
+        name = kind.name.lower()
+        played = exported_policy.ExportedPolicy(output, name, check=not number)
+        if difference := played.difference():
+            raise ValueError(f'{output}: {name} differs from the policy itself: {difference}')
+
+
+def define_flags() -> None:
+    """Defines the flags of the command; importing this file defines none."""
+    flags.DEFINE_string('workdir', None, "Checkpoint directory, or 'package:NAME'.")
+    flags.DEFINE_string('output', None, 'The directory to write.')
+    flags.DEFINE_integer('step', None, 'Which step; the latest by default.')
+    flags.DEFINE_string('source', '', 'The robot data set in whose action space to act.')
+    flags.DEFINE_list('kind', ['action'], 'Kinds of answers: action, text, plan.')
+    flags.DEFINE_list('platforms', ['cpu', 'tpu', 'cuda'], 'cpu, tpu, cuda, rocm.')
+    flags.DEFINE_list('batch_sizes', [SYMBOLIC], "'symbolic' for any, or sizes: '1,4,16'.")
+    flags.DEFINE_string('instruction', 'pick banana', 'What the example asks for.')
+    flags.mark_flags_as_required(['workdir', 'output'])
+
+
+def settings() -> dict[str, Any]:
+    """What the flags say, as `export` takes it; UsageError for names and sizes that don't exist."""
+    names = [kind.name.lower() for kind in Kind]
+    try:
+        for platform in FLAGS.platforms:
+            check('platform', platform, function_lib.PLATFORMS)
+        kinds = [Kind[check('kind', name, names).upper()] for name in FLAGS.kind]
+        if FLAGS.batch_sizes == [SYMBOLIC]:
+            sizes = None
+        elif all(size.isdigit() and int(size) for size in FLAGS.batch_sizes):
+            sizes = sorted({int(size) for size in FLAGS.batch_sizes})
+        else:
+            raise ValueError(f"--batch_sizes are 'symbolic' or numbers: {FLAGS.batch_sizes}")
+    except ValueError as error:
+        raise app.UsageError(str(error)) from error
+    return {'kinds': kinds, 'platforms': FLAGS.platforms, 'batch_sizes': sizes}
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise app.UsageError(f'unknown arguments {argv[1:]}')
+    logging.set_verbosity(logging.ERROR)
+    begin = time.perf_counter()
+    try:
+        told = export(
+            FLAGS.workdir,
+            FLAGS.output,
+            step=FLAGS.step,
+            source=FLAGS.source,
+            instruction=FLAGS.instruction,
+            **settings(),
+        )
+    except (ValueError, ImportError) as error:
+        sys.exit(f'export: {error}')
+    functions = [found for group in told['functions'].values() for found in group]
+    print(
+        f'{FLAGS.output}: {told["weights"]["parameters"]:,} parameters '
+        f'({told["weights"]["bytes"] / 1e6:.1f} MB, {", ".join(told["weights"]["types"])}) of step '
+        f'{told["step"]:,}, in {time.perf_counter() - begin:.1f} s'
+    )
+    for found in functions:
+        print(f'  {found["file"]}: {found["batch"]} rows, {found["bytes"] / 1e6:.2f} MB')
+    print(
+        f'  for {", ".join(told["platforms"])}; python {FLAGS.output}/exported_policy.py checks it'
+    )
+
+
+if __name__ == '__main__':
+    define_flags()
+    app.run(main)

@@ -1,0 +1,1 @@
+"""A policy as one function in a file, with its weights beside it: it runs without this package."""

@@ -1,0 +1,211 @@
+"""Runs a policy that rt2_jax exported. This file lies beside it and needs nothing of rt2_jax: jax, numpy,
+and flatbuffers, which jax reads its files with.
+
+    python exported_policy.py       # checks the files and repeats the example that lies beside them
+
+    from exported_policy import ExportedPolicy
+    policy = ExportedPolicy('.')    # or ExportedPolicy('.', kind='text'), 'plan'
+    answer = policy(images, prompt)
+    answer['actions']               # float32 [B, L], in the units that policy.json tells
+
+images are uint8 [B, F, S, S, 3], prompt int32 [B, P]; policy.json tells the sizes, the words of the
+prompt and how to get token ids from them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pathlib
+import sys
+from typing import Any
+
+import jax
+import jax.export
+import jax.numpy as jnp
+import numpy as np
+
+POLICY, WEIGHTS, EXAMPLE = 'policy.json', 'weights.safetensors', 'example.npz'
+_TYPES = {
+    'F64': np.float64, 'F32': np.float32, 'F16': np.float16, 'BF16': jnp.bfloat16,
+    'I64': np.int64, 'I32': np.int32, 'I16': np.int16, 'I8': np.int8, 'U8': np.uint8, 'BOOL': np.bool_,
+}  # fmt: skip
+
+
+class ExportedPolicy:
+    """A policy in a directory.
+
+    Args:
+      directory: where policy.json is.
+      kind: of the answers: 'action', 'text' or 'plan', if it was exported.
+      check: whether the files' fingerprints are compared with those in policy.json, which reads all
+        of the weights once more.
+
+    Attributes:
+      card: what policy.json says.
+
+    Raises:
+      ValueError: a file is missing or another one than was exported, there is no such kind of answer,
+        or the function was not made for this machine or this version of jax.
+    """
+
+    def __init__(self, directory: Any = '.', kind: str = 'action', check: bool = True):
+        self._directory = pathlib.Path(directory)
+        try:
+            self.card = json.loads(self._file(POLICY).read_text())
+        except json.JSONDecodeError as error:
+            raise ValueError(f'{self._directory / POLICY} is damaged: {error}') from error
+        if kind not in self.card['functions']:
+            raise ValueError(
+                f'{self._directory} has no function for {kind!r}; it has '
+                f'{", ".join(self.card["functions"])}'
+            )
+        self._kind = kind
+        self._check_platform()
+        self._calls = {
+            function['batch']: self._function(function, check)
+            for function in self.card['functions'][kind]
+        }
+        path = self._file(WEIGHTS)
+        if check:
+            self._check(path, self.card['weights']['sha256'])
+        self._weights = {name: jax.device_put(x) for name, x in read_weights(path).items()}
+
+    def __call__(self, images: Any, prompt: Any) -> dict[str, np.ndarray]:
+        """The answers to B observations and prompts; see policy.json for what is in them.
+
+        Raises:
+          ValueError: inputs of another shape or type, or more of them than the largest batch.
+        """
+        images, prompt = np.asarray(images), np.asarray(prompt)
+        self._check_input('images', images)
+        self._check_input('prompt', prompt)
+        if len(images) != len(prompt):
+            raise ValueError(f'{len(images)} observations for {len(prompt)} prompts')
+        count = size = len(images)
+        if 'any' in self._calls:
+            call = self._calls['any']
+        else:
+            size = min((n for n in self._calls if n >= count), default=0)
+            if not size:
+                raise ValueError(f'{count} rows; the exported batches are {sorted(self._calls)}')
+            call = self._calls[size]
+        # Rows nobody looks at, so that there are as many as the function takes.
+        fill = lambda x: np.concatenate([x, np.repeat(x[:1], size - count, axis=0)])
+        answer = jax.device_get(call(self._weights, fill(images), fill(prompt)))
+        return {name: x[:count] for name, x in answer.items()}
+
+    def _check_input(self, name: str, array: np.ndarray) -> None:
+        told = self.card['inputs'][name]
+        if not len(array) or array.shape[1:] != tuple(told['shape'][1:]):
+            raise ValueError(
+                f'{name} must be {told["shape"]}, B at least 1; got {list(array.shape)}'
+            )
+        if array.dtype != told['dtype']:
+            raise ValueError(f'{name} must be {told["dtype"]}; got {array.dtype}')
+
+    def _check_platform(self) -> None:
+        here, made_for = jax.export.default_export_platform(), self.card['platforms']
+        if here not in made_for:
+            raise ValueError(
+                f'{self._directory} was exported for {", ".join(made_for)}, and jax runs on {here!r} '
+                'here: export it with --platforms, or set JAX_PLATFORMS to one of these'
+            )
+
+    def _function(self, function: dict[str, Any], check: bool) -> Any:
+        path = self._file(function['file'])
+        if check:
+            self._check(path, function['sha256'])
+        try:
+            exported = jax.export.deserialize(bytearray(path.read_bytes()))
+        except ImportError:
+            raise  # says that flatbuffers is missing
+        except Exception as error:  # jax has no narrower one
+            raise ValueError(
+                f'{path} cannot be read by jax {jax.__version__}: {error}. It was written by jax '
+                f'{self.card["versions"]["jax"]}; jax reads what was written up to six months earlier'
+            ) from error
+        return jax.jit(exported.call)
+
+    def _file(self, name: str) -> pathlib.Path:
+        path = self._directory / name
+        if not path.exists():
+            raise ValueError(
+                f'{path} is missing: an exported policy is a directory with all its files'
+            )
+        return path
+
+    def _check(self, path: pathlib.Path, expected: str) -> None:
+        found = fingerprint(path)
+        if found != expected:
+            raise ValueError(
+                f'{path} is not the file that {POLICY} was written with (sha256 {found[:16]}..., not '
+                f'{expected[:16]}...): it is damaged, or of another export'
+            )
+
+    def example(self) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        """The example's images and prompt, and the answers that they got where it was exported."""
+        with np.load(self._file(EXAMPLE)) as arrays:
+            inputs = {name: arrays[f'{self._kind}/{name}'] for name in ('images', 'prompt')}
+            rest = [n for n in arrays.files if n.startswith(f'{self._kind}/')]
+            names = [n.split('/')[1] for n in rest]
+            answers = {n: arrays[f'{self._kind}/{n}'] for n in names if n not in inputs}
+        return inputs, answers
+
+    def difference(self) -> str:
+        """What differs when the example is repeated here; '' if nothing does.
+
+        Tokens may differ on other kinds of devices where two were nearly as likely.
+        """
+        inputs, expected = self.example()
+        found = self(**inputs)
+        if not np.array_equal(found['tokens'], expected['tokens']):
+            return f'tokens are {found["tokens"].tolist()}, not {expected["tokens"].tolist()}'
+        for name, value in expected.items():
+            if not np.allclose(found[name], value, atol=self.card['example']['tolerance']):
+                return f'{name} are {found[name].tolist()}, not {value.tolist()}'
+        return ''
+
+
+def read_weights(path: Any) -> dict[str, np.ndarray]:
+    """Arrays of a safetensors file by name, mapped and not read yet.
+
+    Raises:
+      ValueError: the file is truncated, or none.
+    """
+    raw = np.memmap(path, np.uint8, 'r')
+    start = 8 + int(raw[:8].view('<u8')[0]) if raw.size >= 8 else raw.size + 1
+    if start > raw.size:
+        raise ValueError(f'{path} is truncated or no safetensors file: {raw.size:,} bytes')
+    header = json.loads(raw[8:start].tobytes())
+    arrays = {}
+    for name, entry in header.items():
+        if name != '__metadata__':
+            begin, end = (start + offset for offset in entry['data_offsets'])
+            if end > raw.size:
+                raise ValueError(
+                    f'{path} is truncated: {name} ends at byte {end:,} of {raw.size:,}'
+                )
+            arrays[name] = raw[begin:end].view(_TYPES[entry['dtype']]).reshape(entry['shape'])
+    return arrays
+
+
+def fingerprint(path: Any) -> str:
+    """The file's SHA-256."""
+    with pathlib.Path(path).open('rb') as file:
+        return hashlib.file_digest(file, 'sha256').hexdigest()
+
+
+def main() -> None:
+    directory = sys.argv[1] if len(sys.argv) > 1 else pathlib.Path(__file__).parent
+    kinds = json.loads((pathlib.Path(directory) / POLICY).read_text())['functions']
+    failed = False
+    for number, kind in enumerate(kinds):
+        difference = ExportedPolicy(directory, kind, check=not number).difference()
+        print(f'{kind}: {difference or "the example is repeated to the token"}')
+        failed |= bool(difference)
+    sys.exit(failed)
+
+
+if __name__ == '__main__':
+    main()
