@@ -94,16 +94,14 @@ def export(
         'action': card_lib.action(policy, _robot(workdir, source)),
         **card_lib.words(policy, list(kinds)),
         'example': example,
-        'call': card_lib.CALL.replace('FUNCTION', functions[first][0]['file']).replace(
-            'KIND', first
-        ),
+        'call': card_lib.call(functions[first][0]['file'], first),
         'step': policy.step,
         'versions': report.versions(),
         'calling_convention_version': jax.export.maximum_supported_calling_convention_version,
         'config': policy.config.to_dict(),
         'manifest': report.manifest(),
     }
-    (output / exported_policy.POLICY).write_text(json.dumps(told, indent=1))
+    (output / exported_policy.POLICY).write_text(report.as_json(told))
     _check(output, kinds, platforms)
     return told
 

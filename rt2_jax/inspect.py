@@ -13,7 +13,6 @@ be larger than memory; --novalues reads none of them.
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import time
@@ -57,7 +56,7 @@ def main(argv: list[str]) -> None:
         output = epath.Path(FLAGS.output)
         output.parent.mkdir(parents=True, exist_ok=True)
         output.write_text(
-            json.dumps(found | {'seconds': seconds, 'manifest': report.manifest()}, indent=1)
+            report.as_json(found | {'seconds': seconds, 'manifest': report.manifest()})
         )
         print(f'\nWritten to {output}')
 

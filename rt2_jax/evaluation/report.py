@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import datetime
 import importlib.metadata
+import json
 import os
 import platform
 import shlex
@@ -65,6 +66,20 @@ def manifest(**settings: Any) -> dict[str, Any]:
         'versions': versions(),
         **settings,
     }
+
+
+def as_json(value: Any, indent: int = 0) -> str:
+    """JSON for people: indented, but numbers beside each other are one line."""
+    nested = lambda x: isinstance(x, (Mapping, list, tuple, str))
+    if isinstance(value, Mapping) and value:
+        parts = [f'{json.dumps(str(k))}: {as_json(v, indent + 1)}' for k, v in value.items()]
+        ends = '{}'
+    elif isinstance(value, (list, tuple)) and any(map(nested, value)):
+        parts, ends = [as_json(x, indent + 1) for x in value], '[]'
+    else:
+        return json.dumps(value)
+    lines = ',\n'.join(f'{" " * (indent + 1)}{part}' for part in parts)
+    return f'{ends[0]}\n{lines}\n{" " * indent}{ends[1]}'
 
 
 def versions() -> dict[str, str]:

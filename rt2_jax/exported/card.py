@@ -35,6 +35,11 @@ assert (answer['tokens'] == example['KIND/tokens']).all()
 """
 
 
+def call(file: str, kind: str) -> list[str]:
+    """Lines of Python that call a function of an export, in its directory."""
+    return CALL.replace('FUNCTION', file).replace('KIND', kind).splitlines()
+
+
 def inputs(policy: Policy) -> dict[str, Any]:
     """What goes in."""
     side = policy.image_size

@@ -19,11 +19,11 @@ from rt2_jax.text.actions import TERMINATE
 PLATFORMS = ('cpu', 'tpu', 'cuda', 'rocm')  # as jax.export calls them
 ANY = 'any'  # of batch sizes
 OUTPUTS = {
-    'tokens': 'int32 [B, T], 0 after the end; an action is the last L of them',
+    'tokens': 'int32 [B, T], 0 after the end',
     'lengths': 'int32 [B], tokens before the end',
     'log_probs': 'float32 [B, T], of each token among those that may stand there; 0 after the end',
     'entropies': 'float32 [B, T], nats, of that distribution; 0 after the end',
-    'actions': 'float32 [B, L], in the units of `action`; not of texts',
+    'actions': 'float32 [B, L], what the last L tokens before the end say, in the units of `action`',
 }
 SAMPLED = tuple(name for name in OUTPUTS if name != 'actions')
 
@@ -86,8 +86,8 @@ def export(
         try:
             rows = jax.export.symbolic_shape('B')[0]
             return [Function(ANY, _exported(policy, kind, platforms, rows))]
-        except (jax.errors.ConcretizationTypeError, TypeError) as error:
-            # jax.export's errors about unknown sizes are of both types.
+        except (jax.errors.InconclusiveDimensionOperation, TypeError) as error:
+            # What a size that isn't known cannot do raises either.
             raise ValueError(
                 f'this model cannot be exported for any number of rows; name them, as in '
                 f'--batch_sizes=1,8: {error}'

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rt2_jax.inspection.opened import Opened
@@ -10,6 +10,7 @@ from rt2_jax.parallel import sharding
 from rt2_jax.training import weights
 
 Spec = tuple[Any, ...]
+_SHOWN = 5  # names in a warning
 
 
 def by_table(opened: Opened) -> tuple[dict[str, Spec], dict[str, tuple[int, ...]]]:
@@ -41,19 +42,22 @@ def check_shapes(opened: Opened, expected: Mapping[str, tuple[int, ...]]) -> Non
     """
     if not expected:
         return
-    for name, stored in opened.arrays.items():
-        if name not in expected:
-            opened.warnings.append(f"{name}: the config's model has no such parameter")
-        elif stored.shape != expected[name]:
+    names = opened.arrays
+    for name, stored in names.items():
+        if name in expected and stored.shape != expected[name]:
             opened.warnings.append(
                 f"{name} is {list(stored.shape)}; the config's model has {list(expected[name])}"
             )
+    _warn_of(opened, "the config's model has no", [n for n in names if n not in expected])
     if opened.kind != 'converted':
-        opened.warnings += [
-            f"{name} is missing; the config's model has it"
-            for name in expected
-            if name not in opened.arrays
-        ]
+        lost = [name for name in expected if name not in names]
+        _warn_of(opened, "the config's model has, and this checkpoint lacks,", lost)
+
+
+def _warn_of(opened: Opened, words: str, names: Sequence[str]) -> None:
+    if names:
+        more = f', and {len(names) - _SHOWN} more' if len(names) > _SHOWN else ''
+        opened.warnings.append(f'{words} {", ".join(names[:_SHOWN])}{more}')
 
 
 def _full(spec: Spec, axes: int) -> Spec:

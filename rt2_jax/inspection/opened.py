@@ -20,6 +20,8 @@ from typing import Any
 from etils import epath
 import numpy as np
 
+from rt2_jax import configuration
+from rt2_jax.exported.exported_policy import POLICY, WEIGHTS
 from rt2_jax.inspection import blocks, orbax_arrays
 from rt2_jax.inspection.blocks import Stored
 from rt2_jax.pretrained import tensors
@@ -32,8 +34,6 @@ from rt2_jax.training.checkpoint import (
     check_action_tokens,
     read_config,
 )
-
-POLICY, WEIGHTS = 'policy.json', 'weights.safetensors'  # of an exported policy
 
 
 @dataclasses.dataclass
@@ -148,7 +148,8 @@ def _converted(path: epath.Path) -> Opened:
 
 def _exported(path: epath.Path) -> Opened:
     told = _json(path / POLICY)
-    opened = Opened(path, 'exported policy', step=told['step'], config=told['config'])
+    config = configuration.from_json(json.dumps(told['config']))
+    opened = Opened(path, 'exported policy', step=told['step'], config=config)
     opened.versions = told['versions']
     found = tensors.open_tensors(path / WEIGHTS)
     opened.arrays = {name: blocks.of_tensor(tensor) for name, tensor in found.items()}

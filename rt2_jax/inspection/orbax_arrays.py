@@ -19,6 +19,9 @@ from rt2_jax.parallel.sharding import named_leaves
 from rt2_jax.pretrained.tensors import SourceError
 from rt2_jax.training.checkpoint import Checkpoints
 
+# Blocks are read one after another; each thread more would keep the memory of one more.
+_CONTEXT = ts.Context({'data_copy_concurrency': {'limit': 1}, 'file_io_concurrency': {'limit': 1}})
+
 
 def open_arrays(checkpoints: Checkpoints, step: int) -> dict[str, Stored]:
     """The parameters of a step by name, none of them read.
@@ -58,7 +61,7 @@ def _reader(name: str, folder: epath.Path, key: str):
         'fill_missing_data_reads': False,  # else what is lost would be zeros
     }
     try:
-        store = ts.open(spec, open=True).result()
+        store = ts.open(spec, open=True, context=_CONTEXT).result()
     except ValueError as error:
         raise SourceError(f'{folder} has no {name}: {str(error).split(" [")[0]}') from error
 

@@ -203,8 +203,9 @@ def _configs(opened: Opened, against: Opened) -> dict[str, list[Any]]:
     if opened.config is None or against.config is None:
         return {}
     found = configuration.differences(against.config, opened.config)
-    if 'converted' in (opened.kind, against.kind):  # which has a model alone
-        found = {key: pair for key, pair in found.items() if key.startswith('model.')}
+    if 'converted' in (opened.kind, against.kind):  # which tells of a model alone, in its own words
+        both = set.intersection(*(set(configuration.leaves(x.config)) for x in (opened, against)))
+        found = {key: pair for key, pair in found.items() if key in both}
     return {key: list(pair) for key, pair in found.items()}
 
 

@@ -17,7 +17,6 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from rt2_jax.models import gemma, layers, vit
 from rt2_jax.models.gemma import GLOBAL, LOCAL
@@ -280,10 +279,11 @@ class T5Gemma2(nn.Module):
         b, f = images.shape[:2]
         tokens = self.projection(self.tower(images.reshape(b * f, *images.shape[2:])))
         tokens = tokens.reshape(b, f, self.image_tokens, -1)
-        around = [np.tile(ids, (b, f, 1)) for ids in (self.before_image, self.after_image)]
         before, after = (
-            self.embedding(jnp.asarray(x.reshape(b, -1), jnp.int32)).reshape(*x.shape, -1)
-            for x in around
+            self.embedding(jnp.tile(jnp.asarray(ids, jnp.int32), (b, f))).reshape(
+                b, f, len(ids), -1
+            )
+            for ids in (self.before_image, self.after_image)
         )
         frames = jnp.concatenate([before, tokens, after], axis=2).reshape(b, -1, tokens.shape[-1])
         x = jnp.concatenate([frames, self.embedding(prompt)], axis=1)

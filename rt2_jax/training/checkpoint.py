@@ -33,6 +33,8 @@ from rt2_jax.training import state as state_lib
 from rt2_jax.training.acting import acted_on, cards_of
 
 FILES = 'files.json'
+# Else a device's part of a parameter is one chunk, and whoever looks into it has to read all of it.
+_IN_CHUNKS = ocp.SaveArgs(chunk_byte_size=32 << 20)
 _PACKAGES = (
     'jax',
     'jaxlib',
@@ -221,7 +223,9 @@ class Checkpoints:
         self._orbax.save(
             step,
             args=ocp.args.Composite(
-                params=ocp.args.StandardSave(state.params),
+                params=ocp.args.StandardSave(
+                    state.params, jax.tree.map(lambda _: _IN_CHUNKS, state.params)
+                ),
                 state=ocp.args.StandardSave(_plain(_rest(state, accumulated))),
                 data=ocp.args.JsonSave(data),
             ),
@@ -288,10 +292,9 @@ class Checkpoints:
 
     def _shapes(self, step: int) -> Any:
         try:
-            found = self._orbax.item_metadata(step)['params']
-            if found is None:
-                raise FileNotFoundError('there is no folder params')
-            return found.tree
+            # Of this item alone: whatever befell the optimizer's state, the parameters can be had.
+            folder = self.directory / str(step) / 'params'
+            return ocp.StandardCheckpointHandler().metadata(folder).tree
         except Exception as error:
             raise CheckpointError(
                 f'{self.directory / str(step)} is damaged, its parameters cannot be listed: {error}'
