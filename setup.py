@@ -50,12 +50,15 @@ EXTRAS = {
     # network, notebooks.
     'convert': ['einops>=0.8,<1', 'tensorstore>=0.1.84,<0.2', 'tokenizers>=0.22,<0.24'],
     'adapters': ['qwix>=0.1.8,<0.2'],
+    # Policies as files of jax.export, which jax writes and reads with it.
+    'export': ['flatbuffers>=24.3,<26'],
     # Data at gs://, s3:// and http(s)://.
     'remote': ['obstore>=0.10,<0.13'],
     'serve': ['msgpack>=1.0.5,<2', 'websockets>=14,<18'],
     'colab': ['matplotlib>=3.9,<4', 'mediapy>=1.2,<2'],
     'test': [
         'einops>=0.8,<1',
+        'flatbuffers>=24.3,<26',
         'jsonschema>=4.20,<5',
         'kubernetes-validate>=1.35,<2',
         'obstore>=0.10,<0.13',

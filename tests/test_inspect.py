@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import pathlib
 import shutil
 import subprocess
 import sys
@@ -25,8 +26,7 @@ KERNEL, BIAS = 'text_encoder/layers/mlp/wi_0/kernel', 'tower/blocks/mlp/wi/bias'
 # most that a program had, starts anew with a program.
 WITH_PEAK = """
 import atexit, runpy, sys
-from rt2_jax import inspect
-from rt2_jax.inspection import opened, survey
+from rt2_jax.inspection import command, opened, survey
 peak = lambda: int(next(x.split()[1] for x in open('/proc/self/status') if x.startswith('VmHWM')))
 survey.survey(opened.open_checkpoint(sys.argv[1].partition('=')[2]), values=False)
 listed = peak()
@@ -157,7 +157,7 @@ def test_files_that_are_missing_or_truncated_are_named(run, tiny, tmp_path):
     with pytest.raises(CheckpointError, match=f'{data.name} has 1,000 of'):
         surveyed(directory)
     (directory / 'checkpoints/7/files.json').unlink()  # as runs had it once
-    with pytest.raises(SourceError, match='/kernel cannot be read'):
+    with pytest.raises(SourceError, match='embedding cannot be read: .*checkpoints/7/params'):
         surveyed(directory)
 
     folder = converted(tmp_path / 'converted', params, tiny)
@@ -216,6 +216,13 @@ def test_memory_is_bounded_by_a_block(tiny_checkpoint, tmp_path):
         math.sqrt(8e4 * sum(k * k for k in range(1024)))
     )
     assert 'command' in report['manifest'] and 'large/kernel' in done.stdout
+
+
+def test_pythons_own_inspect_is_found_from_within_the_package():
+    code = 'import inspect, dataclasses; print(inspect.signature(inspect.signature))'
+    folder = pathlib.Path(opened.__file__).parents[1]
+    done = subprocess.run([sys.executable, '-c', code], cwd=folder, capture_output=True, check=True)
+    assert done.stdout.startswith(b'(obj, ')
 
 
 def test_without_values_nothing_is_read(run):

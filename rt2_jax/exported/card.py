@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 import json
 from typing import Any
 
@@ -89,7 +90,7 @@ def outputs(policy: Policy, kinds: list[Kind]) -> dict[str, Any]:
     }
 
 
-def action(policy: Policy, card: dict[str, Any] | None) -> dict[str, Any]:
+def action(policy: Policy, card: Mapping[str, Any] | None) -> dict[str, Any]:
     """The numbers of an action and what they mean to the robot."""
     space = policy.action_tokenizer.space
     told = {

@@ -27,7 +27,7 @@ from rt2_jax.inspection.blocks import Stored
 from rt2_jax.pretrained import tensors
 from rt2_jax.text import fast_tokenizer
 from rt2_jax.text.tokenizer import Tokenizer
-from rt2_jax.training import loading
+from rt2_jax.training import loading, saved_files
 from rt2_jax.training.checkpoint import (
     CheckpointError,
     Checkpoints,
@@ -110,7 +110,9 @@ def _run(opened: Opened, step: int | None) -> None:
     opened.steps = sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit())
     with contextlib.closing(Checkpoints(path, read_only=True)) as checkpoints:
         opened.arrays = orbax_arrays.open_arrays(checkpoints, step)
-        opened.warnings += [f'{folder / str(step)}: {w}' for w in checkpoints.wrong_files(step)]
+        opened.warnings += [
+            f'{folder / str(step)}: {w}' for w in saved_files.wrong(folder / str(step))
+        ]
     items = [item for item in sorted((folder / str(step)).iterdir()) if item.is_dir()]
     opened.disk = {item.name: _size(item) for item in items}
     others = sum(_size(folder / str(other)) for other in opened.steps if other != step)

@@ -29,10 +29,10 @@ from rt2_jax.nearest import beside
 from rt2_jax.parallel import distributed
 from rt2_jax.text.actions import ActionSpace
 from rt2_jax.text.tokenizer import BINS, Tokenizer
-from rt2_jax.training import state as state_lib
+from rt2_jax.training import saved_files, state as state_lib
 from rt2_jax.training.acting import acted_on, cards_of
 
-FILES = 'files.json'
+
 # Else a device's part of a parameter is one chunk, and whoever looks into it has to read all of it.
 _IN_CHUNKS = ocp.SaveArgs(chunk_byte_size=32 << 20)
 _PACKAGES = (
@@ -305,7 +305,9 @@ class Checkpoints:
         if distributed.is_leader():
             unfinished = list(self.directory.glob(f'{self._saving}.orbax-checkpoint-tmp*'))
             folder = unfinished[0] if unfinished else self.directory / str(self._saving)
-            write(folder / FILES, json.dumps(_sizes(folder), indent=1).encode())
+            write(
+                folder / saved_files.FILES, json.dumps(saved_files.sizes(folder), indent=1).encode()
+            )
 
     def listed(self, step: int) -> Any:
         """What is saved of the parameters: a tree of Orbax's `ArrayMetadata`, none of them read.
@@ -316,33 +318,12 @@ class Checkpoints:
         self._check_files(step, 'params/')
         return self._shapes(step)
 
-    def wrong_files(self, step: int, prefix: str = '') -> list[str]:
-        """Says which files are not as they were saved; runs of before there was a list have none.
-
-        Raises:
-            CheckpointError: the list itself is damaged.
-        """
-        folder = self.directory / str(step)
-        if not (folder / FILES).exists():
-            return []
-        try:
-            saved = json.loads((folder / FILES).read_text())
-        except json.JSONDecodeError as error:
-            raise CheckpointError(f'{folder / FILES} is damaged: {error}') from error
-        found = _sizes(folder)
-        return [
-            f'{name} is missing'
-            if name not in found
-            else f'{name} has {found[name]:,} of {size:,} bytes'
-            for name, size in saved.items()
-            if name.startswith(prefix) and found.get(name) != size
-        ]
-
     def _check_files(self, step: int, prefix: str = '') -> None:
-        if wrong := self.wrong_files(step, prefix):
+        folder = self.directory / str(step)
+        if wrong := saved_files.wrong(folder, prefix):
             others = sorted(other for other in self._orbax.all_steps() if other != step)
             raise CheckpointError(
-                f'{self.directory / str(step)} is damaged:\n  '
+                f'{folder} is damaged:\n  '
                 + '\n  '.join(wrong)
                 + '\n'
                 + (
@@ -367,15 +348,6 @@ class Checkpoints:
         """Waits, then ends the background threads."""
         self._orbax.wait_until_finished()
         self._orbax.close()
-
-
-def _sizes(folder: epath.Path) -> dict[str, int]:
-    """Bytes of every file in the items of a step's folder, by its path there."""
-    items = (path for path in folder.iterdir() if path.is_dir())
-    files = sorted(
-        root / name for item in items for root, _, names in item.walk() for name in names
-    )
-    return {str(path.relative_to(folder)): path.stat().length for path in files}
 
 
 def _rest(state: state_lib.TrainState, accumulated: Any) -> dict[str, Any]:

@@ -11,7 +11,14 @@ import pytest
 from sentencepiece import sentencepiece_model_pb2 as proto
 
 from rt2_jax import configuration
-from rt2_jax.training import checkpoint, loading, metrics, state as state_lib, step as step_lib
+from rt2_jax.training import (
+    checkpoint,
+    loading,
+    metrics,
+    saved_files,
+    state as state_lib,
+    step as step_lib,
+)
 
 CONFIG = ml_collections.ConfigDict(
     {'embodiment': 'tabletop', 'batch_size': 4, 'total_steps': 10, 'data': {'threads': 1}}
@@ -148,7 +155,7 @@ def test_every_damaged_file_is_named(workdir, damage):
 
 def test_damage_where_there_is_no_list_of_files_is_an_error_too(workdir):
     step = workdir / 'checkpoints' / '5'
-    (step / checkpoint.FILES).unlink()
+    (step / saved_files.FILES).unlink()
     assert loading.load_for_inference(workdir).step == 5
     for path in [path for path in (step / 'params').rglob('d/*') if path.is_file()]:
         path.unlink()
