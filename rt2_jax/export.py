@@ -16,8 +16,7 @@ rt2_jax itself goes on from checkpoints: `rt2_jax.training.loading.pack` makes a
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-import json
+from collections.abc import Sequence
 import pathlib
 import shutil
 import sys
@@ -35,7 +34,6 @@ from rt2_jax.exported import card as card_lib, exported_policy, function as func
 from rt2_jax.nearest import check
 from rt2_jax.policy import Policy
 from rt2_jax.pretrained import tensors
-from rt2_jax.training import loading
 
 FLAGS = flags.FLAGS
 SYMBOLIC = 'symbolic'
@@ -47,7 +45,6 @@ def export(
     policy: Policy,
     output: Any,
     *,
-    robot: Mapping[str, Any] | None = None,
     kinds: Sequence[Kind] = (Kind.ACTION,),
     platforms: Sequence[str] = ('cpu', 'tpu', 'cuda'),
     batch_sizes: Sequence[int] | None = None,
@@ -59,7 +56,6 @@ def export(
     Args:
         policy: of a checkpoint, with weights as they were stored.
         output: the directory to write.
-        robot: the card of the robot that is acted for, where it is known.
         kinds: of answers, a function each.
         platforms: on which it shall run: 'cpu', 'tpu', 'cuda', 'rocm'.
         batch_sizes: numbers of rows, a function each; None for functions of any number.
@@ -93,7 +89,7 @@ def export(
         'weights': weights,
         'inputs': card_lib.inputs(policy),
         'outputs': card_lib.outputs(policy, list(kinds)),
-        'action': card_lib.action(policy, robot),
+        'action': card_lib.action(policy),
         **card_lib.words(policy, list(kinds)),
         'example': example,
         'call': card_lib.call(functions[first][0]['file'], first),
@@ -186,12 +182,6 @@ def _write_example(
     }
 
 
-def robot_of(workdir: Any, source: str) -> dict[str, Any] | None:
-    """The card of the robot that is acted for; None where the checkpoint has none of that source."""
-    told = json.loads((loading.locate(workdir) / 'embodiment.json').read_text())
-    return told.get('cards', {}).get(source) if source else told['embodiment']
-
-
 def _check(output: pathlib.Path, kinds: Sequence[Kind]) -> None:
     """Runs what was written; raises where it doesn't say what the policy said."""
     for number, kind in enumerate(kinds):
@@ -241,12 +231,7 @@ def main(argv: list[str]) -> None:
     try:
         policy = Policy.from_checkpoint(FLAGS.workdir, FLAGS.step, source=FLAGS.source)
         told = export(
-            policy,
-            FLAGS.output,
-            robot=robot_of(FLAGS.workdir, FLAGS.source),
-            instruction=FLAGS.instruction,
-            run=FLAGS.run,
-            **settings(),
+            policy, FLAGS.output, instruction=FLAGS.instruction, run=FLAGS.run, **settings()
         )
     except (ValueError, ImportError) as error:
         sys.exit(f'export: {error}')

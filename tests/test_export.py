@@ -45,10 +45,10 @@ def policy(tiny_checkpoint):
 
 
 @pytest.fixture(scope='module')
-def exported(policy, tiny_checkpoint, tmp_path_factory):
+def exported(policy, tmp_path_factory):
     """An exported policy that acts, for any number of rows."""
     directory = tmp_path_factory.mktemp('exported')
-    export.export(policy, directory, robot=export.robot_of(tiny_checkpoint, ''))
+    export.export(policy, directory)
     return directory
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
 import json
 from typing import Any
 
@@ -90,7 +90,7 @@ def outputs(policy: Policy, kinds: list[Kind]) -> dict[str, Any]:
     }
 
 
-def action(policy: Policy, card: Mapping[str, Any] | None) -> dict[str, Any]:
+def action(policy: Policy) -> dict[str, Any]:
     """The numbers of an action and what they mean to the robot."""
     space = policy.action_tokenizer.space
     told = {
@@ -103,15 +103,15 @@ def action(policy: Policy, card: Mapping[str, Any] | None) -> dict[str, Any]:
         'terminate': '1 ends the episode' if space.terminate else 'there is no such number',
         'space': json.loads(space.to_json()),
     }
-    if card:
+    if card := policy.embodiment:
         told |= {
-            'robot': card['name'],
-            'motion': card['motion'],
-            'frame': card['frame'],
-            'frequency_hz': card['frequency'],
+            'robot': card.name,
+            'motion': card.motion,
+            'frame': card.frame,
+            'frequency_hz': card.frequency,
             'gripper': {
                 'means': '+1 closed or closing, -1 open or opening',
-                'of_data': card['gripper'],
+                'of_data': dataclasses.asdict(card.gripper) if card.gripper else None,
             },
         }
     return told

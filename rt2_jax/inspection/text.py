@@ -102,6 +102,11 @@ def _actions(report: Report) -> list[str]:
             f'card {card["name"]}: {card["motion"]} actions at {card["frequency"]:g} Hz; '
             f'{card["frame"]}'
         )
+        if isinstance(gripper := card['gripper'], Mapping):
+            lines.append(
+                f'gripper of the data: {gripper["kind"]}, {gripper["closed"]:g} closed and '
+                f'{gripper["open"]:g} open; here +1 closed and -1 open'
+            )
     same = [name for name, space in told['sources'].items() if space == told['action_space']]
     lines += _space(told['action_space'], same)
     for name, space in told['sources'].items():
