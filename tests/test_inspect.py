@@ -126,7 +126,7 @@ def test_what_changed_between_two_steps(run):
     ]
     assert found['other_shape']['head/kernel'] == [[32, 3072], [32, 3064]]
     assert 'checkpoint lacks, text_encoder/norm/scale' in (words := text.as_text(report, 2))
-    assert 'the same in both: config, tokenizer, action space, sources, versions' in words
+    assert 'the same in both: tokenizer, action space, sources, config, versions' in words
     assert "head/kernel is [32, 3064]; the config's model has [32, 3072]" in words
 
 

@@ -156,7 +156,7 @@ def _exported(path: epath.Path) -> Opened:
     found = tensors.open_tensors(path / WEIGHTS)
     opened.arrays = {name: blocks.of_tensor(tensor) for name, tensor in found.items()}
     opened.tokenizer = Tokenizer((path / told['tokenizer']['file']).read_bytes())
-    opened.embodiment = {'action_space': told['action']['space'], 'sources': {}}
+    opened.embodiment = {'action_space': told['action']['space']}
     _count_files(opened)
     return opened
 

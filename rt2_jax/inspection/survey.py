@@ -149,7 +149,6 @@ def _between(opened: Opened, against: Opened, read: _Read, depth: int) -> dict[s
     """What differs between two checkpoints; pairs are [the other's, this one's]."""
     one, other = opened.arrays, against.arrays
     both = [name for name in one if name in other]
-    pair = lambda this, that: None if this == that else [that, this]
     return {
         'checkpoint': str(against.directory),
         'kind': against.kind,
@@ -175,11 +174,7 @@ def _between(opened: Opened, against: Opened, read: _Read, depth: int) -> dict[s
             for name, change in read.changes.items()
         },
         'config': _configs(opened, against),
-        'tokenizer': pair(of_tokenizer(opened.tokenizer), of_tokenizer(against.tokenizer)),
-        'action_space': pair(*(_space(x) for x in (opened, against))),
-        'sources': pair(
-            *(sorted((x.embodiment or {}).get('sources', {})) for x in (opened, against))
-        ),
+        **_beside_each_other(opened, against),
         'versions': {
             name: [old, new]
             for name in sorted({*opened.versions, *against.versions})
@@ -187,6 +182,25 @@ def _between(opened: Opened, against: Opened, read: _Read, depth: int) -> dict[s
             != (new := opened.versions.get(name, 'missing'))
         },
     }
+
+
+def _beside_each_other(opened: Opened, against: Opened) -> dict[str, Any]:
+    """Pairs of what differs, and under 'same' what is the same in both; nothing of what one lacks."""
+    told = {
+        'tokenizer': lambda x: of_tokenizer(x.tokenizer),
+        'action_space': lambda x: (x.embodiment or {}).get('action_space'),
+        'sources': lambda x: sorted(x.embodiment['sources']) if _has_sources(x) else None,
+    }
+    pairs = {what: (of(against), of(opened)) for what, of in told.items()}
+    known = {what: pair for what, pair in pairs.items() if None not in pair}
+    return {what: None for what in told} | {
+        **{what: list(pair) for what, pair in known.items() if pair[0] != pair[1]},
+        'same': [what for what, pair in known.items() if pair[0] == pair[1]],
+    }
+
+
+def _has_sources(opened: Opened) -> bool:
+    return 'sources' in (opened.embodiment or {})
 
 
 def _change_of_module(names: list[str], read: _Read) -> dict[str, Any]:
@@ -207,7 +221,3 @@ def _configs(opened: Opened, against: Opened) -> dict[str, list[Any]]:
         both = set.intersection(*(set(configuration.leaves(x.config)) for x in (opened, against)))
         found = {key: pair for key, pair in found.items() if key in both}
     return {key: list(pair) for key, pair in found.items()}
-
-
-def _space(opened: Opened) -> Any:
-    return (opened.embodiment or {}).get('action_space')

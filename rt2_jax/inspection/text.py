@@ -107,9 +107,11 @@ def _actions(report: Report) -> list[str]:
                 f'gripper of the data: {gripper["kind"]}, {gripper["closed"]:g} closed and '
                 f'{gripper["open"]:g} open; here +1 closed and -1 open'
             )
-    same = [name for name, space in told['sources'].items() if space == told['action_space']]
+    same = [
+        name for name, space in told.get('sources', {}).items() if space == told['action_space']
+    ]
     lines += _space(told['action_space'], same)
-    for name, space in told['sources'].items():
+    for name, space in told.get('sources', {}).items():
         if space != told['action_space']:
             lines += _space(space, [name])
     return ['action space', *_indented(lines)]
@@ -228,11 +230,8 @@ def _against(found: Report, depth: int) -> list[str]:
     if found['versions']:
         words = (f'{k} {old} -> {new}' for k, (old, new) in found['versions'].items())
         lines += ['', f'versions: {", ".join(words)}']
-    same = [
-        what.replace('_', ' ')
-        for what in ('config', 'tokenizer', 'action_space', 'sources', 'versions')
-        if not found[what]
-    ]
+    same = [what.replace('_', ' ') for what in found['same']]
+    same += [what for what in ('config', 'versions') if not found[what]]
     lines += ['', f'the same in both: {", ".join(same)}'] if same else []
     return [f'against {found["checkpoint"]}: {found["kind"]}{step}', *_indented(lines)]
 
@@ -258,7 +257,9 @@ def _changes(found: Report, depth: int) -> list[str]:
         return []
     rows = [('', 'change', 'of norm', 'largest', '')]
     for module, members in modules(found['parameters'], depth).items():
-        for label, name in _labels(module, members):
+        labels = _labels(module, members)
+        # One line where nothing changed.
+        for label, name in labels[:1] if found['modules'][module]['equal'] else labels:
             change = found['modules'][module] if name is None else found['parameters'][name]
             rows.append(_change_row(label, change))
     return [
@@ -268,9 +269,11 @@ def _changes(found: Report, depth: int) -> list[str]:
 
 
 def _change_row(name: str, change: Report) -> tuple[str, ...]:
+    if change['equal']:
+        return name, '-', '-', '-', 'equal to the bit'
     share = lambda x, sign='': '-' if x is None else format(x, f'{sign}.2%')
-    words = 'equal to the bit' if change['equal'] else ''
-    if not words and change.get('equal_arrays'):
+    words = ''
+    if change.get('equal_arrays'):
         words = f'{change["equal_arrays"]} of {change["arrays"]} equal to the bit'
     if change['incomparable']:
         words = f'{change["incomparable"]:,} NaN or Inf in one of them'
