@@ -82,7 +82,7 @@ setuptools.setup(
     license='Apache-2.0',
     license_files=['LICENSE'],
     packages=setuptools.find_packages(include=['rt2_jax', 'rt2_jax.*']),
-    package_data={'rt2_jax': ['text/tokenizer.model', 'pretrained/*/*']},
+    package_data={'rt2_jax': ['text/tokenizer.model', 'pretrained/*/*', 'colab/*.ipynb']},
     python_requires='>=3.11',
     install_requires=CORE,
     extras_require=EXTRAS,

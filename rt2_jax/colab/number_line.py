@@ -1,0 +1,69 @@
+"""The word vectors of integers, which actions and places are written with."""
+
+from typing import Any
+
+from matplotlib.figure import Figure
+import numpy as np
+
+from rt2_jax.colab import colours
+from rt2_jax.models import layers
+from rt2_jax.training.loading import Loaded
+
+
+def vectors(loaded: Loaded) -> np.ndarray:
+    """The vector of each integer 0, 1, ... that has a token of its own, float32 [integers, D]."""
+    ids = np.asarray(loaded.tokenizer.integer_ids)
+    found = np.array(loaded.params['embedding']['embedding'], np.float32)[ids]
+    if loaded.config.model.get('number_line'):
+        found += layers.number_line(*found.shape)
+    return found
+
+
+def draw(found: np.ndarray, bins: int) -> Figure:
+    """Who is like whom, how alike near integers are, and the line as seen from two directions.
+
+    Args:
+        found: float32 [integers, D].
+        bins: how many of them an action may be.
+    """
+    unit = found / np.linalg.norm(found, axis=1, keepdims=True)
+    figure = Figure(figsize=(13.5, 4), layout='constrained')
+    whole, near, line = figure.subplots(1, 3, width_ratios=(1.1, 1.2, 1.1))
+    _similarity(figure, whole, unit, bins)
+    _by_distance(near, unit[:bins])
+    _seen_from_two_directions(figure, line, found[:bins])
+    return figure
+
+
+def _similarity(figure: Figure, axis: Any, unit: np.ndarray, bins: int) -> None:
+    picture = axis.imshow(unit @ unit.T, vmin=-1, vmax=1, cmap='RdBu_r', origin='lower')
+    axis.plot([0, bins, bins], [bins, bins, 0], color='black', linewidth=1)
+    axis.text(bins + 12, 12, f'0 to {bins - 1}:\nactions', fontsize=9)
+    axis.set(title='Cosine of every two integers', xlabel='integer', ylabel='integer')
+    axis.grid(visible=False)
+    figure.colorbar(picture, ax=axis, shrink=0.85)
+
+
+def _by_distance(axis: Any, unit: np.ndarray) -> None:
+    similarity = unit @ unit.T
+    reach = np.arange(len(unit) // 2)
+    parts = [np.diagonal(similarity, k) for k in reach]
+    low, middle, high = np.array([np.quantile(part, (0.1, 0.5, 0.9)) for part in parts]).T
+    axis.fill_between(reach, low, high, color=colours.BLUE, alpha=0.2, label='80 % of pairs')
+    axis.plot(reach, middle, color=colours.BLUE, label='median')
+    axis.axhline(0, color=colours.GREY, linewidth=0.8)
+    axis.set(
+        title='Are near actions alike?', xlabel='distance of two integers, bins', ylabel='cosine'
+    )
+    axis.legend()
+
+
+def _seen_from_two_directions(figure: Figure, axis: Any, found: np.ndarray) -> None:
+    centred = found - found.mean(axis=0)
+    _, sizes, directions = np.linalg.svd(centred, full_matrices=False)
+    x, y = (centred @ directions[:2].T).T
+    share = (sizes[:2] ** 2).sum() / (sizes**2).sum()
+    axis.plot(x, y, color=colours.GREY, linewidth=0.5, alpha=0.6)
+    points = axis.scatter(x, y, c=np.arange(len(found)), s=10, zorder=2)
+    axis.set(title=f'First two principal directions ({share:.0%})', xlabel='first', ylabel='second')
+    figure.colorbar(points, ax=axis, shrink=0.85, label='integer')

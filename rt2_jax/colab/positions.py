@@ -1,0 +1,65 @@
+"""How a model tells places apart: position vectors of image tokens, and T5's bias by distance."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from matplotlib.figure import Figure
+import numpy as np
+
+from rt2_jax.colab import colours
+from rt2_jax.models import layers, vit
+from rt2_jax.training.loading import Loaded
+
+SHOWN = 6  # tokens a side of the picture at most
+REACH = 40  # tokens that the bias is shown for, both ways
+
+
+def of_tower(loaded: Loaded) -> np.ndarray | None:
+    """The tower's position vectors, float32 [rows, columns, D]; None if it is none of ours."""
+    vision = loaded.config.model.get('vision')
+    if not vision or 'patch' not in vision:
+        return None
+    side = loaded.config.data.image_size // vision.patch
+    learned = loaded.params['tower'].get('positions')
+    found = vit.sincos_positions(side, side, vision.width) if learned is None else learned
+    return np.asarray(found, np.float32).reshape(side, side, -1)
+
+
+def draw(found: np.ndarray) -> Figure:
+    """For some image tokens, how alike every token's position is to theirs (cosine)."""
+    rows = np.unique(np.linspace(0, len(found) - 1, min(SHOWN, len(found))).astype(int))
+    unit = found / np.linalg.norm(found, axis=-1, keepdims=True)
+    figure, axes = colours.grid(len(rows) ** 2, len(rows), 0.85, 0.85)
+    for number, axis in enumerate(axes):
+        row, column = rows[number // len(rows)], rows[number % len(rows)]
+        picture = axis.imshow(unit @ unit[row, column], vmin=-1, vmax=1, cmap='RdBu_r')
+        axis.set(xticks=[], yticks=[])
+    figure.suptitle(f'Alike in position, for {len(rows)} x {len(rows)} tokens', fontsize=11)
+    figure.colorbar(picture, ax=figure.axes, shrink=0.8, label='cosine')
+    return figure
+
+
+def bias_tables(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """The tables [buckets, heads] of T5's bias, by the part of the model that has one."""
+    return {
+        part: np.asarray(inside['relative_bias']['table'])
+        for part, inside in params.items()
+        if isinstance(inside, Mapping) and 'relative_bias' in inside
+    }
+
+
+def draw_bias(tables: Mapping[str, np.ndarray]) -> Figure:
+    """What attention adds for how far away a token is, one line a head."""
+    figure, axes = colours.grid(len(tables), 2, 5.5, 3)
+    distances = np.arange(-REACH, REACH + 1)
+    for (part, table), axis in zip(tables.items(), axes, strict=True):
+        both_ways = 'encoder' in part
+        bias = layers.RelativeBias(table.shape[1], both_ways, buckets=len(table))
+        values = bias.apply({'params': {'table': table}}, np.zeros([1], int), distances)[0, :, 0]
+        kept = distances if both_ways else distances[distances <= 0]
+        for head, line in enumerate(values):
+            axis.plot(kept, line[: len(kept)], color=colours.CYCLE[head % 6], linewidth=1.2)
+        axis.axvline(0, color=colours.GREY, linewidth=0.8)
+        axis.set(title=part, xlabel='tokens ahead (below 0: behind)')
+    figure.supylabel('added to the logit')
+    return figure
