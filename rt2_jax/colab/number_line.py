@@ -26,13 +26,18 @@ def draw(found: np.ndarray, bins: int) -> Figure:
         found: float32 [integers, D].
         bins: how many of them an action may be.
     """
-    unit = found / np.linalg.norm(found, axis=1, keepdims=True)
     figure = Figure(figsize=(13.5, 4), layout='constrained')
     whole, near, line = figure.subplots(1, 3, width_ratios=(1.1, 1.2, 1.1))
-    _similarity(figure, whole, unit, bins)
-    _by_distance(near, unit[:bins])
-    _seen_from_two_directions(figure, line, found[:bins])
+    _similarity(figure, whole, _directions(found), bins)
+    _by_distance(near, _directions(found[:bins]))
+    _seen_from_two_directions(figure, line, _directions(found[:bins]))
     return figure
+
+
+def _directions(found: np.ndarray) -> np.ndarray:
+    """Where vectors point from their mean, which is what all words have in common."""
+    centred = found - found.mean(axis=0)
+    return centred / np.linalg.norm(centred, axis=1, keepdims=True)
 
 
 def _similarity(figure: Figure, axis: Any, unit: np.ndarray, bins: int) -> None:
@@ -58,12 +63,13 @@ def _by_distance(axis: Any, unit: np.ndarray) -> None:
     axis.legend()
 
 
-def _seen_from_two_directions(figure: Figure, axis: Any, found: np.ndarray) -> None:
-    centred = found - found.mean(axis=0)
-    _, sizes, directions = np.linalg.svd(centred, full_matrices=False)
-    x, y = (centred @ directions[:2].T).T
+def _seen_from_two_directions(figure: Figure, axis: Any, unit: np.ndarray) -> None:
+    _, sizes, directions = np.linalg.svd(unit, full_matrices=False)
+    x, y = (unit @ directions[:2].T).T
     share = (sizes[:2] ** 2).sum() / (sizes**2).sum()
-    axis.plot(x, y, color=colours.GREY, linewidth=0.5, alpha=0.6)
-    points = axis.scatter(x, y, c=np.arange(len(found)), s=10, zorder=2)
+    axis.plot(x, y, color=colours.GREY, linewidth=0.4, alpha=0.5)
+    points = axis.scatter(x, y, c=np.arange(len(unit)), s=14, zorder=2)
+    for integer in (0, 1, *range(32, len(unit), 32), len(unit) - 1):
+        axis.annotate(integer, (x[integer], y[integer]), fontsize=8, zorder=3)
     axis.set(title=f'First two principal directions ({share:.0%})', xlabel='first', ylabel='second')
     figure.colorbar(points, ax=axis, shrink=0.85, label='integer')

@@ -10,7 +10,7 @@ from rt2_jax.colab import colours
 from rt2_jax.models import layers, vit
 from rt2_jax.training.loading import Loaded
 
-SHOWN = 6  # tokens a side of the picture at most
+SHOWN = 4  # tokens a side of the picture at most
 REACH = 40  # tokens that the bias is shown for, both ways
 
 
@@ -29,12 +29,12 @@ def draw(found: np.ndarray) -> Figure:
     """For some image tokens, how alike every token's position is to theirs (cosine)."""
     rows = np.unique(np.linspace(0, len(found) - 1, min(SHOWN, len(found))).astype(int))
     unit = found / np.linalg.norm(found, axis=-1, keepdims=True)
-    figure, axes = colours.grid(len(rows) ** 2, len(rows), 0.85, 0.85)
-    for number, axis in enumerate(axes):
-        row, column = rows[number // len(rows)], rows[number % len(rows)]
-        picture = axis.imshow(unit @ unit[row, column], vmin=-1, vmax=1, cmap='RdBu_r')
+    maps = [unit @ unit[row, column] for row in rows for column in rows]
+    figure, axes = colours.grid(len(maps), len(rows), 1.2, 1.2)
+    for similarity, axis in zip(maps, axes, strict=True):
+        picture = axis.imshow(similarity, vmin=np.min(maps), vmax=1)
         axis.set(xticks=[], yticks=[])
-    figure.suptitle(f'Alike in position, for {len(rows)} x {len(rows)} tokens', fontsize=11)
+    figure.suptitle(f'Position of {len(maps)} tokens, and which are like it', fontsize=11)
     figure.colorbar(picture, ax=figure.axes, shrink=0.8, label='cosine')
     return figure
 

@@ -53,14 +53,14 @@ def spectra(named: Mapping[str, np.ndarray], names: Sequence[str]) -> Figure:
         layers = matrices(name, named[name])
         shown = np.unique(np.linspace(0, len(layers) - 1, min(LAYERS, len(layers))).astype(int))
         for place, colour in zip(shown, colours.CYCLE):
-            values = np.linalg.svd(layers[place], compute_uv=False)
+            values = singular_values(layers[place])
             axis.plot(
                 np.arange(1, len(values) + 1),
                 values / values[0],
                 color=colour,
                 label=f'layer {place}' if len(layers) > 1 else None,
             )
-        axis.set(yscale='log', ylim=(1e-3, 1.3), title=_short(name))
+        axis.set(yscale='log', title=_short(name), xlabel='rank')
         if len(layers) > 1:
             axis.legend(fontsize=8, ncols=2)
     figure.suptitle('Singular values by rank: a line that falls early uses few directions')
@@ -75,6 +75,13 @@ def matrices(name: str, value: np.ndarray) -> list[np.ndarray]:
     # Attention has heads before their width; of its output both are summed over.
     ends = name.split('/')[-2:] == ['out', 'kernel']
     return [x.reshape(-1, x.shape[-1]) if ends else x.reshape(len(x), -1) for x in layers]
+
+
+def singular_values(matrix: np.ndarray) -> np.ndarray:
+    """Largest first; by the smaller product with itself, many times as fast as a decomposition."""
+    wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
+    product = wide.astype(np.float64) @ wide.T
+    return np.sqrt(np.maximum(np.linalg.eigvalsh(product)[::-1], 0))
 
 
 def changes(new: Mapping[str, np.ndarray], old: Mapping[str, np.ndarray], most: int = 24) -> Figure:
@@ -93,13 +100,17 @@ def changes(new: Mapping[str, np.ndarray], old: Mapping[str, np.ndarray], most: 
     kept = sorted(moved, key=moved.__getitem__)[-most:]
     figure = Figure(figsize=(10, 0.28 * len(kept) + 1), layout='constrained')
     axis = figure.subplots()
-    axis.barh(kept, [moved[name] for name in kept], color=colours.BLUE)
+    parts = list(dict.fromkeys(name.partition('/')[0] for name in common))
+    shades = [colours.CYCLE[parts.index(name.partition('/')[0]) % 6] for name in kept]
+    axis.barh(kept, [moved[name] for name in kept], color=shades)
     axis.tick_params(axis='y', labelsize=9)
     axis.grid(axis='y', visible=False)
-    alone = len(set(new) ^ set(old))
+    alone = len(set(new) | set(old)) - len(common)
+    axis.margins(y=0.01)
     axis.set(
         xlabel='norm of the change / norm before',
-        title=f'The {len(kept)} that changed most of {len(common)}; {alone} are in one of the two alone',
+        title=f'The {len(kept)} that changed most, of {len(common)} parameters'
+        + (f'; {alone} have no counterpart' if alone else ''),
     )
     return figure
 
