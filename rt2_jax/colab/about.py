@@ -7,34 +7,61 @@ from typing import Any
 
 from IPython.display import HTML
 
-from rt2_jax import configuration
 from rt2_jax.colab import table
 from rt2_jax.text.actions import ActionSpace
-from rt2_jax.training.loading import Loaded
+
+CARD = ('name', 'frequency', 'frame', 'motion', 'gripper', 'terminate_rule', 'images')
 
 
-def checkpoint(loaded: Loaded) -> HTML:
-    """Where it lies, how long it was trained, what it sees and what it learnt from."""
-    config = loaded.config
-    data = config.data
-    sources = [*data.get('robot', {}), *data.get('web', {})]
+def checkpoint(report: Mapping[str, Any]) -> HTML:
+    """Where it lies, how long it was trained, what it sees, what it learnt from, and all warnings.
+
+    Args:
+        report: of `inspection.survey`.
+    """
+    config, tokenizer, total = report['config'] or {}, report['tokenizer'], report['total']
     rows = [
-        ('directory', str(loaded.directory)),
-        ('step', loaded.step),
-        ('model', f'{config.model.name}, computed in {config.model.dtype}'),
-        ('sees', f'{data.frames} frame(s) of {data.image_size} x {data.image_size} pixels'),
-        ('prompt, answer', f'at most {data.prompt_length} and {data.target_length} tokens'),
-        ('vocabulary', f'{loaded.tokenizer.vocab_size:,} tokens'),
+        ('directory', report['checkpoint']),
+        ('kind', report['kind']),
+        ('step', _step(report)),
+        ('parameters', f'{total["parameters"]:,}, {total["bytes"] / 1e6:,.1f} MB as stored'),
+        ('vocabulary', f'{tokenizer["tokens"]:,} tokens' if tokenizer else 'not here'),
+        *_trained(config),
+    ]
+    warnings = ''.join(f'<li>{html.escape(words)}</li>' for words in report['warnings'])
+    shown = table.show(('', ''), rows).data
+    return HTML(shown + (f'<b>Warnings</b><ul>{warnings}</ul>' if warnings else ''))
+
+
+def _step(report: Mapping[str, Any]) -> str:
+    step, others = report['step'], [k for k in report['steps'] if k != report['step']]
+    return ('not trained here' if step is None else f'{step:,}') + (
+        f' (others: {", ".join(map(str, others))})' if others else ''
+    )
+
+
+def _trained(config: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What a run's config says of what it sees and learnt from."""
+    if 'data' not in config:
+        return []
+    data, model = config['data'], config['model']
+    sources = [*data.get('robot', {}), *data.get('web', {})]
+    return [
+        ('model', f'{model["name"]}, computed in {model["dtype"]}'),
+        (
+            'sees',
+            f'{data["frames"]} frame(s) of {data["image_size"]} x {data["image_size"]} pixels',
+        ),
+        ('prompt', f'at most {data["prompt_length"]} tokens'),
+        ('answer', f'at most {data["target_length"]} tokens'),
         ('learnt from', ', '.join(sources) or 'nothing named'),
         ('started from', config.get('init_from') or 'random weights'),
-        ('acts for', loaded.embodiment['name']),
     ]
-    return table.show(('', ''), [(name, str(value)) for name, value in rows])
 
 
-def config(loaded_config: Any) -> HTML:
-    """The config, each part to be opened; what has no parts is at the top."""
-    fields = json.loads(configuration.to_json(loaded_config))
+def config(fields: Mapping[str, Any] | None) -> HTML:
+    """The config, part by part to be opened; what is in no part comes first."""
+    fields = fields or {}
     plain = {name: value for name, value in fields.items() if not isinstance(value, Mapping)}
     parts = {name: value for name, value in fields.items() if name not in plain}
     blocks = [_folded('general', plain, opened=True)]
@@ -49,16 +76,20 @@ def _folded(name: str, fields: Mapping[str, Any], opened: bool = False) -> str:
     )
 
 
-def actions(loaded: Loaded) -> HTML:
+def actions(embodiment: Mapping[str, Any] | None) -> HTML:
     """The robot's card, and the action space of each source that the run learnt from."""
-    card = loaded.embodiment
+    if embodiment is None:
+        return HTML('These are weights of a language or vision model: they know no action.')
+    card = embodiment.get('embodiment', {})
     says = [
-        (name.replace('_', ' '), _words(card[name]))
-        for name in ('name', 'frequency', 'frame', 'motion', 'gripper', 'terminate_rule', 'images')
-        if card.get(name) is not None
+        (name.replace('_', ' '), _words(card[name])) for name in CARD if card.get(name) is not None
     ]
-    spaces = {'acts in': loaded.action_space} | loaded.action_spaces
-    rows = [row for name, space in spaces.items() for row in _numbers(name, space)]
+    spaces = {'acts in': embodiment['action_space']} | embodiment['sources']
+    rows = [
+        row
+        for name, space in spaces.items()
+        for row in _numbers(name, ActionSpace.from_json(space))
+    ]
     header = ('space', 'number', 'unit', 'low', 'high', 'bins', 'width of a bin')
     parts = table.show(('card', ''), says), table.show(header, rows)
     return HTML('<br>'.join(part.data for part in parts))
@@ -71,10 +102,10 @@ def _words(value: Any) -> str:
 
 
 def _numbers(name: str, space: ActionSpace) -> list[tuple]:
-    rows = []
-    if space.terminate:
-        rows.append((name, 'terminate', '', '', '', 2, ''))
-    for place, dimension in enumerate(space.names):
-        unit, width = space.units[place], float(space.bin_widths[place])
-        rows.append((name, dimension, unit, space.low[place], space.high[place], space.bins, width))
-    return rows
+    first = [(name, 'terminate', '', '', '', 2, '')] if space.terminate else []
+    return first + [
+        (name, dimension, unit, low, high, space.bins, float(width))
+        for dimension, unit, low, high, width in zip(
+            space.names, space.units, space.low, space.high, space.bin_widths, strict=True
+        )
+    ]

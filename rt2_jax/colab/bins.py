@@ -1,6 +1,6 @@
 """What an action's bins do to it: which are used, what is lost on the way there and back."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from IPython.display import HTML
 from matplotlib.figure import Figure
@@ -71,6 +71,7 @@ def histograms(values: np.ndarray, compared: Mapping[str, ActionSpace]) -> Figur
             )
             if place == 0:
                 axis.annotate(title, (0.5, 1.3), xycoords='axes fraction', ha='center', fontsize=13)
+            axis.tick_params(axis='x', labelbottom=place == len(names) - 1)
     figure.supylabel('actions, on a logarithmic scale')
     figure.supxlabel('bin')
     return figure
@@ -105,49 +106,46 @@ def losses(values: np.ndarray, compared: Mapping[str, ActionSpace]) -> HTML:
 
 
 def errors(values: np.ndarray, compared: Mapping[str, ActionSpace]) -> Figure:
-    """How the error of the round trip is distributed, for each dimension."""
+    """How the error of the round trip is distributed, up to a little more than half the widest bin."""
     names = next(iter(compared.values())).names
     figure, axes = colours.grid(len(names), 4, 3.3, 2.5, sharey=True)
     for place, (name, axis) in enumerate(zip(names, axes)):
+        halves = [space.bin_widths[place] / 2 for space in compared.values()]
+        reach = 1.3 * max(halves)
         for (title, space), colour in zip(compared.items(), colours.CYCLE):
             said = round_trip(values, space)[1][:, place]
             error = np.sort(np.abs(said - values[:, int(space.terminate) + place]))
-            share = np.arange(1, len(error) + 1) / len(error)
-            axis.step(error, share, color=colour, label=title, where='post')
-            half = space.bin_widths[place] / 2
-            axis.axvline(half, color=colour, linestyle=':', linewidth=1)
+            share = np.arange(len(error) + 1) / len(error)
+            ends = np.concatenate([[0], error, [max(reach, error[-1])]])
+            axis.stairs(share, ends, color=colour, label=title, baseline=None, linewidth=1.5)
+            axis.axvline(space.bin_widths[place] / 2, color=colour, linestyle=':', linewidth=1.2)
         unit = space.units[place]
-        axis.set(title=name, xlabel='error' + ('' if unit == '1' else f', {unit}'), ylim=(0, 1.03))
-        axis.set_xscale('symlog', linthresh=1e-4)
-        axis.tick_params(axis='x', labelsize=8)
+        label = 'error' if unit == '1' else f'error, {unit}'
+        axis.set(title=name, xlabel=label, xlim=(-0.02 * reach, reach), ylim=(0, 1.03))
+        axis.locator_params(axis='x', nbins=4)
     figure.supylabel('share of actions')
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc='outside upper center', ncols=2)
     return figure
 
 
-def path(
-    source: StepSource,
-    episode: int,
-    compared: Mapping[str, ActionSpace],
-    along: Sequence[int] = (0, 1),
-) -> Figure:
-    """Where the changes of one episode add up to, as recorded and after the round trip."""
+def path(source: StepSource, episode: int, compared: Mapping[str, ActionSpace]) -> Figure:
+    """Where the changes of one episode lead in the first two dimensions, and after the round trip."""
     values = np.stack([source.action(step) for step in source.episode_steps(episode)])
     space = source.index.card.action_space
-    meant = values[:, int(space.terminate) :]
-    figure = Figure(figsize=(5.5, 5), layout='constrained')
+    lines = {'as recorded': values[:, int(space.terminate) :]}
+    lines |= {title: round_trip(values, other)[1] for title, other in compared.items()}
+    figure = Figure(figsize=(8, 4), layout='constrained')
     axis = figure.subplots()
-    lines = {'as recorded': meant} | {
-        title: round_trip(values, other)[1] for title, other in compared.items()
-    }
-    for (title, changes), colour in zip(lines.items(), (colours.GREY, *colours.CYCLE)):
-        points = np.concatenate([np.zeros([1, 2]), changes[:, along].cumsum(axis=0)])
-        wide = 5 if title == 'as recorded' else 1.5
-        axis.plot(*points.T, marker='o', markersize=4, color=colour, label=title, linewidth=wide,
-                  alpha=0.5 if wide > 2 else 1)  # fmt: skip
+    looks = [dict(color=colours.GREY, linewidth=6, alpha=0.35)]
+    looks += [
+        dict(color=colour, linewidth=1.5, marker='o', markersize=4) for colour in colours.CYCLE
+    ]
+    for (title, changes), look in zip(lines.items(), looks):
+        points = np.concatenate([np.zeros([1, 2]), changes[:, :2].cumsum(axis=0)])
+        axis.plot(*points.T, label=title, **look)
     axis.set_aspect('equal', adjustable='datalim')
-    x, y = (f'{space.names[k]} added up, {space.units[k]}' for k in along)
-    axis.set(title=f'Episode {episode}: the way of the gripper', xlabel=x, ylabel=y)
+    x, y = (f'{space.names[k]} added up, {space.units[k]}' for k in range(2))
+    axis.set(title=f'Episode {episode}: its commands added up', xlabel=x, ylabel=y)
     axis.legend()
     return figure

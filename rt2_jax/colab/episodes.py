@@ -1,11 +1,9 @@
 """A robot data set to look at: a few episodes as pictures, its lengths, what it warns of."""
 
 from collections.abc import Mapping
-import json
 from typing import Any
 
 import cv2
-from etils import epath
 from IPython.display import HTML, Image
 from matplotlib.figure import Figure
 import numpy as np

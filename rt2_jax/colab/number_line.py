@@ -6,15 +6,27 @@ from matplotlib.figure import Figure
 import numpy as np
 
 from rt2_jax.colab import colours
+from rt2_jax.inspection.opened import Opened
 from rt2_jax.models import layers
-from rt2_jax.training.loading import Loaded
+
+NAME = 'embedding/embedding'
 
 
-def vectors(loaded: Loaded) -> np.ndarray:
-    """The vector of each integer 0, 1, ... that has a token of its own, float32 [integers, D]."""
-    ids = np.asarray(loaded.tokenizer.integer_ids)
-    found = np.array(loaded.params['embedding']['embedding'], np.float32)[ids]
-    if loaded.config.model.get('number_line'):
+def vectors(checkpoint: Opened) -> np.ndarray:
+    """The vector of each integer 0, 1, ... that has a token of its own, float32 [integers, D].
+
+    Raises:
+        ValueError: the checkpoint has no word vectors, or no tokenizer beside them.
+    """
+    stored, tokenizer = checkpoint.arrays.get(NAME), checkpoint.tokenizer
+    if stored is None or tokenizer is None:
+        missing = 'no tokenizer' if stored is not None else f'no {NAME}'
+        raise ValueError(f'{checkpoint.directory} has {missing}, so it has no vectors of integers')
+    ids = np.asarray(tokenizer.integer_ids)
+    # They mostly lie side by side, and a table of a quarter of a million words is large.
+    rows = stored.reader()((slice(ids.min(), ids.max() + 1), slice(0, stored.shape[1])))
+    found = np.array(rows, np.float32)[ids - ids.min()]
+    if checkpoint.config['model'].get('number_line'):
         found += layers.number_line(*found.shape)
     return found
 

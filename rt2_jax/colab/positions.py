@@ -1,28 +1,37 @@
 """How a model tells places apart: position vectors of image tokens, and T5's bias by distance."""
 
 from collections.abc import Mapping
-from typing import Any
+import math
 
 from matplotlib.figure import Figure
 import numpy as np
 
 from rt2_jax.colab import colours
+from rt2_jax.inspection.blocks import Stored
+from rt2_jax.inspection.opened import Opened
 from rt2_jax.models import layers, vit
-from rt2_jax.training.loading import Loaded
 
 SHOWN = 4  # tokens a side of the picture at most
 REACH = 40  # tokens that the bias is shown for, both ways
 
 
-def of_tower(loaded: Loaded) -> np.ndarray | None:
-    """The tower's position vectors, float32 [rows, columns, D]; None if it is none of ours."""
-    vision = loaded.config.model.get('vision')
-    if not vision or 'patch' not in vision:
+def of_tower(checkpoint: Opened) -> np.ndarray | None:
+    """The tower's position vectors, float32 [rows, columns, D]; None where there is no ViT of ours."""
+    config, learned = checkpoint.config, checkpoint.arrays.get('tower/positions')
+    vision = config['model'].get('vision') if config else None
+    if learned is None and (vision is None or vision.get('positions') != 'sincos'):
         return None
-    side = loaded.config.data.image_size // vision.patch
-    learned = loaded.params['tower'].get('positions')
-    found = vit.sincos_positions(side, side, vision.width) if learned is None else learned
-    return np.asarray(found, np.float32).reshape(side, side, -1)
+    if learned is not None:
+        side = math.isqrt(learned.shape[0])
+        found = _whole(learned)
+    else:
+        side = config['data']['image_size'] // vision['patch']
+        found = np.asarray(vit.sincos_positions(side, side, vision['width']))
+    return found.astype(np.float32).reshape(side, side, -1)
+
+
+def _whole(stored: Stored) -> np.ndarray:
+    return np.asarray(stored.reader()(tuple(slice(0, size) for size in stored.shape)))
 
 
 def draw(found: np.ndarray) -> Figure:
@@ -39,13 +48,10 @@ def draw(found: np.ndarray) -> Figure:
     return figure
 
 
-def bias_tables(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
+def bias_tables(checkpoint: Opened) -> dict[str, np.ndarray]:
     """The tables [buckets, heads] of T5's bias, by the part of the model that has one."""
-    return {
-        part: np.asarray(inside['relative_bias']['table'])
-        for part, inside in params.items()
-        if isinstance(inside, Mapping) and 'relative_bias' in inside
-    }
+    end = '/relative_bias/table'
+    return {n[: -len(end)]: _whole(x) for n, x in checkpoint.arrays.items() if n.endswith(end)}
 
 
 def draw_bias(tables: Mapping[str, np.ndarray]) -> Figure:

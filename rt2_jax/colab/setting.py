@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 
+from absl import logging
 import IPython
 import jax
 import matplotlib
@@ -36,6 +37,8 @@ def prepare(simulator: bool = True) -> None:
     if shell := IPython.get_ipython():
         shell.run_line_magic('matplotlib', 'inline')
     matplotlib.rcParams.update(LOOK)
+    # What is logged is meant for runs: what Orbax says of directories that are only read, say.
+    logging.set_verbosity(logging.ERROR)
     if simulator:
         _make_drawing_work()
     devices = jax.devices()
