@@ -56,8 +56,11 @@ EXTRAS = {
     'colab': ['matplotlib>=3.9,<4', 'mediapy>=1.2,<2'],
     'test': [
         'einops>=0.8,<1',
+        'ipykernel>=6.29,<8',
         'jsonschema>=4.20,<5',
         'kubernetes-validate>=1.35,<2',
+        'nbclient>=0.10,<1',
+        'nbformat>=5.10,<6',
         'obstore>=0.10,<0.13',
         'pytest>=8,<10',
         'pytest-xdist>=3.6,<4',
@@ -72,6 +75,9 @@ EXTRAS = {
     # What public checkpoints are checked against. From PyPI, torch for Linux brings CUDA: gigabytes.
     'parity': ['torch>=2.6,<3', 'transformers>=5.20,<6'],
 }
+
+# What is tested is installed.
+EXTRAS['test'] += EXTRAS['colab']
 
 setuptools.setup(
     name='rt2_jax',
