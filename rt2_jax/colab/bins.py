@@ -19,8 +19,8 @@ RT1, DATA = "RT-1's bounds", 'q01-q99 of the data'
 def spaces(source: StepSource) -> dict[str, ActionSpace]:
     """The bounds that are compared: RT-1's (else the card's own), and the data's quantiles."""
     card, statistics = source.index.card.action_space, source.index.statistics
-    rt1 = set(card.names) <= set(ActionSpace.rt1_bounds().names)
-    first = (RT1, 'rt1') if rt1 else ("the card's bounds", 'card')
+    alike = card.number_names == ActionSpace.rt1_bounds().number_names
+    first = (RT1, 'rt1') if alike else ("the card's bounds", 'card')
     return {
         name: action_statistics.action_space(card, bounds, statistics)
         for name, bounds in (first, (DATA, 'q01-q99'))

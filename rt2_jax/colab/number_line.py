@@ -8,20 +8,19 @@ import numpy as np
 from rt2_jax.colab import colours
 from rt2_jax.inspection.opened import Opened
 from rt2_jax.models import layers
+from rt2_jax.text.actions import BINS
 
 NAME = 'embedding/embedding'
 
 
-def vectors(checkpoint: Opened) -> np.ndarray:
+def vectors(checkpoint: Opened) -> np.ndarray | None:
     """The vector of each integer 0, 1, ... that has a token of its own, float32 [integers, D].
 
-    Raises:
-        ValueError: the checkpoint has no word vectors, or no tokenizer beside them.
+    None where there are no word vectors (of a vision tower alone, say), or no tokenizer beside them.
     """
     stored, tokenizer = checkpoint.arrays.get(NAME), checkpoint.tokenizer
     if stored is None or tokenizer is None:
-        missing = 'no tokenizer' if stored is not None else f'no {NAME}'
-        raise ValueError(f'{checkpoint.directory} has {missing}, so it has no vectors of integers')
+        return None
     ids = np.asarray(tokenizer.integer_ids)
     # They mostly lie side by side, and a table of a quarter of a million words is large.
     rows = stored.reader()((slice(ids.min(), ids.max() + 1), slice(0, stored.shape[1])))
@@ -31,7 +30,7 @@ def vectors(checkpoint: Opened) -> np.ndarray:
     return found
 
 
-def draw(found: np.ndarray, bins: int) -> Figure:
+def draw(found: np.ndarray, bins: int = BINS) -> Figure:
     """Who is like whom, how alike near integers are, and the line as seen from two directions.
 
     Args:

@@ -100,7 +100,7 @@ def test_installing_asks_for_the_repository():
 
 
 def test_inspect_checkpoint(tmp_path):
-    run = Run('inspect_checkpoint', tmp_path)
+    run = Run('inspect_checkpoint', tmp_path, MATRICES='3')
     assert_figures(run.pictures, 5)
     ((_, dtype, _, parameters, *_),) = run.cells_of('all')
     assert (dtype, parameters) == ('bfloat16', '2,261,808')
