@@ -59,8 +59,11 @@ EXTRAS = {
     'test': [
         'einops>=0.8,<1',
         'flatbuffers>=24.3,<26',
+        'ipykernel>=6.29,<8',
         'jsonschema>=4.20,<5',
         'kubernetes-validate>=1.35,<2',
+        'nbclient>=0.10,<1',
+        'nbformat>=5.10,<6',
         'obstore>=0.10,<0.13',
         'pytest>=8,<10',
         'pytest-xdist>=3.6,<4',
@@ -76,6 +79,9 @@ EXTRAS = {
     'parity': ['torch>=2.6,<3', 'transformers>=5.20,<6'],
 }
 
+# What is tested is installed.
+EXTRAS['test'] += EXTRAS['colab']
+
 setuptools.setup(
     name='rt2_jax',
     version=VERSION,
@@ -85,7 +91,7 @@ setuptools.setup(
     license='Apache-2.0',
     license_files=['LICENSE'],
     packages=setuptools.find_packages(include=['rt2_jax', 'rt2_jax.*']),
-    package_data={'rt2_jax': ['text/tokenizer.model', 'pretrained/*/*']},
+    package_data={'rt2_jax': ['text/tokenizer.model', 'pretrained/*/*', 'colab/*.ipynb']},
     python_requires='>=3.11',
     install_requires=CORE,
     extras_require=EXTRAS,

