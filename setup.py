@@ -52,7 +52,13 @@ EXTRAS = {
     'adapters': ['qwix>=0.1.8,<0.2'],
     # Data at gs://, s3:// and http(s)://.
     'remote': ['obstore>=0.10,<0.13'],
-    'serve': ['msgpack>=1.0.5,<2', 'websockets>=14,<18'],
+    'serve': [
+        'msgpack>=1.0.5,<2',
+        'prometheus-client>=0.21,<1',
+        'starlette>=0.46,<2',
+        'uvicorn>=0.50,<1',
+        'websockets>=14,<18',
+    ],
     'colab': ['matplotlib>=3.9,<4', 'mediapy>=1.2,<2'],
     'test': [
         'einops>=0.8,<1',
@@ -72,6 +78,9 @@ EXTRAS = {
     # What public checkpoints are checked against. From PyPI, torch for Linux brings CUDA: gigabytes.
     'parity': ['torch>=2.6,<3', 'transformers>=5.20,<6'],
 }
+
+# What is tested is installed.
+EXTRAS['test'] += EXTRAS['serve']
 
 setuptools.setup(
     name='rt2_jax',

@@ -25,6 +25,7 @@ ROWS = (
     ('pretrained',),
     ('training', 'decoding', 'envs', 'robot'),
     ('policy',),
+    ('serving',),
     ('evaluation',),
     ('train', 'evaluate', 'serve', 'plan', 'convert', 'benchmarks', 'colab'),
 )
