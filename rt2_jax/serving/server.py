@@ -74,6 +74,12 @@ class Server(uvicorn.Server):
         if self.service.failure:
             raise self.service.failure
 
+    async def startup(self, sockets=None) -> None:
+        await super().startup(sockets)
+        for server in self.servers:
+            for listener in server.sockets:
+                logging.info('listening on %s:%d', *listener.getsockname()[:2])
+
     def handle_exit(self, sig, frame) -> None:
         """uvicorn's own would end the process by the same signal again, and so not with 0."""
         if self.should_exit and sig == signal.SIGINT:

@@ -8,7 +8,6 @@ import time
 
 import cv2
 import numpy as np
-import pytest
 import requests
 from websockets.sync.client import connect
 
@@ -32,7 +31,7 @@ class Running:
         return f'http://127.0.0.1:{self.port}'
 
     def robot(self, **settings) -> 'Robot':
-        return Robot(connect(f'ws://127.0.0.1:{self.port}', compression=None, **settings))
+        return Robot(f'ws://127.0.0.1:{self.port}', **settings)
 
     def metric(self, line: str) -> float:
         """The value of one line of /metrics."""
@@ -43,15 +42,17 @@ class Running:
 class Robot:
     """A client of openpi's protocol, as the published one is."""
 
-    def __init__(self, connection):
-        self.connection = connection
-        self.metadata = unpackb(connection.recv(timeout=10))
+    def __init__(self, address, **settings):
+        self._open = contextlib.ExitStack()
+        opening = connect(address, compression=None, **settings)
+        self.connection = self._open.enter_context(opening)
+        self.metadata = unpackb(self.connection.recv(timeout=10))
 
     def __enter__(self):
         return self
 
     def __exit__(self, *_):
-        self.connection.close()
+        self._open.close()
 
     def send(self, picture, prompt='pick banana', **more):
         self.connection.send(packb({'observation/image': picture, 'prompt': prompt, **more}))
@@ -72,6 +73,7 @@ def running(policy, *, api_key=None, wait=True, **settings):
     """A server of `policy`; `settings` are the service's."""
     listener = socket.socket()
     listener.bind(('127.0.0.1', 0))
+    listener.listen()
     server = Server(Service(policy, **settings), api_key=api_key)
     thread = threading.Thread(target=server.serve_on, args=[listener])
     thread.start()
@@ -87,21 +89,15 @@ def running(policy, *, api_key=None, wait=True, **settings):
         assert not thread.is_alive(), 'the server did not end'
 
 
-@pytest.fixture(scope='session')
-def policy(tiny):
+def tiny_policy(tiny) -> Policy:
+    """A policy with random weights that is compiled in seconds."""
+    space = ActionSpace.rt1_bounds()
     return Policy.from_config(
-        tiny.config(), tiny.params(1), tiny.tokenizer, ActionSpace.rt1_bounds(), batch_sizes=(1, 4)
+        tiny.config(), tiny.params(1), tiny.tokenizer, space, batch_sizes=(4,)
     )
 
 
-@pytest.fixture(scope='module')
-def server(policy, quick_compile):
-    with running(policy) as found:
-        yield found
-
-
-@pytest.fixture(scope='session')
-def pictures() -> list[np.ndarray]:
-    """Twelve that the tiny policy acts on differently."""
+def twelve_pictures() -> list[np.ndarray]:
+    """Pictures that the tiny policy acts on differently."""
     coarse = np.random.default_rng(0).integers(0, 256, (12, 4, 4, 3), np.uint8)
     return [cv2.resize(picture, (40, 40), interpolation=cv2.INTER_NEAREST) for picture in coarse]
