@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import socket
 import threading
 import time
@@ -89,8 +90,9 @@ def running(policy, *, api_key=None, wait=True, **settings):
         assert not thread.is_alive(), 'the server did not end'
 
 
+@functools.cache
 def tiny_policy(tiny) -> Policy:
-    """A policy with random weights that is compiled in seconds."""
+    """A policy with random weights that is compiled in seconds, once for all tests."""
     space = ActionSpace.rt1_bounds()
     return Policy.from_config(
         tiny.config(), tiny.params(1), tiny.tokenizer, space, batch_sizes=(4,)
