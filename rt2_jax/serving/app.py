@@ -12,7 +12,6 @@ import contextlib
 import functools
 from typing import Any
 
-from absl import logging
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -23,7 +22,7 @@ from starlette.websockets import WebSocket
 
 from rt2_jax.nearest import nearest
 from rt2_jax.serving import access, openpi, openvla
-from rt2_jax.serving.refusals import Failed, Overloaded, Refusal
+from rt2_jax.serving.refusals import Overloaded, Refusal
 from rt2_jax.serving.service import Service
 
 PATHS = ('/', '/act', '/answer', '/healthz', '/metrics')
@@ -55,9 +54,6 @@ def make_app(
                 return _refused(refusal)
             except ClientDisconnect:
                 return Response()  # to nobody
-            except Exception:
-                logging.exception('%s %s failed', request.method, request.url.path)
-                return _refused(Failed('The server failed, and has logged why.'))
 
         return handler
 

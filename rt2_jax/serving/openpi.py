@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
+from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from rt2_jax.decoding.decision import Decision
 from rt2_jax.serving import msgpack_arrays, requests
@@ -28,29 +28,31 @@ async def converse(websocket: WebSocket, service: Service) -> None:
     try:
         await websocket.accept()
         await websocket.send_bytes(msgpack_arrays.packb(service.metadata))
-        robot = service.new_robot()
-        previous: float | None = None
-        while True:
-            event = await websocket.receive()
-            if event['type'] == 'websocket.disconnect':
-                return
-            begin = time.monotonic()
-            try:
-                with service.counted('openpi') as request, service.slot():
-                    reply = await _reply(request, event.get('bytes'), service, robot, previous)
-                    await websocket.send_bytes(reply)
-            except Refusal as refusal:
-                await websocket.send_text(f'{type(refusal).__name__}: {refusal}')
-                if refusal.closes:
-                    await websocket.close(_ERROR)
-                    return
-            previous = 1000 * (time.monotonic() - begin)
-    except (WebSocketDisconnect, RuntimeError):
-        # The robot left in the middle: Starlette raises either, by where it was noticed.
-        if websocket.application_state == WebSocketState.CONNECTED:
-            return
+        await _turns(websocket, service)
+    except (WebSocketDisconnect, OSError):
+        pass  # the robot left in the middle
     finally:
         service.connected(-1)
+
+
+async def _turns(websocket: WebSocket, service: Service) -> None:
+    robot = service.new_robot()
+    previous: float | None = None
+    while True:
+        event = await websocket.receive()
+        if event['type'] == 'websocket.disconnect':
+            return
+        begin = time.monotonic()
+        try:
+            with service.counted('openpi') as request, service.slot():
+                reply = await _reply(request, event.get('bytes'), service, robot, previous)
+                await websocket.send_bytes(reply)
+        except Refusal as refusal:
+            await websocket.send_text(f'{type(refusal).__name__}: {refusal}')
+            if refusal.closes:
+                await websocket.close(_ERROR)
+                return
+        previous = 1000 * (time.monotonic() - begin)
 
 
 async def _reply(

@@ -71,16 +71,32 @@ def websocket_protocol(seconds: float) -> type[asyncio.Protocol]:
 
         def data_received(self, data):
             super().data_received(data)
-            # Fragments of a message, or bytes that are no whole frame yet.
-            self._patience.wait(bool(self.frames) or bool(self.conn.reader.buffer))
+            # Fragments of a message, or bytes that are no whole frame yet; unless it is us who do not
+            # read on, because an earlier message is being answered.
+            begun = bool(self.frames) or bool(self.conn.reader.buffer)
+            self._patience.wait(begun and not self.read_paused)
+
+        def send_receive_event_to_app(self):
+            """uvicorn's own logs a traceback for each text that is no UTF-8."""
+            if self.curr_msg_data_type == 'text':
+                try:
+                    b''.join(self.frames).decode()
+                except UnicodeDecodeError:
+                    self.frames = []
+                    self._fail(1007, 'this text is no UTF-8')
+                    return
+            super().send_receive_event_to_app()
 
         def connection_lost(self, exc):
             self._patience.end()
             super().connection_lost(exc)
 
         def _too_slow(self):
+            self._fail(1008, f'a message took more than {seconds:g} s')
+
+        def _fail(self, code, reason):
             if not (self.close_sent or self.transport.is_closing()):
-                self.conn.fail(1008, f'a message took more than {seconds:g} s')
+                self.conn.fail(code, reason)
                 self.handle_parser_exception()
 
     return PatientWebSocket

@@ -59,7 +59,7 @@ class Server(uvicorn.Server):
                 timeout_graceful_shutdown=5,
                 lifespan='on',
                 access_log=False,
-                log_level='warning',
+                log_level='error',
                 server_header=False,
             )
         )

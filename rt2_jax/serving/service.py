@@ -14,6 +14,8 @@ import time
 from typing import Any
 
 from absl import logging
+from starlette.requests import ClientDisconnect
+from starlette.websockets import WebSocketDisconnect
 
 from rt2_jax.decoding.grammar import Kind
 from rt2_jax.policy import Policy
@@ -21,7 +23,7 @@ from rt2_jax.serving.batching import Batcher
 from rt2_jax.serving.description import Served, describe
 from rt2_jax.serving.limits import Limits
 from rt2_jax.serving.metrics import Metrics
-from rt2_jax.serving.refusals import Expired, Malformed, NotReady, Overloaded, Refusal
+from rt2_jax.serving.refusals import Expired, Failed, Malformed, NotReady, Overloaded, Refusal
 from rt2_jax.serving.requests import Asked
 from rt2_jax.serving.robots import Connected
 
@@ -153,9 +155,13 @@ class Service:
         except Refusal as refusal:
             outcome = refusal.outcome
             raise
-        except BaseException:
+        except (ClientDisconnect, WebSocketDisconnect, asyncio.CancelledError):
             outcome = 'disconnected'
             raise
+        except Exception as error:
+            logging.exception('a request by %s failed', protocol)
+            outcome = Failed.outcome
+            raise Failed('The server failed, and has logged why.') from error
         finally:
             self.metrics.requests.labels(protocol, request.wants, outcome).inc()
 
