@@ -77,11 +77,10 @@ def random_checkpoint(directory: epath.Path, number: float) -> None:
     from_package = loading.load_for_inference('package:tabletop_pretrained')
     config = from_package.config.copy_and_resolve_references().unlock()
     depth = 12
-    width = max(128, int((number / depth / 12) ** 0.5) // 64 * 64)
-    config.model.decoder.update(
-        depth=depth, width=width, heads=width // 64, head_dim=64, mlp=8 * width // 3, unroll=1
-    )
-    config.model.update(tied=False)
+    width = max(128, int((number / depth / 16) ** 0.5) // 64 * 64)
+    sizes = dict(width=width, heads=width // 64, head_dim=64, mlp=8 * width // 3, unroll=1)
+    config.model.encoder.update(sizes | dict(depth=1, scale=1 / 8))
+    config.model.decoder.update(sizes | dict(depth=depth, scale=1 / 8))
     source = {'tabletop': from_package.action_space}
     checkpoint.write_assets(directory, config.lock(), from_package.tokenizer, source)
     params = weights.random(config, from_package.tokenizer)
