@@ -63,7 +63,6 @@ def make_server(policy: Any) -> Any:
     try:
         made = service.Service(
             policy,
-            source=FLAGS.source,
             limits=limits.Limits(
                 message_bytes=int(FLAGS.message_mib * 2**20),
                 image_side=FLAGS.image_side,

@@ -16,6 +16,7 @@ import numpy as np
 import requests
 from websockets.sync.client import connect
 
+from rt2_jax.data import embodiments
 from rt2_jax.evaluation.closed_loop import Decide
 from rt2_jax.serving import json_arrays, msgpack_arrays
 from rt2_jax.serving.access import VARIABLE
@@ -36,8 +37,8 @@ class Server:
 
     Attributes:
       metadata: what the server says of its policy.
-      frames, frame_stride, embodiment: as `closed_loop.run` wants them; a card is only needed where
-        no server settles the gripper.
+      frames, frame_stride, embodiment: what `closed_loop.run` is to do here: openpi's protocol has the
+        server remember frames and gripper.
 
     Raises:
       ValueError: no such address, or nobody there.
@@ -59,7 +60,9 @@ class Server:
         except (OSError, ValueError, requests.RequestException) as error:
             raise ValueError(f'{url} gives no description of its policy: {error}') from error
         self.frames = 1 if self._openpi else self.metadata['frames']
-        self.frame_stride, self.embodiment = self.metadata['frame_stride'], None
+        self.frame_stride = self.metadata['frame_stride']
+        card = None if self._openpi else self.metadata.get('card')
+        self.embodiment = embodiments.CARDS.get(card)
 
     def close(self) -> None:
         self._open.close()

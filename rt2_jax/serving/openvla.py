@@ -27,11 +27,13 @@ TERMINATE = 'RT2-Terminate'
 
 async def act(request: Request, service: Service) -> Response:
     """The next action."""
-    sources = [service.served.source]
+    policy = service.policy
     decision, encoded = await _answered(
-        request, service, lambda body: requests.from_act(body, service.limits, sources)
+        request,
+        service,
+        lambda body: requests.from_act(body, service.limits, policy.source, policy.sources),
     )
-    flag = service.policy.action_tokenizer.space.terminate
+    flag = policy.action_tokenizer.space.terminate
     headers = {TERMINATE: str(int(decision.action[0] > 0.5))} if flag else {}
     return _json(decision.action[flag:].astype(np.float64), encoded, headers)
 

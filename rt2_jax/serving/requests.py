@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from rt2_jax.nearest import check, nearest
+from rt2_jax.nearest import nearest
 from rt2_jax.serving import json_arrays, msgpack_arrays
 from rt2_jax.serving.limits import Limits
 from rt2_jax.serving.refusals import Malformed
@@ -63,21 +63,36 @@ def from_openpi(message: bytes, limits: Limits) -> Asked:
     return Asked(frames, text, wants_text, bool(reset), seconds)
 
 
-def from_act(message: bytes, limits: Limits, sources: Collection[str]) -> tuple[Asked, bool]:
-    """OpenVLA's request, and whether it was doubly encoded."""
+def from_act(
+    message: bytes, limits: Limits, source: str, sources: Collection[str]
+) -> tuple[Asked, bool]:
+    """OpenVLA's request, and whether it was doubly encoded.
+
+    Args:
+      message: its JSON.
+      limits: of the server.
+      source: the data set that the policy acts for, the only `unnorm_key` that it answers.
+      sources: all that it learnt from.
+    """
     found, encoded = _from_json(message)
     _check_keys(found, ('image', 'instruction'), ACT)
     key = found.get('unnorm_key')
-    if key is not None:
-        try:
-            check('unnorm_key', key if isinstance(key, str) else str(key)[:40], sources)
-        except ValueError as error:
-            raise Malformed(str(error)) from error
+    if key is not None and key != source:
+        _refuse_key(key if isinstance(key, str) else repr(key), source, sources)
     text, wants_text = _wanted(limits.check_text("'instruction'", found['instruction']))
     if wants_text:
         raise Malformed("'instruction' is a question; POST it to /answer as 'question'.")
     frames = limits.check_picture("'image'", _pixels(found['image']))
     return Asked(frames, text), encoded
+
+
+def _refuse_key(key: str, source: str, sources: Collection[str]) -> None:
+    if key in sources:
+        raise Malformed(
+            f'This server acts for {source!r}; for unnorm_key {key!r} start another one with '
+            f'--source={key}.'
+        )
+    raise Malformed(f'Unknown unnorm_key {key[:80]!r}{nearest(key[:80], sources or [source])}')
 
 
 def from_answer(message: bytes, limits: Limits) -> tuple[Asked, bool]:

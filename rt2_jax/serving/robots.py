@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 
 from rt2_jax.policy import Policy
-from rt2_jax.robot import Robot
 from rt2_jax.serving.refusals import Malformed
 from rt2_jax.serving.requests import Asked
 
@@ -13,9 +12,9 @@ from rt2_jax.serving.requests import Asked
 class Connected:
     """One connection's robot; what is remembered of it is rt2_jax.robot's."""
 
-    def __init__(self, policy: Policy, card):
+    def __init__(self, policy: Policy):
         self._seen_at_once = policy.frames
-        self._robot = Robot(policy.frames, policy.frame_stride, card)
+        self._robot = policy.robot()
 
     def observation(self, asked: Asked) -> np.ndarray:
         """What the policy sees, uint8 [F, H, W, 3]; Malformed where the frames don't fit.

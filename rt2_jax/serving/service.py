@@ -20,7 +20,7 @@ from starlette.websockets import WebSocketDisconnect
 from rt2_jax.decoding.grammar import Kind
 from rt2_jax.policy import Policy
 from rt2_jax.serving.batching import Batcher
-from rt2_jax.serving.description import Served, describe
+from rt2_jax.serving.description import describe
 from rt2_jax.serving.limits import Limits
 from rt2_jax.serving.metrics import Metrics
 from rt2_jax.serving.refusals import Expired, Failed, Malformed, NotReady, Overloaded, Refusal
@@ -85,16 +85,10 @@ class Service:
     """
 
     def __init__(
-        self,
-        policy: Policy,
-        *,
-        source: str = '',
-        limits: Limits = Limits(),
-        settings: Settings = Settings(),
+        self, policy: Policy, *, limits: Limits = Limits(), settings: Settings = Settings()
     ):
         self.policy, self.limits, self.settings = policy, limits, settings
-        self.served = Served.of(policy, source)
-        self.metadata = describe(policy, self.served)
+        self.metadata = describe(policy)
         self._batcher = Batcher(
             self._compute,
             largest=policy.batch_sizes[-1],
@@ -139,7 +133,7 @@ class Service:
         self._threads.shutdown()
 
     def new_robot(self) -> Connected:
-        return Connected(self.policy, self.served.card)
+        return Connected(self.policy)
 
     def connected(self, number: int) -> None:
         """A robot came (1) or left (-1)."""

@@ -12,11 +12,11 @@ import numpy as np
 import requests
 from websockets.sync.client import connect
 
+from rt2_jax.data.embodiments import TABLETOP
 from rt2_jax.policy import Policy
 from rt2_jax.serving.msgpack_arrays import packb, unpackb
 from rt2_jax.serving.server import Server
 from rt2_jax.serving.service import Service
-from rt2_jax.text.actions import ActionSpace
 
 
 @dataclasses.dataclass
@@ -93,10 +93,12 @@ def running(policy, *, api_key=None, wait=True, **settings):
 @functools.cache
 def tiny_policy(tiny) -> Policy:
     """A policy with random weights that is compiled in seconds, once for all tests."""
-    space = ActionSpace.rt1_bounds()
-    return Policy.from_config(
-        tiny.config(), tiny.params(1), tiny.tokenizer, space, batch_sizes=(4,)
-    )
+    policy = Policy.from_config(
+        tiny.config(), tiny.params(1), tiny.tokenizer, TABLETOP.action_space, batch_sizes=(4,),
+        embodiment=TABLETOP,
+    )  # fmt: skip
+    policy.source, policy.sources = 'tabletop', ('bridge_dataset', 'tabletop')
+    return policy
 
 
 def twelve_pictures() -> list[np.ndarray]:

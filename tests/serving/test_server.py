@@ -190,6 +190,12 @@ def test_what_is_wrong_with_a_message_is_said_and_closes_it(server, pictures, ch
             400,
             "'tabletop'?",
         ),
+        (
+            '/act',
+            b'{"image": 1, "instruction": "x", "unnorm_key": "bridge_dataset"}',
+            400,
+            '--source',
+        ),
         ('/act', b'{"encoded": "{}", "image": 1}', 400, 'nothing else'),
         ('/act', b'x' * (16 * 2**20 + 1), 413, 'larger than'),
         ('/acts', b'', 404, "did you mean '/act'"),
