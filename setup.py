@@ -54,7 +54,13 @@ EXTRAS = {
     'export': ['flatbuffers>=24.3,<26'],
     # Data at gs://, s3:// and http(s)://.
     'remote': ['obstore>=0.10,<0.13'],
-    'serve': ['msgpack>=1.0.5,<2', 'websockets>=14,<18'],
+    'serve': [
+        'msgpack>=1.0.5,<2',
+        'prometheus-client>=0.21,<1',
+        'starlette>=0.46,<2',
+        'uvicorn>=0.50,<1',
+        'websockets>=14,<18',
+    ],
     'colab': ['matplotlib>=3.9,<4', 'mediapy>=1.2,<2'],
     'test': [
         'einops>=0.8,<1',
@@ -80,7 +86,7 @@ EXTRAS = {
 }
 
 # What is tested is installed.
-EXTRAS['test'] += EXTRAS['colab']
+EXTRAS['test'] += EXTRAS['colab'] + EXTRAS['serve']
 
 setuptools.setup(
     name='rt2_jax',

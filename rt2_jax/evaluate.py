@@ -10,6 +10,9 @@ expert, then `web`), `web` (questions about pictures of a small web never traine
 Policies: `checkpoint`; `untrained` (the checkpoint's model with random weights); `expert` (needs no
 --workdir) and `expert_rounded` (its actions rounded to the bins).
 
+With --server=URL the policy is one that `python -m rt2_jax.serve` serves: ws://HOST:8000 is asked by
+openpi's protocol, http://HOST:8000 by OpenVLA's; the key, if it needs one, is RT2_API_KEY's.
+
 A job of several processes plays and answers a share in each: `launch/local_pod.py`, or as for
 training. The weights must fit the devices of one process, over which --mesh splits them.
 
@@ -57,8 +60,14 @@ def check_flags() -> None:
             tasks.check_kind(FLAGS.task)
     except ValueError as error:
         raise app.UsageError(str(error)) from error
-    if FLAGS.policy in ('checkpoint', 'untrained') and not FLAGS.workdir:
-        raise app.UsageError(f'--policy={FLAGS.policy} needs --workdir.')
+    if FLAGS.server:
+        if FLAGS.workdir or FLAGS.policy != 'checkpoint' or set(FLAGS.suite) & set(OFFLINE):
+            raise app.UsageError(
+                '--server plays the suites of the tabletop with the policy that is served: leave out '
+                f'--workdir, --policy and the suites {", ".join(OFFLINE)}.'
+            )
+    elif FLAGS.policy in ('checkpoint', 'untrained') and not FLAGS.workdir:
+        raise app.UsageError(f'--policy={FLAGS.policy} needs --workdir or --server.')
     if FLAGS.policy.startswith('expert') and set(FLAGS.suite) & set(OFFLINE):
         raise app.UsageError(f'The suites {", ".join(OFFLINE)} are for models, not for the expert.')
     if not set(FLAGS.suite) - set(OFFLINE) and FLAGS.video:
@@ -66,8 +75,8 @@ def check_flags() -> None:
 
 
 def load_policy() -> Policy | None:
-    """The model to be measured, compiled; None for the expert."""
-    if FLAGS.policy.startswith('expert'):
+    """The model to be measured, compiled; None for the expert, and where a server has it."""
+    if FLAGS.policy.startswith('expert') or FLAGS.server:
         return None
     cache = epath.Path(FLAGS.workdir) / 'compile_cache'
     if cache.exists():
@@ -87,13 +96,35 @@ def load_policy() -> Policy | None:
         )
     except ValueError as error:  # CheckpointError is one
         raise app.UsageError(f'--workdir={FLAGS.workdir}: {error}') from error
-    needed, has = TABLETOP.action_space, policy.action_tokenizer.space
-    if set(FLAGS.suite) - {'web'} and has.number_names != needed.number_names:
-        raise app.UsageError(
-            f'--workdir={FLAGS.workdir}: this policy acts by {", ".join(has.number_names)}; the '
-            f"tabletop's arm needs {', '.join(needed.number_names)}. --suite=web is for any policy."
-        )
+    if set(FLAGS.suite) - {'web'}:
+        check_arm(f'--workdir={FLAGS.workdir}', policy.action_tokenizer.space.number_names)
     return policy
+
+
+def check_arm(whose: str, names: Sequence[str]) -> None:
+    """UsageError for a policy whose actions are not those of the tabletop's arm."""
+    needed = TABLETOP.action_space.number_names
+    if tuple(names) != needed:
+        raise app.UsageError(
+            f"{whose}: this policy acts by {', '.join(names)}; the tabletop's arm needs "
+            f'{", ".join(needed)}. --suite=web is for any policy.'
+        )
+
+
+def connect() -> Any:
+    """The server of --server; None without one."""
+    if not FLAGS.server:
+        return None
+    # Only then, because it needs the extra `serve`.
+    from rt2_jax.evaluation import remote
+
+    try:
+        server = remote.Server(FLAGS.server, FLAGS.parallel)
+    except ValueError as error:
+        raise app.UsageError(f'--server={error}') from error
+    flag = ['terminate'] if server.metadata['terminate'] else []
+    check_arm(f'--server={FLAGS.server}', [*flag, *server.metadata['action_names']])
+    return server
 
 
 def local_mesh() -> Mesh | None:
@@ -208,6 +239,9 @@ def define_flags() -> None:
     flags.DEFINE_string('workdir', None, "Checkpoint directory, or 'package:NAME'.")
     flags.DEFINE_integer('step', None, 'Which step; the latest by default.')
     flags.DEFINE_string('source', '', 'Robot data set to act for, where it learnt from several.')
+    flags.DEFINE_string(
+        'server', None, "In place of --workdir: 'ws://HOST:8000' or 'http://HOST:8000'."
+    )
     flags.DEFINE_list('suite', ['seen'], 'One or more suites, by comma.')
     flags.DEFINE_string('task', None, 'Only this kind of task: pick, push or turn.')
     flags.DEFINE_integer('episodes', 50, 'Episodes a suite.', lower_bound=1)
@@ -240,21 +274,25 @@ def main(argv: list[str]) -> None:
         )
     logging.set_verbosity(logging.WARNING)
     begin = time.perf_counter()
-    policy = load_policy()
-    decide = None
+    policy, server = load_policy(), connect()
+    decide = server.decide() if server else None
     results, rollouts = {}, []
     for suite in FLAGS.suite:
         if suite in OFFLINE:
             results[suite] = answer(policy, suite)
         else:
             decide = decide or make_decide(policy)
-            seen = (policy.frames, policy.frame_stride, policy.embodiment) if policy else ()
+            who = server or policy
+            seen = (who.frames, who.frame_stride, who.embodiment) if who else ()
             run = play(decide, suite, *seen)
             results[suite] = closed_loop.summary(run)
             rollouts += [rollout for rollout in run.rollouts if rollout.frames]
         say(describe(suite, results[suite]))
     took = round(time.perf_counter() - begin, 1)
     manifest = make_manifest(policy)
+    if server:
+        manifest |= {'server': FLAGS.server, 'served': server.metadata}
+        server.close()
     if distributed.is_leader():
         write(
             {'policies': {FLAGS.policy: results}, 'seconds': took, 'manifest': manifest}, rollouts

@@ -41,6 +41,7 @@ from rt2_jax.text.tokenizer import Tokenizer
 from rt2_jax.training import loading, state as state_lib, weights
 
 Plan = bool | str
+_WORDING = {Kind.ACTION: prompts.robot, Kind.PLAN: prompts.robot_plan, Kind.TEXT: prompts.web}
 
 
 class Policy:
@@ -226,9 +227,8 @@ class Policy:
             for plan in plans
         ]
         rows = zip(images, instructions, kinds, forced, strict=True)
-        questions = [self._robot_question(*row, raw=raw) for row in rows]
-        answers = self._sample(questions, temperature, seed, alternatives)
-        return [decided(answer, self.action_tokenizer, self.tokenizer) for answer in answers]
+        questions = [self.prepare(*row, raw=raw) for row in rows]
+        return self.run(questions, temperature=temperature, seed=seed, alternatives=alternatives)
 
     def answer(self, image: Any, question: str, **settings: Any) -> str:
         """The answer in words to a question about a picture ("what is in the image")."""
@@ -246,19 +246,42 @@ class Policy:
         """Answers to several questions; `raw` ones are whole prompts; a single picture stands still."""
         if len(images) != len(questions):
             raise ValueError(f'{len(images)} images for {len(questions)} questions.')
-        word = str if raw else prompts.web
-        rows = [
-            Question(
-                self.preprocess(
-                    history.of_still(image_processing.observed(image), self.frames), Kind.TEXT
-                ),
-                self.prompts.ids(word, checked('question', text)),
-                Kind.TEXT,
-            )
-            for image, text in zip(images, questions, strict=True)
+        rows = zip(images, questions, [Kind.TEXT] * len(images), strict=True)
+        prepared = [self.prepare(*row, raw=raw) for row in rows]
+        return self.run(prepared, temperature=temperature, seed=seed)
+
+    def prepare(
+        self, image: Any, text: str, kind: Kind, forced: Sequence[int] = (), *, raw: bool = False
+    ) -> Question:
+        """A row for `run`: checked, cropped, resized and tokenised. Any thread may do it.
+
+        Args:
+          image, text, raw: as for `act_batch`, or for `answer_batch` where the kind is TEXT.
+          kind: of the answer.
+          forced: token ids of a plan that is decided already.
+        """
+        what = 'question' if kind == Kind.TEXT else 'instruction'
+        prompt = self.prompts.ids(str if raw else _WORDING[kind], checked(what, text))
+        if kind == Kind.TEXT:
+            image = history.of_still(image_processing.observed(image), self.frames)
+        return Question(self.preprocess(image, kind), prompt, kind, forced)
+
+    def run(
+        self,
+        questions: Sequence[Question],
+        *,
+        temperature: float = 0.0,
+        seed: int | None = None,
+        alternatives: int = 0,
+    ) -> list[Any]:
+        """Answers to rows of `prepare`: a Decision each, a text where the kind is TEXT."""
+        answers = self._sample(questions, temperature, seed, alternatives)
+        return [
+            self.tokenizer.decode(answer.ids.tolist()).strip()
+            if question.kind == Kind.TEXT
+            else decided(answer, self.action_tokenizer, self.tokenizer)
+            for question, answer in zip(questions, answers, strict=True)
         ]
-        answers = self._sample(rows, temperature, seed)
-        return [self.tokenizer.decode(answer.ids.tolist()).strip() for answer in answers]
 
     def attention(
         self,
@@ -291,7 +314,7 @@ class Policy:
                 f'The decision has {len(decision.tokens)} numbers; this policy decides {length}.'
             )
         kind = Kind.PLAN if len(decision.plan_tokens) else Kind.ACTION
-        question = self._robot_question(image, instruction, kind, raw=raw)
+        question = self.prepare(image, instruction, kind, raw=raw)
         ids = [*decision.plan_tokens, *decision.tokens]
         longest = self.sampler.grammar.max_length(frozenset({Kind.PLAN}))
         looks = self._image_attention(self.params, question, ids, length, longest)
@@ -353,13 +376,6 @@ class Policy:
     def clipped_prompts(self) -> int:
         """How many prompts were too long and lost words (`long_prompts='clip'` only)."""
         return self.prompts.clipped
-
-    def _robot_question(
-        self, image: Any, instruction: str, kind: Kind, forced: Sequence[int] = (), *, raw: bool
-    ) -> Question:
-        word = {Kind.PLAN: prompts.robot_plan, Kind.ACTION: prompts.robot}[kind]
-        prompt = self.prompts.ids(str if raw else word, checked('instruction', instruction))
-        return Question(self.preprocess(image, kind), prompt, kind, forced)
 
     def _sample(
         self,

@@ -25,6 +25,7 @@ ROWS = (
     ('pretrained',),
     ('training', 'decoding', 'envs', 'robot'),
     ('policy',),
+    ('serving',),
     ('evaluation', 'exported'),
     ('inspection',),
     ('train', 'evaluate', 'serve', 'plan', 'convert', 'inspect', 'export', 'benchmarks', 'colab'),

@@ -1,0 +1,218 @@
+"""A server under load, on this machine: robots in numbers, batches, and messages that are none.
+
+    python -m rt2_jax.benchmarks.serve --output=FILE.json [--workdir=DIR] [--robots=1,8,32,128]
+
+`load`: robots that ask at --hz each (fleet.py says which figures). `saturated`: as many as ask all
+the time, with batches and without, and `batching`, the ratio of the two. `compute`: what the policy
+alone does in a batch of each size, which is what batching can gain at most. The server is a process
+of its own; the robots are this one, on the same cores.
+
+--parameters=100e6 serves random weights of this number in place of --workdir: most of them in the
+decoder, which reads them for each token, so that a batch costs little more than a robot alone.
+
+--malformed=10000 --minutes=10 sends that many messages that are none (malformed.py), spread over the
+minutes, beside --robots that must not notice, and samples the memory of the server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from typing import Any
+
+from absl import app, flags, logging
+from etils import epath
+import numpy as np
+import psutil
+import requests
+
+from rt2_jax.benchmarks import data, fleet, malformed
+from rt2_jax.data import images
+from rt2_jax.decoding.grammar import Kind
+from rt2_jax.evaluation import report
+from rt2_jax.policy import Policy
+from rt2_jax.serve import batch_sizes
+from rt2_jax.training import checkpoint, loading, weights
+
+FLAGS = flags.FLAGS
+
+_MESSAGE_MIB = 1
+_PATIENCE = 2.0
+
+
+@contextlib.contextmanager
+def served(workdir: str, *arguments: str):
+    """A server process that is ready: yields its port and its process."""
+    with socket.socket() as probe:
+        probe.bind(('127.0.0.1', 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, '-m', 'rt2_jax.serve', f'--workdir={workdir}', f'--port={port}']
+    with subprocess.Popen(
+        [*command, *arguments], stderr=subprocess.DEVNULL, start_new_session=True
+    ) as process:
+        try:
+            while process.poll() is None:
+                with contextlib.suppress(requests.ConnectionError):
+                    if requests.get(f'http://127.0.0.1:{port}/healthz', timeout=5).ok:
+                        break
+                time.sleep(0.2)
+            else:
+                raise RuntimeError(f'{" ".join(command)} ended with {process.returncode}')
+            yield port, process
+        finally:
+            process.terminate()
+            logging.info('the server ended with %d', process.wait(60))
+
+
+def random_checkpoint(directory: epath.Path, number: float) -> None:
+    """A directory of a policy with about `number` random parameters, nearly all in its decoder."""
+    from_package = loading.load_for_inference('package:tabletop_pretrained')
+    config = from_package.config.copy_and_resolve_references().unlock()
+    depth = 12
+    width = max(128, int((number / depth / 16) ** 0.5) // 64 * 64)
+    sizes = dict(width=width, heads=width // 64, head_dim=64, mlp=8 * width // 3, unroll=1)
+    config.model.encoder.update(sizes | dict(depth=1, scale=1 / 8))
+    config.model.decoder.update(sizes | dict(depth=depth, scale=1 / 8))
+    source = {'tabletop': from_package.action_space}
+    checkpoint.write_assets(directory, config.lock(), from_package.tokenizer, source)
+    params = weights.random(config, from_package.tokenizer)
+    arrays = {f'params/{name}': np.asarray(x) for name, x in loading.named_leaves(params).items()}
+    np.savez(directory / 'params.npz', step=np.int64(0), dtype=np.array('float32'), **arrays)
+
+
+def compute(policy: Policy) -> dict[int, float]:
+    """Requests/s of the policy alone, by batch size: the best of a few calls."""
+    kind = Kind.PLAN if policy.plan else Kind.ACTION
+    frame = np.zeros([policy.frames, 128, 128, 3], np.uint8)
+    one = policy.prepare(frame, 'pick banana', kind)
+    found = {}
+    for size in policy.batch_sizes:
+        took = []
+        for _ in range(6):
+            begin = time.perf_counter()
+            policy.run([one] * size)
+            took.append(time.perf_counter() - begin)
+        found[size] = round(size / min(took), 1)
+    return found
+
+
+def noise_pictures(number: int, frames: int) -> list[np.ndarray]:
+    """Pictures of big random squares: uint8 [128, 128, 3], or with a leading axis of frames."""
+    squares = np.random.default_rng(0).integers(0, 256, (number, 6, 6, 3), np.uint8)
+    pictures = [images.resize(picture, 128) for picture in squares]
+    return pictures if frames == 1 else [np.stack([picture] * frames) for picture in pictures]
+
+
+def under_load(workdir: str, asked: list[fleet.Exchange]) -> dict[str, Any]:
+    """`load` and `saturated`; see the module's text."""
+    largest, seconds = FLAGS.largest_batch, FLAGS.seconds
+    found: dict[str, Any] = {'load': []}
+    run = lambda port, robots, hz: asyncio.run(
+        fleet.run(port, asked, robots=robots, hz=hz, seconds=seconds)
+    )
+    many = 2 * largest
+    with served(workdir, f'--largest_batch={largest}') as (port, _):
+        for robots in map(int, FLAGS.robots):
+            found['load'].append(run(port, robots, FLAGS.hz))
+            logging.info('%s', found['load'][-1])
+        with_batches = run(port, many, 0)
+    with served(workdir, '--largest_batch=1') as (port, _):
+        without = run(port, many, 0)
+    found['saturated'] = {'with': with_batches, 'without': without}
+    rates = [x['answers_per_second'] for x in (with_batches, without)]
+    found['batching'] = round(rates[0] / rates[1], 2)
+    return found
+
+
+async def under_fire(port: int, process: psutil.Process, asked: list[fleet.Exchange]) -> dict:
+    """Malformed messages over the minutes beside robots; see the module's text."""
+    number, seconds = FLAGS.malformed, 60 * FLAGS.minutes
+    robots = int(FLAGS.robots[-1])
+    samples: list[int] = []
+    ends: Counter[str] = Counter()
+    begin = time.monotonic()
+
+    async def sample() -> None:
+        while True:
+            samples.append(process.memory_info().rss)
+            await asyncio.sleep(max(0.05, seconds / 600))
+
+    async def storm() -> None:
+        # In small bursts, so that the last minute is as the first.
+        for start in range(0, number, 50):
+            cases = range(start, min(start + 50, number))
+            ends.update(
+                await malformed.storm(
+                    port, cases, seed=0, message_bytes=_MESSAGE_MIB * 2**20, patience=_PATIENCE
+                )
+            )
+            await asyncio.sleep(begin + seconds * cases.stop / number - time.monotonic())
+
+    sampling = asyncio.create_task(sample())
+    fleet_run = fleet.run(port, asked, robots=robots, hz=FLAGS.hz, seconds=seconds)
+    others, _ = await asyncio.gather(fleet_run, storm())
+    sampling.cancel()
+    return {'cases': dict(ends), 'memory': data.growth(samples), 'others': others}
+
+
+def measure(workdir: str) -> dict[str, Any]:
+    """Runs all that the flags ask for."""
+    policy = Policy.from_checkpoint(workdir, batch_sizes=batch_sizes(FLAGS.largest_batch))
+    asked = fleet.exchanges(policy, noise_pictures(FLAGS.pictures, policy.frames))
+    found: dict[str, Any] = {'answers': len(asked), 'compute': compute(policy)}
+    logging.info('%s', found)
+    if FLAGS.malformed:
+        limits = [f'--message_mib={_MESSAGE_MIB}', f'--seconds_to_send={_PATIENCE}']
+        with served(workdir, f'--largest_batch={FLAGS.largest_batch}', *limits) as (port, process):
+            server = psutil.Process(process.pid)
+            found['malformed'] = asyncio.run(under_fire(port, server, asked))
+            found['malformed']['alive'] = process.poll() is None
+    else:
+        found |= under_load(workdir, asked)
+    return found
+
+
+def define_flags() -> None:
+    """Defines the flags of the command; importing this file defines none."""
+    flags.DEFINE_string('output', None, 'Where the figures go (JSON).')
+    flags.DEFINE_string('workdir', 'package:tabletop_pretrained', 'Checkpoint directory.')
+    flags.DEFINE_float('parameters', 0, 'Random weights in place of --workdir.', lower_bound=0)
+    flags.DEFINE_list('robots', ['1', '8', '32', '128'], 'Numbers of robots.')
+    flags.DEFINE_float('hz', 5.0, 'How often each asks.', lower_bound=0.01)
+    flags.DEFINE_float('seconds', 10.0, 'For how long, a measurement.', lower_bound=0.1)
+    flags.DEFINE_integer('largest_batch', 16, 'See rt2_jax.serve.', lower_bound=1)
+    flags.DEFINE_integer('pictures', 128, 'That requests are drawn from.', lower_bound=1)
+    flags.DEFINE_integer('malformed', 0, 'Messages that are none.', lower_bound=0)
+    flags.DEFINE_float('minutes', 10.0, 'That they are spread over.', lower_bound=0.01)
+    flags.mark_flag_as_required('output')
+
+
+def main(_: list[str]) -> None:
+    logging.set_verbosity(logging.INFO)
+    with tempfile.TemporaryDirectory() as directory:
+        workdir = FLAGS.workdir
+        if FLAGS.parameters:
+            random_checkpoint(epath.Path(directory), FLAGS.parameters)
+            workdir = directory
+        result = measure(workdir)
+    result['manifest'] = report.manifest(
+        workdir=FLAGS.workdir,
+        parameters=FLAGS.parameters,
+        largest_batch=FLAGS.largest_batch,
+        load_average=os.getloadavg()[0],
+    )
+    epath.Path(FLAGS.output).write_text(json.dumps(result, indent=2))
+    print(json.dumps({key: value for key, value in result.items() if key != 'manifest'}, indent=2))
+
+
+if __name__ == '__main__':
+    define_flags()
+    app.run(main)

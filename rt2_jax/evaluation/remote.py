@@ -1,0 +1,135 @@
+"""A policy that is asked over the network, as robots do: decisions for closed_loop from a server.
+
+ws://HOST:PORT      openpi's websocket protocol: one frame a step, the server remembers the others
+http://HOST:PORT    OpenVLA's POST /act: each request has all that the policy sees
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import os
+from typing import Any
+import urllib.parse
+
+import numpy as np
+import requests
+from websockets.sync.client import connect
+
+from rt2_jax.data import embodiments
+from rt2_jax.evaluation.closed_loop import Decide
+from rt2_jax.serving import json_arrays, msgpack_arrays
+from rt2_jax.serving.access import VARIABLE
+from rt2_jax.serving.openvla import TERMINATE
+
+SCHEMES = ('ws', 'wss', 'http', 'https')
+_SECONDS = 60.0
+
+
+class Server:
+    """A server at an address, and what it says of its policy.
+
+    The key that it may ask for is the environment variable RT2_API_KEY.
+
+    Args:
+      url: of one of SCHEMES.
+      parallel: how many may ask at a time.
+
+    Attributes:
+      metadata: what the server says of its policy.
+      frames, frame_stride, embodiment: what `closed_loop.run` is to do here: openpi's protocol has the
+        server remember frames and gripper.
+
+    Raises:
+      ValueError: no such address, or nobody there.
+    """
+
+    def __init__(self, url: str, parallel: int):
+        parts = urllib.parse.urlsplit(url)
+        if parts.scheme not in SCHEMES or not parts.netloc:
+            raise ValueError(f'{url!r} is no address such as ws://HOST:8000 or http://HOST:8000.')
+        self._url, self._openpi = url.rstrip('/'), parts.scheme.startswith('ws')
+        self._headers = {'Authorization': f'Api-Key {os.environ.get(VARIABLE, "")}'}
+        self._pool = concurrent.futures.ThreadPoolExecutor(parallel)
+        self._open = contextlib.ExitStack()
+        # One conversation for each environment, since the server remembers a robot by its connection.
+        self._robots: dict[int, Any] = {}
+        self._scenes: dict[int, Any] = {}
+        try:
+            self.metadata = self._describe()
+        except (OSError, ValueError, requests.RequestException) as error:
+            raise ValueError(f'{url} gives no description of its policy: {error}') from error
+        self.frames = 1 if self._openpi else self.metadata['frames']
+        self.frame_stride = self.metadata['frame_stride']
+        card = None if self._openpi else self.metadata.get('card')
+        self.embodiment = embodiments.CARDS.get(card)
+
+    def close(self) -> None:
+        self._open.close()
+        self._pool.shutdown()
+
+    def decide(self) -> Decide:
+        """Decisions of the server's policy, for closed_loop.run."""
+
+        def decided(observations, envs):
+            asked = [
+                self._pool.submit(self._ask, self._robot(env), observation, self._begins(env))
+                for env, observation in zip(envs, observations, strict=True)
+            ]
+            return [one.result() for one in asked]
+
+        return decided
+
+    def _describe(self) -> dict[str, Any]:
+        url = self._url.replace('ws', 'http', 1) if self._openpi else self._url
+        reply = requests.get(f'{url}/', headers=self._headers, timeout=_SECONDS)
+        reply.raise_for_status()
+        return reply.json()
+
+    def _robot(self, env: Any) -> Any:
+        if id(env) not in self._robots:
+            if self._openpi:
+                opening = connect(
+                    self._url, compression=None, max_size=None, additional_headers=self._headers
+                )
+                robot = self._open.enter_context(opening)
+                robot.recv()  # the metadata again
+            else:
+                robot = self._open.enter_context(requests.Session())
+                robot.headers.update(self._headers)
+            self._robots[id(env)] = robot
+        return self._robots[id(env)]
+
+    def _begins(self, env: Any) -> bool:
+        """Whether this is the first look at an episode."""
+        begins = self._scenes.get(id(env)) is not env.scene
+        self._scenes[id(env)] = env.scene
+        return begins
+
+    def _ask(self, robot: Any, observation: dict[str, Any], begins: bool) -> np.ndarray:
+        """An action float32 [L]; RuntimeError with the server's words if it refuses."""
+        frames, instruction = observation['image'], observation['instruction']
+        image = frames[0] if len(frames) == 1 else frames
+        if self._openpi:
+            action, terminate = self._by_openpi(robot, image, instruction, begins)
+        else:
+            action, terminate = self._by_openvla(robot, image, instruction)
+        flag = [] if terminate is None else [float(terminate)]
+        return np.array([*flag, *action], np.float32)
+
+    def _by_openpi(self, robot: Any, image: np.ndarray, instruction: str, begins: bool):
+        message = {'observation/image': image, 'prompt': instruction, 'reset': begins}
+        robot.send(msgpack_arrays.packb(message))
+        reply = robot.recv(timeout=_SECONDS)
+        if isinstance(reply, str):
+            raise RuntimeError(f'{self._url} refuses: {reply}')
+        found = msgpack_arrays.unpackb(reply)
+        return found['actions'][0], found['terminate'][0] if 'terminate' in found else None
+
+    def _by_openvla(self, robot: requests.Session, image: np.ndarray, instruction: str):
+        message = json_arrays.dumps({'image': image, 'instruction': instruction})
+        reply = robot.post(f'{self._url}/act', message, timeout=_SECONDS)
+        if not reply.ok:
+            raise RuntimeError(f'{self._url} refuses: {reply.text}')
+        flag = reply.headers.get(TERMINATE)
+        return json_arrays.loads(reply.text), None if flag is None else int(flag)

@@ -1,0 +1,107 @@
+"""A server in a thread, with a tiny policy: what the tests of serving share."""
+
+import contextlib
+import dataclasses
+import functools
+import socket
+import threading
+import time
+
+import cv2
+import numpy as np
+import requests
+from websockets.sync.client import connect
+
+from rt2_jax.data.embodiments import TABLETOP
+from rt2_jax.policy import Policy
+from rt2_jax.serving.msgpack_arrays import packb, unpackb
+from rt2_jax.serving.server import Server
+from rt2_jax.serving.service import Service
+
+
+@dataclasses.dataclass
+class Running:
+    """A server that runs, and how to speak to it."""
+
+    server: Server
+    port: int
+    thread: threading.Thread
+
+    @property
+    def http(self) -> str:
+        return f'http://127.0.0.1:{self.port}'
+
+    def robot(self, **settings) -> 'Robot':
+        return Robot(f'ws://127.0.0.1:{self.port}', **settings)
+
+    def metric(self, line: str) -> float:
+        """The value of one line of /metrics."""
+        text = requests.get(f'{self.http}/metrics', timeout=5).text
+        return sum(float(x.split()[-1]) for x in text.splitlines() if x.startswith(line))
+
+
+class Robot:
+    """A client of openpi's protocol, as the published one is."""
+
+    def __init__(self, address, **settings):
+        self._open = contextlib.ExitStack()
+        opening = connect(address, compression=None, **settings)
+        self.connection = self._open.enter_context(opening)
+        self.metadata = unpackb(self.connection.recv(timeout=10))
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._open.close()
+
+    def send(self, picture, prompt='pick banana', **more):
+        self.connection.send(packb({'observation/image': picture, 'prompt': prompt, **more}))
+
+    def receive(self):
+        reply = self.connection.recv(timeout=20)
+        if isinstance(reply, str):
+            raise RuntimeError(reply)
+        return unpackb(reply)
+
+    def infer(self, picture, prompt='pick banana', **more):
+        self.send(picture, prompt, **more)
+        return self.receive()
+
+
+@contextlib.contextmanager
+def running(policy, *, api_key=None, wait=True, **settings):
+    """A server of `policy`; `settings` are the service's."""
+    listener = socket.socket()
+    listener.bind(('127.0.0.1', 0))
+    listener.listen()
+    server = Server(Service(policy, **settings), api_key=api_key)
+    thread = threading.Thread(target=server.serve_on, args=[listener])
+    thread.start()
+    found = Running(server, listener.getsockname()[1], thread)
+    try:
+        while wait and not server.service.ready:
+            assert thread.is_alive(), 'the server ended'
+            time.sleep(0.01)
+        yield found
+    finally:
+        server.should_exit = True
+        thread.join(30)
+        assert not thread.is_alive(), 'the server did not end'
+
+
+@functools.cache
+def tiny_policy(tiny) -> Policy:
+    """A policy with random weights that is compiled in seconds, once for all tests."""
+    policy = Policy.from_config(
+        tiny.config(), tiny.params(1), tiny.tokenizer, TABLETOP.action_space, batch_sizes=(4,),
+        embodiment=TABLETOP,
+    )  # fmt: skip
+    policy.source, policy.sources = 'tabletop', ('bridge_dataset', 'tabletop')
+    return policy
+
+
+def twelve_pictures() -> list[np.ndarray]:
+    """Pictures that the tiny policy acts on differently."""
+    coarse = np.random.default_rng(0).integers(0, 256, (12, 4, 4, 3), np.uint8)
+    return [cv2.resize(picture, (40, 40), interpolation=cv2.INTER_NEAREST) for picture in coarse]

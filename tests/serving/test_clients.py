@@ -1,0 +1,122 @@
+"""Closed loop over the network: the tabletop's suites, played against a server as in process."""
+
+import contextlib
+import json
+import os
+import pathlib
+import subprocess
+
+from absl import flags
+from absl.testing import flagsaver
+import numpy as np
+import pytest
+from running import running, tiny_policy
+
+pytest.importorskip('mujoco', reason="the tabletop needs pip install 'rt2_jax[sim]'")
+
+from rt2_jax import evaluate
+from rt2_jax.evaluation import closed_loop
+from rt2_jax.policy import Policy
+from rt2_jax.serving import msgpack_arrays
+
+pytestmark = pytest.mark.usefixtures('quick_compile')
+
+CLIENT = pathlib.Path(__file__).with_name('published_client.py')
+HOW = (
+    'the published clients want an environment of their own: python -m venv ENV; ENV/bin/pip install '
+    'openpi-client typing_extensions json-numpy requests; OPENPI_PYTHON=ENV/bin/python pytest -m slow '
+    'tests/serving; OPENPI_WORKDIR=DIR has them play a checkpoint'
+)
+
+
+@pytest.fixture(scope='module')
+def policy(tiny):
+    return tiny_policy(tiny)
+
+
+@pytest.fixture(scope='module')
+def server(policy, quick_compile):
+    with running(policy) as found:
+        yield found
+
+
+@pytest.fixture(scope='module', autouse=True)
+def parsed_flags():
+    if 'workdir' not in flags.FLAGS:
+        evaluate.define_flags()
+        flags.FLAGS(['evaluate', '--output=unused'])
+
+
+def played(decide, episodes, image_size, parallel=2):
+    found = closed_loop.run(
+        decide, 'seen', range(episodes), parallel=parallel, image_size=image_size
+    )
+    return [rollout.to_json() for rollout in found.rollouts]
+
+
+@pytest.mark.parametrize('scheme', ['ws', 'http'])
+def test_evaluation_over_the_network_is_evaluation_in_process(server, policy, tmp_path, scheme):
+    output = tmp_path / 'results.json'
+    with flagsaver.flagsaver(
+        server=f'{scheme}://127.0.0.1:{server.port}',
+        suite=['seen'], episodes=3, parallel=2, image_size=32, output=str(output), workdir=None,
+    ):  # fmt: skip
+        evaluate.main(['evaluate'])
+    results = json.loads(output.read_text())
+    rollouts = results['policies']['checkpoint']['seen']['rollouts']
+    assert rollouts == played(closed_loop.learnt(policy), 3, 32)
+    assert results['manifest']['served']['source'] == 'tabletop'
+
+
+def test_wrong_addresses_and_flags_are_said(server, tmp_path):
+    wrong = {
+        'ftp://127.0.0.1:1': 'no address such as',
+        'ws://127.0.0.1:1': 'no description',
+        f'http://127.0.0.1:{server.port}/act': 'no description',
+    }
+    for url, says in wrong.items():
+        with flagsaver.flagsaver(server=url, suite=['seen'], workdir=None):
+            with pytest.raises(evaluate.app.UsageError, match=says):
+                evaluate.main(['evaluate'])
+    with flagsaver.flagsaver(server='ws://127.0.0.1:1', suite=['web'], workdir=None):
+        with pytest.raises(evaluate.app.UsageError, match='leave out'):
+            evaluate.main(['evaluate'])
+
+
+@contextlib.contextmanager
+def published(protocol, port):
+    """A function: an observation to the action that the published client gets."""
+    command = [os.environ['OPENPI_PYTHON'], str(CLIENT), protocol, str(port)]
+    # Nothing of this environment is seen by the other.
+    environment = {key: value for key, value in os.environ.items() if key != 'PYTHONPATH'}
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
+    ) as process:
+
+        def ask(observation):
+            asked = {'image': observation['image'][0], 'prompt': observation['instruction']}
+            message = msgpack_arrays.packb(asked)
+            process.stdin.write(len(message).to_bytes(8, 'big') + message)
+            process.stdin.flush()
+            head = process.stdout.read(8)
+            assert head, 'the client died'
+            found = msgpack_arrays.unpackb(process.stdout.read(int.from_bytes(head, 'big')))
+            return np.array([found['terminate'], *found['action']], np.float32)
+
+        yield ask
+        process.stdin.close()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not os.environ.get('OPENPI_PYTHON'), reason=HOW)
+@pytest.mark.parametrize('protocol', ['openpi', 'openvla'])
+def test_the_published_clients_play_as_well_as_in_process(protocol, policy):
+    """200 closed-loop steps or more; `HOW` says how to run it."""
+    workdir = os.environ.get('OPENPI_WORKDIR')
+    policy = Policy.from_checkpoint(workdir, batch_sizes=(1,)) if workdir else policy
+    wanted = played(closed_loop.learnt(policy), episodes := 24, 128, parallel=1)
+    with running(policy) as server, published(protocol, server.port) as ask:
+        found = played(lambda observations, _: list(map(ask, observations)), episodes, 128, 1)
+    steps = sum(rollout['steps'] for rollout in found)
+    print(f'{protocol}: {steps} steps, {sum(r["success"] for r in found)} of {episodes} succeeded')
+    assert found == wanted and steps >= 200
