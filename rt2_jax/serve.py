@@ -18,6 +18,10 @@ from typing import Any
 from absl import app, flags
 from etils import epath
 import jax
+from jax.sharding import Mesh
+
+from rt2_jax.parallel import mesh as mesh_lib
+from rt2_jax.policy import Policy
 
 FLAGS = flags.FLAGS
 _EXTRA = ('uvicorn', 'starlette', 'websockets', 'msgpack', 'prometheus_client')
@@ -32,15 +36,15 @@ def batch_sizes(largest: int) -> tuple[int, ...]:
     return (*(2**n for n in range(largest.bit_length()) if 2**n < largest), largest)
 
 
-def load_policy() -> Any:
+def load_policy() -> Policy:
     """The policy of --workdir; UsageError where there is none."""
-    from rt2_jax.policy import Policy
-
     cache = epath.Path(FLAGS.workdir) / 'compile_cache'
     if cache.exists():
         jax.config.update('jax_compilation_cache_dir', str(cache))
         jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.5)
     settings = {} if FLAGS.plan is None else {'plan': FLAGS.plan}
+    mesh = local_mesh()
+    rows = mesh.shape['data'] * mesh.shape['fsdp'] if mesh else 1
     if FLAGS.weights != 'stored':
         settings['weights'] = FLAGS.weights
     try:
@@ -48,7 +52,8 @@ def load_policy() -> Any:
             FLAGS.workdir,
             FLAGS.step,
             source=FLAGS.source,
-            batch_sizes=batch_sizes(FLAGS.largest_batch),
+            batch_sizes=[rows * size for size in batch_sizes(-(-FLAGS.largest_batch // rows))],
+            mesh=mesh,
             long_prompts='clip' if FLAGS.clip_prompts else 'raise',
             **settings,
         )
@@ -56,8 +61,22 @@ def load_policy() -> Any:
         raise app.UsageError(f'--workdir={FLAGS.workdir}: {error}') from error
 
 
-def make_server(policy: Any) -> Any:
+def local_mesh() -> Mesh | None:
+    """The devices of this machine as --mesh arranges them; None for one device."""
+    if not FLAGS.mesh:
+        return None
+    try:
+        sizes = {axis: int(size) for axis, size in (part.split('=') for part in FLAGS.mesh)}
+        return mesh_lib.make_mesh(sizes, jax.local_devices())
+    except ValueError as error:
+        raise app.UsageError(
+            f'--mesh={",".join(FLAGS.mesh)} (such as tensor=4): {error}'
+        ) from error
+
+
+def make_server(policy: Policy) -> Any:
     """The server as the flags have it."""
+    # Only now, because it needs the extra `serve`.
     from rt2_jax.serving import access, limits, server, service
 
     try:
@@ -91,6 +110,7 @@ def define_flags() -> None:
     flags.DEFINE_integer('step', None, 'Which step; the latest by default.')
     flags.DEFINE_string('source', '', 'Robot data set in whose action space to act.')
     flags.DEFINE_enum('weights', 'stored', ['stored', 'bfloat16', 'int8'], 'How weights are kept.')
+    flags.DEFINE_list('mesh', [], "Split over this machine's devices, 'tensor=4'; else one device.")
     flags.DEFINE_bool('plan', None, 'Plan before each action; by default as it was trained.')
     flags.DEFINE_float('temperature', 0.0, '0 takes the likeliest action.', lower_bound=0)
     flags.DEFINE_bool('clip_prompts', False, 'Cut prompts that are too long instead of refusing.')

@@ -33,12 +33,14 @@ _SLOW = 50
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """Attributes:
-    name: what is wrong.
-    way: 'openpi' (a binary message), 'text' (a text frame), 'raw' (bytes on an open websocket) or
-      'http' (bytes on a new connection).
-    data: what is sent.
-    then: 'wait' for the server to say or do something, or 'leave' at once.
+    """One thing that a client may do wrong.
+
+    Attributes:
+      name: what is wrong.
+      way: 'openpi' (a binary message), 'text' (a text frame), 'raw' (bytes on an open websocket) or
+        'http' (bytes on a new connection).
+      data: what is sent.
+      then: 'wait' for the server to say or do something, or 'leave' at once.
     """
 
     name: str

@@ -102,12 +102,11 @@ class Batcher:
         """The answer; Expired as soon as the deadline passes before its batch began."""
         left = ticket.deadline - time.monotonic()
         done, _ = await asyncio.wait([ticket.answer], timeout=max(left, 0))
-        if not done and not ticket.started:
+        if not done:
             with self._changed:
-                # Its batch may have begun between the two looks.
-                if not ticket.started:
+                if ticket in self._waiting:
                     self._waiting.remove(ticket)
-                    raise Expired('The deadline passed while the request waited.')
+                    raise _expired()
         return await ticket.answer
 
     def close(self) -> None:
@@ -147,11 +146,14 @@ class Batcher:
                         return []
                     self._changed.wait()
                     continue
-                # Those that expired are taken out by whoever waits for them.
-                alive = [ticket for ticket in self._waiting if ticket.deadline > now]
-                if not alive:
-                    self._changed.wait(0.001)
+                # Whoever waited for these may be busy, or gone.
+                late = [ticket for ticket in self._waiting if ticket.deadline <= now]
+                if late:
+                    self._take(late)
+                    errors = [_expired() for _ in late]
+                    self._loop.call_soon_threadsafe(_deliver, late, errors)
                     continue
+                alive = self._waiting
                 kind = alive[0].prepared.kind
                 batch = [ticket for ticket in alive if ticket.prepared.kind == kind]
                 left = alive[0].queued + self._wait - now
@@ -161,11 +163,17 @@ class Batcher:
                 batch = batch[: self._largest]
                 for ticket in batch:
                     ticket.started = now
-                taken = set(map(id, batch))
-                self._waiting = collections.deque(
-                    ticket for ticket in self._waiting if id(ticket) not in taken
-                )
+                self._take(batch)
                 return batch
+
+    def _take(self, tickets: Sequence[Ticket]) -> None:
+        taken = set(map(id, tickets))
+        left = (ticket for ticket in self._waiting if id(ticket) not in taken)
+        self._waiting = collections.deque(left)
+
+
+def _expired() -> Expired:
+    return Expired('The deadline passed while the request waited.')
 
 
 def _deliver(batch: Sequence[Ticket], answers: Sequence[Any]) -> None:

@@ -15,13 +15,15 @@ from rt2_jax.serving.refusals import Malformed, TooLarge
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """Attributes:
-    message_bytes: of one message.
-    image_side: most pixels of a picture's height, and of its width.
-    frames: most pictures of one observation.
-    text_characters: of an instruction or a question.
-    seconds_to_send: from the first byte of headers or of a message to its last.
-    connections: open at a time.
+    """What one client may send, and how slowly.
+
+    Attributes:
+      message_bytes: of one message.
+      image_side: most pixels of a picture's height, and of its width.
+      frames: most pictures of one observation.
+      text_characters: of an instruction or a question.
+      seconds_to_send: from the first byte of headers or of a message to its last.
+      connections: open at a time.
     """
 
     message_bytes: int = 16 * 2**20

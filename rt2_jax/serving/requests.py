@@ -29,12 +29,14 @@ _ROBOT_PROMPT = re.compile(
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Asked:
-    """Attributes:
-    frames: uint8 [F, H, W, 3], oldest first; one, unless the client keeps a history itself.
-    text: an instruction, or the whole prompt of a question.
-    wants_text: whether it is a question.
-    reset: whether an episode begins with it.
-    seconds: how long the client will wait, None if it didn't say.
+    """One request.
+
+    Attributes:
+      frames: uint8 [F, H, W, 3], oldest first; one, unless the client keeps a history itself.
+      text: an instruction, or the whole prompt of a question.
+      wants_text: whether it is a question.
+      reset: whether an episode begins with it.
+      seconds: how long the client will wait, None if it didn't say.
     """
 
     frames: np.ndarray

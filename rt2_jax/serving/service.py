@@ -56,10 +56,12 @@ class Settings:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Answered:
-    """Attributes:
-    answer: a Decision, or the text that was asked for.
-    milliseconds: by stage, as in metrics.STAGES.
-    batch: how many requests were computed together.
+    """What became of a request.
+
+    Attributes:
+      answer: a Decision, or the text that was asked for.
+      milliseconds: by stage, as in metrics.STAGES.
+      batch: how many requests were computed together.
     """
 
     answer: Any

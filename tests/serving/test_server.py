@@ -6,6 +6,7 @@ import os
 import pathlib
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -286,6 +287,16 @@ def test_healthy_only_when_all_is_compiled_and_until_the_end(policy, pictures):
             assert closed.value.rcvd.code == 1012
 
 
+def test_nothing_is_compiled_after_the_warm_up(server, policy, pictures):
+    """All other tests of this file ran on the same policy; see Policy.warm_up's own test."""
+    compiled = policy.sampler._sample._cache_size()
+    assert compiled == 2  # an action and a text, in the one batch size
+    with server.robot() as robot:
+        robot.infer(pictures[0])
+        robot.infer(pictures[0], QUESTION)
+    assert policy.sampler._sample._cache_size() == compiled
+
+
 def test_a_key_is_asked_of_everybody(policy, pictures, tmp_path):
     (tmp_path / 'key').write_text('s3cret\n')
     key = access.read_key(str(tmp_path / 'key'))
@@ -300,6 +311,22 @@ def test_a_key_is_asked_of_everybody(policy, pictures, tmp_path):
         for scheme in ('Api-Key', 'Bearer'):
             with server.robot(additional_headers={'Authorization': f'{scheme} s3cret'}) as robot:
                 assert 'actions' in robot.infer(pictures[0])
+
+
+@pytest.mark.parametrize(
+    'start, says',
+    [
+        (b'POST /act HTTP/1.1\r\n', b'408'),
+        (b'POST /act HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{', b'body took more than'),
+    ],
+    ids=['headers', 'body'],
+)
+def test_slow_senders_are_not_waited_for(policy, start, says):
+    with running(policy, limits=Limits(seconds_to_send=0.2)) as server:
+        with socket.create_connection(('127.0.0.1', server.port), timeout=10) as slow:
+            slow.sendall(start)
+            answer = b''.join(iter(lambda: slow.recv(4096), b''))
+    assert answer.startswith(b'HTTP/1.1 408') and says in answer
 
 
 def test_metrics_count_requests_by_what_they_want_and_how_they_end(server, pictures):

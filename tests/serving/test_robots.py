@@ -1,0 +1,71 @@
+"""What the server remembers of one connection's robot: the frames of its episode, and its gripper."""
+
+import numpy as np
+import pytest
+from running import twelve_pictures
+
+from rt2_jax.data import images
+from rt2_jax.data.embodiments import FRACTAL
+from rt2_jax.policy import Policy
+from rt2_jax.serving import msgpack_arrays, requests
+from rt2_jax.serving.limits import Limits
+from rt2_jax.serving.refusals import Malformed
+from rt2_jax.serving.robots import Connected
+
+
+@pytest.fixture(scope='module')
+def policy(tiny):
+    """It sees three frames, two steps apart, and closes a gripper by steps; nothing is compiled."""
+    return Policy.from_config(
+        tiny.config(), tiny.params(1), tiny.tokenizer, FRACTAL.action_space,
+        frames=3, frame_stride=2, embodiment=FRACTAL,
+    )  # fmt: skip
+
+
+def asked(picture, prompt='pick banana', **more):
+    message = {'observation/image': picture, 'prompt': prompt} | more
+    return requests.from_openpi(msgpack_arrays.packb(message), Limits())
+
+
+def test_frames_are_remembered_until_an_episode_begins(policy):
+    pictures = twelve_pictures()
+    robot, other = Connected(policy), Connected(policy)
+    for step in range(7):
+        other.observation(asked(pictures[11 - step]))
+        seen = robot.observation(asked(pictures[step]))
+        wanted = [pictures[max(0, step - back)] for back in (4, 2, 0)]
+        np.testing.assert_array_equal(seen, wanted)
+    seen = robot.observation(asked(pictures[9], reset=True))
+    np.testing.assert_array_equal(seen, [pictures[9]] * 3)
+
+
+def test_questions_and_a_clients_own_history_leave_the_frames_alone(policy):
+    pictures = twelve_pictures()
+    robot = Connected(policy)
+    robot.observation(asked(pictures[0]))
+    assert robot.observation(asked(pictures[5], 'Q: what is on the table? A:')).shape[0] == 1
+    own = np.stack(pictures[6:9])
+    np.testing.assert_array_equal(robot.observation(asked(own)), own)
+    jpegs = [images.encode_jpeg(picture) for picture in own]
+    np.testing.assert_array_equal(robot.observation(asked(jpegs)), list(map(images.decode, jpegs)))
+    seen = robot.observation(asked(pictures[1]))
+    np.testing.assert_array_equal(seen, [pictures[0], pictures[0], pictures[1]])
+
+
+def test_frames_that_do_not_fit_are_refused(policy):
+    pictures = twelve_pictures()
+    robot = Connected(policy)
+    robot.observation(asked(pictures[0]))
+    with pytest.raises(Malformed, match="'reset': True"):
+        robot.observation(asked(pictures[1][:20]))
+    with pytest.raises(Malformed, match='2 frames came; send one a step'):
+        robot.observation(asked(np.stack(pictures[:2])))
+
+
+def test_a_gripper_that_was_closed_stays_closed(policy):
+    robot = Connected(policy)
+    names = FRACTAL.action_space.number_names
+    place = names.index('gripper')
+    action = lambda value: np.eye(len(names), dtype=np.float32)[place] * value
+    found = [robot.settled(action(value))[place] for value in (0, 1, 0, 0, -1, 0)]
+    assert found == [-1, 1, 1, 1, -1, -1]
