@@ -21,7 +21,7 @@ import numpy as np
 
 from rt2_jax.pretrained.tensors import SourceError, Tensor
 
-BLOCK_BYTES = 32 << 20
+BLOCK_BYTES = 16 << 20
 Box = tuple[slice, ...]
 
 

@@ -33,7 +33,7 @@ from rt2_jax.training import saved_files, state as state_lib
 from rt2_jax.training.acting import acted_on, cards_of
 
 # Else a device's part of a parameter is one chunk, and whoever looks into it has to read all of it.
-_IN_CHUNKS = ocp.SaveArgs(chunk_byte_size=32 << 20)
+_IN_CHUNKS = ocp.SaveArgs(chunk_byte_size=16 << 20)
 _PACKAGES = (
     'jax',
     'jaxlib',
