@@ -17,8 +17,8 @@ import numpy as np
 
 from rt2_jax import configuration
 from rt2_jax.data import augmentation, charts, images, pipeline, sources as sources_lib
-from rt2_jax.data.robot import splits
 from rt2_jax.data.mixture import ShareMap
+from rt2_jax.data.robot import splits
 from rt2_jax.data.robot.rlds import StepSource
 from rt2_jax.data.schedules import Schedule
 

@@ -19,9 +19,18 @@ from absl import logging
 from etils import epath
 import numpy as np
 
-from rt2_jax.data import embodiment, embodiments, files, history, images, remote, tf_example, tfrecord
-from rt2_jax.data.robot import action_statistics, rlds_index, selection
+from rt2_jax.data import (
+    embodiment,
+    embodiments,
+    files,
+    history,
+    images,
+    remote,
+    tf_example,
+    tfrecord,
+)
 from rt2_jax.data.example import Example
+from rt2_jax.data.robot import action_statistics, rlds_index, selection
 from rt2_jax.data.robot.index import Index
 from rt2_jax.data.robot.paraphrases import Paraphrases
 from rt2_jax.nearest import check

@@ -15,8 +15,8 @@ from absl import logging
 import numpy as np
 
 from rt2_jax.data import images, tfrecord
-from rt2_jax.data.robot import rlds_index
 from rt2_jax.data.example import Example
+from rt2_jax.data.robot import rlds_index
 from rt2_jax.data.web import tasks as web_tasks
 from rt2_jax.data.web.picture_files import PictureFiles
 from rt2_jax.data.web.selection import Selection, Shares, language_shares, select
