@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from rt2_jax.benchmarks import kitchen
-from rt2_jax.data import images
+from rt2_jax.data import images, tfds_directory
 from rt2_jax.data.robot import rlds, rlds_index, rlds_writer
 
 EPISODES, STEPS = 100, 100  # of a shard
@@ -35,7 +35,7 @@ class Robots:
 
     def files(self) -> list[str]:
         """Its shards."""
-        return [os.fspath(shard) for shard in rlds_index.split_files(self.directory)]
+        return [os.fspath(shard) for shard in tfds_directory.split_files(self.directory)]
 
     def build(self, location: str) -> None:
         """Indexes it."""

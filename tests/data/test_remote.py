@@ -12,7 +12,7 @@ import numpy as np
 import object_server
 import pytest
 
-from rt2_jax.data import embodiments, files, remote, tfrecord
+from rt2_jax.data import embodiments, errors, files, remote, tfrecord
 from rt2_jax.data.mixture import Schedule
 from rt2_jax.data.pipeline import make_iterator
 from rt2_jax.data.robot import rlds, rlds_index, rlds_writer
@@ -171,10 +171,10 @@ def test_shards_are_read_as_indexed(server, address):
     record = next(iter(tfrecord.scan(path)))
     data[12 + record.length] ^= 1
     path.write_bytes(data)
-    with pytest.raises(rlds_index.IndexMismatch, match='same sizes, other records'):
+    with pytest.raises(errors.IndexMismatch, match='same sizes, other records'):
         rlds.open_source(address, 'tabletop')
     (server.root / 'bucket/tabletop' / SHARD).unlink()
-    with pytest.raises(rlds_index.DataSetError, match=f'lacks 1 of 3.*{SHARD}'):
+    with pytest.raises(errors.DataSetError, match=f'lacks 1 of 3.*{SHARD}'):
         rlds.open_source(address, 'tabletop')
 
 
@@ -187,7 +187,7 @@ def test_a_lost_connection_is_no_corrupt_record(server, address):
 
 
 def test_missing_data_set(server):
-    with pytest.raises(rlds_index.DataSetError, match='no dataset_info.json'):
+    with pytest.raises(errors.DataSetError, match='no dataset_info.json'):
         rlds.open_source(f'{server.url}/bucket/nothing', 'tabletop')
     with pytest.raises(ValueError, match="can't have a query"):
         rlds.open_source(f'{server.url}/bucket/tabletop?token=1', 'tabletop')

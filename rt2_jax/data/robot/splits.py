@@ -15,7 +15,7 @@ from absl import logging
 import numpy as np
 
 from rt2_jax.data import tfrecord
-from rt2_jax.data.robot import rlds_index
+from rt2_jax.data.errors import DataSetError
 from rt2_jax.data.robot.index import Index
 from rt2_jax.nearest import check
 
@@ -56,12 +56,12 @@ def held_out(index: Index, holdout: float) -> np.ndarray:
     elif holdout == int(holdout) and 1 <= holdout < len(order):
         chosen = order <= np.sort(order)[int(holdout) - 1]
     else:
-        raise rlds_index.DataSetError(
+        raise DataSetError(
             f'holdout={holdout} of {index.directory}: a share between 0 and 1, or a number of its '
             f'{len(order)} episodes from 1 up, is needed'
         )
     if chosen.all() or not chosen.any():
-        raise rlds_index.DataSetError(
+        raise DataSetError(
             f'holdout={holdout} holds out {"all" if chosen.any() else "none"} of the {len(order)} '
             f'episodes of {index.directory}; take another share, or a number of episodes'
         )

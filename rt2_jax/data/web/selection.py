@@ -19,7 +19,7 @@ from absl import logging
 from etils import epath
 import numpy as np
 
-from rt2_jax.data.robot.rlds_index import DataSetError
+from rt2_jax.data.errors import DataSetError
 from rt2_jax.data.web.table import WebTable
 from rt2_jax.nearest import check
 
