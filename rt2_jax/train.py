@@ -21,8 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rt2_jax import configuration
-from rt2_jax.data import errors, pipeline, tfrecord
-from rt2_jax.data.robot import splits
+from rt2_jax.data import errors, holdouts, pipeline, tfrecord
 from rt2_jax.parallel import distributed, mesh as mesh_lib, topology
 from rt2_jax.text.actions import ActionSpace
 from rt2_jax.text.tokenizer import Tokenizer
@@ -53,7 +52,7 @@ _MENDABLE = (
     pipeline.StateMismatch,
     errors.DataSetError,
     errors.IndexMismatch,
-    splits.Leakage,
+    holdouts.Leakage,
     tfrecord.CorruptRecord,
 )
 
@@ -65,7 +64,7 @@ def train(config: Any, workdir: epath.Path) -> None:
         checkpoint.CheckpointError: the directory holds a run of another config, or a damaged one.
         pipeline.StateMismatch: the data are not those that the run began with.
         errors.DataSetError, errors.IndexMismatch: a data set cannot be read as it is.
-        splits.Leakage: an episode is held out and trained on.
+        holdouts.Leakage: an episode or a record is held out and trained on.
         tfrecord.CorruptRecord: a damaged record, unless config.data.on_corrupt is 'skip'.
         LossNotFinite: the loss or its gradient is not a number any more.
         ValueError: something in the config that cannot be.

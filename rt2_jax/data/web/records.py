@@ -148,7 +148,9 @@ def look_up(tree: Any, path: str) -> list[Any]:
     """Everything under a slash path of JSON's dicts and lists; a list stands for its elements."""
     nodes = [tree]
     for key in path.split('/'):
-        nodes = [node[key] for node in _flat(nodes) if isinstance(node, Mapping) and key in node]
+        nodes = [node[key] for node in _flat(nodes) if isinstance(node, dict) and key in node]
+        if not nodes:  # as most of a card's paths, in most records
+            return nodes
     return [node for node in nodes if node is not None]
 
 

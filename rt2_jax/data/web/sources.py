@@ -29,7 +29,7 @@ from rt2_jax.nearest import check
 KINDS = ('tfds', 'webdataset', 'jsonl')
 FORMAT_SETTINGS = ('directory', 'card', 'fields', 'split', 'files', 'pictures')
 SET_SETTINGS = ('tasks', 'wording', 'languages', 'temperature', 'keep_top', 'min_score')
-SET_SETTINGS += ('most_boxes', 'passes', 'seed')
+SET_SETTINGS += ('holdout', 'part', 'most_boxes', 'passes', 'seed')
 
 
 def open_format(

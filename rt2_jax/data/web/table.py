@@ -10,7 +10,7 @@ from absl import logging
 from etils import epath
 import numpy as np
 
-from rt2_jax.data import arrays, files, index_files
+from rt2_jax.data import arrays, files, holdouts, index_files
 from rt2_jax.data.errors import IndexMismatch
 from rt2_jax.data.web import index as web_index, jsonl
 from rt2_jax.data.web.cards import TEXTS
@@ -102,10 +102,15 @@ class WebTable:
         """Whether a record has text in all of the fields."""
         return all((int(self.arrays['holds'][row]) >> TEXTS.index(f)) & 1 for f in fields)
 
-    def holding(self, *fields: str) -> np.ndarray:
+    def holding(self, *fields: str, rows: slice = slice(None)) -> np.ndarray:
         """bool [records]: which have text in all of the fields."""
         bits = sum(1 << TEXTS.index(field) for field in fields)
-        return (self.arrays['holds'] & bits) == bits
+        return (self.arrays['holds'][rows] & bits) == bits
+
+    def pictures(self, rows: slice | np.ndarray) -> np.ndarray:
+        """What the pictures of records are known by, uint64 [rows]: their lengths and checksums."""
+        lengths = self.arrays['picture_length'][rows].astype(np.uint64)
+        return holdouts.mixed((lengths << np.uint64(32)) + self.arrays['picture_checksum'][rows])
 
     def verify(self) -> None:
         """Reads all of the index and compares its checksums; as long as reading it takes.

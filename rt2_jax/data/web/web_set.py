@@ -38,6 +38,8 @@ class WebSet:
         of rare ones: they go with count ** (1 / temperature).
       keep_top: the share of records, by score, that are kept (PaLI keeps 0.1 of WebLI).
       min_score: the lowest score that is kept.
+      holdout: the share, or number, of the set's records that are held out (see splits).
+      part: 'train' for the other records, 'validation' for those.
       most_boxes: objects that an answer of `detect` names at most.
       passes: how often an epoch goes over the records; each time anew is drawn which of several
         captions, answers and tasks it is.
@@ -60,6 +62,8 @@ class WebSet:
         temperature: float = 1.0,
         keep_top: float = 1.0,
         min_score: float | None = None,
+        holdout: float = 0,
+        part: str = 'train',
         most_boxes: int = 8,
         passes: int = 1,
         seed: int = 0,
@@ -85,6 +89,8 @@ class WebSet:
             grouped=bool(weights) or temperature != 1,
             keep_top=keep_top,
             min_score=min_score,
+            holdout=holdout,
+            part=part,
         )
         if lost := sorted(set(weights) - set(self.selection.languages)) if weights else []:
             raise DataSetError(
@@ -102,6 +108,7 @@ class WebSet:
             sorted(weights.items()),
         ]
         settings += [temperature, keep_top, min_score, most_boxes, passes, seed]
+        settings += [holdout, part] if holdout else []
         self.fingerprint = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:32]
         self._files = PictureFiles(table.files, table.stamps)
 
