@@ -47,10 +47,12 @@ def made(kind: str, directory: epath.PathLike) -> Robots | Web:
 
 def build(dataset: Robots | Web, location: str) -> dict[str, Any]:
     """Builds an index and says how fast, in what memory and of what size."""
+    before = _fresh_memory()
     start = time.perf_counter()
     dataset.build(location)
     seconds = time.perf_counter() - start
-    peaks = [_memory()['VmHWM'], 1024 * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss]
+    of_children = 1024 * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    peaks = [_memory()['VmHWM'] - before['VmRSS'], of_children]
     # Without what the first opening adds.
     size = sum(path.stat().st_size for path in pathlib.Path(location).rglob('*') if path.is_file())
     examples, files = dataset.size(dataset.open(location)), dataset.files()
@@ -61,7 +63,8 @@ def build(dataset: Robots | Web, location: str) -> dict[str, Any]:
         'index_bytes_an_example': round(size / examples, 1),
         'build_seconds': round(seconds, 2),
         'build_examples_per_second': round(examples / seconds),
-        # Of the process that joins the files' parts, and of the largest that reads files.
+        # Of the process that joins the files' parts, beyond what it began with, and of the largest
+        # that reads files, with all that it imports.
         'build_peak_bytes': peaks,
     }
 
@@ -72,7 +75,7 @@ def open_first(dataset: Robots | Web, location: str) -> dict[str, Any]:
         kept.unlink()
     for kept in pathlib.Path(location).glob('selection-*'):
         kept.rmdir()
-    before = _memory()
+    before = _fresh_memory()
     start = time.perf_counter()
     dataset.open(location)
     seconds = time.perf_counter() - start
@@ -117,6 +120,12 @@ def _memory() -> dict[str, int]:
     """Bytes of this process by kind: resident now (Rss...), and at most so far (VmHWM)."""
     status = pathlib.Path('/proc/self/status').read_text()
     return {name: 1024 * int(kb) for name, kb in re.findall(r'(Rss\w+|Vm\w+):\s+(\d+) kB', status)}
+
+
+def _fresh_memory() -> dict[str, int]:
+    """As `_memory`, with what was used at most counted from now on."""
+    pathlib.Path('/proc/self/clear_refs').write_text('5')
+    return _memory()
 
 
 def _apart(function, *arguments) -> Any:

@@ -20,34 +20,17 @@ from rt2_jax.text.tokenizer import Tokenizer
 
 pytest.importorskip('obstore', reason="remote data need pip install 'rt2_jax[remote]'")
 
-LIMITS = remote.Limits(
-    tries=4, seconds=20, request_seconds=5, stall_seconds=0.2, first_pause=0.01, longest_pause=0.05
-)
+LIMITS = conftest.LIMITS
 SHARD = rlds_writer.shard_name('tabletop', 'train', 1, conftest.SHARDS)
 
 
 @pytest.fixture
-def server(tmp_path, whole_dataset, monkeypatch):
-    """Serves a copy of the data set as bucket/tabletop; gs:// and s3:// lead to it too."""
+def server(store, whole_dataset):
+    """Serves a copy of the data set as bucket/tabletop."""
     shutil.copytree(
-        whole_dataset,
-        tmp_path / 'served/bucket/tabletop',
-        ignore=shutil.ignore_patterns('rt2_index'),
+        whole_dataset, store.root / 'bucket/tabletop', ignore=shutil.ignore_patterns('rt2_index')
     )
-    with object_server.serve(tmp_path / 'served') as server:
-        for name, value in {
-            'GOOGLE_BASE_URL': server.url,
-            'GOOGLE_SKIP_SIGNATURE': 'true',
-            'AWS_ENDPOINT_URL': server.url,
-            'AWS_SKIP_SIGNATURE': 'true',
-            'AWS_REGION': 'nowhere',
-            'XDG_CACHE_HOME': str(tmp_path / 'cache'),
-        }.items():
-            monkeypatch.setenv(name, value)
-        monkeypatch.setattr(remote, 'LIMITS', LIMITS)
-        remote._store.cache_clear()
-        yield server
-        remote._store.cache_clear()
+    return store
 
 
 @pytest.fixture
