@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from typing import Any
+import unicodedata
 
 import cv2
 import numpy as np
@@ -32,15 +33,15 @@ def write(
     if face := _face():
         cv2.putText(canvas, words, place, colour, face, size, weight=weight)
     else:
-        scale, words = size / _HERSHEY_SIZE, words.encode('ascii', 'replace').decode()
-        cv2.putText(canvas, words, place, _HERSHEY, scale, colour, 1, cv2.LINE_AA)
+        scale = size / _HERSHEY_SIZE
+        cv2.putText(canvas, _ascii(words), place, _HERSHEY, scale, colour, 1, cv2.LINE_AA)
 
 
 def width(words: str, *, size: int = SIZE, weight: int = PLAIN) -> int:
     """Of a line, in pixels."""
     if face := _face():
         return cv2.getTextSize((1, 1), words, (0, 0), face, size, weight=weight)[2]
-    return cv2.getTextSize(words, _HERSHEY, size / _HERSHEY_SIZE, 1)[0][0]
+    return cv2.getTextSize(_ascii(words), _HERSHEY, size / _HERSHEY_SIZE, 1)[0][0]
 
 
 def fitted(words: str, most: int, *, size: int = SIZE) -> str:
@@ -71,6 +72,12 @@ def wrapped(words: str, most: int, *, size: int = SIZE, weight: int = PLAIN) -> 
                 lines.append('')
             lines[-1] += letter
     return lines
+
+
+def _ascii(words: str) -> str:
+    """Accents go, letters stay, and a question mark is shown for any other."""
+    letters = [x for x in unicodedata.normalize('NFKD', words) if not unicodedata.combining(x)]
+    return ''.join(letters).encode('ascii', 'replace').decode()
 
 
 @functools.cache

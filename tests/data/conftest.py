@@ -1,7 +1,6 @@
 """A small tabletop data set, written as collection writes it but with drawn frames."""
 
 import numpy as np
-import object_server
 import pytest
 
 from rt2_jax.data import remote
@@ -115,6 +114,8 @@ def write(tmp_path):
 @pytest.fixture
 def store(tmp_path, monkeypatch):
     """An ObjectServer of an empty folder, to which gs:// and s3:// lead too."""
+    import object_server  # other rooms' tests load this file from elsewhere
+
     with object_server.serve(tmp_path / 'served') as server:
         for name, value in {
             'GOOGLE_BASE_URL': server.url,
