@@ -244,7 +244,7 @@ def test_the_loss_on_what_is_held_out_changes_nothing_else(episodes, cache, tmp_
     names = ('tabletop/loss', 'other/accuracy', 'pairs/loss')
     for name in ('loss', 'action/tabletop/dx_m', *(f'source/{name}' for name in names)):
         assert f'validation/{name}' in held_out[-1]
-    assert held_out[-1]['validation/source/tabletop/examples'] == 4
+    assert 3 <= held_out[-1]['validation/source/tabletop/examples'] <= 5  # a third of 12
     trained = [{k: v for k, v in row.items() if 'validation' not in k} for row in curves[1]]
     assert [row for row in trained if 'loss' in row] == curves[0]
 
