@@ -15,7 +15,7 @@ from rt2_jax.data import holdouts
 from rt2_jax.data.errors import DataSetError
 from rt2_jax.data.web.table import WebTable
 
-ROWS = 1 << 20
+ROWS = 1 << 18
 
 # (rows, bool [rows]: kept so far) -> bool [rows]: to be kept.
 Keep = Callable[[slice, np.ndarray], np.ndarray]

@@ -17,7 +17,7 @@ from rt2_jax.data.web.cards import TEXTS
 from rt2_jax.data.web.table import WebTable
 from rt2_jax.data.web.web_set import WebSet
 
-ROWS = 1 << 20  # at a time
+ROWS = 1 << 18  # at a time
 
 
 def check_apart(trained: Mapping[str, Any], validated: Mapping[str, Any]) -> None:

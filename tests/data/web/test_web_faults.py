@@ -303,6 +303,24 @@ def rewrite(file):
     file.write_bytes(out.getvalue())
 
 
+def test_classes_without_names_are_refused(coco):
+    """TFDS would call them '0', '1' and so on."""
+    (coco / 'objects-label.labels.txt').unlink()
+    with pytest.raises(errors.DataSetError, match='lacks objects-label.labels.txt, which names'):
+        open_coco(coco)
+
+
+def test_a_damaged_index_is_found_and_named(tar):
+    table = open_tar(tar).table
+    table.verify()
+    flip(table.location / 'caption.npy', 200)
+    damaged = web_sources.open_table(
+        web_sources.open_format('webdataset', tar, fields=web_files.TAR_FIELDS)
+    )
+    with pytest.raises(errors.IndexMismatch, match='caption.npy is damaged.*Delete .* index again'):
+        damaged.verify()
+
+
 def test_sets_that_are_not_there(tmp_path, jsonl):
     with pytest.raises(errors.DataSetError, match="no such directory.*did you mean 'jsonl'"):
         open_jsonl(tmp_path / 'jsonll')
