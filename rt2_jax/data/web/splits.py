@@ -19,6 +19,8 @@ from rt2_jax.data.web.web_set import WebSet
 
 ROWS = 1 << 18  # at a time
 
+Said = tuple[tuple[str, ...], ...]  # a record's texts, by field
+
 
 def check_apart(trained: Mapping[str, Any], validated: Mapping[str, Any]) -> None:
     """Compares the records of two groups of sources, by name; sources of other kinds are let by.
@@ -31,12 +33,16 @@ def check_apart(trained: Mapping[str, Any], validated: Mapping[str, Any]) -> Non
     theirs = _Known(_distinct(validated))
     if not len(theirs):
         return
-    same, alike = [], []
+    same, alike, count = [], [], 0
     for name, source in _distinct(trained).items():
-        for row, whose, other in theirs.found_in(source):
-            line = f'record {other} of {whose} = record {row} of {name}'
-            table = theirs.sources[whose].table
-            (same if _said(table, other) == _said(source.table, row) else alike).append(line)
+        for row, place in theirs.found_in(source):
+            others = theirs.with_picture(place)
+            other = others.get(_said(source.table, row))
+            lines = same if other else alike
+            count += not other
+            whose, number = other or next(iter(others.values()))
+            if len(lines) < LISTED:
+                lines.append(f'record {number} of {whose} = record {row} of {name}')
             if len(same) == LISTED:
                 break
     if same:
@@ -51,8 +57,8 @@ def check_apart(trained: Mapping[str, Any], validated: Mapping[str, Any]) -> Non
         logging.warning(
             '%d times a held-out picture is trained on with other texts; hold out the same share of '
             'each set with these pictures if that shall not be:\n%s',
-            len(alike),
-            '\n'.join(f'  {line}' for line in alike[:LISTED]),
+            count,
+            '\n'.join(f'  {line}' for line in alike),
         )
 
 
@@ -72,10 +78,11 @@ class _Known:
                 rows.append(part)
                 known.append(source.table.pictures(part))
         joined = np.concatenate(known)
-        by_number = np.argsort(joined)
+        by_number = np.argsort(joined, kind='stable')
         self._known = joined[by_number]
         self._names = np.concatenate(names)[by_number] if names else np.zeros(0, np.int32)
         self._rows = np.concatenate(rows)[by_number] if rows else np.zeros(0, np.int64)
+        self._said: dict[int, dict[Said, tuple[str, int]]] = {}
         # Most pictures are told apart by a look into a small table.
         self._few = np.zeros(1 << 22, bool)
         self._few[self._slots(self._known)] = True
@@ -83,18 +90,27 @@ class _Known:
     def __len__(self) -> int:
         return len(self._known)
 
-    def found_in(self, source: WebSet) -> Iterator[tuple[int, str, int]]:
-        """(row, name, row there) of each two records with one picture."""
-        names = list(self.sources)
+    def found_in(self, source: WebSet) -> Iterator[tuple[int, int]]:
+        """Rows of a source whose picture is here too, and the place of the first with that picture."""
         for rows in _rows(source):
             known = source.table.pictures(rows)
             perhaps = np.flatnonzero(self._few[self._slots(known)])
-            first = np.searchsorted(self._known, known[perhaps])
-            last = np.searchsorted(self._known, known[perhaps], side='right')
-            for i in np.flatnonzero(last > first):
-                for place in range(first[i], last[i]):
-                    row = int(rows[perhaps[i]])
-                    yield row, names[self._names[place]], int(self._rows[place])
+            place = np.searchsorted(self._known, known[perhaps])
+            there = np.minimum(place, len(self) - 1)
+            for i in np.flatnonzero(self._known[there] == known[perhaps]):
+                yield int(rows[perhaps[i]]), int(place[i])
+
+    def with_picture(self, place: int) -> dict[Said, tuple[str, int]]:
+        """What is said of the picture at a place -> name and row of the first record that says it."""
+        # A picture that says "not available" may be there thousands of times.
+        if place not in self._said:
+            last = np.searchsorted(self._known, self._known[place], side='right')
+            names, found = list(self.sources), {}
+            for at in range(place, last):
+                name, row = names[self._names[at]], int(self._rows[at])
+                found.setdefault(_said(self.sources[name].table, row), (name, row))
+            self._said[place] = found
+        return self._said[place]
 
     def _slots(self, known: np.ndarray) -> np.ndarray:
         return known >> np.uint64(64 - 22)
@@ -113,5 +129,5 @@ def _rows(source: WebSet) -> Iterator[np.ndarray]:
         yield np.arange(start, stop) if rows is None else np.asarray(rows[start:stop], np.int64)
 
 
-def _said(table: WebTable, row: int) -> list[list[str]]:
-    return [table.texts(field, row) for field in TEXTS]
+def _said(table: WebTable, row: int) -> Said:
+    return tuple(tuple(table.texts(field, row)) for field in TEXTS)

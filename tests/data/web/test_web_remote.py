@@ -55,9 +55,18 @@ def read(source):
         return list(pool.map(source.__getitem__, range(len(source))))
 
 
-@pytest.mark.parametrize('name', SETTINGS)
-@pytest.mark.parametrize('scheme', ['http', 'gs', 's3'])
-def test_a_failing_store_gives_what_the_disk_gives(store, tmp_path, monkeypatch, name, scheme):
+@pytest.mark.parametrize(
+    'scheme, name',
+    [
+        ('s3', 'jsonl'),
+        ('s3', 'tar'),
+        ('s3', 'coco'),
+        ('http', 'tar'),
+        ('http', 'jsonl'),
+        ('gs', 'tar'),
+    ],
+)
+def test_a_failing_store_gives_what_the_disk_gives(store, tmp_path, monkeypatch, scheme, name):
     # Many threads ask at once, so that on a busy machine an answer may take as long as a stall.
     limits = dataclasses.replace(remote.LIMITS, tries=10, stall_seconds=0.5)
     monkeypatch.setattr(remote, 'LIMITS', limits)
