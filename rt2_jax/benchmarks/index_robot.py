@@ -49,6 +49,10 @@ class Robots:
         """How many steps are indexed."""
         return source.index.steps
 
+    def arrays(self, source: rlds.StepSource) -> list[np.ndarray]:
+        """What looking up an example reads, but for the data."""
+        return list(source.index.arrays.values())
+
     def row(self, source: rlds.StepSource, i: int) -> Any:
         """What the index says of an example, without its picture."""
         return source.instruction(i), source.action(i)

@@ -79,6 +79,10 @@ class Web:
         """How many records are indexed."""
         return len(source.table)
 
+    def arrays(self, source: WebSet) -> list[np.ndarray]:
+        """What looking up an example reads, but for the data."""
+        return [*source.table.arrays.values(), source.selection.rows]
+
     def row(self, source: WebSet, i: int) -> Any:
         """What the index says of an example, without its picture."""
         row = source.row(i)
