@@ -7,7 +7,8 @@ Arguments: a mixture of rt2_jax.data.mixtures. One set's weight: --config.data.r
 
 From the paper: about as much web data as robot data. The model is RT-2-PaLI-X-5B's.
 
-Left out, with a line that says so: sets without an embodiment card, and those of other actions.
+Left out, with a line that says so: sets without an embodiment card. Each robot has the actions of its
+card, most of them an arm's eight numbers, Language-Table's X and Y.
 
 Chosen here: Octo's weights and augmentation; 1 % of each set's episodes is held out, and their loss
 measured every 2,000 steps.
@@ -22,8 +23,6 @@ import ml_collections
 from rt2_jax.data import augmentation, embodiments, mixtures
 
 DATA = 'data'
-# Sets with a card whose actions are of another kind than those of the others.
-OTHER_ACTIONS = ('language_table',)
 
 
 def get_config(arg: str = 'bridge_rt1') -> ml_collections.ConfigDict:
@@ -31,9 +30,9 @@ def get_config(arg: str = 'bridge_rt1') -> ml_collections.ConfigDict:
     base = runpy.run_path(str(pathlib.Path(__file__).parent / 'rt2_pali_x_5b.py'))
     config = base['get_config']().unlock()
     weights = mixtures.weights(arg)
-    left = [name for name in weights if name not in embodiments.CARDS or name in OTHER_ACTIONS]
+    left = [name for name in weights if name not in embodiments.CARDS]
     if left:
-        logging.warning('%s without %s', arg, ', '.join(left))
+        logging.warning('%s without %s: no embodiment cards', arg, ', '.join(left))
     config.data.robot = mixtures.robot_sets(arg, DATA, leave_out=left)
     for given in config.data.robot.values():
         given.holdout = 0.01

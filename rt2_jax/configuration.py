@@ -85,8 +85,8 @@ def defaults() -> ml_collections.ConfigDict:
                     shares=(),
                 ),
             ),
-            # Loss on what is never trained on: the `holdout` of data.robot.NAME (a share or number of
-            # its episodes), and sets of its own, as those of data.robot and data.web.
+            # Loss on what is never trained on: the `holdout` of data.robot.NAME and data.web.NAME (a
+            # share or number of its episodes or records), and sets of its own, as those of data.
             validation=dict(every=0, batches=8, robot=dict(), web=dict()),
             optimizer=dict(
                 name='adamw',

@@ -21,8 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rt2_jax import configuration
-from rt2_jax.data import pipeline, tfrecord
-from rt2_jax.data.robot import rlds_index, splits
+from rt2_jax.data import errors, holdouts, pipeline, tfrecord
 from rt2_jax.parallel import distributed, mesh as mesh_lib, topology
 from rt2_jax.text.actions import ActionSpace
 from rt2_jax.text.tokenizer import Tokenizer
@@ -51,9 +50,9 @@ _MENDABLE = (
     LossNotFinite,
     checkpoint.CheckpointError,
     pipeline.StateMismatch,
-    rlds_index.DataSetError,
-    rlds_index.IndexMismatch,
-    splits.Leakage,
+    errors.DataSetError,
+    errors.IndexMismatch,
+    holdouts.Leakage,
     tfrecord.CorruptRecord,
 )
 
@@ -64,8 +63,8 @@ def train(config: Any, workdir: epath.Path) -> None:
     Raises:
         checkpoint.CheckpointError: the directory holds a run of another config, or a damaged one.
         pipeline.StateMismatch: the data are not those that the run began with.
-        rlds_index.DataSetError, rlds_index.IndexMismatch: a data set cannot be read as it is.
-        splits.Leakage: an episode is held out and trained on.
+        errors.DataSetError, errors.IndexMismatch: a data set cannot be read as it is.
+        holdouts.Leakage: an episode or a record is held out and trained on.
         tfrecord.CorruptRecord: a damaged record, unless config.data.on_corrupt is 'skip'.
         LossNotFinite: the loss or its gradient is not a number any more.
         ValueError: something in the config that cannot be.

@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 
 from rt2_jax import train
+from rt2_jax.data import images
 from rt2_jax.data.robot import rlds
 from rt2_jax.parallel.sharding import named_leaves
 from rt2_jax.training import checkpoint, loading, metrics
@@ -210,12 +211,24 @@ def test_realised_shares_and_epochs_are_logged(trained):
     assert rows[-1]['mixture/tabletop/epochs'] <= seen / (len(steps) / 2)
 
 
-def test_the_loss_on_held_out_episodes_changes_nothing_else(episodes, cache, tmp_path):
+def write_pairs(folder):
+    """Pictures of one colour each, and what is said of them."""
+    folder.mkdir()
+    for number in range(12):
+        picture = images.encode_jpeg(np.full([16, 16, 3], 20 * number, np.uint8))
+        (folder / f'{number}.jpg').write_bytes(picture)
+    lines = [json.dumps({'image': f'{n}.jpg', 'caption': f'shade {n}'}) for n in range(12)]
+    (folder / 'all.jsonl').write_text('\n'.join(lines))
+    return dict(kind='jsonl', directory=str(folder), tasks=dict(caption=1.0), weight=1.0)
+
+
+def test_the_loss_on_what_is_held_out_changes_nothing_else(episodes, cache, tmp_path):
     changes = {
         'total_steps': 7,
         'data.robot.tabletop.holdout': 2,
+        'data.web': {'pairs': write_pairs(tmp_path / 'pairs') | dict(holdout=4)},
         'data.augment.scale': (0.9, 0.9),
-        'validation.batches': 2,
+        'validation.batches': 3,
         'validation.web': {'other': dict(weight=1.0, seed=9, kinds=dict())},
         'compile_cache': str(cache),
     }
@@ -228,9 +241,10 @@ def test_the_loss_on_held_out_episodes_changes_nothing_else(episodes, cache, tmp
     held_out = [{k: v for k, v in row.items() if 'validation' in k} for row in curves[1]]
     assert [row['step'] for row in curves[1] if any(held_out)] == [2, 3, 4, 6, 7]
     assert [bool(row) for row in held_out] == [True, False, True, True, True]
-    for name in ('loss', 'source/tabletop/loss', 'source/other/accuracy', 'action/tabletop/dx_m'):
+    names = ('tabletop/loss', 'other/accuracy', 'pairs/loss')
+    for name in ('loss', 'action/tabletop/dx_m', *(f'source/{name}' for name in names)):
         assert f'validation/{name}' in held_out[-1]
-    assert held_out[-1]['validation/source/tabletop/examples'] == 4
+    assert 3 <= held_out[-1]['validation/source/tabletop/examples'] <= 5  # a third of 12
     trained = [{k: v for k, v in row.items() if 'validation' not in k} for row in curves[1]]
     assert [row for row in trained if 'loss' in row] == curves[0]
 

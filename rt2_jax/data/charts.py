@@ -8,9 +8,10 @@ import dataclasses
 import cv2
 import numpy as np
 
-INK, GREY, BLUE, PAPER = (30, 30, 30), (130, 130, 130), (60, 110, 180), (255, 255, 255)
-_FONT = cv2.FONT_HERSHEY_SIMPLEX
-_UNICODE = int(cv2.__version__.partition('.')[0]) >= 5
+from rt2_jax.data import lettering
+
+GREY, BLUE, PAPER = (130, 130, 130), (60, 110, 180), (255, 255, 255)
+_SMALL, _PLAIN, _TITLE = 13, 15, 19  # sizes of letters, pixels
 _MARGIN = 24
 
 
@@ -49,32 +50,12 @@ def blank(height: int, width: int) -> np.ndarray:
     return np.full([height, width, 3], PAPER, np.uint8)
 
 
-def text(canvas: np.ndarray, words: str, x: int, y: int, size=0.45, colour=INK) -> None:
-    """Writes `words` with their baseline's left end at (x, y)."""
-    # OpenCV 4 has letters of ASCII alone.
-    words = words if _UNICODE else words.encode('ascii', 'replace').decode()
-    cv2.putText(canvas, words, (x, y), _FONT, size, colour, 1, cv2.LINE_AA)
-
-
-def text_width(words: str, size=0.45) -> int:
-    return cv2.getTextSize(words, _FONT, size, 1)[0][0]
-
-
-def fitted(words: str, width: int, size=0.45) -> str:
-    """`words`, cut off with dots where they are wider than `width` pixels."""
-    if text_width(words, size) <= width:
-        return words
-    while words and text_width(words + '...', size) > width:
-        words = words[:-1]
-    return words + '...'
-
-
 def histograms(title: str, rows: Sequence[Sequence[Bars]], width=560, height=70) -> np.ndarray:
     """Histograms in rows and columns. A bar's height is the square root of its share."""
     columns = max(len(row) for row in rows)
     pitch = height + 58
     canvas = blank(56 + pitch * len(rows) + _MARGIN, columns * (width + _MARGIN) + _MARGIN)
-    text(canvas, title, _MARGIN, 34, 0.6)
+    lettering.write(canvas, title, _MARGIN, 34, size=_TITLE)
     for r, row in enumerate(rows):
         for c, bars in enumerate(row):
             _draw_bars(canvas, bars, _MARGIN + c * (width + _MARGIN), 56 + r * pitch, width, height)
@@ -82,7 +63,8 @@ def histograms(title: str, rows: Sequence[Sequence[Bars]], width=560, height=70)
 
 
 def _draw_bars(canvas, bars: Bars, x: int, y: int, width: int, height: int) -> None:
-    text(canvas, fitted(bars.title, width), x, y + 16)
+    title = lettering.fitted(bars.title, width, size=_PLAIN)
+    lettering.write(canvas, title, x, y + 16, size=_PLAIN)
     base = y + 26 + height
     counts = np.asarray(bars.counts, np.float64)
     tallest = np.sqrt(counts / max(counts.max(), 1)) * height
@@ -93,8 +75,9 @@ def _draw_bars(canvas, bars: Bars, x: int, y: int, width: int, height: int) -> N
         top = base - max(int(round(size)), 2 if size else 0)
         canvas[top:base, left:right] = BLUE
     canvas[base : base + 1, x : x + width] = GREY
-    text(canvas, bars.left, x, base + 16, 0.4, GREY)
-    text(canvas, bars.right, x + width - text_width(bars.right, 0.4), base + 16, 0.4, GREY)
+    end = x + width - lettering.width(bars.right, size=_SMALL)
+    for words, left in ((bars.left, x), (bars.right, end)):
+        lettering.write(canvas, words, left, base + 16, size=_SMALL, colour=GREY)
 
 
 def contact_sheet(title: str, strips: Sequence[Strip], width=224) -> np.ndarray:
@@ -107,7 +90,8 @@ def contact_sheet(title: str, strips: Sequence[Strip], width=224) -> np.ndarray:
 
 def _titled(title: str, width: int) -> np.ndarray:
     canvas = blank(52, width)
-    text(canvas, fitted(title, width - 2 * _MARGIN, 0.6), _MARGIN, 34, 0.6)
+    words = lettering.fitted(title, width - 2 * _MARGIN, size=_TITLE)
+    lettering.write(canvas, words, _MARGIN, 34, size=_TITLE)
     return canvas
 
 
@@ -119,11 +103,13 @@ def _draw_strip(strip: Strip, full: int, width: int) -> np.ndarray:
         scaled.append(cv2.resize(picture, (width, height), interpolation=method))
     tallest = max(len(picture) for picture in scaled)
     canvas = blank(26 + tallest + 30, full)
-    text(canvas, fitted(strip.caption, full - 2 * _MARGIN, 0.5), _MARGIN, 18, 0.5)
+    caption = lettering.fitted(strip.caption, full - 2 * _MARGIN, size=_PLAIN)
+    lettering.write(canvas, caption, _MARGIN, 18, size=_PLAIN)
     for i, (picture, note) in enumerate(zip(scaled, strip.notes, strict=True)):
         x = _MARGIN + i * (width + 8)
         canvas[26 : 26 + len(picture), x : x + width] = picture
-        text(canvas, fitted(note, width, 0.38), x, 26 + tallest + 14, 0.38, GREY)
+        words = lettering.fitted(note, width, size=_SMALL)
+        lettering.write(canvas, words, x, 26 + tallest + 14, size=_SMALL, colour=GREY)
     return canvas
 
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 import dataclasses
+from typing import Any
 
 import cv2
 import numpy as np
 
+from rt2_jax.data import lettering
+
 WIDTH, HEIGHT = 288, 216  # of a picture's room, pixels
 MARGIN = 16
-SIZE, LEADING = 15, 20  # of the text
-BOLD = 600  # of answers
+LEADING = 20  # of the text
 LINES = 6  # of text below a picture at most
-PAPER, INK, FAINT, ROOM = (255, 255, 255), (24, 24, 24), (110, 110, 110), (240, 240, 240)
+PAPER, FAINT, ROOM = (255, 255, 255), (110, 110, 110), (240, 240, 240)
 # Told apart by most people, on light and dark pictures (Okabe and Ito's palette, RGB).
 COLOURS = ((213, 94, 0), (0, 114, 178), (0, 158, 115), (204, 121, 167), (230, 159, 0))
 
@@ -52,18 +54,20 @@ def _row(cells: Sequence[Cell], width: int) -> np.ndarray:
     for number, (cell, lines) in enumerate(zip(cells, texts, strict=True)):
         left = MARGIN + number * (WIDTH + MARGIN)
         _picture(strip, cell, left, MARGIN)
-        for line, (text, colour) in enumerate(lines, start=1):
-            _write(strip, text, left, MARGIN + HEIGHT + line * LEADING, colour)
+        for line, (text, style) in enumerate(lines, start=1):
+            lettering.write(strip, text, left, MARGIN + HEIGHT + line * LEADING, **style)
     return strip
 
 
-def _texts(cell: Cell) -> list[tuple[str, tuple[int, int, int]]]:
-    """What is written below a picture, with its colours."""
-    asked, answered = wrap(cell.asked)[:2], wrap(cell.answered)
+def _texts(cell: Cell) -> list[tuple[str, dict[str, Any]]]:
+    """What is written below a picture, and how."""
+    asked = lettering.wrapped(cell.asked, WIDTH)[:2]
+    answered = lettering.wrapped(cell.answered, WIDTH, weight=lettering.BOLD)
     room = LINES - 1 - len(asked)
     if len(answered) > room:
         answered = [*answered[: room - 1], f'{answered[room - 1]} ...']
-    return [(text, FAINT) for text in [cell.title, *asked]] + [(text, INK) for text in answered]
+    plain, bold = {'colour': FAINT}, {'weight': lettering.BOLD}
+    return [(text, plain) for text in [cell.title, *asked]] + [(text, bold) for text in answered]
 
 
 def _picture(strip: np.ndarray, cell: Cell, left: int, top: int) -> None:
@@ -84,42 +88,7 @@ def _box(sheet, box, name: str, colour, x: int, y: int, size: tuple[int, int]) -
     top, bottom = (y + round(float(v) * (size[1] - 2)) for v in (box[0], box[2]))
     left, right = (x + round(float(v) * (size[0] - 2)) for v in (box[1], box[3]))
     cv2.rectangle(sheet, (left, top), (right, bottom), colour, 2)
-    width = measure(name) + 6
+    width = lettering.width(name) + 6
     label = max(top, y), min(left, max(x, x + size[0] - width))
     cv2.rectangle(sheet, (label[1], label[0]), (label[1] + width, label[0] + 18), colour, -1)
-    _write(sheet, name, label[1] + 3, label[0] + 14, PAPER)
-
-
-def wrap(text: str, width: int = WIDTH) -> list[str]:
-    """Lines of at most `width` pixels, broken between words, or within one that is longer."""
-    lines = ['']
-    for word in text.split():
-        longer = f'{lines[-1]} {word}'.strip()
-        if measure(longer) <= width:
-            lines[-1] = longer
-            continue
-        if lines[-1]:
-            lines.append('')
-        for letter in word:
-            if lines[-1] and measure(lines[-1] + letter) > width:
-                lines.append('')
-            lines[-1] += letter
-    return lines
-
-
-def measure(text: str) -> int:
-    """Width of a line in pixels, were it an answer."""
-    if hasattr(cv2, 'FontFace'):
-        return cv2.getTextSize((1, 1), text, (0, 0), cv2.FontFace('sans'), SIZE, weight=BOLD)[2]
-    return cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, SIZE / 32, 1)[0][0]
-
-
-def _write(sheet, text: str, left: int, baseline: int, colour) -> None:
-    weight = BOLD if colour == INK else 400
-    if hasattr(cv2, 'FontFace'):
-        face = cv2.FontFace('sans')
-        cv2.putText(sheet, text, (left, baseline), colour, face, SIZE, weight=weight)
-        return
-    # OpenCV 4 draws ASCII alone; it shows a question mark for each byte of the rest.
-    where, font = (left, baseline), cv2.FONT_HERSHEY_SIMPLEX
-    cv2.putText(sheet, text, where, font, SIZE / 32, colour, 1, cv2.LINE_AA)
+    lettering.write(sheet, name, label[1] + 3, label[0] + 14, colour=PAPER)

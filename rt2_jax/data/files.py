@@ -112,6 +112,14 @@ def open_file(
     return LocalFile(given)
 
 
+def read(given: str) -> bytes:
+    """A file whole; a remote one by one request."""
+    if remote.is_remote(given):
+        return path(given).read_bytes()
+    with open(given, 'rb', buffering=0) as file:
+        return file.read()
+
+
 def stamps(paths: Iterable[Path]) -> list[dict[str, Any]]:
     """What changes when a file does: 'size', and 'mtime_ns' or, for a remote file, 'version'."""
     return _of_each(_stamp, paths)

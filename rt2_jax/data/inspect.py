@@ -18,8 +18,9 @@ from absl import app, flags, logging
 from etils import epath
 import numpy as np
 
-from rt2_jax.data import charts, embodiments, tfrecord
-from rt2_jax.data.robot import rlds, rlds_index, survey
+from rt2_jax.data import charts, embodiments, tfds_directory, tfrecord
+from rt2_jax.data.errors import DataSetError, IndexMismatch
+from rt2_jax.data.robot import rlds, survey
 from rt2_jax.nearest import nearest
 from rt2_jax.text.actions import ActionTokenizer
 from rt2_jax.text.tokenizer import Tokenizer
@@ -32,11 +33,11 @@ def card_of(directory: epath.PathLike, name: str | None) -> str:
     """The card's name: as given, or that of the data set.
 
     Raises:
-      rlds_index.DataSetError: without a name, for a data set that no card is named after.
+      DataSetError: without a name, for a data set that no card is named after.
     """
-    name = name or rlds_index.dataset_name(directory)
+    name = name or tfds_directory.dataset_name(directory)
     if name not in embodiments.CARDS:
-        raise rlds_index.DataSetError(
+        raise DataSetError(
             f'there is no card {name!r} for {directory}; name one by --card'
             f'{nearest(name, embodiments.CARDS)}'
         )
@@ -243,7 +244,7 @@ def main(argv: list[str]) -> None:
             location=FLAGS.location,
             on_corrupt=FLAGS.on_corrupt,
         )
-    except (rlds_index.DataSetError, rlds_index.IndexMismatch, tfrecord.CorruptRecord) as error:
+    except (DataSetError, IndexMismatch, tfrecord.CorruptRecord) as error:
         sys.exit(f'inspect: {error}')
     print(as_text(report))
     print(f'\n{FLAGS.output}: report.json, actions.png, lengths.png, frames.png')

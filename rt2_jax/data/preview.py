@@ -17,7 +17,6 @@ import numpy as np
 
 from rt2_jax import configuration
 from rt2_jax.data import augmentation, charts, images, pipeline, sources as sources_lib
-from rt2_jax.data.robot import splits
 from rt2_jax.data.mixture import ShareMap
 from rt2_jax.data.robot.rlds import StepSource
 from rt2_jax.data.schedules import Schedule
@@ -66,7 +65,7 @@ def held_out(config: Any, opened: Mapping[str, Any]) -> list[str]:
     """Lines for people about what is never trained on.
 
     Raises:
-      splits.Leakage: some of it is trained on.
+      holdouts.Leakage: some of it is trained on.
     """
     robot, others = sources_lib.open_validation(config, opened)
     lines = []
@@ -96,10 +95,9 @@ def main(argv: list[str]) -> None:
         plan = pipeline.make_plan(robot, others, schedule, config.total_steps, config.batch_size)
         opened = {name: source for name, (source, _) in {**robot, **others}.items()}
         lines = table(list(opened), [*map(len, opened.values())], plan, config.total_steps)
-        own = config.validation
-        if own.robot or own.web or any(r.get('holdout', 0) for r in config.data.robot.values()):
+        if sources_lib.holds_out(config):
             lines += ['', *held_out(config, opened)]
-    except (ValueError, splits.Leakage) as error:
+    except ValueError as error:
         sys.exit(f'preview: {error}')
     print('\n'.join(lines))
     if FLAGS.frames:

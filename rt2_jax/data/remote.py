@@ -12,9 +12,7 @@ GOOGLE_SKIP_SIGNATURE=true or AWS_SKIP_SIGNATURE=true.
 from __future__ import annotations
 
 import bisect
-from collections import deque
 from collections.abc import Callable, Sequence
-import concurrent.futures
 import dataclasses
 import datetime
 import functools
@@ -23,6 +21,9 @@ import threading
 import time
 from typing import Any, TypeVar
 import urllib.parse
+
+from rt2_jax.data.errors import DataSetError
+from rt2_jax.data.read_ahead import ReadAhead
 
 SCHEMES = ('gs', 's3', 'http', 'https')
 
@@ -87,11 +88,12 @@ class RemotePath:
     url: str
 
     def __post_init__(self):
-        if urllib.parse.urlsplit(self.url).query:
+        if self.url.startswith('http') and urllib.parse.urlsplit(self.url).query:
             raise ValueError(f"{self.url}: a data set's address can't have a query (?...)")
 
     def __truediv__(self, name: str) -> RemotePath:
-        return RemotePath(f'{self.url.rstrip("/")}/{name}')
+        quoted = urllib.parse.quote(name) if self.url.startswith('http') else name
+        return RemotePath(f'{self.url.rstrip("/")}/{quoted}')
 
     def __fspath__(self) -> str:
         return self.url
@@ -111,9 +113,32 @@ class RemotePath:
             return False
         return True
 
+    def read_bytes(self) -> bytes:
+        """The object whole, by one request; raises as RemoteFile.read."""
+        store, key = _place(self.url)
+        return _ask(self.url, '', lambda: bytes(store.get(key).bytes()))
+
     def read_text(self) -> str:
-        opened = RemoteFile(self)
-        return opened.read(0, opened.size).decode()
+        return self.read_bytes().decode()
+
+    def names(self) -> tuple[list[str], list[str]]:
+        """Names of the folders and of the objects in a folder.
+
+        Raises:
+          DataSetError: web servers don't list what they hold.
+        """
+        if self.url.startswith('http'):
+            raise DataSetError(
+                f"{self.url}: a web server doesn't say which files it has; name them, as "
+                '{000..127} in the pattern of the files'
+            )
+        store, key = _place(self.url.rstrip('/') + '/')
+        found = _ask(self.url, '', lambda: store.list_with_delimiter(key))
+        folders = [folder.rstrip('/') for folder in found['common_prefixes']]
+        objects = [one['path'] for one in found['objects']]
+        return [name.rpartition('/')[2] for name in folders], [
+            name.rpartition('/')[2] for name in objects
+        ]
 
 
 def is_remote(path: Any) -> bool:
@@ -191,7 +216,7 @@ class RemoteFile:
 
     def reader(self, *, ahead: bool = True) -> io.BufferedReader:
         """The file from its start, in order; with `ahead`, the next ranges are on their way."""
-        raw = _Reader(self, AHEAD if ahead else 0)
+        raw = ReadAhead(self, AHEAD if ahead else 0, AHEAD_BYTES)
         return io.BufferedReader(raw, READ_BYTES if ahead else FRAMING_BYTES)
 
     def _get(self, start: int, end: int) -> bytes:
@@ -204,71 +229,6 @@ class RemoteFile:
                 'Index the data again once nobody writes them.'
             )
         return bytes(result.bytes())
-
-
-class _Reader(io.RawIOBase):
-    """A RemoteFile from the current position on, with the next ranges asked for beforehand."""
-
-    def __init__(self, file: RemoteFile, ahead: int):
-        self._file, self._ahead, self._position = file, ahead, 0
-        self._pool = concurrent.futures.ThreadPoolExecutor(ahead) if ahead else None
-        self._ranges: deque[concurrent.futures.Future[bytes]] = deque()
-        self._left = memoryview(b'')
-        self._asked = 0
-        self._error: Exception | None = None
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._file.size}[whence]
-        if base + offset != self._position:
-            self._forget()
-            self._position = self._asked = base + offset
-        return self._position
-
-    def readinto(self, buffer) -> int:
-        if self._error:
-            raise self._error
-        if not self._left:
-            try:
-                self._left = memoryview(self._next(len(buffer)))
-            except Exception as error:
-                # What io buffers is lost with an error; going on behind it would leave a gap.
-                self._error = error
-                raise
-        count = min(len(buffer), len(self._left))
-        buffer[:count] = self._left[:count]
-        self._left = self._left[count:]
-        self._position += count
-        return count
-
-    def close(self) -> None:
-        if not self.closed:
-            self._forget()
-            if self._pool:
-                self._pool.shutdown(wait=False, cancel_futures=True)
-        super().close()
-
-    def _next(self, wanted: int) -> bytes:
-        if not self._pool:
-            return self._file.read(self._position, wanted)
-        while len(self._ranges) < self._ahead and self._asked < self._file.size:
-            self._ranges.append(self._pool.submit(self._file.read, self._asked, AHEAD_BYTES))
-            self._asked += AHEAD_BYTES
-        return self._ranges.popleft().result() if self._ranges else b''
-
-    def _forget(self) -> None:
-        for waiting in self._ranges:
-            waiting.cancel()
-        self._ranges.clear()
-        self._left, self._error = memoryview(b''), None
 
 
 def _stamp(meta: Any) -> dict[str, Any]:
@@ -307,11 +267,11 @@ def _ask(url: str, what: str, request: Callable[[], Result]) -> Result:
 
 def _place(url: str) -> tuple[Any, str]:
     """The store that an address belongs to, and the object's name in it."""
-    parts = urllib.parse.urlsplit(url)
-    key = parts.path.lstrip('/')
-    if parts.scheme in ('http', 'https'):
-        key = urllib.parse.unquote(key)
-    return _store(f'{parts.scheme}://{parts.netloc}', LIMITS), key
+    scheme, _, rest = url.partition('://')
+    root, _, key = rest.partition('/')
+    # Of names in buckets every character counts.
+    key = urllib.parse.unquote(key) if scheme in ('http', 'https') else key
+    return _store(f'{scheme}://{root}', LIMITS), key
 
 
 @functools.cache

@@ -5,7 +5,7 @@ from typing import Any
 
 from rt2_jax.data.robot import sources as robot_sources, splits
 from rt2_jax.data.schedules import Schedule
-from rt2_jax.data.web import small_web, sources as web_sources
+from rt2_jax.data.web import small_web, sources as web_sources, splits as web_splits
 from rt2_jax.nearest import check
 
 WEIGHTS_PER = ('source', 'step')
@@ -15,8 +15,8 @@ WEB_KINDS = ('small', *web_sources.KINDS)
 def open_sources(data: Any) -> tuple[dict, dict]:
     """Opens the sources of `config.data`.
 
-    Of a robot set the episodes in `holdout` are left out. Weights are numbers or schedules; those of
-    robot sets count for the set, or for each of its steps where `weights_per` is 'step'.
+    What a set holds out is left out. Weights are numbers or schedules; those of robot sets count for
+    the set, or for each of its steps where `weights_per` is 'step'.
 
     Args:
       data: the config's `data` part (see configs/tabletop.py and `robot_sources.open_robot`).
@@ -35,8 +35,15 @@ def open_sources(data: Any) -> tuple[dict, dict]:
     return robot, others
 
 
+def holds_out(config: Any) -> bool:
+    """Whether a config has anything to validate on."""
+    sets = [*config.data.robot.values(), *config.data.web.values()]
+    own = config.validation
+    return bool(own.robot or own.web or any(given.get('holdout', 0) for given in sets))
+
+
 def open_validation(config: Any, trained: Mapping[str, Any]) -> tuple[dict, dict]:
-    """Opens what is never trained on: the held-out episodes, and the sets of `config.validation`.
+    """Opens what is never trained on: what sets hold out, and the sets of `config.validation`.
 
     Args:
       config: a run's config.
@@ -46,40 +53,53 @@ def open_validation(config: Any, trained: Mapping[str, Any]) -> tuple[dict, dict
       As `open_sources`; every source weighs the same.
 
     Raises:
-      splits.Leakage: an episode is trained on as well.
+      holdouts.Leakage: an episode or a record is trained on as well.
       ValueError: there is nothing, or two sources of one name.
     """
     robot, others = {}, {}
     data, own = config.data, config.validation
-    held_out = {name: given for name, given in data.robot.items() if given.get('holdout', 0)}
-    if both := sorted(set(held_out) & set(own.robot)):
-        raise ValueError(f'{both} are held out and in config.validation.robot; rename the latter')
-    for part, sets in (('validation', held_out), ('train', own.robot)):
-        for name, given in sets.items():
-            acting, asking = robot_sources.open_robot(name, given, data, part)
-            robot |= acting
-            others |= asking
-    for name, given in own.web.items():
-        others[name] = _web_set(name, given, data)
-    if not robot and not others:
+    if not holds_out(config):
         raise ValueError(
             'config.validation.every is set, but nothing is held out: set '
-            'config.data.robot.NAME.holdout, or config.validation.robot or .web'
+            'config.data.robot.NAME.holdout or config.data.web.NAME.holdout, or '
+            'config.validation.robot or .web'
         )
+    for name, given, part in _held_out(data.robot, own.robot, 'robot'):
+        acting, asking = robot_sources.open_robot(name, given, data, part)
+        robot |= acting
+        others |= asking
+    for name, given, part in _held_out(data.web, own.web, 'web'):
+        others[name] = _web_set(name, given, data, part)
     sources = {name: source for name, (source, _) in {**robot, **others}.items()}
     splits.check_apart(trained, sources)
+    web_splits.check_apart(trained, sources)
     return tuple({name: (made[0], 1.0) for name, made in side.items()} for side in (robot, others))
 
 
-def _web_set(name: str, given: Any, data: Any) -> tuple[Any, Schedule]:
+def _held_out(sets: Any, own: Any, side: str) -> list[tuple[str, Any, str]]:
+    """Name, fields and part of each set that is validated on."""
+    held = [name for name, given in sets.items() if given.get('holdout', 0)]
+    if both := sorted(set(held) & set(own)):
+        raise ValueError(f'{both} are held out and in config.validation.{side}; rename the latter')
+    parts = [(name, sets[name], 'validation') for name in held]
+    return parts + [(name, given, 'train') for name, given in own.items()]
+
+
+def _web_set(name: str, given: Any, data: Any, part: str = 'train') -> tuple[Any, Schedule]:
     """A web set of the `kind` that is given, by default the small web, and its weight."""
     given = dict(given)
     weight = Schedule.from_config(given.pop('weight'))
     kind = check(f'config.data.web.{name}.kind', given.pop('kind', 'small'), WEB_KINDS)
     if kind == 'small':
+        if given.pop('holdout', 0):
+            raise ValueError(
+                f'config.data.web.{name}.holdout: the small web is made up as it is read, so none of '
+                'it can be held out; validate on one of another seed, in config.validation.web'
+            )
         kinds = dict(given.pop('kinds'))
         kinds = {'kinds': kinds} if kinds else {}
         return small_web.SmallWeb(name=name, size=data.image_size, **kinds, **given), weight
-    for part in ('tasks', 'fields', 'languages'):
-        given[part] = dict(given.get(part) or {})
-    return web_sources.open_source(kind, name=name, on_corrupt=data.on_corrupt, **given), weight
+    for field in ('tasks', 'fields', 'languages'):
+        given[field] = dict(given.get(field) or {})
+    given |= {'name': name, 'part': part, 'on_corrupt': data.on_corrupt}
+    return web_sources.open_source(kind, **given), weight

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-import functools
 import math
 from typing import Any
-import unicodedata
 
 import cv2
 import imageio.v2 as imageio
 import numpy as np
 
+from rt2_jax.data import lettering
 from rt2_jax.evaluation.closed_loop import Rollout
 
 BAR = 30  # height of a line of text, pixels
@@ -92,14 +91,4 @@ def _caption(frame: np.ndarray, above: str, below: str, colour: tuple[int, int, 
 def _write(picture: np.ndarray, text: str, baseline: int, colour: tuple[int, int, int]) -> None:
     """A line of text in the largest size, up to 18 pixels, in which it fits."""
     size = int(min(18, max(8, 1.9 * (picture.shape[1] - 16) / max(1, len(text)))))
-    if hasattr(cv2, 'FontFace'):
-        cv2.putText(picture, text, (8, baseline), colour, _typeface(), size)
-        return
-    # OpenCV before 5 draws ASCII alone: accents go, letters stay.
-    plain = unicodedata.normalize('NFKD', text).encode('ascii', 'ignore').decode()
-    cv2.putText(picture, plain, (8, baseline), cv2.FONT_HERSHEY_SIMPLEX, size / 32, colour)
-
-
-@functools.cache
-def _typeface() -> Any:
-    return cv2.FontFace('sans')
+    lettering.write(picture, text, 8, baseline, size=size, colour=colour)

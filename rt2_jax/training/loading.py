@@ -28,7 +28,7 @@ from rt2_jax.nearest import nearest
 from rt2_jax.parallel.sharding import named_leaves
 from rt2_jax.pretrained import tensors
 from rt2_jax.text.actions import ActionSpace
-from rt2_jax.text.tokenizer import Tokenizer
+from rt2_jax.text.tokenizer import INTEGERS, Tokenizer
 from rt2_jax.training import acting, adapters, state as state_lib
 from rt2_jax.training.checkpoint import (
     CheckpointError,
@@ -41,6 +41,7 @@ from rt2_jax.training.checkpoint import (
 PACKAGE = 'package:'
 PACKED = 'params.npz'  # of a packed directory
 PARAMS, MODEL = 'params', 'model.json'  # of a converted directory
+WORDS = {'embedding', 'head'}  # parts of a model by token
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -280,12 +281,14 @@ def initial_params(init_from: str, parts: Sequence[str], tokenizer: Tokenizer) -
 
     Raises:
         CheckpointError: as `load_for_inference`, a part that no directory has or several have, or one
-            that was trained with another vocabulary.
+            that was trained with another vocabulary, or converted with other tokens for integers.
     """
     found: dict[str, Any] = {}
     for directory in init_from.split(','):
         params = _parts_of(directory, tokenizer)
         params = {part: x for part, x in params.items() if not parts or part in parts}
+        if WORDS & set(params):
+            _check_integers(directory, tokenizer)
         if twice := set(found) & set(params):
             raise CheckpointError(
                 f'config.init_from: {directory} has {", ".join(sorted(twice))}, which another has '
@@ -307,6 +310,21 @@ def _parts_of(directory: str, tokenizer: Tokenizer) -> dict[str, Any]:
         named = {tuple(n.split('/')): t for n, t in tensors.open_tensors(directory).items()}
         return flax.traverse_util.unflatten_dict(named)
     return _trained_parts(directory, tokenizer)
+
+
+def _check_integers(directory: str, tokenizer: Tokenizer) -> None:
+    """Raises CheckpointError where a converted directory has other tokens for integers than the run."""
+    path = epath.Path(directory) / MODEL
+    told = json.loads(path.read_text()).get('integers') if path.exists() else None
+    if not told:  # a run's, or without a vocabulary of its own
+        return
+    ours = set(tokenizer.integer_ids.tolist())
+    if not ours.issuperset(told['ids']) or (told['way'] == 'append' and len(ours) < INTEGERS):
+        raise CheckpointError(
+            f'config.init_from={directory} has tokens for integers by {told["way"]!r} ({path}), and '
+            "they are others than those of this run's tokenizer; set config.tokenizer to "
+            f'{path.parent / "tokenizer.model"}, or convert again'
+        )
 
 
 def _trained_parts(directory: str, tokenizer: Tokenizer) -> dict[str, Any]:

@@ -24,7 +24,7 @@ class Validation:
         trained: the sources that are trained on, by name.
 
     Raises:
-        splits.Leakage: a held-out episode is trained on as well.
+        holdouts.Leakage: a held-out episode or record is trained on as well.
         ValueError: nothing is held out.
     """
 

@@ -58,12 +58,14 @@ def test_growth_leaves_the_warm_up_out():
     assert data.growth(warm_up + steady + [100] * 10)['growth'] == 0
 
 
-def test_the_index_of_linked_shards(tmp_path):
-    directory, steps = tmp_path / 'set', 2 * index.EPISODES * index.STEPS
-    index.write(directory, steps)
-    shards = list(directory.glob('*tfrecord*'))
-    assert len(shards) == 2 and len({shard.stat().st_ino for shard in shards}) == 1
-    built = index.build(os.fspath(directory), os.fspath(tmp_path / 'index'))
-    assert built['steps'] == steps and 40 < built['index_bytes_a_step'] < 80
-    used = index.use(os.fspath(directory), os.fspath(tmp_path / 'index'), 100)
+@pytest.mark.parametrize('kind', index.KINDS)
+def test_the_index_of_linked_shards(tmp_path, kind):
+    dataset, location = index.made(kind, tmp_path / 'set'), os.fspath(tmp_path / 'index')
+    dataset.write(2 * dataset.shard)
+    shards = dataset.files()
+    assert len(shards) == 2 and len({os.stat(shard).st_ino for shard in shards}) == 1
+    built = index.build(dataset, location)
+    assert built['examples'] == 2 * dataset.shard and 40 < built['index_bytes_an_example'] < 200
+    assert index.open_first(dataset, location)['first_open_seconds'] > 0
+    used = index.use(dataset, location, 100)
     assert 0 < used['row_microseconds'] < used['example_microseconds'] < 5000

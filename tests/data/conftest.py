@@ -3,11 +3,15 @@
 import numpy as np
 import pytest
 
+from rt2_jax.data import remote
 from rt2_jax.data.robot import rlds_writer
 from rt2_jax.envs.tabletop import schema
 
 SIZE = 64
 SHARDS = 3
+LIMITS = remote.Limits(
+    tries=4, seconds=20, request_seconds=5, stall_seconds=0.2, first_pause=0.01, longest_pause=0.05
+)
 
 
 def make_episode(number: int) -> dict:
@@ -105,3 +109,24 @@ def write(tmp_path):
 
     write.episode = make_episode
     return write
+
+
+@pytest.fixture
+def store(tmp_path, monkeypatch):
+    """An ObjectServer of an empty folder, to which gs:// and s3:// lead too."""
+    import object_server  # other rooms' tests load this file from elsewhere
+
+    with object_server.serve(tmp_path / 'served') as server:
+        for name, value in {
+            'GOOGLE_BASE_URL': server.url,
+            'GOOGLE_SKIP_SIGNATURE': 'true',
+            'AWS_ENDPOINT_URL': server.url,
+            'AWS_SKIP_SIGNATURE': 'true',
+            'AWS_REGION': 'nowhere',
+            'XDG_CACHE_HOME': str(tmp_path / 'cache'),
+        }.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setattr(remote, 'LIMITS', LIMITS)
+        remote._store.cache_clear()
+        yield server
+        remote._store.cache_clear()

@@ -1,7 +1,7 @@
 """A store of objects on this machine that fails on purpose.
 
 It speaks what gs:// (the XML interface), s3:// (path style) and http:// have in common for reading:
-GET and HEAD with Range, If-Match and ETag.
+GET and HEAD with Range, If-Match and ETag; and the lists of folders that gs:// and s3:// have.
 """
 
 from collections.abc import Callable
@@ -14,6 +14,7 @@ import socket
 import threading
 import time
 import urllib.parse
+import xml.sax.saxutils
 
 FAULTS = ('drop', '503', '429', 'truncate', 'stall')
 STALL_SECONDS = 1.0
@@ -73,11 +74,14 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             number = server.requests
             server.requests += 1
         time.sleep(server.latency)
-        fault, name = server.fault(number), urllib.parse.unquote(self.path).lstrip('/')
+        path, _, query = self.path.partition('?')
+        fault, name = server.fault(number), urllib.parse.unquote(path).lstrip('/')
         if fault == 'drop':
             self.hang_up()
         elif fault in ('403', '429', '503'):
             self.answer(int(fault))
+        elif 'list-type=2' in query:
+            self.send_list(name, urllib.parse.parse_qs(query)['prefix'][0])
         elif not (server.root / name).is_file():
             self.answer(404)
         else:
@@ -111,6 +115,29 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.wfile.write(body)
         self.wfile.flush()
         self.server.served.append((self.command, name, start, end))
+
+    def send_list(self, bucket: str, prefix: str):
+        """What is in a folder of a bucket, as ListObjectsV2 says it."""
+        lines = []
+        for path in sorted((self.server.root / bucket / prefix).glob('*')):
+            key = xml.sax.saxutils.escape(prefix + path.name)
+            if path.is_dir():
+                lines.append(f'<CommonPrefixes><Prefix>{key}/</Prefix></CommonPrefixes>')
+                continue
+            lines.append(
+                f'<Contents><Key>{key}</Key><Size>{path.stat().st_size}</Size><ETag>"x"</ETag>'
+                '<LastModified>2026-11-22T00:00:00.000Z</LastModified></Contents>'
+            )
+        body = (
+            f'<ListBucketResult><Name>{bucket}</Name><Prefix>{prefix}</Prefix>{"".join(lines)}'
+            '<IsTruncated>false</IsTruncated></ListBucketResult>'
+        ).encode()
+        self.send_response(200)
+        self.send_header('Content-Length', str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+        self.wfile.flush()
+        self.server.served.append(('LIST', f'{bucket}/{prefix}', 0, len(body)))
 
     def answer(self, status: int):
         self.send_response(status)

@@ -14,8 +14,8 @@ import open_x
 import pytest
 
 from rt2_jax.data import sources
-from rt2_jax.data.robot import rlds
 from rt2_jax.data.history import History
+from rt2_jax.data.robot import rlds
 from rt2_jax.policy import Policy
 from rt2_jax.training import metrics
 

@@ -1,8 +1,13 @@
 """Named mixtures: every set has a card, or is named as lacking one."""
 
+import pathlib
+import runpy
+
 import pytest
 
 from rt2_jax.data import embodiments, mixtures
+
+ROOT = pathlib.Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize('name', mixtures.WEIGHTS)
@@ -17,6 +22,16 @@ def test_sets_of_a_mixture(name):
         s: weight for s, weight in weights.items() if s not in lacking
     }
     assert all(given['directory'].startswith(f'data/{s}/') for s, given in sets.items())
+
+
+@pytest.mark.parametrize('name', mixtures.WEIGHTS)
+def test_the_config_of_a_mixture_has_every_set_with_a_card(name):
+    config = runpy.run_path(ROOT / 'configs/rt2_x.py')['get_config'](name)
+    assert set(config.data.robot) == set(mixtures.weights(name)) & set(embodiments.CARDS)
+    spaces = {
+        embodiments.CARDS[given.card].action_space.length for given in config.data.robot.values()
+    }
+    assert spaces == ({8, 2} if 'soup' in name else {8})
 
 
 def test_published_sizes():

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from rt2_jax.data import images
-from rt2_jax.data.robot import rlds
 from rt2_jax.data.augmentation import RECIPES, Augmentation
 from rt2_jax.data.example import Example
 from rt2_jax.data.pipeline import StateMismatch, make_iterator, rows_of_host
+from rt2_jax.data.robot import rlds
 from rt2_jax.data.schedules import Schedule
 from rt2_jax.text.actions import ActionTokenizer
 from rt2_jax.text.tokenizer import Tokenizer

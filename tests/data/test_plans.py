@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from rt2_jax.data.robot import plan_files, plans, rlds
 from rt2_jax.data.encoding import ExampleEncoder
+from rt2_jax.data.robot import plan_files, plans, rlds
 from rt2_jax.data.robot.paraphrases import Paraphrases
 from rt2_jax.decoding.grammar import Grammar
 from rt2_jax.text import prompts

@@ -12,42 +12,25 @@ import numpy as np
 import object_server
 import pytest
 
-from rt2_jax.data import embodiments, files, remote, tfrecord
-from rt2_jax.data.robot import rlds, rlds_index, rlds_writer
+from rt2_jax.data import embodiments, errors, files, remote, tfrecord
 from rt2_jax.data.mixture import Schedule
 from rt2_jax.data.pipeline import make_iterator
+from rt2_jax.data.robot import rlds, rlds_index, rlds_writer
 from rt2_jax.text.tokenizer import Tokenizer
 
 pytest.importorskip('obstore', reason="remote data need pip install 'rt2_jax[remote]'")
 
-LIMITS = remote.Limits(
-    tries=4, seconds=20, request_seconds=5, stall_seconds=0.2, first_pause=0.01, longest_pause=0.05
-)
+LIMITS = conftest.LIMITS
 SHARD = rlds_writer.shard_name('tabletop', 'train', 1, conftest.SHARDS)
 
 
 @pytest.fixture
-def server(tmp_path, whole_dataset, monkeypatch):
-    """Serves a copy of the data set as bucket/tabletop; gs:// and s3:// lead to it too."""
+def server(store, whole_dataset):
+    """Serves a copy of the data set as bucket/tabletop."""
     shutil.copytree(
-        whole_dataset,
-        tmp_path / 'served/bucket/tabletop',
-        ignore=shutil.ignore_patterns('rt2_index'),
+        whole_dataset, store.root / 'bucket/tabletop', ignore=shutil.ignore_patterns('rt2_index')
     )
-    with object_server.serve(tmp_path / 'served') as server:
-        for name, value in {
-            'GOOGLE_BASE_URL': server.url,
-            'GOOGLE_SKIP_SIGNATURE': 'true',
-            'AWS_ENDPOINT_URL': server.url,
-            'AWS_SKIP_SIGNATURE': 'true',
-            'AWS_REGION': 'nowhere',
-            'XDG_CACHE_HOME': str(tmp_path / 'cache'),
-        }.items():
-            monkeypatch.setenv(name, value)
-        monkeypatch.setattr(remote, 'LIMITS', LIMITS)
-        remote._store.cache_clear()
-        yield server
-        remote._store.cache_clear()
+    return store
 
 
 @pytest.fixture
@@ -171,10 +154,10 @@ def test_shards_are_read_as_indexed(server, address):
     record = next(iter(tfrecord.scan(path)))
     data[12 + record.length] ^= 1
     path.write_bytes(data)
-    with pytest.raises(rlds_index.IndexMismatch, match='same sizes, other records'):
+    with pytest.raises(errors.IndexMismatch, match='same sizes, other records'):
         rlds.open_source(address, 'tabletop')
     (server.root / 'bucket/tabletop' / SHARD).unlink()
-    with pytest.raises(rlds_index.DataSetError, match=f'lacks 1 of 3.*{SHARD}'):
+    with pytest.raises(errors.DataSetError, match=f'lacks 1 of 3.*{SHARD}'):
         rlds.open_source(address, 'tabletop')
 
 
@@ -187,7 +170,7 @@ def test_a_lost_connection_is_no_corrupt_record(server, address):
 
 
 def test_missing_data_set(server):
-    with pytest.raises(rlds_index.DataSetError, match='no dataset_info.json'):
+    with pytest.raises(errors.DataSetError, match='no dataset_info.json'):
         rlds.open_source(f'{server.url}/bucket/nothing', 'tabletop')
     with pytest.raises(ValueError, match="can't have a query"):
         rlds.open_source(f'{server.url}/bucket/tabletop?token=1', 'tabletop')

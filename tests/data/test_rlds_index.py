@@ -12,7 +12,7 @@ import numpy as np
 import open_x
 import pytest
 
-from rt2_jax.data import embodiments, tfrecord
+from rt2_jax.data import embodiments, errors, tfrecord
 from rt2_jax.data.robot import action_statistics, index, rlds, rlds_index
 from rt2_jax.text.actions import MINIMUM_RANGE, ActionSpace
 
@@ -75,7 +75,7 @@ def test_no_room(dataset, reference):
 
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
-        with pytest.raises(OSError, match='2 of 3 shards are done and kept in .*train.building'):
+        with pytest.raises(OSError, match='2 of 3 parts are done and kept in .*train.building'):
             rlds_index.build(dataset, CARD, progress=fill)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -140,7 +140,7 @@ def test_100_flipped_bytes_are_named_or_harmless(small, when, tmp_path):
             # Once indexed, only pictures are read again.
             before = when == 'before indexing'
             assert name.endswith('.json') or not (before or (name, place) in pictures)
-        except (rlds_index.DataSetError, rlds_index.IndexMismatch, tfrecord.CorruptRecord) as error:
+        except (errors.DataSetError, errors.IndexMismatch, tfrecord.CorruptRecord) as error:
             assert str(damaged) in str(error), error
             detected += 1
         shutil.copyfile(directory / name, damaged / name)
@@ -165,7 +165,7 @@ def test_a_shard_vanishes_while_in_use(dataset, caplog):
         source[last]
     np.testing.assert_array_equal(lenient[last].frames, source[0].frames)
     assert lenient.skipped == 1 and 'has vanished' in caplog.text
-    with pytest.raises(rlds_index.DataSetError, match='lacks 1 of 3 shards'):
+    with pytest.raises(errors.DataSetError, match='lacks 1 of 3 shards'):
         rlds.open_source(dataset, CARD)
 
 
@@ -176,7 +176,7 @@ def test_a_damaged_index_is_found_by_verify(dataset):
     data = bytearray(path.read_bytes())
     data[1000] ^= 4
     path.write_bytes(data)
-    with pytest.raises(rlds_index.IndexMismatch, match='action.npy is damaged'):
+    with pytest.raises(errors.IndexMismatch, match='action.npy is damaged'):
         index.Index(dataset, CARD).verify()
 
 
@@ -222,7 +222,7 @@ def test_missing_instructions(tmp_path, caplog):
     assert {source.instruction(i) for i in range(len(source))} == {'pick apple', 'pick can'}
     assert source.index.about['unlabelled_steps'] == len(episodes[1]['steps'])
     assert '1 of 3 episodes have steps without an instruction' in caplog.text
-    with pytest.raises(rlds_index.DataSetError, match='first episode 1'):
+    with pytest.raises(errors.DataSetError, match='first episode 1'):
         rlds.open_source(directory, name, missing_instructions='raise')
 
 
@@ -246,5 +246,5 @@ def test_an_instruction_that_is_no_text(tmp_path):
     with pytest.raises(tfrecord.CorruptRecord, match="rgb' isn't UTF-8"):
         rlds.open_source(directory, card)
     card = dataclasses.replace(card, instruction='observation/effector_translation')
-    with pytest.raises(rlds_index.DataSetError, match='float32 .*neither text nor'):
+    with pytest.raises(errors.DataSetError, match='float32 .*neither text nor'):
         rlds.open_source(directory, card)

@@ -6,8 +6,8 @@ import ml_collections
 import numpy as np
 import pytest
 
-from rt2_jax.data import sources
-from rt2_jax.data.robot import rlds, rlds_index, splits
+from rt2_jax.data import errors, sources
+from rt2_jax.data.robot import rlds, splits
 
 
 def split(directory, holdout, **settings):
@@ -78,9 +78,9 @@ def test_another_take_of_one_layout_is_logged(write, caplog):
 
 def test_bad_holdouts(whole_dataset):
     for holdout in (-1, 1.5, 30, 31):
-        with pytest.raises(rlds_index.DataSetError, match='a number of its 30 episodes from 1 up'):
+        with pytest.raises(errors.DataSetError, match='a number of its 30 episodes from 1 up'):
             split(whole_dataset, holdout)
-    with pytest.raises(rlds_index.DataSetError, match='holds out none of the 30'):
+    with pytest.raises(errors.DataSetError, match='holds out none of the 30'):
         split(whole_dataset, 1e-9)
     with pytest.raises(ValueError, match="part 'trian'; did you mean 'train'"):
         rlds.open_source(whole_dataset, 'tabletop', part='trian')

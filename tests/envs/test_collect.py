@@ -9,8 +9,8 @@ import numpy as np
 import psutil
 import pytest
 
-from rt2_jax.data import images
-from rt2_jax.data.robot import rlds, rlds_index
+from rt2_jax.data import errors, images
+from rt2_jax.data.robot import rlds
 from rt2_jax.envs.tabletop import collect, detours as detours_lib, tasks
 
 SETTINGS = collect.Settings(episodes=6, image_size=64, noise=0.1)
@@ -67,7 +67,7 @@ def test_processes_and_interruption_change_nothing(collection, tmp_path):
     for name in names[:3]:
         (part / name).write_bytes((whole / name).read_bytes())
     (part / f'{names[3]}.incomplete-1').write_bytes(b'half a shard')
-    with pytest.raises(rlds_index.DataSetError, match='half-written.*run the same command again'):
+    with pytest.raises(errors.DataSetError, match='half-written.*run the same command again'):
         rlds.open_source(part, 'tabletop')
     collect.collect(part, SETTINGS, processes=1)
     assert shards(part) == shards(whole)

@@ -7,13 +7,11 @@ from typing import Any
 
 from absl import logging
 from etils import epath
-import google_crc32c
 import numpy as np
 
-from rt2_jax.data import embodiment, files
+from rt2_jax.data import arrays, embodiment, files, index_files, tfds_directory
+from rt2_jax.data.errors import IndexMismatch
 from rt2_jax.data.robot import rlds_index
-
-_VERIFY_ROWS = 1 << 18
 
 
 class Texts(Sequence):
@@ -48,7 +46,7 @@ class Index:
 
     Raises:
       FileNotFoundError: no index there.
-      rlds_index.IndexMismatch: the index isn't this data's, this card's, or this version's.
+      IndexMismatch: the index isn't this data's, this card's, or this version's.
     """
 
     def __init__(
@@ -61,10 +59,8 @@ class Index:
     ):
         self.directory = files.path(directory)
         self.card = card
-        self.location = (
-            epath.Path(location) if location else rlds_index.default_location(directory, split)
-        )
-        path = self.location / 'index.json'
+        self.location = index_files.place(location, directory, split)
+        path = self.location / index_files.ABOUT
         if not path.exists():
             raise FileNotFoundError(
                 f'no index at {self.location}; build it with rt2_jax.data.robot.rlds_index.build'
@@ -72,18 +68,13 @@ class Index:
         try:
             self.about: dict[str, Any] = json.loads(path.read_text())
         except ValueError as error:
-            raise rlds_index.IndexMismatch(
+            raise IndexMismatch(
                 f'{path} is damaged ({error}). Delete {self.location} and index again.'
             ) from error
         self.files = [self.directory / file['name'] for file in self.about['files']]
         self._check(split)
         self.fingerprint: str = self.about['fingerprint']
-        # As plain arrays: indexing numpy's memmap class costs several times as much. An empty file
-        # can't be mapped.
-        self.arrays = {
-            name: np.asarray(np.load(self._file(name), mmap_mode='r' if about['bytes'] else None))
-            for name, about in self.about['arrays'].items()
-        }
+        self.arrays = arrays.mapped(self.location, self.about['arrays'])
         self.texts = Texts(self.arrays['text'], self.arrays['text_end'])
 
     @property
@@ -107,24 +98,16 @@ class Index:
         """Reads all of the index and compares its checksums; as long as reading it takes.
 
         Raises:
-          rlds_index.IndexMismatch: naming the damaged file.
+          IndexMismatch: naming the damaged file.
         """
-        for name, about in self.about['arrays'].items():
-            checksum = 0
-            for start in range(0, len(self.arrays[name]), _VERIFY_ROWS):
-                part = self.arrays[name][start : start + _VERIFY_ROWS]
-                checksum = google_crc32c.extend(checksum, part.tobytes())
-            if checksum != about['crc32c']:
-                raise rlds_index.IndexMismatch(
-                    f'{self._file(name)} is damaged: its checksum differs. Delete {self.location} '
-                    'and index again (rt2_jax.data.robot.rlds_index.build).'
-                )
+        arrays.verify(self.location, self.about['arrays'], self.arrays, self._remedy)
 
-    def _file(self, name: str) -> epath.Path:
-        return self.location / f'{name}.npy'
+    @property
+    def _remedy(self) -> str:
+        return f'Delete {self.location} and index again (rt2_jax.data.robot.rlds_index.build).'
 
     def _check(self, split: str) -> None:
-        remedy = f'Delete {self.location} and index again (rt2_jax.data.robot.rlds_index.build).'
+        remedy = self._remedy
         expected = {
             'format': rlds_index.FORMAT,
             'card': self.card.name,
@@ -133,14 +116,14 @@ class Index:
         }
         for name, value in expected.items():
             if self.about.get(name) != value:
-                raise rlds_index.IndexMismatch(
+                raise IndexMismatch(
                     f'the index at {self.location} was built with {name} {self.about.get(name)!r}, '
                     f'but {value!r} is wanted. {remedy}'
                 )
-        present = [file.name for file in rlds_index.split_files(self.directory, split)]
+        present = [file.name for file in tfds_directory.split_files(self.directory, split)]
         indexed = [file['name'] for file in self.about['files']]
         if present != indexed:
-            raise rlds_index.IndexMismatch(
+            raise IndexMismatch(
                 f'the index at {self.location} covers {len(indexed)} shards, the data at '
                 f'{self.directory} have {len(present)}. {remedy}'
             )
@@ -148,7 +131,7 @@ class Index:
         self.stamps = files.stamps(self.files)
         for file, stamp in zip(self.about['files'], self.stamps, strict=True):
             if stamp['size'] != file['size']:
-                raise rlds_index.IndexMismatch(
+                raise IndexMismatch(
                     f'{self.directory / file["name"]} has {stamp["size"]} bytes; the index at '
                     f'{self.location} was built when it had {file["size"]}. {remedy}'
                 )
@@ -160,8 +143,8 @@ class Index:
         # Copying changes times but not content, and the records' own checksums tell the two apart.
         names = [file['name'] for file in self.about['files']]
         prints = [rlds_index.framing_fingerprint(self.directory / name) for name in names]
-        if rlds_index.combined(prints) != self.about['fingerprint']:
-            raise rlds_index.IndexMismatch(
+        if index_files.combined(prints) != self.about['fingerprint']:
+            raise IndexMismatch(
                 f'the data at {self.directory} have changed since the index at {self.location} was '
                 f'built: same sizes, other records. {remedy}'
             )

@@ -13,10 +13,10 @@ from typing import Any, Protocol
 from absl import logging
 import numpy as np
 
-from rt2_jax.data.robot import step_columns
+from rt2_jax.data.errors import DataSetError
 from rt2_jax.data.example import Example
+from rt2_jax.data.robot import step_columns
 from rt2_jax.data.robot.rlds import StepSource
-from rt2_jax.data.robot.rlds_index import DataSetError
 from rt2_jax.data.web import small_web
 from rt2_jax.nearest import check
 from rt2_jax.text import prompts

@@ -12,19 +12,28 @@ import bisect
 from collections.abc import Sequence
 import hashlib
 import json
-import threading
 from typing import Any
 
 from absl import logging
 from etils import epath
 import numpy as np
 
-from rt2_jax.data import embodiment, embodiments, files, history, images, remote, tf_example, tfrecord
-from rt2_jax.data.robot import action_statistics, rlds_index, selection
+from rt2_jax.data import (
+    embodiment,
+    embodiments,
+    history,
+    index_files,
+    picture_files,
+    tf_example,
+    tfrecord,
+)
+from rt2_jax.data.errors import DataSetError
 from rt2_jax.data.example import Example
+from rt2_jax.data.picture_files import PictureFiles
+from rt2_jax.data.robot import action_statistics, rlds_index, selection
 from rt2_jax.data.robot.index import Index
 from rt2_jax.data.robot.paraphrases import Paraphrases
-from rt2_jax.nearest import check
+from rt2_jax.data.stand_ins import StandIns
 from rt2_jax.text import prompts
 
 
@@ -50,7 +59,6 @@ class StepSource:
 
     Attributes:
       fingerprint: changes with the data, the card or the selection.
-      skipped: how many times another step stood in.
       unlabelled: how many episodes were left out for want of an instruction.
     """
 
@@ -73,7 +81,6 @@ class StepSource:
         missing_instructions: str = 'drop',
         on_corrupt: str = 'raise',
     ):
-        check('on_corrupt', on_corrupt, rlds_index.ON_CORRUPT)
         if not 0 <= camera < len(index.card.images):
             raise ValueError(
                 f'camera {camera} of card {index.card.name!r}, which has {len(index.card.images)}: '
@@ -84,11 +91,10 @@ class StepSource:
         self.action_space = action_statistics.action_space(
             index.card.action_space, bounds, index.statistics
         )
-        self.skipped = 0
+        self._stand_ins = StandIns(self.name, on_corrupt)
         self.frames_shown = history.check('frames', frames)
         self._stride = history.check('frame_stride', frame_stride)
-        self._camera, self._on_corrupt = camera, on_corrupt
-        self._paraphrases = paraphrases
+        self._camera, self._paraphrases = camera, paraphrases
         self.episodes, self.unlabelled = selection.choose(
             index,
             episodes=episodes,
@@ -102,7 +108,7 @@ class StepSource:
         self._ends = np.cumsum(lengths)
         self._starts = first[:-1][self.episodes]
         if not len(self):
-            raise rlds_index.DataSetError(
+            raise DataSetError(
                 f'{index.directory}: none of {index.episodes} episodes is left; {self.unlabelled} have '
                 'steps without an instruction, and those without steps are left out too'
             )
@@ -123,20 +129,18 @@ class StepSource:
                 + ([paraphrases.fingerprint] if paraphrases else [])
             ).encode()
         ).hexdigest()[:32]
-        self._files = files.Pool(index.files, index.stamps)
-        self._lock = threading.Lock()
+        self._files = PictureFiles(index.files, index.stamps)
 
     def __len__(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0
 
     def __getitem__(self, i: int) -> Example:
-        row = self.row(i)
-        try:
-            return self._example(row)
-        except tfrecord.CorruptRecord as error:
-            if self._on_corrupt == 'raise':
-                raise
-            return self._stand_in(int(i), error)
+        return self._stand_ins.read(int(i), len(self), self._example)
+
+    @property
+    def skipped(self) -> int:
+        """How many times another step stood in for one that can't be read."""
+        return self._stand_ins.count
 
     def __repr__(self) -> str:
         return f'StepSource({self.name}, {len(self.episodes)} episodes, {len(self)} steps)'
@@ -212,7 +216,7 @@ class StepSource:
         arrays = self.index.arrays
         start = int(arrays['episode_offset'][episode]) + tfrecord.HEADER_BYTES
         length = int(arrays['episode_length'][episode])
-        (payload,) = self._read(int(arrays['episode_file'][episode]), [(start, length)])
+        (payload,) = self._files.read(int(arrays['episode_file'][episode]), [(start, length)])
         features = {}
         for path, feature in tf_example.parse(payload).items():
             if feature.kind == tf_example.BYTES_LIST:
@@ -221,7 +225,8 @@ class StepSource:
                 features[path] = feature.values
         return features
 
-    def _example(self, row: int) -> Example:
+    def _example(self, i: int) -> Example:
+        row = self.row(i)
         return Example(
             frames=self._read_frames(row),
             prompt=prompts.robot(self._worded(row)),
@@ -251,65 +256,12 @@ class StepSource:
             (int(arrays['image_offset'][row, camera]), int(arrays['image_length'][row, camera]))
             for row in rows
         ]
+        path, found = self._files.paths[file], self._files.read(file, spans)
+        checksums = [int(arrays['image_checksum'][row, camera]) for row in rows]
         return [
-            self._decode(file, offset, encoded, int(arrays['image_checksum'][row, camera]))
-            for row, (offset, _), encoded in zip(rows, spans, self._read(file, spans), strict=True)
+            picture_files.decode(encoded, checksum, path, offset)
+            for (offset, _), encoded, checksum in zip(spans, found, checksums, strict=True)
         ]
-
-    def _decode(self, file: int, offset: int, encoded: bytes, checksum: int) -> np.ndarray:
-        if tfrecord.checksum(encoded) != checksum:
-            raise tfrecord.CorruptRecord(
-                self.index.files[file],
-                offset,
-                f'the {len(encoded)} bytes of a picture have changed since they were indexed',
-            )
-        try:
-            return images.decode(encoded)
-        except ValueError as error:
-            raise tfrecord.CorruptRecord(
-                self.index.files[file], offset, f'picture: {error}'
-            ) from error
-
-    def _stand_in(self, i: int, error: tfrecord.CorruptRecord) -> Example:
-        for other in range(i + 1, i + len(self)):
-            try:
-                example = self._example(self.row(other % len(self)))
-            except tfrecord.CorruptRecord:
-                continue
-            with self._lock:
-                self.skipped += 1
-            logging.warning(
-                "step %d can't be read; step %d stands in for it (%d times so far): %s",
-                i,
-                other % len(self),
-                self.skipped,
-                error,
-            )
-            return example
-        raise error
-
-    def _read(self, file: int, spans: Sequence[tuple[int, int]]) -> list[bytes]:
-        try:
-            found = self._files.read(file, spans)
-        except FileNotFoundError as error:
-            raise tfrecord.CorruptRecord(
-                self.index.files[file], spans[0][0], 'the file has vanished since it was indexed'
-            ) from error
-        for (offset, length), data in zip(spans, found, strict=True):
-            if len(data) != length:
-                raise tfrecord.CorruptRecord(
-                    self.index.files[file],
-                    offset,
-                    f'truncated: {len(data)} of {length} bytes are there',
-                )
-        return found
-
-    def __getstate__(self) -> dict[str, Any]:
-        # A lock belongs to one process.
-        return {**self.__dict__, '_lock': None}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _lock=threading.Lock())
 
 
 def open_source(
@@ -333,12 +285,8 @@ def open_source(
       **selection: see StepSource.
     """
     card = embodiments.find(card) if isinstance(card, str) else card
-    if location and remote.is_remote(location):
-        raise ValueError(
-            f'an index is mapped into memory, so its location must be a local folder, not {location}'
-        )
-    place = epath.Path(location) if location else rlds_index.default_location(directory, split)
-    if not (place / 'index.json').exists():
+    place = index_files.place(location, directory, split)
+    if not (place / index_files.ABOUT).exists():
         logging.info('indexing %s into %s', directory, place)
         rlds_index.build(directory, card, split=split, location=place, on_corrupt=on_corrupt)
     index = Index(directory, card, split=split, location=place)

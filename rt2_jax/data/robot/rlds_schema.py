@@ -8,18 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Container, Mapping
 import dataclasses
-import json
 import zlib
 
 from etils import epath
 import numpy as np
 
-from rt2_jax.data import embodiment, files, tf_example
+from rt2_jax.data import embodiment, tf_example, tfds_directory
+from rt2_jax.data.errors import DataSetError
 from rt2_jax.nearest import nearest
-
-
-class DataSetError(ValueError):
-    """The directory isn't a whole TFDS data set, or its schema doesn't fit the card."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,18 +42,8 @@ def read(directory: epath.PathLike) -> Schema:
     Raises:
       DataSetError: without a features.json that TFDS understands.
     """
-    # TFDS is wanted for the schema only, at indexing; training reads the index alone.
     import tensorflow_datasets as tfds  # pylint: disable=g-import-not-at-top
 
-    path = files.path(directory) / 'features.json'
-    if not path.exists():
-        raise DataSetError(f'{directory} has no features.json, so its schema is unknown')
-    try:
-        features = tfds.features.FeaturesDict.from_json(json.loads(path.read_text()))
-    except Exception as error:  # a damaged file fails in any of TFDS's and protobuf's ways
-        raise DataSetError(
-            f'{path} is damaged, or of a newer TFDS: {type(error).__name__}: {error}'
-        ) from error
     fields = {}
 
     def walk(feature, path):
@@ -69,7 +55,7 @@ def read(directory: epath.PathLike) -> Schema:
         else:
             fields.update(_fields(feature, path))
 
-    walk(features, '')
+    walk(tfds_directory.features(directory), '')
     return fields
 
 

@@ -1,8 +1,8 @@
 """The index of one shard: what a worker makes, and leaves on disk until all shards are joined.
 
-A result is one .npz with the arrays of rlds_index, whose texts are rows of its own `texts`, and a
-JSON text `about`. It is written whole or not at all, under a name that holds a fingerprint of what
-it depends on, so that a build which was stopped finds what it has done and takes nothing stale.
+A result is a part (see arrays) with the arrays of rlds_index, whose texts are rows of its own. Its
+name holds a fingerprint of what it depends on, so that a build which was stopped finds what it has
+done and takes nothing stale.
 """
 
 from __future__ import annotations
@@ -10,14 +10,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 import dataclasses
 import hashlib
-import json
 import os
 from typing import Any
 
 from absl import logging
 import numpy as np
 
-from rt2_jax.data import embodiment, tfrecord
+from rt2_jax.data import arrays, embodiment, tfrecord
 from rt2_jax.data.robot import rlds_schema
 
 # The dtypes of the arrays that every index has; [N] but for cameras C and action length L.
@@ -65,15 +64,7 @@ def run(job: Job) -> None:
     builder = _Builder(job)
     for record in tfrecord.scan(job.path):
         builder.add(record)
-    arrays = builder.finish()
-    temporary = f'{job.result}.incomplete-{os.getpid()}'
-    try:
-        with open(temporary, 'wb') as file:
-            np.savez(file, **arrays)
-        os.replace(temporary, job.result)
-    finally:
-        if os.path.exists(temporary):
-            os.remove(temporary)
+    arrays.write_part(job.result, *builder.finish())
 
 
 def column_name(number: int) -> str:
@@ -118,7 +109,8 @@ class _Builder:
                 error = tfrecord.CorruptRecord(self._job.path, record.offset, str(problem))
         self._unreadable(error)
 
-    def finish(self) -> dict[str, np.ndarray]:
+    def finish(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """The arrays, and what is said of them."""
         # A file that ends between two records has nothing else that gives it away.
         found, declared = self._counts['records'], self._job.records
         if found != declared and not self._skipped:
@@ -129,16 +121,15 @@ class _Builder:
                     f'the file ends after {found} records; dataset_info.json declares {declared}',
                 )
             )
-        arrays = {name: self._joined(name) for name in self._names()}
+        joined = {name: self._joined(name) for name in self._names()}
         about = {
             'fingerprint': self._digest.hexdigest(),
-            'episodes': len(arrays['episode_steps']),
-            'steps': int(arrays['episode_steps'].sum()),
+            'episodes': len(joined['episode_steps']),
+            'steps': int(joined['episode_steps'].sum()),
             'skipped': self._skipped,
             'counts': self._counts,
         }
-        text = np.frombuffer(json.dumps(about).encode(), np.uint8)
-        return {**arrays, **packed_texts(list(self._texts)), 'about': text}
+        return {**joined, **packed_texts(list(self._texts))}, about
 
     def _joined(self, name: str) -> np.ndarray:
         parts = self._parts[name]
@@ -171,7 +162,7 @@ class _Builder:
             [tfrecord.checksum(record.payload[a:b]) for a, b in row] for row in spans.tolist()
         ]
         texts = self._instructions(read, steps)[kept]
-        arrays = {
+        values = {
             'episode_offset': [record.offset],
             'episode_length': [record.length],
             'episode_steps': [len(texts)],
@@ -183,12 +174,12 @@ class _Builder:
             'action': action[kept],
             'instruction': self._interned(texts),
         }
-        arrays = {name: np.asarray(values, DTYPES[name]) for name, values in arrays.items()}
+        found = {name: np.asarray(value, DTYPES[name]) for name, value in values.items()}
         for number, path in enumerate(card.columns):
-            arrays[column_name(number)] = self._column(read, path, steps, kept)
+            found[column_name(number)] = self._column(read, path, steps, kept)
         self._counts['dropped_first'] += kept.start
         self._counts['dropped_last'] += steps - kept.stop
-        return arrays
+        return found
 
     def _action(self, read: rlds_schema.Record, steps: int) -> np.ndarray:
         card = self._job.card

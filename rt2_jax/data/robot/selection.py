@@ -5,7 +5,8 @@ from __future__ import annotations
 from absl import logging
 import numpy as np
 
-from rt2_jax.data.robot import rlds_index, splits
+from rt2_jax.data.errors import DataSetError
+from rt2_jax.data.robot import splits
 from rt2_jax.data.robot.index import Index
 from rt2_jax.nearest import check
 
@@ -43,7 +44,7 @@ def choose(
         chosen = chosen[_success(index)[chosen] == 1]
     if episodes is not None:
         if not 0 < episodes <= len(chosen):
-            raise rlds_index.DataSetError(
+            raise DataSetError(
                 f'{index.directory} has {len(chosen)} episodes to choose from'
                 f'{" (successful ones)" if success_only else ""}; {episodes} are asked for '
                 '(None takes all)'
@@ -57,7 +58,7 @@ def _labelled(index: Index, missing_instructions: str) -> tuple[np.ndarray, int]
     unlabelled = np.asarray(index.arrays['episode_unlabelled']) > 0
     count = int(unlabelled.sum())
     if count and missing_instructions == 'raise':
-        raise rlds_index.DataSetError(
+        raise DataSetError(
             f'{index.directory}: {count} of {index.episodes} episodes have steps without an '
             f'instruction, first episode {int(np.argmax(unlabelled))}; '
             "missing_instructions='drop' leaves them out"
@@ -76,7 +77,7 @@ def _labelled(index: Index, missing_instructions: str) -> tuple[np.ndarray, int]
 def _success(index: Index) -> np.ndarray:
     success = np.asarray(index.arrays['episode_success'])
     if (success < 0).any():
-        raise rlds_index.DataSetError(
+        raise DataSetError(
             f"{index.directory} doesn't say which episodes succeeded (the card {index.card.name!r} "
             "names no such feature), so they can't be selected; set success_only=False"
         )

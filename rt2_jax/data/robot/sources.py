@@ -3,7 +3,14 @@
 from collections.abc import Mapping
 from typing import Any
 
-from rt2_jax.data.robot import frame_questions, plan_files, plans, prediction_tasks, rlds, step_columns
+from rt2_jax.data.robot import (
+    frame_questions,
+    plan_files,
+    plans,
+    prediction_tasks,
+    rlds,
+    step_columns,
+)
 from rt2_jax.data.robot.paraphrases import Paraphrases
 from rt2_jax.data.schedules import Schedule
 from rt2_jax.nearest import check

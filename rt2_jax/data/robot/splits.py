@@ -1,8 +1,7 @@
 """Which episodes are held out for validation, and whether any is trained on all the same.
 
 An episode is known by what its first camera shows: the checksums of its pictures, in order, which the
-byte index holds. So an episode stays on its side when others are added to the set, moved to other
-shards or written again, and a second copy of it, in the same set or another, goes where the first
+byte index holds (see holdouts). A second copy of it, in the same set or another, goes where the first
 one goes or is found.
 """
 
@@ -14,17 +13,10 @@ from typing import Any
 from absl import logging
 import numpy as np
 
-from rt2_jax.data import tfrecord
-from rt2_jax.data.robot import rlds_index
+from rt2_jax.data import holdouts, tfrecord
+from rt2_jax.data.holdouts import LISTED, PARTS, Leakage
 from rt2_jax.data.robot.index import Index
 from rt2_jax.nearest import check
-
-PARTS = ('train', 'validation')
-LISTED = 5
-
-
-class Leakage(ValueError):
-    """An episode that is trained on is held out for validation, too."""
 
 
 def identities(index: Index) -> np.ndarray:
@@ -34,9 +26,9 @@ def identities(index: Index) -> np.ndarray:
     place = np.arange(index.steps, dtype=np.uint64) - np.repeat(first[:-1], lengths).astype(
         np.uint64
     )
-    pictures = _mixed((place << np.uint64(32)) + index.arrays['image_checksum'][:, 0])
+    pictures = holdouts.mixed((place << np.uint64(32)) + index.arrays['image_checksum'][:, 0])
     total = np.concatenate([np.zeros(1, np.uint64), np.cumsum(pictures)])
-    return _mixed(total[first[1:]] - total[first[:-1]] + lengths.astype(np.uint64))
+    return holdouts.mixed(total[first[1:]] - total[first[:-1]] + lengths.astype(np.uint64))
 
 
 def held_out(index: Index, holdout: float) -> np.ndarray:
@@ -50,22 +42,11 @@ def held_out(index: Index, holdout: float) -> np.ndarray:
     Raises:
       DataSetError: none is held out, or all are.
     """
-    order = _mixed(~identities(index))
-    if 0 < holdout < 1:
-        chosen = order < np.uint64(int(holdout * 2**64))
-    elif holdout == int(holdout) and 1 <= holdout < len(order):
-        chosen = order <= np.sort(order)[int(holdout) - 1]
-    else:
-        raise rlds_index.DataSetError(
-            f'holdout={holdout} of {index.directory}: a share between 0 and 1, or a number of its '
-            f'{len(order)} episodes from 1 up, is needed'
-        )
-    if chosen.all() or not chosen.any():
-        raise rlds_index.DataSetError(
-            f'holdout={holdout} holds out {"all" if chosen.any() else "none"} of the {len(order)} '
-            f'episodes of {index.directory}; take another share, or a number of episodes'
-        )
-    return chosen
+    order = holdouts.order(identities(index))
+    limit = holdouts.limit(
+        [order], holdout, count=len(order), directory=str(index.directory), things='episodes'
+    )
+    return order < limit
 
 
 def part_of(index: Index, holdout: float, part: str) -> np.ndarray:
@@ -132,7 +113,7 @@ def _beginnings(index: Index) -> np.ndarray:
     first = np.minimum(index.arrays['episode_first'][:-1], index.steps - 1)
     texts = np.array([tfrecord.checksum(text.encode()) for text in index.texts], np.uint64)
     said = texts[index.arrays['instruction'][first]]
-    return _mixed((said << np.uint64(32)) + index.arrays['image_checksum'][first, 0])
+    return holdouts.mixed((said << np.uint64(32)) + index.arrays['image_checksum'][first, 0])
 
 
 def _in_both(ours: dict[str, Any], theirs: dict[str, Any], key: str) -> list[str]:
@@ -143,11 +124,3 @@ def _in_both(ours: dict[str, Any], theirs: dict[str, Any], key: str) -> list[str
         for i, value in enumerate(theirs[key].tolist())
         if value in where
     ]
-
-
-def _mixed(x: np.ndarray) -> np.ndarray:
-    """uint64 -> uint64, one to one, every bit depending on every bit (the end of splitmix64)."""
-    x = np.asarray(x, np.uint64)
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))

@@ -4,8 +4,8 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from rt2_jax.data.errors import DataSetError
 from rt2_jax.data.robot.rlds import StepSource
-from rt2_jax.data.robot.rlds_index import DataSetError
 from rt2_jax.nearest import nearest
 
 INSTRUCTION = 'instruction'

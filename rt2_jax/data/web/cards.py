@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 import dataclasses
+import functools
 import hashlib
 import json
 
@@ -69,7 +70,7 @@ class WebCard:
                 f'box={self.box!r}, label={self.label!r}'
             )
 
-    @property
+    @functools.cached_property
     def paths(self) -> dict[str, str]:
         """Field -> path, of the fields that the set holds, but for the picture."""
         names = (*TEXTS, 'box', 'language', 'score')

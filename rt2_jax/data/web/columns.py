@@ -3,23 +3,23 @@
 A column of texts is a blob of UTF-8 with the end of each text, and the first text of each record:
 
     caption.npy         uint8 [bytes]
-    caption_end.npy     int64 [texts + 1], from 0
-    caption_first.npy   int64 [records + 1], from 0
+    caption_end.npy     uint32 or uint64 [texts + 1], from 0
+    caption_first.npy   likewise [records + 1], from 0
 
-In a part the two hold lengths and counts instead; joining adds them up. No step holds more than
-one part in memory.
+In a part the two hold lengths and counts instead; joining adds them up. Neither a part in the making
+nor joining holds more than the columns of one unit in memory.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-import json
-import os
-import shutil
+import array
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 from etils import epath
 import numpy as np
 
+from rt2_jax.data import arrays
 from rt2_jax.data.web.cards import TEXTS
 from rt2_jax.data.web.records import Record
 
@@ -39,10 +39,11 @@ class Part:
     """The columns of one unit, in the making."""
 
     def __init__(self):
-        self._plain: dict[str, list] = {name: [] for name in PLAIN}
-        self._counts: dict[str, list[int]] = {name: [] for name in TEXT_COLUMNS}
-        self._lengths: dict[str, list[int]] = {name: [] for name in TEXT_COLUMNS}
-        self._blobs: dict[str, bytearray] = {name: bytearray() for name in TEXT_COLUMNS}
+        # As numbers, not objects: a shard may hold a million records.
+        self._plain = {name: array.array(np.dtype(dtype).char) for name, dtype in PLAIN.items()}
+        self._counts = {name: array.array('I') for name in TEXT_COLUMNS}
+        self._lengths = {name: array.array('I') for name in TEXT_COLUMNS}
+        self._blobs = {name: bytearray() for name in TEXT_COLUMNS}
         self._boxes: list[np.ndarray] = []
         self._languages: dict[str, int] = {}
 
@@ -65,117 +66,90 @@ class Part:
                 self._lengths[name].append(len(encoded))
                 self._blobs[name] += encoded
 
-    def write(self, folder: epath.Path, about: Mapping) -> None:
-        """Writes the part whole or not at all, and what `about` says into part.json."""
-        temporary = folder.with_name(f'{folder.name}.incomplete-{os.getpid()}')
-        try:
-            temporary.mkdir(parents=True, exist_ok=True)
-            self._save(temporary)
-            own = {'records': len(self._plain['holds']), 'languages': [*self._languages]}
-            (temporary / 'part.json').write_text(json.dumps({**about, **own}))
-            os.rename(temporary, folder)
-        except OSError:
-            shutil.rmtree(temporary, ignore_errors=True)
-            if not (folder / 'part.json').exists():  # else another process came first
-                raise
-
-    def _save(self, folder: epath.Path) -> None:
-        for name, dtype in PLAIN.items():
-            np.save(folder / f'{name}.npy', np.asarray(self._plain[name], dtype))
-        for name in TEXT_COLUMNS:
-            if self._lengths[name]:
-                np.save(folder / f'{name}_first.npy', np.asarray(self._counts[name], np.uint32))
-                np.save(folder / f'{name}_end.npy', np.asarray(self._lengths[name], np.uint32))
-                np.save(folder / f'{name}.npy', np.frombuffer(self._blobs[name], np.uint8))
+    def write(self, path: epath.PathLike, about: Mapping[str, Any]) -> None:
+        """Writes the part whole or not at all, with what `about` says of it."""
+        found = {name: np.frombuffer(x, PLAIN[name]) for name, x in self._plain.items()}
+        texts = {name: len(lengths) for name, lengths in self._lengths.items() if lengths}
+        for name in texts:
+            found[f'{name}_first'] = np.frombuffer(self._counts[name], np.uint32)
+            found[f'{name}_end'] = np.frombuffer(self._lengths[name], np.uint32)
+            found[name] = np.frombuffer(self._blobs[name], np.uint8)
         if self._boxes:
-            np.save(folder / 'box.npy', np.concatenate(self._boxes))
+            found['box'] = np.concatenate(self._boxes)
+        own = {
+            'records': len(self._plain['holds']),
+            'languages': [*self._languages],
+            'texts': texts,
+            'bytes': {name: len(self._blobs[name]) for name in texts},
+        }
+        arrays.write_part(path, found, {**about, **own})
 
 
 def join(
-    parts: Sequence[tuple[epath.Path, int, Mapping]], languages: Sequence[str], folder: epath.Path
-) -> None:
+    paths: Sequence[epath.PathLike],
+    files: Sequence[int],
+    abouts: Sequence[Mapping[str, Any]],
+    languages: Sequence[str],
+    folder: epath.Path,
+) -> dict[str, Any]:
     """Writes the columns of all parts, one after another.
 
     Args:
-      parts: of each its folder, the number of its file, and what its part.json says.
+      paths: the parts.
+      files: of each the number of its file.
+      abouts: what is said of each.
       languages: all languages, in the order of their numbers.
       folder: where the columns go.
+
+    Returns:
+      Name -> {'bytes', 'crc32c'} of each .npy file.
     """
-    counts = [about['records'] for _, _, about in parts]
-    file = _new(folder, 'picture_file', sum(counts), np.int32)
+    counts = [about['records'] for about in abouts]
     number = {language: k for k, language in enumerate(languages)}
-    begin = 0
-    for (_, which, _), count in zip(parts, counts, strict=True):
-        file[begin : begin + count] = which
-        begin += count
-    for name, dtype in PLAIN.items():
-        out, begin = _new(folder, name, sum(counts), dtype), 0
-        for (path, _, about), count in zip(parts, counts, strict=True):
-            column = np.load(path / f'{name}.npy', mmap_mode='r')
-            if name == 'language':
-                column = np.array([number[x] for x in about['languages']], dtype)[column]
-            out[begin : begin + count] = column
-            begin += count
+    written = {}
+
+    def write(name: str, parts: Iterable[np.ndarray], rows: int) -> None:
+        written[name] = arrays.write(folder / f'{name}.npy', parts, rows)
+
+    of_files = (np.full(n, file, np.int32) for file, n in zip(files, counts, strict=True))
+    write('picture_file', of_files, sum(counts))
+    for name in PLAIN:
+        parts = arrays.of_parts(paths, name)
+        if name == 'language':
+            parts = (
+                np.array([number[x] for x in about['languages']], PLAIN[name])[part]
+                for part, about in zip(parts, abouts, strict=True)
+            )
+        write(name, parts, sum(counts))
     for name in TEXT_COLUMNS:
-        if any((path / f'{name}.npy').exists() for path, _, _ in parts):
-            _join_texts(name, parts, counts, folder)
-    boxes = [path / 'box.npy' for path, _, _ in parts if (path / 'box.npy').exists()]
-    if boxes:
-        _concatenate(folder, 'box', boxes)
+        texts, size = (
+            sum(about[key].get(name, 0) for about in abouts) for key in ('texts', 'bytes')
+        )
+        if texts:
+            write(name, arrays.of_parts(paths, name), size)
+            write(f'{name}_end', _sums(arrays.of_parts(paths, f'{name}_end'), size), texts + 1)
+            first = _sums(_counts(paths, abouts, name), texts)
+            write(f'{name}_first', first, sum(counts) + 1)
+    if boxes := sum(about['texts'].get('label', 0) for about in abouts):
+        write('box', arrays.of_parts(paths, 'box'), boxes)
+    return written
 
 
-def _join_texts(name: str, parts, counts: Sequence[int], folder: epath.Path) -> None:
-    present = [path for path, _, _ in parts if (path / f'{name}.npy').exists()]
-    _concatenate(folder, name, [path / f'{name}.npy' for path in present])
-    ends = [path / f'{name}_end.npy' for path in present]
-    texts = sum(_length(path) for path in ends)
-    _cumulate(_new(folder, f'{name}_end', texts + 1, np.int64), ends)
-    first = _new(folder, f'{name}_first', sum(counts) + 1, np.int64)
-    # A part without such texts has none in each of its records.
-    _cumulate(
-        first,
-        [
-            path / f'{name}_first.npy' if path in present else count
-            for (path, _, _), count in zip(parts, counts, strict=True)
-        ],
-    )
+def _counts(paths, abouts, name: str) -> Iterator[np.ndarray]:
+    """How many texts each record has, by part; a part without such texts has none in each."""
+    for path, about in zip(paths, abouts, strict=True):
+        if name in about['texts']:
+            yield from arrays.of_parts([path], f'{name}_first')
+        else:
+            yield np.zeros(about['records'], np.uint32)
 
 
-def _cumulate(out: np.ndarray, columns: Sequence[epath.Path | int]) -> None:
-    """0 and running sums of columns of numbers; an int stands for so many zeros."""
-    out[0], begin, total = 0, 1, 0
-    for column in columns:
-        if isinstance(column, int):
-            out[begin : begin + column] = total
-            begin += column
-            continue
-        numbers = np.load(column, mmap_mode='r')
-        out[begin : begin + len(numbers)] = total + np.cumsum(numbers, dtype=np.int64)
-        begin += len(numbers)
-        total = int(out[begin - 1])
-
-
-def _concatenate(folder: epath.Path, name: str, paths: Sequence[epath.Path]) -> None:
-    first = np.load(paths[0], mmap_mode='r')
-    total = sum(_length(path) for path in paths)
-    out, begin = _new(folder, name, total, first.dtype, first.shape[1:]), 0
-    for path in paths:
-        column = np.load(path, mmap_mode='r')
-        out[begin : begin + len(column)] = column
-        begin += len(column)
-
-
-def _length(path: epath.Path) -> int:
-    return len(np.load(path, mmap_mode='r'))
-
-
-def _new(folder: epath.Path, name: str, length: int, dtype, rest: tuple = ()) -> np.ndarray:
-    if not length:  # an empty file can't be mapped
-        np.save(folder / f'{name}.npy', np.zeros((0, *rest), dtype))
-        return np.zeros((0, *rest), dtype)
-    path = folder / f'{name}.npy'
-    column = np.lib.format.open_memmap(path, mode='w+', dtype=dtype, shape=(length, *rest))
-    # Writing to a mapped page that the disk has no room for would end the process without a word.
-    with open(path, 'r+b') as file:
-        os.posix_fallocate(file.fileno(), 0, os.path.getsize(path))
-    return column
+def _sums(parts: Iterable[np.ndarray], whole: int) -> Iterator[np.ndarray]:
+    """0 and the running sums up to `whole`, a part at a time, in as few bytes as hold them."""
+    dtype = np.uint32 if whole < 1 << 32 else np.uint64
+    total = 0
+    yield np.zeros(1, dtype)
+    for part in parts:
+        sums = total + np.cumsum(part, dtype=np.int64)
+        total = int(sums[-1]) if len(sums) else total
+        yield sums.astype(dtype)

@@ -7,23 +7,27 @@ A file of many lines is indexed in stretches, each from the first line that begi
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+import concurrent.futures
 import dataclasses
+import functools
 import json
 import os
 from typing import Any
 
-from etils import epath
-
-from rt2_jax.data import tfrecord
-from rt2_jax.data.robot import rlds_index
-from rt2_jax.data.web import records as web_records
+from rt2_jax.data import files, remote, tfrecord
+from rt2_jax.data.web import file_patterns, records as web_records
 from rt2_jax.data.web.cards import WebCard
 from rt2_jax.data.web.records import Record, Unit
-from rt2_jax.nearest import beside
 
 # Large enough to keep a process busy for seconds, small enough to share out one file's lines.
 UNIT_BYTES = 8 << 20
+
+# Remote pictures that are asked for together, each by a request of its own.
+TOGETHER = 512
+
+_TAIL_BYTES = 1 << 16
+_BLOCK_BYTES = 1 << 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,62 +35,84 @@ class Jsonl:
     """Lines of JSON beside pictures.
 
     Attributes:
-      directory: the set.
+      directory: the set, of this machine or remote.
       card: paths are keys of a line's object.
-      files: the JSONL files, as a pattern within the directory.
-      pictures: folder that pictures' names are relative to; the directory itself if ''.
+      pattern: the JSONL files within the directory (see file_patterns).
+      pictures: folder that pictures' names are relative to, within the directory or elsewhere; the
+        directory itself if ''.
     """
 
     directory: str
     card: WebCard
-    files: str = '*.jsonl'
+    pattern: str = '*.jsonl'
     pictures: str = ''
 
     kind = 'jsonl'
 
     @property
     def fingerprint(self) -> str:
-        return f'{self.kind} {self.card.fingerprint} {self.files} {self.pictures}'
+        return f'{self.kind} {self.card.fingerprint} {self.pattern} {self.pictures}'
 
-    @property
+    @functools.cached_property
     def folder(self) -> str:
         """Where the pictures are."""
-        return os.path.join(self.directory, self.pictures)
+        if not self.pictures or remote.is_remote(self.pictures):
+            return self.pictures or self.directory
+        return os.fspath(files.path(self.directory) / self.pictures)
 
     def prepare(self) -> Jsonl:
         """Nothing to prepare: there is no schema."""
         return self
 
-    def units(self) -> list[Unit]:
+    def files(self) -> list[str]:
+        """The JSONL files."""
+        return file_patterns.matching(self.directory, self.pattern)
+
+    def units(self, sizes: Sequence[int]) -> list[Unit]:
         """Stretches of UNIT_BYTES."""
         return [
-            Unit(number, path, start, min(start + UNIT_BYTES, size))
-            for number, path in enumerate(matching(self.directory, self.files))
-            for size in [os.path.getsize(path)]
+            Unit(number, start, min(start + UNIT_BYTES, size))
+            for number, size in enumerate(sizes)
             for start in range(0, size, UNIT_BYTES)
         ]
 
-    def records(self, unit: Unit, digest: Any) -> Iterator[Record | tfrecord.CorruptRecord]:
+    def records(
+        self, path: str, unit: Unit, digest: Any
+    ) -> Iterator[Record | tfrecord.CorruptRecord]:
         """The lines that begin inside the unit; blank ones say nothing."""
-        for offset, line in _lines(unit):
-            digest.update(line)
-            try:
-                yield self._record(line)
-            except ValueError as error:
-                number = _line_number(unit.path, offset)
-                yield tfrecord.CorruptRecord(unit.path, offset, f'line {number}: {error}')
+        together = TOGETHER if remote.is_remote(self.folder) else 1
+        numbers = _LineNumbers(path)
+        with concurrent.futures.ThreadPoolExecutor(files.THREADS) as pool:
+            run = pool.map if together > 1 else map
+            for lines in _groups(_lines(path, unit), together):
+                made = run(self._attempt, (line for _, line in lines))
+                for (offset, line), record in zip(lines, made, strict=True):
+                    digest.update(line)
+                    if isinstance(record, ValueError):
+                        # To count lines means to read all that is before them.
+                        line_ = '' if remote.is_remote(path) else f'line {numbers(offset)}: '
+                        record = tfrecord.CorruptRecord(path, offset, f'{line_}{record}')
+                    yield record
 
-    def framing(self, unit: Unit, digest: Any) -> None:
+    def framing(self, path: str, unit: Unit, digest: Any) -> None:
         """Of the lines themselves; pictures are checked when they are read."""
-        for _, line in _lines(unit):
+        for _, line in _lines(path, unit):
             digest.update(line)
 
     def keys(self) -> list[str]:
         """Paths of the first line."""
-        for unit in self.units():
-            for _, line in _lines(unit):
+        for name in self.files():
+            for _, line in _lines(
+                os.fspath(files.path(self.directory) / name), Unit(0, 0, _TAIL_BYTES)
+            ):
                 return web_records.paths(json.loads(line))
         return []
+
+    def _attempt(self, line: bytes) -> Record | ValueError:
+        try:
+            return self._record(line)
+        except ValueError as error:
+            return error
 
     def _record(self, line: bytes) -> Record:
         try:
@@ -99,56 +125,74 @@ class Jsonl:
         if len(names) != 1 or not isinstance(names[0], str):
             keys = ', '.join(sorted(tree)) if isinstance(tree, dict) else type(tree).__name__
             raise ValueError(f'{self.card.image!r} names no picture; the line holds {keys}')
-        path = os.path.join(self.folder, names[0])
-        try:
-            with open(path, 'rb', buffering=0) as file:
-                picture = file.read()
-        except OSError as error:
-            raise ValueError(f'picture {path}: {error.strerror}') from error
+        picture = self._picture(names[0])
         values = {
             field: web_records.look_up(tree, place) for field, place in self.card.paths.items()
         }
         return web_records.make(values, picture, 0, self.card, names[0])
 
-
-def matching(directory: str, pattern: str) -> list[str]:
-    """Files of a directory that match a pattern, in order.
-
-    Raises:
-      rlds_index.DataSetError: there are none.
-    """
-    folder = epath.Path(directory)
-    if not folder.exists():
-        raise rlds_index.DataSetError(
-            f'no data set at {directory}: there is no such directory{beside(directory)}'
-        )
-    files = sorted(os.fspath(path) for path in folder.glob(pattern))
-    if not files:
-        present = sorted(path.name for path in folder.iterdir())[:8]
-        raise rlds_index.DataSetError(
-            f'{directory} has no file {pattern!r}; it holds {", ".join(present) or "nothing"}'
-        )
-    return files
+    def _picture(self, name: str) -> bytes:
+        path = within(self.folder, name)
+        try:
+            return files.read(path)
+        except remote.RemoteError:  # the picture may be whole
+            raise
+        except OSError as error:
+            raise ValueError(f'picture {path}: {error.strerror or "no such file"}') from error
 
 
-def _lines(unit: Unit) -> Iterator[tuple[int, bytes]]:
-    with open(unit.path, 'rb') as file:
-        if unit.start:
-            # The byte before tells whether a line begins here or is another unit's.
-            file.seek(unit.start - 1)
-            file.readline()
-        while (offset := file.tell()) < unit.stop:
-            line = file.readline()
-            if line.strip():
-                yield offset, line
+def within(folder: str, name: str) -> str:
+    """The path of a picture in a folder, of this machine or remote."""
+    if remote.is_remote(folder):
+        return os.fspath(files.path(folder) / name)
+    return os.path.join(folder, name)
 
 
-def _line_number(path: str, offset: int) -> int:
-    """The line that begins at a byte, from 1; lines are only counted when one is to be named."""
-    lines = 1
-    with open(path, 'rb') as file:
-        while offset > 0:
-            block = file.read(min(offset, 1 << 20))
-            lines += block.count(b'\n')
-            offset -= len(block)
-    return lines
+def _groups(items: Iterator[Any], size: int) -> Iterator[list[Any]]:
+    group = []
+    for item in items:
+        group.append(item)
+        if len(group) == size:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+def _lines(path: str, unit: Unit) -> Iterator[tuple[int, bytes]]:
+    """Each line that begins inside the unit, with its first byte."""
+    with files.open_file(path) as file:
+        # The byte before tells whether a line begins here or is another unit's.
+        begin = max(unit.start - 1, 0)
+        data = file.read(begin, unit.stop - begin)
+        at = data.find(b'\n') + 1 or len(data) if unit.start else 0
+        if at < len(data) and not data.endswith(b'\n'):
+            data += _rest_of_line(file, unit.stop)
+    while at < len(data):
+        end = data.find(b'\n', at) + 1 or len(data)
+        if data[at:end].strip():
+            yield begin + at, data[at:end]
+        at = end
+
+
+def _rest_of_line(file: Any, offset: int) -> bytes:
+    rest = b''
+    while b'\n' not in rest and (more := file.read(offset + len(rest), _TAIL_BYTES)):
+        rest += more
+    return rest[: rest.find(b'\n') + 1 or len(rest)]
+
+
+class _LineNumbers:
+    """Counts a file's lines up to a byte, on from where it was asked last."""
+
+    def __init__(self, path: str):
+        self._path, self._at, self._lines = path, 0, 1
+
+    def __call__(self, offset: int) -> int:
+        """The line that begins at a byte, from 1."""
+        with files.open_file(self._path) as file:
+            while self._at < offset:
+                block = file.read(self._at, min(offset - self._at, _BLOCK_BYTES))
+                self._lines += block.count(b'\n')
+                self._at += len(block)
+        return self._lines

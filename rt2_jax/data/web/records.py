@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
 import math
-import os
 import struct
 from typing import Any, Protocol
 
@@ -28,7 +27,6 @@ class Unit:
     """What is indexed in one go: the bytes from `start` to `stop` of the file-th file."""
 
     file: int
-    path: str
     start: int
     stop: int
 
@@ -65,25 +63,35 @@ class Format(Protocol):
       kind: the format's name.
       directory: the set.
       card: what its features are called.
+      folder: where pictures are that have files of their own; else ''.
       fingerprint: changes with anything but the data that changes what an index holds.
     """
 
     kind: str
     directory: str
     card: WebCard
+    folder: str
     fingerprint: str
 
     def prepare(self) -> Format:
         """Itself, with what indexing alone needs; a DataSetError where the card doesn't fit."""
         ...
 
-    def units(self) -> list[Unit]: ...
+    def files(self) -> list[str]:
+        """Names, within the directory, of what is walked."""
+        ...
 
-    def records(self, unit: Unit, digest: Any) -> Iterator[Record | tfrecord.CorruptRecord]:
+    def units(self, sizes: Sequence[int]) -> list[Unit]:
+        """What is walked in one go, of files of so many bytes."""
+        ...
+
+    def records(
+        self, path: str, unit: Unit, digest: Any
+    ) -> Iterator[Record | tfrecord.CorruptRecord]:
         """A unit's records in order, with what is damaged in its place; digests as `framing`."""
         ...
 
-    def framing(self, unit: Unit, digest: Any) -> None:
+    def framing(self, path: str, unit: Unit, digest: Any) -> None:
         """Updates a hashlib digest with what a unit holds but for pixels, as cheaply as can be."""
         ...
 
@@ -140,7 +148,9 @@ def look_up(tree: Any, path: str) -> list[Any]:
     """Everything under a slash path of JSON's dicts and lists; a list stands for its elements."""
     nodes = [tree]
     for key in path.split('/'):
-        nodes = [node[key] for node in _flat(nodes) if isinstance(node, Mapping) and key in node]
+        nodes = [node[key] for node in _flat(nodes) if isinstance(node, dict) and key in node]
+        if not nodes:  # as most of a card's paths, in most records
+            return nodes
     return [node for node in nodes if node is not None]
 
 
@@ -228,9 +238,3 @@ def _boxes(found: Sequence[Any], card: WebCard, height: int, width: int) -> np.n
             f'box_unit={card.box_unit!r} right?'
         )
     return boxes.clip(0, 1).astype(np.float32)
-
-
-def stamp(path: str) -> dict[str, Any]:
-    """What tells, without reading it, that a file has changed."""
-    status = os.stat(path)
-    return {'size': status.st_size, 'mtime_ns': status.st_mtime_ns}

@@ -1,25 +1,28 @@
 """Which records of a web set are used, and how often: tasks, scores, languages.
 
 A selection is a column of rows, grouped by language where languages are weighted. It is computed
-once, kept beside the index, and opens memory-mapped, so that start-up doesn't depend on size.
+once, some rows at a time, kept beside the index, and opens memory-mapped, so that neither start-up
+nor memory depend on size.
 """
 
 from __future__ import annotations
 
 import bisect
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import dataclasses
 import hashlib
 import json
 import os
 import shutil
-from typing import Any
+from typing import Any, BinaryIO
 
 from absl import logging
 from etils import epath
 import numpy as np
 
-from rt2_jax.data.robot.rlds_index import DataSetError
+from rt2_jax.data.holdouts import PARTS
+from rt2_jax.data.web.filters import Filters, check_left
 from rt2_jax.data.web.table import WebTable
 from rt2_jax.nearest import check
 
@@ -105,11 +108,13 @@ def select(
     grouped: bool = False,
     keep_top: float = 1.0,
     min_score: float | None = None,
+    holdout: float = 0,
+    part: str = 'train',
 ) -> Selection:
     """Selects records; kept beside the index, where that can be written.
 
     Applied in this order: a record must hold what some task needs, be in one of the languages, have
-    at least the score, and be among the best.
+    at least the score, be among the best, and be of the part that is asked for.
 
     Args:
       table: the opened index.
@@ -119,6 +124,7 @@ def select(
       keep_top: the share of records, by score, that are kept; exact, ties go to those that come
         first in the set. Records without a score are left out if this is below 1.
       min_score: the lowest score that is kept.
+      holdout, part: see splits.
 
     Raises:
       DataSetError: nothing is left, or there are no scores.
@@ -127,6 +133,7 @@ def select(
         check(f'language of {table.directory}:', language, table.languages)
     if not 0 < keep_top <= 1:
         raise ValueError(f'keep_top must be above 0 and at most 1, not {keep_top}')
+    check('part', part, PARTS)
     settings = {
         'needs': sorted(sorted(need) for need in needs),
         'languages': sorted(languages),
@@ -134,103 +141,120 @@ def select(
         'keep_top': keep_top,
         'min_score': min_score,
         'index': table.fingerprint,
+        **({'holdout': holdout, 'part': part} if holdout else {}),
     }
     own = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
     folder = table.location / f'selection-{own}'
     if not (folder / 'selection.json').exists():
-        selection = _compute(table, settings)
-        _keep(folder, selection)
-        return selection
+        return _compute(table, settings, folder)
     about = json.loads((folder / 'selection.json').read_text())
-    rows = folder / 'rows.npy'
     return Selection(
-        np.asarray(np.load(rows, mmap_mode='r')) if rows.exists() else None,
+        _mapped(folder / 'rows.npy'),
         tuple(about['languages']),
         tuple(about['counts']),
         about['left_out'],
     )
 
 
-def _compute(table: WebTable, settings: Mapping[str, Any]) -> Selection:
-    arrays, left_out = table.arrays, {}
-    kept = np.zeros(len(table), bool)
-    for need in settings['needs']:
-        kept |= table.holding(*need)
+def _mapped(path: epath.Path) -> np.ndarray | None:
+    return np.asarray(np.load(path, mmap_mode='r')) if path.exists() else None
 
-    def keep(reason: str, mask: np.ndarray) -> None:
-        nonlocal kept
-        if lost := int((kept & ~mask).sum()):
-            left_out[reason] = lost
-        kept = kept & mask
-        if not kept.any():
-            raise DataSetError(
-                f'{table.directory}: no record is left; of {len(table)}, these were left out: '
-                f'{left_out}'
-            )
 
-    if lost := int((~kept).sum()):
-        left_out['has no text for any of the tasks'] = lost
-    keep('', np.ones(len(table), bool))
+def _filters(table: WebTable, settings: Mapping[str, Any]) -> Filters:
+    found = Filters(table)
+    found.add('has no text for any of the tasks', found.holding(settings['needs']))
     if settings['languages']:
-        numbers = [table.languages.index(language) for language in settings['languages']]
-        keep('in another language', np.isin(arrays['language'], numbers))
+        found.add('in another language', found.among(settings['languages']))
     if settings['min_score'] is not None or settings['keep_top'] < 1:
-        keep('has no score', ~np.isnan(arrays['score']))
+        found.add('has no score', found.scored())
     if settings['min_score'] is not None:
-        keep('scores lower', arrays['score'] >= settings['min_score'])
+        found.add('scores lower', found.at_least(settings['min_score']))
     if settings['keep_top'] < 1:
-        keep('is not among the best', _best(arrays['score'], kept, settings['keep_top']))
-    return _grouped(table, kept, settings['grouped'], left_out)
+        # Of all, so that holding out some leaves the others as they were.
+        found.add('is not among the best', found.best(settings['keep_top']))
+    if holdout := settings.get('holdout'):
+        part = settings['part']
+        reason = 'is held out' if part == 'train' else 'is trained on'
+        found.add(reason, found.part(holdout, part))
+    return found
 
 
-def _best(score: np.ndarray, kept: np.ndarray, share: float) -> np.ndarray:
-    """bool [records]: the best `share` of those kept, to the record."""
-    candidates = np.flatnonzero(kept)
-    count = max(1, round(share * len(candidates)))
-    values = score[candidates]
-    threshold = np.partition(values, len(values) - count)[len(values) - count]
-    above = candidates[values > threshold]
-    ties = candidates[values == threshold][: count - len(above)]
-    mask = np.zeros(len(score), bool)
-    mask[above] = mask[ties] = True
-    return mask
+def _compute(table: WebTable, settings: Mapping[str, Any], folder: epath.Path) -> Selection:
+    filters, lost = _filters(table, settings), Counter()
+    counts = np.zeros(len(table.languages), np.int64)
+    for rows, mask in filters.kept(lost):
+        counts += np.bincount(table.arrays['language'][rows][mask], minlength=len(counts))
+    left_out = check_left(table, int(counts.sum()), lost)
+    if not settings['grouped']:
+        names, counts = ('',), counts.sum(keepdims=True)
+    else:
+        names = tuple(name for name, n in zip(table.languages, counts) if n)
+    selection = Selection(None, names, tuple(int(n) for n in counts if n), left_out)
+    if not settings['grouped'] and counts[0] == len(table):
+        _keep(folder, selection, lambda file: None)
+        return selection
+    return _with_rows(table, filters, counts, selection, folder)
 
 
-def _grouped(table: WebTable, kept, grouped: bool, left_out) -> Selection:
-    if not grouped:
-        count = int(kept.sum())
-        rows = None if count == len(table) else np.flatnonzero(kept)
-        return Selection(_small(rows, len(table)), ('',), (count,), left_out)
-    rows = np.flatnonzero(kept)
-    numbers = table.arrays['language'][rows]
-    counts = np.bincount(numbers, minlength=len(table.languages))
-    rows = rows[np.argsort(numbers, kind='stable')]
-    present = [k for k in range(len(counts)) if counts[k]]
-    names = tuple(table.languages[k] for k in present)
-    return Selection(
-        _small(rows, len(table)), names, tuple(int(counts[k]) for k in present), left_out
-    )
+def _with_rows(table, filters: Filters, counts, selection: Selection, folder) -> Selection:
+    """The selection with its rows, in a file or, where that can't be written, in memory."""
+    dtype = np.dtype(np.uint32 if len(table) < 1 << 32 else np.int64)
+    whole = (int(counts.sum()),)
+
+    def write(file: BinaryIO) -> None:
+        header = {'descr': dtype.str, 'fortran_order': False, 'shape': whole}
+        np.lib.format.write_array_header_1_0(file, header)
+        begin = file.tell()
+        for place, rows in _grouped(table, filters, counts):
+            file.seek(begin + place * dtype.itemsize)
+            file.write(rows.astype(dtype).tobytes())
+
+    if _keep(folder, selection, write):
+        return dataclasses.replace(selection, rows=_mapped(folder / 'rows.npy'))
+    out = np.empty(whole, dtype)
+    for place, rows in _grouped(table, filters, counts):
+        out[place : place + len(rows)] = rows
+    return dataclasses.replace(selection, rows=out)
 
 
-def _small(rows: np.ndarray | None, size: int) -> np.ndarray | None:
-    return rows if rows is None else rows.astype(np.uint32 if size < 1 << 32 else np.int64)
+def _grouped(table: WebTable, filters: Filters, counts) -> Iterator[tuple[int, np.ndarray]]:
+    """Runs of rows of one group, with the place at which each goes."""
+    places = np.cumsum(counts) - counts
+    for rows, mask in filters.kept():
+        found = rows.start + np.flatnonzero(mask)
+        if len(counts) == 1:
+            groups = [found]
+        else:
+            numbers = table.arrays['language'][found]
+            ordered = found[np.argsort(numbers, kind='stable')]
+            groups = np.split(ordered, np.cumsum(np.bincount(numbers, minlength=len(counts)))[:-1])
+        for group, chosen in enumerate(groups):
+            if len(chosen):
+                yield int(places[group]), chosen
+                places[group] += len(chosen)
 
 
-def _keep(folder: epath.Path, selection: Selection) -> None:
+def _keep(folder: epath.Path, selection: Selection, write: Callable[[BinaryIO], None]) -> bool:
+    """Writes a selection beside the index; False where that can't be."""
     temporary = folder.with_name(f'{folder.name}.incomplete-{os.getpid()}')
+    about = {
+        'languages': selection.languages,
+        'counts': selection.counts,
+        'left_out': selection.left_out,
+    }
     try:
         temporary.mkdir(parents=True, exist_ok=True)
-        if selection.rows is not None:
-            np.save(temporary / 'rows.npy', selection.rows)
-        about = {
-            'languages': selection.languages,
-            'counts': selection.counts,
-            'left_out': selection.left_out,
-        }
+        with open(temporary / 'rows.npy', 'wb') as file:
+            write(file)
+            empty = not file.tell()
+        if empty:
+            os.remove(temporary / 'rows.npy')
         (temporary / 'selection.json').write_text(json.dumps(about))
         os.rename(temporary, folder)
     except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
         # The index may lie where nothing can be written, or another process came first.
         if not (folder / 'selection.json').exists():
             logging.warning('the selection is kept in memory alone: %s', error)
-        shutil.rmtree(temporary, ignore_errors=True)
+            return False
+    return True

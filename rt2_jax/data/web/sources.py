@@ -15,7 +15,7 @@ from typing import Any
 from absl import logging
 from etils import epath
 
-from rt2_jax.data import tfrecord
+from rt2_jax.data import index_files, tfrecord
 from rt2_jax.data.web import index as web_index
 from rt2_jax.data.web.cards import WebCard, find
 from rt2_jax.data.web.jsonl import Jsonl
@@ -29,7 +29,7 @@ from rt2_jax.nearest import check
 KINDS = ('tfds', 'webdataset', 'jsonl')
 FORMAT_SETTINGS = ('directory', 'card', 'fields', 'split', 'files', 'pictures')
 SET_SETTINGS = ('tasks', 'wording', 'languages', 'temperature', 'keep_top', 'min_score')
-SET_SETTINGS += ('most_boxes', 'passes', 'seed')
+SET_SETTINGS += ('holdout', 'part', 'most_boxes', 'passes', 'seed')
 
 
 def open_format(
@@ -46,12 +46,12 @@ def open_format(
 
     Args:
       kind: of KINDS.
-      directory: where it is.
+      directory: where it is: a folder of this machine, or gs://, s3://, http(s)://.
       card: a card or its name (see cards); by default that of its kind, for TFDS an empty one.
       fields: paths that take the place of the card's, by field.
       split: TFDS's.
-      files: pattern of the shards or JSONL files, within the directory.
-      pictures: of JSONL, the folder that pictures' names are relative to.
+      files: pattern of the shards or JSONL files, within the directory (see file_patterns).
+      pictures: of JSONL, the folder that pictures' names are relative to, or its address.
 
     Raises:
       ValueError: an unknown kind, card or field, or a setting that the kind doesn't have.
@@ -66,7 +66,7 @@ def open_format(
         return Tfds(directory, find(card or WebCard('fields'), fields), split)
     if split != 'train':
         raise ValueError(f'a {kind} set has no split; give the pattern of its `files`')
-    given = {'files': files} if files else {}
+    given = {'pattern': files} if files else {}
     if kind == 'jsonl':
         return Jsonl(directory, find(card or kind, fields), pictures=pictures, **given)
     if pictures:
@@ -83,8 +83,8 @@ def open_table(
       tfrecord.CorruptRecord: an unreadable record, or an index that leaves some out, with
         on_corrupt='raise'.
     """
-    place = epath.Path(location or web_index.default_location(dataset))
-    if not (place / 'index.json').exists():
+    place = web_index.location_of(dataset, location)
+    if not (place / index_files.ABOUT).exists():
         logging.info('indexing %s into %s', dataset.directory, place)
         web_index.build(dataset, location=place, on_corrupt=on_corrupt)
     table = WebTable(dataset, place)

@@ -4,17 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 import json
-import os
-from typing import Any
+from typing import Any, NamedTuple
 
 from absl import logging
 from etils import epath
 import numpy as np
 
-from rt2_jax.data.robot.rlds_index import IndexMismatch
-from rt2_jax.data.web import index as web_index
+from rt2_jax.data import arrays, files, holdouts, index_files
+from rt2_jax.data.errors import IndexMismatch
+from rt2_jax.data.web import index as web_index, jsonl
 from rt2_jax.data.web.cards import TEXTS
 from rt2_jax.data.web.records import Format
+
+
+class Place(NamedTuple):
+    """Where a picture lies.
+
+    Attributes:
+      file: number of the file that it is a part of; None where it has one of its own.
+      path: of its own file.
+      offset: first byte.
+      length: number of bytes.
+      checksum: CRC-32C of them.
+    """
+
+    file: int | None
+    path: str
+    offset: int
+    length: int
+    checksum: int
 
 
 class WebTable:
@@ -30,8 +48,8 @@ class WebTable:
     """
 
     def __init__(self, dataset: Format, location: epath.PathLike | None = None):
-        self.location = epath.Path(location or web_index.default_location(dataset))
-        path = self.location / 'index.json'
+        self.location = web_index.location_of(dataset, location)
+        path = self.location / index_files.ABOUT
         if not path.exists():
             raise FileNotFoundError(
                 f'no index at {self.location}; build it with rt2_jax.data.web.index.build'
@@ -41,10 +59,10 @@ class WebTable:
         self._check(dataset)
         self.fingerprint: str = self.about['fingerprint']
         self.languages: list[str] = self.about['languages']
-        self.files = [os.path.join(self.directory, file['name']) for file in self.about['files']]
-        # Where pictures have files of their own.
-        self.folder: str = getattr(dataset, 'folder', '')
-        self.arrays = self._map()
+        folder = files.path(self.directory)
+        self.files = [folder / file['name'] for file in self.about['files']]
+        self.folder = dataset.folder
+        self.arrays = arrays.mapped(self.location, self.about['arrays'])
 
     def __len__(self) -> int:
         return self.about['records']
@@ -69,29 +87,42 @@ class WebTable:
     def language(self, row: int) -> str:
         return self.languages[int(self.arrays['language'][row])]
 
-    def place(self, row: int) -> tuple[str, int, int, int]:
-        """A picture's file, first byte, number of bytes and CRC-32C."""
-        arrays = self.arrays
+    def place(self, row: int) -> Place:
+        """Where a picture lies."""
         own = self.texts('path', row)
-        file = os.path.join(self.folder, own[0]) if own else self.files[arrays['picture_file'][row]]
-        offset, length = int(arrays['picture_offset'][row]), int(arrays['picture_length'][row])
-        return file, offset, length, int(arrays['picture_checksum'][row])
+        return Place(
+            None if own else int(self.arrays['picture_file'][row]),
+            jsonl.within(self.folder, own[0]) if own else '',
+            int(self.arrays['picture_offset'][row]),
+            int(self.arrays['picture_length'][row]),
+            int(self.arrays['picture_checksum'][row]),
+        )
 
     def holds(self, row: int, fields: Sequence[str]) -> bool:
         """Whether a record has text in all of the fields."""
         return all((int(self.arrays['holds'][row]) >> TEXTS.index(f)) & 1 for f in fields)
 
-    def holding(self, *fields: str) -> np.ndarray:
+    def holding(self, *fields: str, rows: slice = slice(None)) -> np.ndarray:
         """bool [records]: which have text in all of the fields."""
         bits = sum(1 << TEXTS.index(field) for field in fields)
-        return (self.arrays['holds'] & bits) == bits
+        return (self.arrays['holds'][rows] & bits) == bits
 
-    def _map(self) -> dict[str, np.ndarray]:
-        # As plain arrays: indexing numpy's memmap class costs several times as much.
-        return {
-            file.stem: np.asarray(np.load(file, mmap_mode='r'))
-            for file in self.location.glob('*.npy')
-        }
+    def pictures(self, rows: slice | np.ndarray) -> np.ndarray:
+        """What the pictures of records are known by, uint64 [rows]: their lengths and checksums."""
+        lengths = self.arrays['picture_length'][rows].astype(np.uint64)
+        return holdouts.mixed((lengths << np.uint64(32)) + self.arrays['picture_checksum'][rows])
+
+    def verify(self) -> None:
+        """Reads all of the index and compares its checksums; as long as reading it takes.
+
+        Raises:
+          IndexMismatch: naming the damaged file.
+        """
+        arrays.verify(self.location, self.about['arrays'], self.arrays, self._remedy)
+
+    @property
+    def _remedy(self) -> str:
+        return f'Delete {self.location} and index again (rt2_jax.data.web.index.build).'
 
     def __getstate__(self) -> dict[str, Any]:
         # Another process maps the files itself.
@@ -99,10 +130,10 @@ class WebTable:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self.arrays = self._map()
+        self.arrays = arrays.mapped(self.location, self.about['arrays'])
 
     def _check(self, dataset: Format) -> None:
-        remedy = f'Delete {self.location} and index again (rt2_jax.data.web.index.build).'
+        remedy = self._remedy
         expected = {'format': web_index.FORMAT, 'dataset': dataset.fingerprint}
         for name, value in expected.items():
             if self.about.get(name) != value:
@@ -110,8 +141,8 @@ class WebTable:
                     f'the index at {self.location} was built with {name} {self.about.get(name)!r}, '
                     f'but {value!r} is wanted. {remedy}'
                 )
-        units = dataset.units()
-        then, now = self.about['files'], web_index.stamps(dataset, units)
+        then, now = self.about['files'], web_index.stamps(dataset)
+        self.stamps = now
         if [file['name'] for file in then] != [file['name'] for file in now]:
             raise IndexMismatch(
                 f'the index at {self.location} covers {len(then)} files, {self.directory} has '
@@ -120,12 +151,12 @@ class WebTable:
         for old, new in zip(then, now, strict=True):
             if old['size'] != new['size']:
                 raise IndexMismatch(
-                    f'{os.path.join(self.directory, new["name"])} has {new["size"]} bytes; the index '
+                    f'{self.directory}/{new["name"]} has {new["size"]} bytes; the index '
                     f'at {self.location} was built when it had {old["size"]}. {remedy}'
                 )
         if then != now:
             # Copying changes times but not content.
-            if web_index.recheck(dataset, units) != self.about['framing']:
+            if web_index.recheck(dataset, now) != self.about['framing']:
                 raise IndexMismatch(
                     f'{self.directory} has changed since the index at {self.location} was built: '
                     f'same sizes, other records. {remedy}'

@@ -9,7 +9,7 @@ the archive, so that it can't be compressed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 import dataclasses
 import json
 import os
@@ -17,13 +17,13 @@ import re
 import tarfile
 from typing import Any
 
-from rt2_jax.data import tfrecord
-from rt2_jax.data.web import records as web_records
+from rt2_jax.data import files, remote, tfrecord
+from rt2_jax.data.web import file_patterns, records as web_records
 from rt2_jax.data.web.cards import WebCard
-from rt2_jax.data.web.jsonl import matching
 from rt2_jax.data.web.records import Record, Unit
 
-Member = tarfile.TarInfo
+# A member with its content, or None where that isn't wanted.
+Member = tuple[tarfile.TarInfo, bytes | None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,129 +31,153 @@ class WebDataset:
     """Shards of a directory.
 
     Attributes:
-      directory: the set.
+      directory: the set, of this machine or remote.
       card: paths begin with an extension.
-      files: the shards, as a pattern within the directory.
+      pattern: the shards within the directory (see file_patterns).
     """
 
     directory: str
     card: WebCard
-    files: str = '*.tar'
+    pattern: str = '*.tar'
 
     kind = 'webdataset'
+    folder = ''
 
     @property
     def fingerprint(self) -> str:
-        return f'{self.kind} {self.card.fingerprint} {self.files}'
+        return f'{self.kind} {self.card.fingerprint} {self.pattern}'
 
     def prepare(self) -> WebDataset:
         """Nothing to prepare: there is no schema."""
         return self
 
-    def units(self) -> list[Unit]:
+    def files(self) -> list[str]:
+        """The shards."""
+        return file_patterns.matching(self.directory, self.pattern)
+
+    def units(self, sizes: Sequence[int]) -> list[Unit]:
         """One a shard."""
-        return [
-            Unit(number, path, 0, os.path.getsize(path))
-            for number, path in enumerate(matching(self.directory, self.files))
-        ]
+        return [Unit(number, 0, size) for number, size in enumerate(sizes)]
 
-    def records(self, unit: Unit, digest: Any) -> Iterator[Record | tfrecord.CorruptRecord]:
+    def records(
+        self, path: str, unit: Unit, digest: Any
+    ) -> Iterator[Record | tfrecord.CorruptRecord]:
         """The shard's samples in order, with what is damaged in its place."""
-        with open(unit.path, 'rb') as file:
-            for sample in _samples(unit.path):
-                self._update(digest, sample, file)
-                if isinstance(sample, tfrecord.CorruptRecord):
-                    yield sample
-                    continue
-                try:
-                    yield self._record(sample, file)
-                except ValueError as error:
-                    reason = f'sample {_split(sample[0].name)[0]!r}: {error}'
-                    yield tfrecord.CorruptRecord(unit.path, sample[0].offset, reason)
+        for sample in _samples(path):
+            self._update(digest, sample)
+            if isinstance(sample, tfrecord.CorruptRecord):
+                yield sample
+                continue
+            try:
+                yield self._record(sample)
+            except ValueError as error:
+                header = sample[0][0]
+                reason = f'sample {_split(header.name)[0]!r}: {error}'
+                yield tfrecord.CorruptRecord(path, header.offset, reason)
 
-    def framing(self, unit: Unit, digest: Any) -> None:
+    def framing(self, path: str, unit: Unit, digest: Any) -> None:
         """Of all headers and of the texts; pictures are checked when they are read."""
-        with open(unit.path, 'rb') as file:
-            for sample in _samples(unit.path):
-                self._update(digest, sample, file)
-
-    def _update(self, digest: Any, sample: list[Member] | tfrecord.CorruptRecord, file) -> None:
-        if isinstance(sample, tfrecord.CorruptRecord):
-            digest.update(str(sample.offset).encode())
-            return
-        pictures = self.card.image.split('|')
-        for member in sample:
-            digest.update(f'{member.name} {member.offset_data} {member.size}'.encode())
-            if _split(member.name)[1] not in pictures:
-                file.seek(member.offset_data)
-                digest.update(file.read(member.size))
+        # Of a remote shard all is read: a request for each text takes longer than a picture.
+        for sample in _samples(path, () if remote.is_remote(path) else self._pictures):
+            self._update(digest, sample)
 
     def keys(self) -> list[str]:
         """Extensions of the first sample, and the paths of its JSON."""
-        unit = self.units()[0]
-        with open(unit.path, 'rb') as file:
-            sample = next(_samples(unit.path))
-            found = {_split(m.name)[1]: m for m in sample}
-            trees = {
-                e: _parsed(_content(file, m), e) for e, m in found.items() if e.endswith('json')
-            }
+        sample = next(_samples(os.fspath(files.path(self.directory) / self.files()[0])))
+        found = {_split(header.name)[1]: content for header, content in sample}
+        trees = {e: _parsed(content, e) for e, content in found.items() if e.endswith('json')}
         return [*found, *web_records.paths(trees)]
 
-    def _record(self, sample: list[Member], file) -> Record:
+    @property
+    def _pictures(self) -> list[str]:
+        return self.card.image.split('|')
+
+    def _update(self, digest: Any, sample: list[Member] | tfrecord.CorruptRecord) -> None:
+        if isinstance(sample, tfrecord.CorruptRecord):
+            digest.update(str(sample.offset).encode())
+            return
+        for header, content in sample:
+            digest.update(f'{header.name} {header.offset_data} {header.size}'.encode())
+            if _split(header.name)[1] not in self._pictures:
+                digest.update(content)
+
+    def _record(self, sample: list[Member]) -> Record:
         members: dict[str, Member] = {}
-        for member in sample:
-            extension = _split(member.name)[1]
+        for header, content in sample:
+            extension = _split(header.name)[1]
             if extension in members:
                 raise ValueError(f'two members end in .{extension}')
-            members[extension] = member
-        endings = [ending for ending in self.card.image.split('|') if ending in members]
+            members[extension] = header, content
+        endings = [ending for ending in self._pictures if ending in members]
         if len(endings) != 1:
             raise ValueError(
                 f'{len(endings)} members are a picture ({self.card.image}), one is expected; '
                 f'there are {", ".join(members)}'
             )
-        content: dict[str, Any] = {}
+        parsed: dict[str, Any] = {}
         values = {}
         for field, path in self.card.paths.items():
             extension, _, keys = path.partition('/')
             if extension in members:
-                if extension not in content:
-                    content[extension] = _parsed(_content(file, members[extension]), extension)
-                found = content[extension]
+                if extension not in parsed:
+                    parsed[extension] = _parsed(members[extension][1], extension)
+                found = parsed[extension]
                 values[field] = web_records.look_up(found, keys) if keys else [found]
-        picture = members[endings[0]]
-        return web_records.make(values, _content(file, picture), picture.offset_data, self.card)
+        header, picture = members[endings[0]]
+        return web_records.make(values, picture, header.offset_data, self.card)
 
 
-def _samples(path: str) -> Iterator[list[Member] | tfrecord.CorruptRecord]:
-    """The members of each sample, in order; what ends the archive early comes last."""
+def _samples(
+    path: str, left_out: Collection[str] = ()
+) -> Iterator[list[Member] | tfrecord.CorruptRecord]:
+    """The members of each sample, in order; what ends the archive early comes last.
+
+    Args:
+      path: the shard.
+      left_out: extensions of members whose content isn't read.
+    """
     sample: list[Member] = []
-    try:
-        with tarfile.open(path, 'r:') as archive:
-            while (member := archive.next()) is not None:
-                archive.members = []  # the library would keep them all
-                if not member.isfile() or re.search(r'(^|/)__[^/]*__($|/)', member.name):
-                    continue
-                if sample and _split(member.name)[0] != _split(sample[0].name)[0]:
+    with files.open_file(path) as opened, opened.reader() as file:
+        try:
+            for header in _headers(file):
+                key, extension = _split(header.name)
+                if sample and key != _split(sample[0][0].name)[0]:
                     yield sample
                     sample = []
-                sample.append(member)
-            end = archive.offset
-    except tarfile.ReadError as error:
-        offset = sample[0].offset if sample else 0
-        yield tfrecord.CorruptRecord(path, offset, f'{error}: truncated, or no plain tar file')
-        return
-    if sample:
-        yield sample
-    # To the library any block that isn't a header ends the archive; only one of zeros does.
-    with open(path, 'rb') as file:
+                # As it comes, in order: going back costs a remote reader what it has read ahead.
+                content = None if extension in left_out else _content(file, header)
+                sample.append((header, content))
+            end = file.tell() - tarfile.BLOCKSIZE
+        except tarfile.ReadError as error:
+            offset = sample[0][0].offset if sample else 0
+            reason = f'{error}: truncated, or no plain tar file'
+            yield tfrecord.CorruptRecord(path, offset, reason)
+            return
+        if sample:
+            yield sample
+        # To the library any block that isn't a header ends the archive; only one of zeros does.
         file.seek(end)
         block = file.read(tarfile.BLOCKSIZE)
-    if block.strip(b'\0') or len(block) < tarfile.BLOCKSIZE:
-        left = os.path.getsize(path) - end
-        yield tfrecord.CorruptRecord(
-            path, end, f'truncated or damaged: {left} bytes from here on, and no end of the archive'
-        )
+        if block.strip(b'\0') or len(block) < tarfile.BLOCKSIZE:
+            reason = f'truncated or damaged: {opened.size - end} bytes from here on, and no end of '
+            yield tfrecord.CorruptRecord(path, end, f'{reason}the archive')
+
+
+def _headers(file: Any) -> Iterator[tarfile.TarInfo]:
+    """Members that are files."""
+    with tarfile.open(fileobj=file, mode='r:') as archive:
+        while (header := archive.next()) is not None:
+            archive.members = []  # the library would keep them all
+            if header.isfile() and not re.search(r'(^|/)__[^/]*__($|/)', header.name):
+                yield header
+
+
+def _content(file: Any, header: tarfile.TarInfo) -> bytes:
+    file.seek(header.offset_data)
+    data = file.read(header.size)
+    if len(data) != header.size:
+        raise tarfile.ReadError(f'{header.name}: {len(data)} of {header.size} bytes are there')
+    return data
 
 
 def _split(name: str) -> tuple[str, str]:
@@ -161,14 +185,6 @@ def _split(name: str) -> tuple[str, str]:
     folder, _, last = name.rpartition('/')
     stem, _, extension = last.partition('.')
     return (f'{folder}/{stem}' if folder else stem), extension.lower()
-
-
-def _content(file, member: Member) -> bytes:
-    file.seek(member.offset_data)
-    data = file.read(member.size)
-    if len(data) != member.size:
-        raise ValueError(f'{member.name}: {len(data)} of {member.size} bytes are there')
-    return data
 
 
 def _parsed(data: bytes, extension: str) -> Any:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
-import os
 from typing import Any
 
-from etils import epath
-
-from rt2_jax.data import tf_example, tfrecord
-from rt2_jax.data.robot import rlds_index
+from rt2_jax.data import remote, tf_example, tfds_directory, tfrecord
+from rt2_jax.data.errors import DataSetError
 from rt2_jax.data.web import records as web_records
 from rt2_jax.data.web.cards import WebCard
 from rt2_jax.data.web.records import Record, Unit
@@ -34,6 +31,7 @@ class Tfds:
     names: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
 
     kind = 'tfds'
+    folder = ''
 
     @property
     def fingerprint(self) -> str:
@@ -43,41 +41,39 @@ class Tfds:
         """Holds the card against the schema and looks up the names of classes.
 
         Raises:
-          rlds_index.DataSetError: not a whole TFDS set, or its schema lacks what the card names.
+          DataSetError: not a whole TFDS set, or its schema lacks what the card names.
         """
-        # TFDS is wanted for the schema only, at indexing; training reads the index alone.
         import tensorflow_datasets as tfds  # pylint: disable=g-import-not-at-top
 
-        rlds_index.split_files(self.directory, self.split)
-        if not (epath.Path(self.directory) / 'features.json').exists():
-            raise rlds_index.DataSetError(
-                f'{self.directory} has no features.json, so its schema is unknown'
-            )
-        schema = _leaves(tfds.features.FeaturesDict.from_config(self.directory))
+        tfds_directory.split_files(self.directory, self.split)
+        schema = _leaves(tfds_directory.features(self.directory))
         names = {}
         for field, path in {'image': self.card.image, **self.card.paths}.items():
             whose = f'{path!r}, which the card {self.card.name!r} names as its {field}'
             if path not in schema:
-                raise rlds_index.DataSetError(
+                raise DataSetError(
                     f'{self.directory} has no feature {whose}{nearest(path, schema)}'
                 )
-            if isinstance(schema[path], tfds.features.ClassLabel):
-                names[path] = tuple(schema[path].names)
-            elif field in ('box', 'score') and isinstance(schema[path], tfds.features.Text):
-                raise rlds_index.DataSetError(f'{self.directory}: feature {whose}, holds text')
+            keys, feature = schema[path]
+            if isinstance(feature, tfds.features.ClassLabel):
+                names[path] = tfds_directory.class_names(self.directory, keys)
+            elif field in ('box', 'score') and isinstance(feature, tfds.features.Text):
+                raise DataSetError(f'{self.directory}: feature {whose}, holds text')
         return dataclasses.replace(self, names=names)
 
-    def units(self) -> list[Unit]:
-        """One a shard."""
-        files = rlds_index.split_files(self.directory, self.split)
-        return [
-            Unit(number, os.fspath(file), 0, os.path.getsize(file))
-            for number, file in enumerate(files)
-        ]
+    def files(self) -> list[str]:
+        """The split's shards."""
+        return [file.name for file in tfds_directory.split_files(self.directory, self.split)]
 
-    def records(self, unit: Unit, digest: Any) -> Iterator[Record | tfrecord.CorruptRecord]:
+    def units(self, sizes: Sequence[int]) -> list[Unit]:
+        """One a shard."""
+        return [Unit(number, 0, size) for number, size in enumerate(sizes)]
+
+    def records(
+        self, path: str, unit: Unit, digest: Any
+    ) -> Iterator[Record | tfrecord.CorruptRecord]:
         """The shard's records in order, with what is damaged in its place."""
-        for found in tfrecord.scan(unit.path):
+        for found in tfrecord.scan(path):
             _update(digest, found)
             if found.error is not None:
                 yield found.error
@@ -85,11 +81,12 @@ class Tfds:
             try:
                 yield self._record(found)
             except ValueError as error:
-                yield tfrecord.CorruptRecord(unit.path, found.offset, str(error))
+                yield tfrecord.CorruptRecord(path, found.offset, str(error))
 
-    def framing(self, unit: Unit, digest: Any) -> None:
+    def framing(self, path: str, unit: Unit, digest: Any) -> None:
         """From the lengths and checksums that the file itself holds."""
-        for found in tfrecord.scan(unit.path, payloads=False):
+        # Of a remote shard all is read: a request for each record takes longer than a picture.
+        for found in tfrecord.scan(path, payloads=remote.is_remote(path)):
             _update(digest, found)
 
     def keys(self) -> list[str]:
@@ -127,13 +124,13 @@ def _update(digest: Any, found: tfrecord.Record) -> None:
     digest.update(f'{found.offset} {found.length} {found.stored_checksum},'.encode())
 
 
-def _leaves(features: Any, prefix: str = '') -> dict[str, Any]:
-    """Innermost features by flat path, as their records name them."""
+def _leaves(features: Any, keys: tuple[str, ...] = ()) -> dict[str, tuple[tuple[str, ...], Any]]:
+    """Innermost features with their keys, by flat path, as their records name them."""
     # A Sequence of a dict is stored as a dict of sequences.
     inner = getattr(features, 'feature', features)
     if not hasattr(inner, 'keys'):
-        return {prefix: inner}
+        return {'/'.join(keys): (keys, inner)}
     leaves = {}
     for key in inner.keys():
-        leaves |= _leaves(inner[key], f'{prefix}/{key}' if prefix else key)
+        leaves |= _leaves(inner[key], (*keys, key))
     return leaves

@@ -8,17 +8,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 import hashlib
 import json
-import threading
-from typing import Any
 
 from absl import logging
 import numpy as np
 
-from rt2_jax.data import images, tfrecord
-from rt2_jax.data.robot import rlds_index
+from rt2_jax.data import files, picture_files
+from rt2_jax.data.errors import DataSetError
 from rt2_jax.data.example import Example
+from rt2_jax.data.picture_files import PictureFiles
+from rt2_jax.data.stand_ins import StandIns
 from rt2_jax.data.web import tasks as web_tasks
-from rt2_jax.data.web.picture_files import PictureFiles
 from rt2_jax.data.web.selection import Selection, Shares, language_shares, select
 from rt2_jax.data.web.table import WebTable
 from rt2_jax.nearest import check
@@ -39,6 +38,8 @@ class WebSet:
         of rare ones: they go with count ** (1 / temperature).
       keep_top: the share of records, by score, that are kept (PaLI keeps 0.1 of WebLI).
       min_score: the lowest score that is kept.
+      holdout: the share, or number, of the set's records that are held out (see splits).
+      part: 'train' for the other records, 'validation' for those.
       most_boxes: objects that an answer of `detect` names at most.
       passes: how often an epoch goes over the records; each time anew is drawn which of several
         captions, answers and tasks it is.
@@ -48,7 +49,6 @@ class WebSet:
 
     Attributes:
       fingerprint: changes with the data, the card or any of the settings.
-      skipped: how many times another record stood in.
     """
 
     def __init__(
@@ -62,15 +62,16 @@ class WebSet:
         temperature: float = 1.0,
         keep_top: float = 1.0,
         min_score: float | None = None,
+        holdout: float = 0,
+        part: str = 'train',
         most_boxes: int = 8,
         passes: int = 1,
         seed: int = 0,
         on_corrupt: str = 'raise',
     ):
-        check('on_corrupt', on_corrupt, rlds_index.ON_CORRUPT)
         check('wording', wording, web_tasks.WORDINGS)
-        self.table, self.name, self.skipped = table, name, 0
-        self._on_corrupt, self._wording = on_corrupt, wording
+        self.table, self.name, self._wording = table, name, wording
+        self._stand_ins = StandIns(name, on_corrupt)
         self._most_boxes, self._passes, self._seed = most_boxes, passes, seed
         self._tasks = _positive('task', tasks, web_tasks.TASKS)
         weights = _positive(f'language of {table.directory}:', languages or {}, table.languages)
@@ -88,9 +89,11 @@ class WebSet:
             grouped=bool(weights) or temperature != 1,
             keep_top=keep_top,
             min_score=min_score,
+            holdout=holdout,
+            part=part,
         )
         if lost := sorted(set(weights) - set(self.selection.languages)) if weights else []:
-            raise rlds_index.DataSetError(
+            raise DataSetError(
                 f'{table.directory}: no record of language {lost[0]!r} is left, though its weight is '
                 f'{weights[lost[0]]:g}; left out were {dict(self.selection.left_out)}'
             )
@@ -105,8 +108,14 @@ class WebSet:
             sorted(weights.items()),
         ]
         settings += [temperature, keep_top, min_score, most_boxes, passes, seed]
+        settings += [holdout, part] if holdout else []
         self.fingerprint = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:32]
-        self._files, self._lock = PictureFiles(), threading.Lock()
+        self._files = PictureFiles(table.files, table.stamps)
+
+    @property
+    def skipped(self) -> int:
+        """How many times another record stood in for one that can't be read."""
+        return self._stand_ins.count
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -119,12 +128,7 @@ class WebSet:
     def __getitem__(self, i: int) -> Example:
         if not 0 <= i < len(self):
             raise IndexError(f'example {i} of {len(self)}')
-        try:
-            return self._example(int(i))
-        except tfrecord.CorruptRecord as error:
-            if self._on_corrupt == 'raise':
-                raise
-            return self._stand_in(int(i), error)
+        return self._stand_ins.read(int(i), len(self), self._example)
 
     def __repr__(self) -> str:
         return f'WebSet({self.name}, {sum(self.selection.counts)} of {len(self.table)} records)'
@@ -139,27 +143,27 @@ class WebSet:
         Raises:
           tfrecord.CorruptRecord: it isn't what it was when it was indexed.
         """
-        path, offset, length, checksum = self.table.place(row)
-        data = self._files.read(path, offset, length, keep_open=not self.table.folder)
-        if tfrecord.checksum(data) != checksum:
-            raise tfrecord.CorruptRecord(
-                path,
-                offset,
-                f'the {length} bytes of a picture have changed since they were indexed',
-            )
-        return data
+        return picture_files.check(*self._read(row))
+
+    def _read(self, row: int) -> tuple[bytes, int, files.Path | str, int]:
+        """A picture's bytes as they are now, the checksum that they had, their file and its byte."""
+        place = self.table.place(row)
+        if place.file is not None:
+            (data,) = self._files.read(place.file, [(place.offset, place.length)])
+            return data, place.checksum, self.table.files[place.file], place.offset
+        try:
+            data = files.read(place.path)
+        except FileNotFoundError as error:
+            raise picture_files.vanished(place.path, 0) from error
+        picture_files.check_length(data, place.length, place.path, 0)
+        return data, place.checksum, place.path, 0
 
     def _example(self, i: int) -> Example:
         row = self.row(i)
         rng = np.random.Generator(np.random.Philox(key=[self._seed, i]))
         task = self._task(row, rng)
         prompt, answer = web_tasks.ask(task, self.table, row, rng, self._wording, self._most_boxes)
-        encoded = self.encoded(row)
-        try:
-            frame = images.decode(encoded)
-        except ValueError as error:
-            path, offset, *_ = self.table.place(row)
-            raise tfrecord.CorruptRecord(path, offset, f'picture: {error}') from error
+        frame = picture_files.decode(*self._read(row))
         return Example(
             frames=frame[None], prompt=prompt, answer=answer, source=self.name, kind=task, clip=True
         )
@@ -170,32 +174,6 @@ class WebSet:
         able = [task for task in self._tasks if self.table.holds(row, web_tasks.TASKS[task])]
         totals = np.cumsum([self._tasks[task] for task in able])
         return able[int(np.searchsorted(totals, rng.random() * totals[-1], side='right'))]
-
-    def _stand_in(self, i: int, error: tfrecord.CorruptRecord) -> Example:
-        for other in range(i + 1, i + len(self)):
-            try:
-                example = self._example(other % len(self))
-            except tfrecord.CorruptRecord:
-                continue
-            with self._lock:
-                self.skipped += 1
-            logging.warning(
-                "%s: example %d can't be read; %d stands in for it (%d times so far): %s",
-                self.name,
-                i,
-                other % len(self),
-                self.skipped,
-                error,
-            )
-            return example
-        raise error
-
-    def __getstate__(self) -> dict[str, Any]:
-        # Locks belong to one process.
-        return {**self.__dict__, '_lock': None}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _lock=threading.Lock())
 
 
 def _positive(what: str, weights: Mapping[str, float], valid) -> dict[str, float]:

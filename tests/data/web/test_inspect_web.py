@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import web_files
 
-from rt2_jax.data import contact_sheet
+from rt2_jax.data import contact_sheet, lettering
 
 
 def test_report_and_sheet(tmp_path):
@@ -51,8 +51,9 @@ def test_report_and_sheet(tmp_path):
 
 def test_text_fits_the_width():
     text = 'a few words and oneverylongwordthatfitsnowhereonalineofthiswidthatall 日本語 ' * 3
-    wrapped = contact_sheet.wrap(text, 100)
-    assert max(map(contact_sheet.measure, wrapped)) <= 100
+    wrapped = lettering.wrapped(text, 100)
+    assert max(map(lettering.width, wrapped)) <= 100
+    assert lettering.width(lettering.fitted(text, 100)) <= 100
     assert ''.join(wrapped).replace(' ', '') == text.replace(' ', '')
 
 

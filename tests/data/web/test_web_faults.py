@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 import web_files
 
-from rt2_jax.data import images, tfrecord
-from rt2_jax.data.robot import rlds_index
+from rt2_jax.data import errors, images, tfrecord
 from rt2_jax.data.web import index as web_index, jsonl as web_jsonl, sources as web_sources
 
 ALL = {'caption': 1.0, 'vqa': 1.0, 'ocr': 1.0, 'detect': 1.0}
@@ -152,6 +151,10 @@ def test_a_compressed_tar_is_refused(tar):
         open_tar(tar)
 
 
+def count_units(dataset) -> int:
+    return len(dataset.units([stamp['size'] for stamp in web_index.stamps(dataset)]))
+
+
 def flip(path, position):
     data = bytearray(path.read_bytes())
     data[position] ^= 0x08
@@ -181,7 +184,7 @@ def test_damage_after_indexing_is_found_when_read(jsonl, caplog):
     np.testing.assert_array_equal(lenient[4].frames, source[5].frames)
     assert lenient.skipped == 1 and "example 4 can't be read; 5 stands in" in caplog.text
     path.unlink()
-    with pytest.raises(tfrecord.CorruptRecord, match='0004.jpg, .*No such file'):
+    with pytest.raises(tfrecord.CorruptRecord, match='0004.jpg, .*has vanished'):
         source[4]
 
 
@@ -204,18 +207,18 @@ def test_indexing_goes_on_where_it_was(jsonl, monkeypatch, tmp_path):
     monkeypatch.setattr(web_jsonl, 'UNIT_BYTES', 600)
     dataset = web_sources.open_format('jsonl', jsonl, fields=web_files.JSONL_FIELDS)
     good = (jsonl / 'all.jsonl').read_bytes()
-    units = len(dataset.units())
+    units = count_units(dataset)
     picture = jsonl / web_files.record(9)['image']
     hidden = picture.rename(tmp_path / 'hidden')
     with pytest.raises(tfrecord.CorruptRecord, match='line 10'):
         web_index.build(dataset, processes=1)
-    location = web_index.default_location(dataset)
+    location = web_index.location_of(dataset)
     assert not location.exists()
     hidden.rename(picture)
     done = []
     web_index.build(dataset, processes=1, progress=lambda k, n: done.append((k, n)))
     assert 0 < len(done) < units and done[-1] == (units, units)
-    assert not location.with_name(f'{location.name}.parts').exists()
+    assert not location.with_name(f'{location.name}.building').exists()
     table = web_sources.open_table(dataset)
     fresh = web_index.build(dataset, location=tmp_path / 'fresh')
     about = json.loads((fresh / 'index.json').read_text())
@@ -228,17 +231,20 @@ def test_a_full_disk_is_named_and_leaves_nothing_half(jsonl, monkeypatch):
     """Files are limited in size, which fails as a full disk does."""
     monkeypatch.setattr(web_jsonl, 'UNIT_BYTES', 600)
     dataset = web_sources.open_format('jsonl', jsonl, fields=web_files.JSONL_FIELDS)
-    location = web_index.default_location(dataset)
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    units = len(dataset.units())
-    # Too little for a part's columns, then for the joined ones alone.
-    for most, done in ((130, 0), (600, units)):
+    location = web_index.location_of(dataset)
+    limits, units = resource.getrlimit(resource.RLIMIT_FSIZE), count_units(dataset)
+
+    def fill(done, _):
+        if done == last:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (130, limits[1]))
+
+    # Too little for a part, then for the joined columns alone.
+    for last in (1, units):
         try:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (most, limits[1]))
             with pytest.raises(
-                OSError, match=f'no room for the index of {jsonl}; .* {done} of {units} units'
+                OSError, match=f'while indexing {jsonl}: {last} of {units} parts are done'
             ):
-                web_index.build(dataset)
+                web_index.build(dataset, progress=fill)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         assert not location.exists() and not [*jsonl.joinpath('rt2_index').rglob('*incompl*')]
@@ -274,17 +280,17 @@ def test_index_of_other_data(kind, request):
     said, other = b'thing 1, said the 0th', b'thong 1, said the 0th'
     assert said in data
     file.write_bytes(data.replace(said, other))
-    with pytest.raises(rlds_index.IndexMismatch, match='same sizes, other records'):
+    with pytest.raises(errors.IndexMismatch, match='same sizes, other records'):
         if kind == 'coco':  # whose framing has the payload's checksum
             rewrite(file)
         opened(folder)
     with open(file, 'ab') as appended:
         appended.write(b'\n')
-    with pytest.raises(rlds_index.IndexMismatch, match='bytes; the index .* Delete .* index again'):
+    with pytest.raises(errors.IndexMismatch, match='bytes; the index .* Delete .* index again'):
         opened(folder)
     (folder / f'z{file.name}').write_bytes(data)
     if kind != 'coco':  # where dataset_info.json says which files there are
-        with pytest.raises(rlds_index.IndexMismatch, match='covers . files'):
+        with pytest.raises(errors.IndexMismatch, match='covers . files'):
             opened(folder)
 
 
@@ -297,11 +303,29 @@ def rewrite(file):
     file.write_bytes(out.getvalue())
 
 
+def test_classes_without_names_are_refused(coco):
+    """TFDS would call them '0', '1' and so on."""
+    (coco / 'objects-label.labels.txt').unlink()
+    with pytest.raises(errors.DataSetError, match='lacks objects-label.labels.txt, which names'):
+        open_coco(coco)
+
+
+def test_a_damaged_index_is_found_and_named(tar):
+    table = open_tar(tar).table
+    table.verify()
+    flip(table.location / 'caption.npy', 200)
+    damaged = web_sources.open_table(
+        web_sources.open_format('webdataset', tar, fields=web_files.TAR_FIELDS)
+    )
+    with pytest.raises(errors.IndexMismatch, match='caption.npy is damaged.*Delete .* index again'):
+        damaged.verify()
+
+
 def test_sets_that_are_not_there(tmp_path, jsonl):
-    with pytest.raises(rlds_index.DataSetError, match="no such directory.*did you mean 'jsonl'"):
+    with pytest.raises(errors.DataSetError, match="no such directory.*did you mean 'jsonl'"):
         open_jsonl(tmp_path / 'jsonll')
-    with pytest.raises(rlds_index.DataSetError, match=r"no file '\*\.tar'; it holds 0, 1, 2, all"):
+    with pytest.raises(errors.DataSetError, match=r"no file '\*\.tar'; it holds 0, 1, 2, all"):
         open_tar(jsonl)
     (jsonl / 'all.jsonl').write_text('\n\n')
-    with pytest.raises(rlds_index.DataSetError, match='no readable records'):
+    with pytest.raises(errors.DataSetError, match='no readable records'):
         open_jsonl(jsonl)

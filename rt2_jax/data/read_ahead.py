@@ -1,0 +1,103 @@
+"""Reads a remote file from its start to its end, with the next ranges asked for beforehand."""
+
+from __future__ import annotations
+
+from collections import deque
+import concurrent.futures
+import io
+from typing import Protocol
+
+
+class Ranges(Protocol):
+    """What is read by ranges, as remote.RemoteFile is.
+
+    Attributes:
+      size: its bytes.
+    """
+
+    size: int
+
+    def read(self, offset: int, length: int) -> bytes: ...
+
+
+class ReadAhead(io.RawIOBase):
+    """A file from the current position on.
+
+    Going back within the range at hand, or forward within what was asked for, loses none of it.
+
+    Args:
+      file: what is read.
+      ahead: how many ranges are under way or waiting to be used; with 0, each read is one range.
+      length: bytes of a range.
+    """
+
+    def __init__(self, file: Ranges, ahead: int, length: int):
+        self._file, self._ahead, self._length = file, ahead, length
+        self._pool = concurrent.futures.ThreadPoolExecutor(ahead) if ahead else None
+        self._ranges: deque[concurrent.futures.Future[bytes]] = deque()
+        # The range at hand, its first byte in the file, and the first byte not asked for.
+        self._data, self._start, self._asked = memoryview(b''), 0, 0
+        self._position = 0
+        self._error: Exception | None = None
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._file.size}[whence]
+        if base + offset != self._position:
+            self._position = base + offset
+            self._error = None
+            if not self._start <= self._position < max(self._asked, self._start + len(self._data)):
+                self._forget()
+        return self._position
+
+    def readinto(self, buffer) -> int:
+        if self._error:
+            raise self._error
+        try:
+            while self._position >= self._start + len(self._data):
+                if not self._advance(len(buffer)):
+                    return 0
+        except Exception as error:
+            # What io buffers is lost with an error; going on behind it would leave a gap.
+            self._error = error
+            raise
+        at = self._position - self._start
+        count = min(len(buffer), len(self._data) - at)
+        buffer[:count] = self._data[at : at + count]
+        self._position += count
+        return count
+
+    def close(self) -> None:
+        if not self.closed:
+            self._forget()
+            if self._pool:
+                self._pool.shutdown(wait=False, cancel_futures=True)
+        super().close()
+
+    def _advance(self, wanted: int) -> bool:
+        """Takes the next range in hand; False at the end of the file."""
+        self._start += len(self._data)
+        if not self._pool:
+            self._start = self._position
+            self._data = memoryview(self._file.read(self._start, wanted))
+            return bool(self._data)
+        while len(self._ranges) < self._ahead and self._asked < self._file.size:
+            self._ranges.append(self._pool.submit(self._file.read, self._asked, self._length))
+            self._asked += self._length
+        self._data = memoryview(self._ranges.popleft().result() if self._ranges else b'')
+        return bool(self._data)
+
+    def _forget(self) -> None:
+        for waiting in self._ranges:
+            waiting.cancel()
+        self._ranges.clear()
+        self._data, self._error = memoryview(b''), None
+        self._start = self._asked = self._position

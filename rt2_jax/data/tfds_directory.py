@@ -1,0 +1,113 @@
+"""A TFDS data set's directory: which shards it has, and what features.json says of its records."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+import json
+from typing import Any
+
+from etils import epath
+
+from rt2_jax.data import files
+from rt2_jax.data.errors import DataSetError
+from rt2_jax.nearest import beside, nearest
+
+
+def split_files(directory: epath.PathLike, split: str = 'train') -> list[files.Path]:
+    """The shards of a split, as dataset_info.json declares them.
+
+    Raises:
+      DataSetError: if the directory is missing, half-written, or lacks the split or a shard.
+    """
+    return [file for file, _ in declared(directory, split)]
+
+
+def dataset_name(directory: epath.PathLike) -> str:
+    """What dataset_info.json calls the data set; raises as `split_files`."""
+    return _info(files.path(directory))['name']
+
+
+def declared(directory: epath.PathLike, split: str) -> list[tuple[files.Path, int]]:
+    """The shards of a split with the number of records that each shall hold."""
+    directory = files.path(directory)
+    info = _info(directory)
+    entries = {entry['name']: entry for entry in info.get('splits', ())}
+    if split not in entries:
+        raise DataSetError(f'{directory} has no split {split!r}' + nearest(split, entries))
+    kind = info.get('fileFormat', 'tfrecord')
+    if kind != 'tfrecord':
+        raise DataSetError(
+            f'{directory} holds {kind} files; tfrecord is what can be read. tfds.convert_format '
+            'makes one from the other.'
+        )
+    lengths = [int(length) for length in entries[split].get('shardLengths', ())]
+    if not lengths:
+        raise DataSetError(f'{directory}: dataset_info.json declares no shards of split {split!r}')
+    stem = f'{info["name"]}-{split}.{kind}'
+    shards = [directory / f'{stem}-{i:05d}-of-{len(lengths):05d}' for i in range(len(lengths))]
+    if missing := files.missing(shards):
+        raise DataSetError(
+            f'{directory} lacks {len(missing)} of {len(shards)} shards of split {split!r}, first '
+            f'{missing[0].name}. Restore them from where the data came from.'
+        )
+    return list(zip(shards, lengths, strict=True))
+
+
+def features(directory: epath.PathLike) -> Any:
+    """The tfds.features.FeaturesDict that features.json describes.
+
+    Raises:
+      DataSetError: without a features.json that TFDS understands.
+    """
+    # TFDS is wanted for the schema only, at indexing; training reads the index alone.
+    import tensorflow_datasets as tfds  # pylint: disable=g-import-not-at-top
+
+    path = files.path(directory) / 'features.json'
+    if not path.exists():
+        raise DataSetError(f'{directory} has no features.json, so its schema is unknown')
+    try:
+        return tfds.features.FeaturesDict.from_json(json.loads(path.read_text()))
+    except Exception as error:  # a damaged file fails in any of TFDS's and protobuf's ways
+        raise DataSetError(
+            f'{path} is damaged, or of a newer TFDS: {type(error).__name__}: {error}'
+        ) from error
+
+
+def class_names(directory: epath.PathLike, keys: Sequence[str]) -> tuple[str, ...]:
+    """Names of the classes of a ClassLabel, which TFDS keeps in a file of their own.
+
+    Args:
+      directory: the data set.
+      keys: of the feature, outermost first.
+
+    Raises:
+      DataSetError: there is no such file; TFDS would take the classes' numbers for names.
+    """
+    # tensorflow_datasets/core/features/feature.py, convert_feature_name_to_filename.
+    path = files.path(directory) / f'{"-".join(key.replace("/", ".") for key in keys)}.labels.txt'
+    if not path.exists():
+        raise DataSetError(f"{directory} lacks {path.name}, which names a feature's classes")
+    return tuple(name.strip() for name in path.read_text().split('\n') if name.strip())
+
+
+def _info(directory: files.Path) -> dict[str, Any]:
+    path = directory / 'dataset_info.json'
+    if isinstance(directory, epath.Path) and not directory.exists():
+        raise DataSetError(
+            f'no data set at {directory}: there is no such directory{beside(directory)}'
+        )
+    if not path.exists():
+        raise DataSetError(
+            f'{directory} is no TFDS data set, or a half-written one: it has no dataset_info.json, '
+            'which is written last. If a collection was interrupted, run the same command again; '
+            'it goes on where it was.'
+        )
+    try:
+        info = json.loads(path.read_text())
+        if not (isinstance(info['name'], str) and isinstance(info.get('splits', []), list)):
+            raise KeyError('name, splits')
+        for entry in info.get('splits', ()):
+            [entry['name'], *map(int, entry.get('shardLengths', ()))]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataSetError(f'{path} is damaged: {type(error).__name__}: {error}') from error
+    return info
