@@ -14,8 +14,8 @@ import pytest
 pytest.importorskip('mujoco', reason="the tabletop needs pip install 'rt2_jax[sim]'")
 
 from rt2_jax import evaluate
-from rt2_jax.data.robot import rlds
 from rt2_jax.data.example import Example
+from rt2_jax.data.robot import rlds
 from rt2_jax.data.web import small_web
 from rt2_jax.evaluation import closed_loop, offline, video
 from rt2_jax.policy import Policy
