@@ -1,6 +1,7 @@
 """The house itself: what imports what, what is packaged, and whether the README tells the truth."""
 
 import ast
+import functools
 import importlib.util
 import os
 import pathlib
@@ -59,6 +60,7 @@ def module_name(path: pathlib.Path) -> str:
     return '.'.join(parts[:-1] if parts[-1] == '__init__' else parts)
 
 
+@functools.cache
 def imported(path: pathlib.Path) -> set[str]:
     """Names of modules of this package that a file imports, wherever in the file."""
     names = set()
