@@ -3,7 +3,8 @@
     python -m rt2_jax.export --workdir=runs/cofinetune --output=exported [--kind=action,text,plan]
     python exported/exported_policy.py     # anywhere: checks the files, repeats the example
 
-It writes, of each kind of answer, a function of weights, images and prompt (`jax.export`: action.jax);
+It writes, of each kind of answer (by default the kind that the policy acts by: at once, or after a
+plan), a function of weights, images and prompt (`jax.export`: action.jax);
 the weights (weights.safetensors); policy.json, which tells sizes, units, wording and how to call; the
 tokenizer; an example with its answer; and exported_policy.py, which reads all this.
 
@@ -46,7 +47,7 @@ def export(
     policy: Policy,
     output: Any,
     *,
-    kinds: Sequence[Kind] = (Kind.ACTION,),
+    kinds: Sequence[Kind] = (),
     platforms: Sequence[str] = ('cpu', 'tpu', 'cuda'),
     batch_sizes: Sequence[int] | None = None,
     instruction: str = 'pick banana',
@@ -57,7 +58,7 @@ def export(
     Args:
         policy: of a checkpoint, with weights as they were stored.
         output: the directory to write.
-        kinds: of answers, a function each.
+        kinds: of answers, a function each; the kind that the policy acts by if none is named.
         platforms: on which it shall run: 'cpu', 'tpu', 'cuda', 'rocm'.
         batch_sizes: numbers of rows, a function each; None for functions of any number.
         instruction: of the example.
@@ -70,6 +71,8 @@ def export(
         ValueError: the directory holds something else, or the model or its weights can't be exported;
             or what was written doesn't repeat the policy's own answers.
     """
+    acts_by = Kind.PLAN if policy.plan else Kind.ACTION
+    kinds = tuple(kinds) or (acts_by,)
     output = _emptied(pathlib.Path(output))
     functions = {
         kind.name.lower(): [
@@ -86,6 +89,7 @@ def export(
     told = {
         'format': 1,
         'functions': functions,
+        'acts_by': acts_by.name.lower(),
         'platforms': list(platforms),
         'weights': weights,
         'inputs': card_lib.inputs(policy),
@@ -198,7 +202,7 @@ def define_flags() -> None:
     flags.DEFINE_string('output', None, 'The directory to write.')
     flags.DEFINE_integer('step', None, 'Which step; the latest by default.')
     flags.DEFINE_string('source', '', 'The robot data set in whose action space to act.')
-    flags.DEFINE_list('kind', ['action'], 'Kinds of answers: action, text, plan.')
+    flags.DEFINE_list('kind', [], 'Of answers: action, text, plan; by default what it acts by.')
     flags.DEFINE_list('platforms', ['cpu', 'tpu', 'cuda'], 'cpu, tpu, cuda, rocm.')
     flags.DEFINE_list('batch_sizes', [SYMBOLIC], "'symbolic' for any, or sizes: '1,4,16'.")
     flags.DEFINE_string('instruction', 'pick banana', 'What the example asks for.')

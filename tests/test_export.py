@@ -91,7 +91,7 @@ def test_what_it_tells_is_what_the_checkpoint_says(exported, tiny_checkpoint, to
     ids = tokenizer.encode(told['prompts']['action']['template'].format(instruction='pick banana'))
     assert first['prompt_ids'] == ids + [0] * (32 - len(ids))
     assert told['functions']['action'][0]['batch'] == 'any'
-    assert told['platforms'] == ['cpu', 'tpu', 'cuda']
+    assert told['platforms'] == ['cpu', 'tpu', 'cuda'] and told['acts_by'] == 'action'
     assert (exported / 'tokenizer.model').read_bytes() == tokenizer.model_bytes
     report = survey.survey(*map(opened.open_checkpoint, (exported, tiny_checkpoint)))
     assert report['kind'] == 'exported policy' and not report['warnings']

@@ -4,7 +4,7 @@ and flatbuffers, which jax reads its files with.
     python exported_policy.py       # checks the files and repeats the example that lies beside them
 
     from exported_policy import ExportedPolicy
-    policy = ExportedPolicy('.')    # or ExportedPolicy('.', kind='text'), 'plan'
+    policy = ExportedPolicy('.')    # or ExportedPolicy('.', kind='text')
     answer = policy(images, prompt)
     answer['actions']               # float32 [B, L], in the units that policy.json tells
 
@@ -37,7 +37,8 @@ class ExportedPolicy:
 
     Args:
       directory: where policy.json is.
-      kind: of the answers: 'action', 'text' or 'plan', if it was exported.
+      kind: of the answers: 'action', 'plan' (some words, then an action) or 'text', if it was exported;
+        what the policy acts by, by default.
       check: whether the files' fingerprints are compared with those in policy.json, which reads all
         of the weights once more.
 
@@ -49,12 +50,10 @@ class ExportedPolicy:
         or the function was not made for this machine or this version of jax.
     """
 
-    def __init__(self, directory: Any = '.', kind: str = 'action', check: bool = True):
+    def __init__(self, directory: Any = '.', kind: str = '', check: bool = True):
         self._directory = pathlib.Path(directory)
-        try:
-            self.card = json.loads(self._file(POLICY).read_text())
-        except json.JSONDecodeError as error:
-            raise ValueError(f'{self._directory / POLICY} is damaged: {error}') from error
+        self.card = read_card(self._directory)
+        kind = kind or self.card['acts_by']
         if kind not in self.card['functions']:
             raise ValueError(
                 f'{self._directory} has no function for {kind!r}; it has '
@@ -128,12 +127,7 @@ class ExportedPolicy:
         return jax.jit(exported.call)
 
     def _file(self, name: str) -> pathlib.Path:
-        path = self._directory / name
-        if not path.exists():
-            raise ValueError(
-                f'{path} is missing: an exported policy is a directory with all its files'
-            )
-        return path
+        return _present(self._directory / name)
 
     def _check(self, path: pathlib.Path, expected: str) -> None:
         found = fingerprint(path)
@@ -167,6 +161,25 @@ class ExportedPolicy:
         return ''
 
 
+def read_card(directory: Any) -> dict[str, Any]:
+    """What policy.json says.
+
+    Raises:
+      ValueError: it is missing or damaged.
+    """
+    path = _present(pathlib.Path(directory) / POLICY)
+    try:
+        return json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f'{path} is damaged: {error}') from error
+
+
+def _present(path: pathlib.Path) -> pathlib.Path:
+    if not path.exists():
+        raise ValueError(f'{path} is missing: an exported policy is a directory with all its files')
+    return path
+
+
 def read_weights(path: Any) -> dict[str, np.ndarray]:
     """Arrays of a safetensors file by name, mapped and not read yet.
 
@@ -198,12 +211,15 @@ def fingerprint(path: Any) -> str:
 
 def main() -> None:
     directory = sys.argv[1] if len(sys.argv) > 1 else pathlib.Path(__file__).parent
-    kinds = json.loads((pathlib.Path(directory) / POLICY).read_text())['functions']
     failed = False
-    for number, kind in enumerate(kinds):
-        difference = ExportedPolicy(directory, kind, check=not number).difference()
-        print(f'{kind}: {difference or "the example is repeated to the token"}')
-        failed |= bool(difference)
+    try:
+        for number, kind in enumerate(read_card(directory)['functions']):
+            # The weights are the same for all: they are checked once.
+            difference = ExportedPolicy(directory, kind, check=not number).difference()
+            print(f'{kind}: {difference or "the example is repeated to the token"}')
+            failed |= bool(difference)
+    except ValueError as error:
+        sys.exit(f'exported_policy: {error}')
     sys.exit(failed)
 
 
