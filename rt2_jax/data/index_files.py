@@ -107,9 +107,12 @@ def build(
         shutil.rmtree(scratch, ignore_errors=True)  # to another card the parts are of no use
         raise
     except OSError as error:
-        # Another process indexing the same data at the same time came first; its index is as good.
-        if not (isinstance(error, FileNotFoundError) and (location / ABOUT).exists()):
+        if _is_no_room(error):
             raise _no_room(error, directory, scratch, jobs) from error
+        # Another process indexing the same data came first and took the parts; its index is as good.
+        of_parts = str(error.filename or '').startswith(str(scratch))
+        if not (isinstance(error, FileNotFoundError) and of_parts and (location / ABOUT).exists()):
+            raise
     shutil.rmtree(scratch, ignore_errors=True)
     return location
 
@@ -138,12 +141,13 @@ def _run(
             raise
 
 
-def _no_room(error: OSError, directory, scratch: epath.Path, jobs: Sequence[Job]) -> OSError:
-    """The error with what to do about it, if the disk is full; else itself."""
+def _is_no_room(error: OSError) -> bool:
     # Where it writes less than it was asked to, numpy says so in words alone.
-    short = error.errno is None and 'requested and' in str(error)
-    if error.errno not in _NO_ROOM and not short:
-        return error
+    return error.errno in _NO_ROOM or (error.errno is None and 'requested and' in str(error))
+
+
+def _no_room(error: OSError, directory, scratch: epath.Path, jobs: Sequence[Job]) -> OSError:
+    """The error with what to do about it."""
     number, done = error.errno or errno.ENOSPC, sum(os.path.exists(job.result) for job in jobs)
     return OSError(
         number,
