@@ -87,7 +87,7 @@ def _openpi(rng: np.random.Generator, good: dict, message_bytes: int) -> Case:
         'a picture that is a list': image([[1, 2], [3]]),
         'a picture with NaN': image(np.full([8, 8, 3], np.nan, np.float32)),
         'a picture of floats': image(np.zeros([8, 8, 3])),
-        'a picture of another shape': image(np.zeros(rng.integers(0, 4, rng.integers(1, 7)), np.uint8)),
+        'a picture of another shape': image(np.zeros([*rng.integers(0, 4, rng.integers(6)), 4], np.uint8)),
         'a picture that is wide': image(np.zeros([1, 20_000, 3], np.uint8)),
         'a damaged JPEG': image(jpeg[: rng.integers(1, 200)]),
         'a PNG of gigabytes': image(png + b'\0' * 40),
