@@ -44,8 +44,8 @@ def encode_jpeg(pixels: np.ndarray, quality: int = 95) -> bytes:
     )
 
 
-def resize(frames: np.ndarray, size: int) -> np.ndarray:
-    """Frames uint8 [..., H, W, 3] -> uint8 [..., size, size, 3].
+def resize(frames: np.ndarray, size: int, out: np.ndarray | None = None) -> np.ndarray:
+    """Frames uint8 [..., H, W, 3] -> uint8 [..., size, size, 3], written to `out` where given.
 
     Interpolates linearly; averages over areas where the frame shrinks to less than two thirds, which
     linear weights would alias. The aspect ratio isn't kept, as in RT-1. Frames of the right size
@@ -57,15 +57,20 @@ def resize(frames: np.ndarray, size: int) -> np.ndarray:
             f'frames must be uint8 [..., H, W, 3]; got {frames.dtype} {list(frames.shape)}'
         )
     height, width = frames.shape[-3:-1]
-    if (height, width) == (size, size):
+    same = (height, width) == (size, size)
+    if same and out is None:
         return frames
+    if out is None:
+        out = np.empty((*frames.shape[:-3], size, size, 3), np.uint8)
+    if same:
+        out[...] = frames
+        return out
     shrinks = min(height, width) >= size and max(height, width) > _LINEAR_SHRINK * size
     method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    flat = frames.reshape(-1, height, width, 3)
-    resized = np.empty((len(flat), size, size, 3), np.uint8)
-    for frame, out in zip(flat, resized, strict=True):
-        cv2.resize(frame, (size, size), dst=out, interpolation=method)
-    return resized.reshape(*frames.shape[:-3], size, size, 3)
+    pairs = zip(frames.reshape(-1, height, width, 3), out.reshape(-1, size, size, 3), strict=True)
+    for frame, resized in pairs:
+        cv2.resize(frame, (size, size), dst=resized, interpolation=method)
+    return out
 
 
 def observed(image: Any) -> np.ndarray:

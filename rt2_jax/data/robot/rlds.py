@@ -9,7 +9,7 @@ The first use makes the index; an Example then takes one pread and one decode.
 from __future__ import annotations
 
 import bisect
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 import hashlib
 import json
 import threading
@@ -19,7 +19,16 @@ from absl import logging
 from etils import epath
 import numpy as np
 
-from rt2_jax.data import embodiment, embodiments, files, history, images, remote, tf_example, tfrecord
+from rt2_jax.data import (
+    embodiment,
+    embodiments,
+    files,
+    history,
+    images,
+    remote,
+    tf_example,
+    tfrecord,
+)
 from rt2_jax.data.robot import action_statistics, rlds_index, selection
 from rt2_jax.data.example import Example
 from rt2_jax.data.robot.index import Index
@@ -98,9 +107,9 @@ class StepSource:
             missing_instructions=missing_instructions,
         )
         first = np.asarray(index.arrays['episode_first'])
-        lengths = np.diff(first)[self.episodes]
-        self._ends = np.cumsum(lengths)
-        self._starts = first[:-1][self.episodes]
+        self._ends = np.cumsum(np.diff(first)[self.episodes])
+        # From the number of a selected step to its row, by selected episode.
+        self._before = first[1:][self.episodes] - self._ends
         if not len(self):
             raise rlds_index.DataSetError(
                 f'{index.directory}: none of {index.episodes} episodes is left; {self.unlabelled} have '
@@ -130,29 +139,28 @@ class StepSource:
         return int(self._ends[-1]) if len(self._ends) else 0
 
     def __getitem__(self, i: int) -> Example:
-        row = self.row(i)
-        try:
-            return self._example(row)
-        except tfrecord.CorruptRecord as error:
-            if self._on_corrupt == 'raise':
-                raise
-            return self._stand_in(int(i), error)
+        return next(self.examples([i]))
+
+    def examples(self, chosen: Sequence[int]) -> Iterator[Example]:
+        """The Examples of these numbers, read as they are asked for."""
+        for i, place in zip(chosen, self._places(chosen), strict=True):
+            try:
+                yield self._example(*place)
+            except tfrecord.CorruptRecord as error:
+                if self._on_corrupt == 'raise':
+                    raise
+                yield self._stand_in(int(i), error)
 
     def __repr__(self) -> str:
         return f'StepSource({self.name}, {len(self.episodes)} episodes, {len(self)} steps)'
 
     def row(self, i: int) -> int:
         """The i-th selected step's row in the index's arrays."""
-        if not -len(self) <= i < len(self):
-            raise IndexError(f'step {i} of {len(self)}')
-        i = int(i) % len(self)
-        episode = bisect.bisect_right(self._ends, i)
-        before = int(self._ends[episode - 1]) if episode else 0
-        return int(self._starts[episode]) + i - before
+        return self._places([i])[0][0]
 
     def episode_index(self, i: int) -> int:
         """The episode (in the whole data set) of the i-th selected step."""
-        return self.index.episode_of(self.row(i))
+        return self._places([i])[0][1]
 
     def episode_around(self, i: int) -> range:
         """The selected steps of the episode of the i-th."""
@@ -181,11 +189,12 @@ class StepSource:
 
     def frames(self, i: int) -> np.ndarray:
         """uint8 [F, H, W, 3] at the size in which they are stored."""
-        return self._read_frames(self.row(i))
+        return self._read_frames(*self._places([i])[0])
 
     def frames_of(self, chosen: Sequence[int]) -> np.ndarray:
-        """The one frame of each of the chosen selected steps: uint8 [len(chosen), H, W, 3]."""
-        return self._stack([self.row(i) for i in chosen])
+        """The one frame of each of the chosen steps, all of one episode: uint8 [len(chosen), H, W, 3]."""
+        rows, episodes = zip(*self._places(chosen))
+        return self._stack(rows, episodes[0])
 
     def raw(self, i: int) -> dict[str, Any]:
         """The i-th selected step as a flat dict: its place, its instruction and the card's columns.
@@ -193,8 +202,7 @@ class StepSource:
         Keys: 'episode', 'step' (within the episode), 'success' (1, 0 or -1: unknown),
         'instruction', 'action' float32 [L], and each column under its path.
         """
-        row, arrays = self.row(i), self.index.arrays
-        episode = self.index.episode_of(row)
+        (row, episode), arrays = self._places([i])[0], self.index.arrays
         step: dict[str, Any] = {
             'episode': episode,
             'step': row - int(arrays['episode_first'][episode]),
@@ -221,9 +229,20 @@ class StepSource:
                 features[path] = feature.values
         return features
 
-    def _example(self, row: int) -> Example:
+    def _places(self, chosen: Sequence[int]) -> list[tuple[int, int]]:
+        """Of selected steps: the row in the index's arrays, the episode in the whole data set."""
+        numbers = np.asarray(chosen)
+        wrong = (numbers < -len(self)) | (numbers >= len(self))
+        if wrong.any():
+            raise IndexError(f'step {numbers[wrong][0]} of {len(self)}')
+        numbers = numbers % len(self)
+        positions = np.searchsorted(self._ends, numbers, side='right')
+        rows = numbers + self._before[positions]
+        return list(zip(rows.tolist(), self.episodes[positions].tolist()))
+
+    def _example(self, row: int, episode: int) -> Example:
         return Example(
-            frames=self._read_frames(row),
+            frames=self._read_frames(row, episode),
             prompt=prompts.robot(self._worded(row)),
             action=np.array(self.index.arrays['action'][row]),
             source=self.name,
@@ -234,19 +253,21 @@ class StepSource:
         instruction = self.index.texts[int(self.index.arrays['instruction'][row])]
         return self._paraphrases.draw(instruction, row) if self._paraphrases else instruction
 
-    def _read_frames(self, row: int) -> np.ndarray:
-        first = int(self.index.arrays['episode_first'][self.index.episode_of(row)])
-        return self._stack(history.steps(row, first, self.frames_shown, self._stride))
+    def _read_frames(self, row: int, episode: int) -> np.ndarray:
+        first = int(self.index.arrays['episode_first'][episode])
+        return self._stack(history.steps(row, first, self.frames_shown, self._stride), episode)
 
-    def _stack(self, rows: list[int]) -> np.ndarray:
+    def _stack(self, rows: Sequence[int], episode: int) -> np.ndarray:
+        """The pictures of steps of one episode, uint8 [len(rows), H, W, 3]."""
         wanted = sorted(set(rows))
-        pictures = dict(zip(wanted, self._pictures(wanted), strict=True))
-        return np.stack([pictures[row] for row in rows])
+        pictures = self._pictures(wanted, episode)
+        if len(rows) == 1:
+            return pictures[0][None]  # np.stack would copy it
+        return np.stack([pictures[wanted.index(row)] for row in rows])
 
-    def _pictures(self, rows: Sequence[int]) -> list[np.ndarray]:
-        """The pictures of steps of one episode."""
+    def _pictures(self, rows: Sequence[int], episode: int) -> list[np.ndarray]:
         arrays, camera = self.index.arrays, self._camera
-        file = int(arrays['episode_file'][self.index.episode_of(rows[0])])
+        file = int(arrays['episode_file'][episode])
         spans = [
             (int(arrays['image_offset'][row, camera]), int(arrays['image_length'][row, camera]))
             for row in rows
@@ -273,7 +294,7 @@ class StepSource:
     def _stand_in(self, i: int, error: tfrecord.CorruptRecord) -> Example:
         for other in range(i + 1, i + len(self)):
             try:
-                example = self._example(self.row(other % len(self)))
+                example = self._example(*self._places([other % len(self)])[0])
             except tfrecord.CorruptRecord:
                 continue
             with self._lock:
