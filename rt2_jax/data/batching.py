@@ -18,8 +18,9 @@ import numpy as np
 Shapes = Mapping[str, tuple[Sequence[int], np.dtype]]
 Write = Callable[[Sequence[int], Mapping[str, np.ndarray]], None]
 
-# Handing a run of rows to a thread costs as much as 30 us; more rows a run save little.
-_LONGEST_RUN = 16
+# Handing a run of rows to a thread costs as much as 30 us, and so does what is done once a run; more
+# rows a run save little.
+_LONGEST_RUN = 32
 
 _ALIGNMENT = 64
 

@@ -64,6 +64,7 @@ class ExampleEncoder:
             'target': ((target_length,), np.int32),
             **{name: ((), np.int32) for name in ('source', 'kind', 'index')},
         }
+        self._action_lengths = {name: coder.length for name, coder in self._actions.items()}
         self._sources = {name: i for i, name in enumerate(sources)}
         self._kinds = {name: i for i, name in enumerate(kinds)}
         self._encode_text = functools.lru_cache(maxsize=1 << 15)(
@@ -175,8 +176,11 @@ class ExampleEncoder:
     def _answer(self, example: Example, source: str, target: np.ndarray) -> int:
         """Writes answer and EOS to zeros int32 [T], room for the action between; returns its place."""
         ids = self._encode_text(example.answer) if example.answer else _NOTHING
-        end = len(ids) + (self._action_length(example, source) if example.action is not None else 0)
-        if end >= self._target_length and example.clip and example.action is None:
+        end = len(ids)
+        if example.action is not None:
+            self._check_action(example.action, source)
+            end += len(example.action)
+        elif end >= self._target_length and example.clip:
             self._count_clipped(
                 'clipped_answers',
                 f'an answer of {end + 1} tokens was clipped to {self._target_length} (%d so far): '
@@ -190,19 +194,18 @@ class ExampleEncoder:
         target[end] = self._tokenizer.eos_id
         return len(ids)
 
-    def _action_length(self, example: Example, source: str) -> int:
-        if source not in self._actions:
+    def _check_action(self, action: np.ndarray, source: str) -> None:
+        if len(action) != self._action_lengths.get(source):
+            if source not in self._actions:
+                raise ValueError(
+                    f'source {source!r} yields actions but has no action tokenizer'
+                    + nearest(source, self._actions)
+                )
+            coder = self._actions[source]
             raise ValueError(
-                f'source {source!r} yields actions but has no action tokenizer'
-                + nearest(source, self._actions)
-            )
-        coder = self._actions[source]
-        if np.shape(example.action) != (coder.length,):
-            raise ValueError(
-                f'source {source!r}: an action of {len(example.action)} numbers, where its action '
+                f'source {source!r}: an action of {len(action)} numbers, where its action '
                 f'space has {coder.length}: {", ".join(coder.space.number_names)}'
             )
-        return coder.length
 
     def _write_actions(self, source: str, found: Sequence[tuple], targets: np.ndarray) -> None:
         """Writes actions to targets int32 [N, T]; `found` has the row, place and numbers of each."""

@@ -41,20 +41,19 @@ class Endless:
 
     def examples(self, positions: Sequence[int]) -> Iterator[Example]:
         """What is at each of the positions."""
-        numbers = [self._number(position) for position in positions]
+        numbers = [
+            index_shuffle(place, self._length - 1, (self._seed + epoch) % 2**32, 4)
+            for epoch, place in (divmod(position, self._length) for position in positions)
+        ]
         several = getattr(self._source, 'examples', None)
         return several(numbers) if several else map(self._source.__getitem__, numbers)
-
-    def _number(self, position: int) -> int:
-        epoch, place = divmod(position, self._length)
-        return index_shuffle(place, self._length - 1, (self._seed + epoch) % 2**32, 4)
 
 
 class Mixed:
     """The run's examples by number.
 
     Args:
-      plan: number -> (which of `sources`, place in it).
+      plan: plan.of(numbers) says which of `sources`, and what place in it, each number stands for.
       sources: endless ones, by name.
     """
 
@@ -63,7 +62,7 @@ class Mixed:
 
     def examples(self, numbers: Sequence[int]) -> Iterator[tuple[str, Example]]:
         """Each example of these numbers, after its source's name."""
-        drawn = [self._plan[number] for number in numbers]
+        drawn = self._plan.of(numbers)
         positions: dict[str, list[int]] = {}
         for source, position in drawn:
             positions.setdefault(self._names[source], []).append(position)

@@ -262,7 +262,11 @@ def make_iterator(
         sources=list(named),
         kinds=kinds,
         frames=frames,
-        view=functools.partial(_shown, augment, image_size, None if evaluation else seed),
+        view=(
+            functools.partial(_shown, augment, image_size, None if evaluation else seed)
+            if augment.to_json()
+            else None
+        ),
     )
     for name, (source, _) in named.items():
         if hasattr(source, 'answers'):

@@ -19,18 +19,9 @@ from absl import logging
 from etils import epath
 import numpy as np
 
-from rt2_jax.data import (
-    embodiment,
-    embodiments,
-    files,
-    history,
-    images,
-    remote,
-    tf_example,
-    tfrecord,
-)
-from rt2_jax.data.robot import action_statistics, rlds_index, selection
+from rt2_jax.data import embodiment, embodiments, history, remote, tf_example, tfrecord
 from rt2_jax.data.example import Example
+from rt2_jax.data.robot import action_statistics, rlds_index, selection, step_pictures
 from rt2_jax.data.robot.index import Index
 from rt2_jax.data.robot.paraphrases import Paraphrases
 from rt2_jax.nearest import check
@@ -96,7 +87,7 @@ class StepSource:
         self.skipped = 0
         self.frames_shown = history.check('frames', frames)
         self._stride = history.check('frame_stride', frame_stride)
-        self._camera, self._on_corrupt = camera, on_corrupt
+        self._on_corrupt = on_corrupt
         self._paraphrases = paraphrases
         self.episodes, self.unlabelled = selection.choose(
             index,
@@ -132,7 +123,7 @@ class StepSource:
                 + ([paraphrases.fingerprint] if paraphrases else [])
             ).encode()
         ).hexdigest()[:32]
-        self._files = files.Pool(index.files, index.stamps)
+        self._pictures = step_pictures.Pictures(index, camera)
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
@@ -142,10 +133,10 @@ class StepSource:
         return next(self.examples([i]))
 
     def examples(self, chosen: Sequence[int]) -> Iterator[Example]:
-        """The Examples of these numbers, read as they are asked for."""
-        for i, place in zip(chosen, self._places(chosen), strict=True):
+        """The Examples of these numbers: looked up at once, read as they are asked for."""
+        for i, known in zip(chosen, self._look_up(chosen), strict=True):
             try:
-                yield self._example(*place)
+                yield self._example(*known)
             except tfrecord.CorruptRecord as error:
                 if self._on_corrupt == 'raise':
                     raise
@@ -156,11 +147,11 @@ class StepSource:
 
     def row(self, i: int) -> int:
         """The i-th selected step's row in the index's arrays."""
-        return self._places([i])[0][0]
+        return int(self._rows([i])[0][0])
 
     def episode_index(self, i: int) -> int:
         """The episode (in the whole data set) of the i-th selected step."""
-        return self._places([i])[0][1]
+        return int(self._rows([i])[1][0])
 
     def episode_around(self, i: int) -> range:
         """The selected steps of the episode of the i-th."""
@@ -181,7 +172,7 @@ class StepSource:
 
     def wording(self, i: int) -> str:
         """The i-th selected step's instruction as its prompts have it: paraphrased, or as it is."""
-        return self._worded(self.row(i))
+        return self._wordings(self._rows([i])[0])[0]
 
     def action(self, i: int) -> np.ndarray:
         """float32 [L], the numbers of the action space."""
@@ -189,12 +180,12 @@ class StepSource:
 
     def frames(self, i: int) -> np.ndarray:
         """uint8 [F, H, W, 3] at the size in which they are stored."""
-        return self._read_frames(*self._places([i])[0])
+        return self._pictures.frames(self._shown(*self._rows([i]))[0])
 
     def frames_of(self, chosen: Sequence[int]) -> np.ndarray:
         """The one frame of each of the chosen steps, all of one episode: uint8 [len(chosen), H, W, 3]."""
-        rows, episodes = zip(*self._places(chosen))
-        return self._stack(rows, episodes[0])
+        rows, episodes = self._rows(chosen)
+        return self._pictures.frames(self._pictures.places(rows[None], episodes[:1])[0])
 
     def raw(self, i: int) -> dict[str, Any]:
         """The i-th selected step as a flat dict: its place, its instruction and the card's columns.
@@ -202,7 +193,7 @@ class StepSource:
         Keys: 'episode', 'step' (within the episode), 'success' (1, 0 or -1: unknown),
         'instruction', 'action' float32 [L], and each column under its path.
         """
-        (row, episode), arrays = self._places([i])[0], self.index.arrays
+        row, episode, arrays = self.row(i), self.episode_index(i), self.index.arrays
         step: dict[str, Any] = {
             'episode': episode,
             'step': row - int(arrays['episode_first'][episode]),
@@ -220,7 +211,7 @@ class StepSource:
         arrays = self.index.arrays
         start = int(arrays['episode_offset'][episode]) + tfrecord.HEADER_BYTES
         length = int(arrays['episode_length'][episode])
-        (payload,) = self._read(int(arrays['episode_file'][episode]), [(start, length)])
+        (payload,) = self._pictures.read(int(arrays['episode_file'][episode]), [(start, length)])
         features = {}
         for path, feature in tf_example.parse(payload).items():
             if feature.kind == tf_example.BYTES_LIST:
@@ -229,72 +220,47 @@ class StepSource:
                 features[path] = feature.values
         return features
 
-    def _places(self, chosen: Sequence[int]) -> list[tuple[int, int]]:
-        """Of selected steps: the row in the index's arrays, the episode in the whole data set."""
+    def _rows(self, chosen: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+        """Of selected steps: rows in the index's arrays and episodes in the data set, int64 [N]."""
         numbers = np.asarray(chosen)
         wrong = (numbers < -len(self)) | (numbers >= len(self))
         if wrong.any():
             raise IndexError(f'step {numbers[wrong][0]} of {len(self)}')
         numbers = numbers % len(self)
         positions = np.searchsorted(self._ends, numbers, side='right')
-        rows = numbers + self._before[positions]
-        return list(zip(rows.tolist(), self.episodes[positions].tolist()))
+        return numbers + self._before[positions], self.episodes[positions]
 
-    def _example(self, row: int, episode: int) -> Example:
+    def _look_up(self, chosen: Sequence[int]) -> Iterator[tuple[Any, str, np.ndarray]]:
+        """Of selected steps, all that is known without reading: see `_example`."""
+        rows, episodes = self._rows(chosen)
+        actions = self.index.arrays['action'][rows]
+        return zip(self._shown(rows, episodes), self._wordings(rows), actions, strict=True)
+
+    def _shown(self, rows: np.ndarray, episodes: np.ndarray) -> list[Any]:
+        first = self.index.arrays['episode_first'][episodes]
+        shown = history.steps(rows, first, self.frames_shown, self._stride)
+        return self._pictures.places(shown, episodes)
+
+    def _wordings(self, rows: np.ndarray) -> list[str]:
+        numbers = self.index.arrays['instruction'][rows].tolist()
+        texts = [self.index.texts[number] for number in numbers]
+        if self._paraphrases:
+            return [self._paraphrases.draw(*one) for one in zip(texts, rows.tolist(), strict=True)]
+        return texts
+
+    def _example(self, place: Any, wording: str, action: np.ndarray) -> Example:
         return Example(
-            frames=self._read_frames(row, episode),
-            prompt=prompts.robot(self._worded(row)),
-            action=np.array(self.index.arrays['action'][row]),
+            frames=self._pictures.frames(place),
+            prompt=prompts.robot(wording),
+            action=action,
             source=self.name,
             kind='robot',
         )
 
-    def _worded(self, row: int) -> str:
-        instruction = self.index.texts[int(self.index.arrays['instruction'][row])]
-        return self._paraphrases.draw(instruction, row) if self._paraphrases else instruction
-
-    def _read_frames(self, row: int, episode: int) -> np.ndarray:
-        first = int(self.index.arrays['episode_first'][episode])
-        return self._stack(history.steps(row, first, self.frames_shown, self._stride), episode)
-
-    def _stack(self, rows: Sequence[int], episode: int) -> np.ndarray:
-        """The pictures of steps of one episode, uint8 [len(rows), H, W, 3]."""
-        wanted = sorted(set(rows))
-        pictures = self._pictures(wanted, episode)
-        if len(rows) == 1:
-            return pictures[0][None]  # np.stack would copy it
-        return np.stack([pictures[wanted.index(row)] for row in rows])
-
-    def _pictures(self, rows: Sequence[int], episode: int) -> list[np.ndarray]:
-        arrays, camera = self.index.arrays, self._camera
-        file = int(arrays['episode_file'][episode])
-        spans = [
-            (int(arrays['image_offset'][row, camera]), int(arrays['image_length'][row, camera]))
-            for row in rows
-        ]
-        return [
-            self._decode(file, offset, encoded, int(arrays['image_checksum'][row, camera]))
-            for row, (offset, _), encoded in zip(rows, spans, self._read(file, spans), strict=True)
-        ]
-
-    def _decode(self, file: int, offset: int, encoded: bytes, checksum: int) -> np.ndarray:
-        if tfrecord.checksum(encoded) != checksum:
-            raise tfrecord.CorruptRecord(
-                self.index.files[file],
-                offset,
-                f'the {len(encoded)} bytes of a picture have changed since they were indexed',
-            )
-        try:
-            return images.decode(encoded)
-        except ValueError as error:
-            raise tfrecord.CorruptRecord(
-                self.index.files[file], offset, f'picture: {error}'
-            ) from error
-
     def _stand_in(self, i: int, error: tfrecord.CorruptRecord) -> Example:
         for other in range(i + 1, i + len(self)):
             try:
-                example = self._example(*self._places([other % len(self)])[0])
+                example = self._example(*next(self._look_up([other % len(self)])))
             except tfrecord.CorruptRecord:
                 continue
             with self._lock:
@@ -308,22 +274,6 @@ class StepSource:
             )
             return example
         raise error
-
-    def _read(self, file: int, spans: Sequence[tuple[int, int]]) -> list[bytes]:
-        try:
-            found = self._files.read(file, spans)
-        except FileNotFoundError as error:
-            raise tfrecord.CorruptRecord(
-                self.index.files[file], spans[0][0], 'the file has vanished since it was indexed'
-            ) from error
-        for (offset, length), data in zip(spans, found, strict=True):
-            if len(data) != length:
-                raise tfrecord.CorruptRecord(
-                    self.index.files[file],
-                    offset,
-                    f'truncated: {len(data)} of {length} bytes are there',
-                )
-        return found
 
     def __getstate__(self) -> dict[str, Any]:
         # A lock belongs to one process.

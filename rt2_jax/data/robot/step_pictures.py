@@ -1,0 +1,94 @@
+"""The pictures of an index's steps: where they are, and what is there, compared with the index."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import numpy as np
+
+from rt2_jax.data import files, images, tfrecord
+from rt2_jax.data.robot.index import Index
+
+# Of an example's frames: the file's number, (offset, length) of each, and their checksums.
+Place: TypeAlias = tuple[int, list[tuple[int, int]], list[int]]
+
+
+class Pictures:
+    """Reads pictures, from any thread.
+
+    Args:
+      index: the opened index.
+      camera: which of the card's images.
+    """
+
+    def __init__(self, index: Index, camera: int):
+        self._index, self._camera = index, camera
+        self._files = files.Pool(index.files, index.stamps)
+
+    def places(self, rows: np.ndarray, episodes: np.ndarray) -> list[Place]:
+        """Where the frames of examples are.
+
+        Args:
+          rows: int64 [N, F], the steps that each example shows, as rows of the index's arrays.
+          episodes: int64 [N], the one that these are all of.
+        """
+        arrays = self._index.arrays
+        offsets, lengths, checksums = (
+            arrays[f'image_{what}'][rows, self._camera].tolist()
+            for what in ('offset', 'length', 'checksum')
+        )
+        spans = [list(zip(*both)) for both in zip(offsets, lengths)]
+        return list(zip(arrays['episode_file'][episodes].tolist(), spans, checksums))
+
+    def frames(self, place: Place) -> np.ndarray:
+        """An example's frames, uint8 [F, H, W, 3].
+
+        Raises:
+          tfrecord.CorruptRecord: one isn't there as it was indexed.
+        """
+        file, spans, checksums = place
+        wanted = dict(zip(spans, checksums))  # a step may be shown twice
+        pictures = [
+            self._decode(file, span[0], encoded, wanted[span])
+            for span, encoded in zip(wanted, self.read(file, list(wanted)))
+        ]
+        if len(spans) == 1:
+            return pictures[0][None]  # np.stack would copy it
+        shown = dict(zip(wanted, pictures))
+        return np.stack([shown[span] for span in spans])
+
+    def read(self, file: int, spans: Sequence[tuple[int, int]]) -> list[bytes]:
+        """The bytes at each (offset, length) of a file.
+
+        Raises:
+          tfrecord.CorruptRecord: they aren't there.
+        """
+        try:
+            found = self._files.read(file, spans)
+        except FileNotFoundError as error:
+            raise tfrecord.CorruptRecord(
+                self._index.files[file], spans[0][0], 'the file has vanished since it was indexed'
+            ) from error
+        for (offset, length), data in zip(spans, found, strict=True):
+            if len(data) != length:
+                raise tfrecord.CorruptRecord(
+                    self._index.files[file],
+                    offset,
+                    f'truncated: {len(data)} of {length} bytes are there',
+                )
+        return found
+
+    def _decode(self, file: int, offset: int, encoded: bytes, checksum: int) -> np.ndarray:
+        if tfrecord.checksum(encoded) != checksum:
+            raise tfrecord.CorruptRecord(
+                self._index.files[file],
+                offset,
+                f'the {len(encoded)} bytes of a picture have changed since they were indexed',
+            )
+        try:
+            return images.decode(encoded)
+        except ValueError as error:
+            raise tfrecord.CorruptRecord(
+                self._index.files[file], offset, f'picture: {error}'
+            ) from error
