@@ -97,18 +97,27 @@ class ExampleEncoder:
         Raises:
           ValueError: a target longer than T, an unknown kind, an action without a tokenizer.
         """
+        said = []
+        for number, (source, example), out in zip(numbers, examples, rows['images'], strict=True):
+            self._show(example, source, number, out)
+            # Texts wait until all is shown, without the frames: beside those, which fill a
+            # processor's caches, all else takes several times as long.
+            said.append(
+                (source, example.kind, example.prompt, example.answer, example.action, example.clip)
+            )
+        rows['index'][:] = np.mod(numbers, 1 << 31)
+        rows['source'][:] = [self._sources[source] for source, *_ in said]
+        rows['kind'][:] = [self._kind(kind, source) for source, kind, *_ in said]
         rows['prompt'][:], rows['target'][:] = 0, 0
         actions: dict[str, list[tuple[int, int, np.ndarray]]] = {}
-        for row, (number, (source, example)) in enumerate(zip(numbers, examples, strict=True)):
-            self._show(example, source, number, rows['images'][row])
-            ids = self._prompt(example.prompt)
+        for row, (source, _, prompt, answer, action, clip) in enumerate(said):
+            ids = self._prompt(prompt)
             rows['prompt'][row, : len(ids)] = ids
-            length = self._answer(example, source, rows['target'][row])
-            if example.action is not None:
-                actions.setdefault(source, []).append((row, length, example.action))
-            rows['source'][row] = self._sources[source]
-            rows['kind'][row] = self._kind(example, source)
-        rows['index'][:] = np.mod(numbers, 1 << 31)
+            ids, end = self._answer(source, prompt, answer, action, clip)
+            rows['target'][row, : len(ids)] = ids
+            rows['target'][row, end : end + 1] = self._tokenizer.eos_id  # none if clipped: end is T
+            if action is not None:
+                actions.setdefault(source, []).append((row, len(ids), action))
         for source, found in actions.items():
             self._write_actions(source, found, rows['target'])
 
@@ -153,13 +162,13 @@ class ExampleEncoder:
         if count < self._frames:
             out[count:] = out[0]  # as a picture that stood still
 
-    def _kind(self, example: Example, source: str) -> int:
-        if example.kind not in self._kinds:
+    def _kind(self, kind: str, source: str) -> int:
+        if kind not in self._kinds:
             raise ValueError(
-                f'source {source!r} yields an example of kind {example.kind!r}, which no source '
-                'declares in its `kinds`' + nearest(example.kind, self._kinds)
+                f'source {source!r} yields an example of kind {kind!r}, which no source '
+                'declares in its `kinds`' + nearest(kind, self._kinds)
             )
-        return self._kinds[example.kind]
+        return self._kinds[kind]
 
     def _prompt(self, text: str) -> np.ndarray:
         """Ids int32 [at most P]; clipped if too long, counted and logged."""
@@ -173,26 +182,25 @@ class ExampleEncoder:
             )
         return ids[: self._prompt_length]
 
-    def _answer(self, example: Example, source: str, target: np.ndarray) -> int:
-        """Writes answer and EOS to zeros int32 [T], room for the action between; returns its place."""
-        ids = self._encode_text(example.answer) if example.answer else _NOTHING
+    def _answer(
+        self, source: str, prompt: str, answer: str, action: np.ndarray | None, clip: bool
+    ) -> tuple[np.ndarray, int]:
+        """Ids int32 of an answer, and the place of EOS: behind them and the action."""
+        ids = self._encode_text(answer) if answer else _NOTHING
         end = len(ids)
-        if example.action is not None:
-            self._check_action(example.action, source)
-            end += len(example.action)
-        elif end >= self._target_length and example.clip:
+        if action is not None:
+            self._check_action(action, source)
+            end += len(action)
+        elif clip and end >= self._target_length:
             self._count_clipped(
                 'clipped_answers',
                 f'an answer of {end + 1} tokens was clipped to {self._target_length} (%d so far): '
                 'source %r; raise config.data.target_length to keep such answers whole',
                 source,
             )
-            target[:] = ids[: self._target_length]
-            return end
-        self._check_length(end + 1, source, example.answer, example.prompt)
-        target[: len(ids)] = ids
-        target[end] = self._tokenizer.eos_id
-        return len(ids)
+            return ids[: self._target_length], self._target_length
+        self._check_length(end + 1, source, answer, prompt)
+        return ids, end
 
     def _check_action(self, action: np.ndarray, source: str) -> None:
         if len(action) != self._action_lengths.get(source):
@@ -210,7 +218,6 @@ class ExampleEncoder:
     def _write_actions(self, source: str, found: Sequence[tuple], targets: np.ndarray) -> None:
         """Writes actions to targets int32 [N, T]; `found` has the row, place and numbers of each."""
         rows, places, actions = zip(*found)
-        # All at once: one of eight numbers takes hardly longer than sixteen of them.
         ids = self._actions[source].encode(np.array(actions))
         columns = np.add.outer(places, np.arange(ids.shape[1]))
         targets[np.array(rows)[:, None], columns] = ids

@@ -42,7 +42,7 @@ class Example:
                 f'Example.frames must be uint8 [F, H, W, 3]; got {frames.dtype} {list(frames.shape)} '
                 f'from source {self.source!r}'
             )
-        if self.action is not None and (np.ndim(self.action) != 1 or not len(self.action)):
+        if self.action is not None and (self.action.ndim != 1 or not len(self.action)):
             raise ValueError(
                 'Example.action must be one vector, [L] (a terminate flag where the action space '
                 f'has one, then its dimensions); got {list(np.shape(self.action))} from source '

@@ -48,14 +48,14 @@ class Pictures:
           tfrecord.CorruptRecord: one isn't there as it was indexed.
         """
         file, spans, checksums = place
-        wanted = dict(zip(spans, checksums))  # a step may be shown twice
-        pictures = [
-            self._decode(file, span[0], encoded, wanted[span])
-            for span, encoded in zip(wanted, self.read(file, list(wanted)))
-        ]
         if len(spans) == 1:
-            return pictures[0][None]  # np.stack would copy it
-        shown = dict(zip(wanted, pictures))
+            (encoded,) = self.read(file, spans)
+            return self._decode(file, spans[0][0], encoded, checksums[0])[None]
+        wanted = dict(zip(spans, checksums))  # a step may be shown twice
+        shown = {
+            span: self._decode(file, span[0], encoded, wanted[span])
+            for span, encoded in zip(wanted, self.read(file, list(wanted)))
+        }
         return np.stack([shown[span] for span in spans])
 
     def read(self, file: int, spans: Sequence[tuple[int, int]]) -> list[bytes]:
