@@ -97,14 +97,16 @@ class ExampleEncoder:
         Raises:
           ValueError: a target longer than T, an unknown kind, an action without a tokenizer.
         """
-        said = []
-        for number, (source, example), out in zip(numbers, examples, rows['images'], strict=True):
+        said, examples = [], iter(examples)
+        for number, out in zip(numbers, rows['images'], strict=True):
+            source, example = next(examples)
             self._show(example, source, number, out)
             # Texts wait until all is shown, without the frames: beside those, which fill a
             # processor's caches, all else takes several times as long.
             said.append(
                 (source, example.kind, example.prompt, example.answer, example.action, example.clip)
             )
+            del example  # so that the next one's frames lie in the same memory
         rows['index'][:] = np.mod(numbers, 1 << 31)
         rows['source'][:] = [self._sources[source] for source, *_ in said]
         rows['kind'][:] = [self._kind(kind, source) for source, kind, *_ in said]

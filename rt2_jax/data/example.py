@@ -7,6 +7,8 @@ import math
 
 import numpy as np
 
+_UINT8 = np.dtype(np.uint8)  # comparing with the class np.uint8 takes three times as long
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Example:
@@ -37,7 +39,7 @@ class Example:
 
     def __post_init__(self):
         frames = self.frames
-        if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8:
+        if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != _UINT8:
             raise ValueError(
                 f'Example.frames must be uint8 [F, H, W, 3]; got {frames.dtype} {list(frames.shape)} '
                 f'from source {self.source!r}'

@@ -23,7 +23,7 @@ def steps(
       int64 [..., frames].
     """
     before = stride * np.arange(frames - 1, -1, -1)
-    return np.maximum(np.expand_dims(first, -1), np.expand_dims(now, -1) - before)
+    return np.maximum(np.asarray(first)[..., None], np.asarray(now)[..., None] - before)
 
 
 def spread(first: int, last: int, frames: int) -> list[int]:
