@@ -101,27 +101,14 @@ class ExampleEncoder:
         for number, out in zip(numbers, rows['images'], strict=True):
             source, example = next(examples)
             self._show(example, source, number, out)
-            # Texts wait until all is shown, without the frames: beside those, which fill a
-            # processor's caches, all else takes several times as long.
             said.append(
                 (source, example.kind, example.prompt, example.answer, example.action, example.clip)
             )
             del example  # so that the next one's frames lie in the same memory
+        # Only now, since work between pictures, which fill a processor's caches, takes several times
+        # as long.
         rows['index'][:] = np.mod(numbers, 1 << 31)
-        rows['source'][:] = [self._sources[source] for source, *_ in said]
-        rows['kind'][:] = [self._kind(kind, source) for source, kind, *_ in said]
-        rows['prompt'][:], rows['target'][:] = 0, 0
-        actions: dict[str, list[tuple[int, int, np.ndarray]]] = {}
-        for row, (source, _, prompt, answer, action, clip) in enumerate(said):
-            ids = self._prompt(prompt)
-            rows['prompt'][row, : len(ids)] = ids
-            ids, end = self._answer(source, prompt, answer, action, clip)
-            rows['target'][row, : len(ids)] = ids
-            rows['target'][row, end : end + 1] = self._tokenizer.eos_id  # none if clipped: end is T
-            if action is not None:
-                actions.setdefault(source, []).append((row, len(ids), action))
-        for source, found in actions.items():
-            self._write_actions(source, found, rows['target'])
+        self._write_texts(said, rows)
 
     def check_answers(self, answers: Iterable[str], source: str) -> None:
         """Refuses answers that couldn't be targets, before a run meets them in its middle.
@@ -143,15 +130,15 @@ class ExampleEncoder:
                     f'else in it, in tokens too: {answer!r}'
                 )
             length = len(ids) + 1 + (self._actions[source].length if planned else 0)
-            self._check_length(length, source, answer)
+            if length > self._target_length:
+                self._refuse_length(length, source, answer)
 
-    def _check_length(self, length: int, source: str, answer: str, prompt: str = '') -> None:
-        if length > self._target_length:
-            raise ValueError(
-                f"source {source!r}: an answer of {length} tokens doesn't fit "
-                f'config.data.target_length={self._target_length}: {answer!r}'
-                + (f' to {prompt!r}' if prompt else '')
-            )
+    def _refuse_length(self, length: int, source: str, answer: str, prompt: str = '') -> None:
+        raise ValueError(
+            f"source {source!r}: an answer of {length} tokens doesn't fit "
+            f'config.data.target_length={self._target_length}: {answer!r}'
+            + (f' to {prompt!r}' if prompt else '')
+        )
 
     def _show(self, example: Example, source: str, number: int, out: np.ndarray) -> None:
         count = len(example.frames)
@@ -163,6 +150,23 @@ class ExampleEncoder:
         self._view(example, number, out[:count])
         if count < self._frames:
             out[count:] = out[0]  # as a picture that stood still
+
+    def _write_texts(self, said: Sequence[tuple], rows: Mapping[str, np.ndarray]) -> None:
+        """Writes all but frames; `said` has source, kind, prompt, answer, action, clip of each row."""
+        rows['source'][:] = [self._sources[source] for source, *_ in said]
+        rows['kind'][:] = [self._kind(kind, source) for source, kind, *_ in said]
+        rows['prompt'][:], rows['target'][:] = 0, 0
+        actions: dict[str, list[tuple[int, int, np.ndarray]]] = {}
+        for row, (source, _, prompt, answer, action, clip) in enumerate(said):
+            ids = self._prompt(prompt)
+            rows['prompt'][row, : len(ids)] = ids
+            ids, end = self._answer(source, prompt, answer, action, clip)
+            rows['target'][row, : len(ids)] = ids
+            rows['target'][row, end : end + 1] = self._tokenizer.eos_id  # none if clipped: end is T
+            if action is not None:
+                actions.setdefault(source, []).append((row, len(ids), action))
+        for source, found in actions.items():
+            self._write_actions(source, found, rows['target'])
 
     def _kind(self, kind: str, source: str) -> int:
         if kind not in self._kinds:
@@ -191,7 +195,8 @@ class ExampleEncoder:
         ids = self._encode_text(answer) if answer else _NOTHING
         end = len(ids)
         if action is not None:
-            self._check_action(action, source)
+            if len(action) != self._action_lengths.get(source):
+                self._refuse_action(action, source)
             end += len(action)
         elif clip and end >= self._target_length:
             self._count_clipped(
@@ -201,21 +206,21 @@ class ExampleEncoder:
                 source,
             )
             return ids[: self._target_length], self._target_length
-        self._check_length(end + 1, source, answer, prompt)
+        if end >= self._target_length:
+            self._refuse_length(end + 1, source, answer, prompt)
         return ids, end
 
-    def _check_action(self, action: np.ndarray, source: str) -> None:
-        if len(action) != self._action_lengths.get(source):
-            if source not in self._actions:
-                raise ValueError(
-                    f'source {source!r} yields actions but has no action tokenizer'
-                    + nearest(source, self._actions)
-                )
-            coder = self._actions[source]
+    def _refuse_action(self, action: np.ndarray, source: str) -> None:
+        if source not in self._actions:
             raise ValueError(
-                f'source {source!r}: an action of {len(action)} numbers, where its action '
-                f'space has {coder.length}: {", ".join(coder.space.number_names)}'
+                f'source {source!r} yields actions but has no action tokenizer'
+                + nearest(source, self._actions)
             )
+        coder = self._actions[source]
+        raise ValueError(
+            f'source {source!r}: an action of {len(action)} numbers, where its action '
+            f'space has {coder.length}: {", ".join(coder.space.number_names)}'
+        )
 
     def _write_actions(self, source: str, found: Sequence[tuple], targets: np.ndarray) -> None:
         """Writes actions to targets int32 [N, T]; `found` has the row, place and numbers of each."""

@@ -41,9 +41,10 @@ class Endless:
 
     def examples(self, positions: Sequence[int]) -> Iterator[Example]:
         """What is at each of the positions."""
+        length, seed = self._length, self._seed
         numbers = [
-            index_shuffle(place, self._length - 1, (self._seed + epoch) % 2**32, 4)
-            for epoch, place in (divmod(position, self._length) for position in positions)
+            index_shuffle(position % length, length - 1, (seed + position // length) % 2**32, 4)
+            for position in positions
         ]
         several = getattr(self._source, 'examples', None)
         return several(numbers) if several else map(self._source.__getitem__, numbers)
