@@ -18,8 +18,8 @@ import numpy as np
 Shapes = Mapping[str, tuple[Sequence[int], np.dtype]]
 Write = Callable[[Sequence[int], Mapping[str, np.ndarray]], None]
 
-# Handing a run of rows to a thread costs as much as 30 us, and so does what is done once a run; more
-# rows a run save little.
+# Handing a run of rows to a thread costs as much as 30 us, and what is done for all rows of a run some
+# 300; while that is done, though, Python's other threads wait.
 _LONGEST_RUN = 64
 
 _ALIGNMENT = 64
@@ -93,7 +93,7 @@ class _Batch:
             name: memory.empty((len(numbers), *shape), np.dtype(dtype))
             for name, (shape, dtype) in shapes.items()
         }
-        run = min(max(1, len(numbers) // (2 * threads)), _LONGEST_RUN)
+        run = min(max(1, len(numbers) // (4 * threads)), _LONGEST_RUN)
         self._runs = [
             pool.submit(self._fill, slice(start, start + run))
             for start in range(0, len(numbers), run)

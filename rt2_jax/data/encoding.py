@@ -53,10 +53,7 @@ class ExampleEncoder:
         view: Callable[[Example, int, np.ndarray], Any] | None = None,
     ):
         self._tokenizer, self._actions = tokenizer, dict(actions)
-        self._view = view or (
-            lambda example, number, out: images.resize(example.frames, image_size, out)
-        )
-        self._frames = frames
+        self._view, self._image_size, self._frames = view, image_size, frames
         self._prompt_length, self._target_length = prompt_length, target_length
         self.shapes = {
             'images': ((frames, image_size, image_size, 3), np.uint8),
@@ -147,7 +144,10 @@ class ExampleEncoder:
                 f'source {source!r} yields {count} frames an example; '
                 f'config.data.frames={self._frames}'
             )
-        self._view(example, number, out[:count])
+        if self._view is None:
+            images.resize(example.frames, self._image_size, out[:count])
+        else:
+            self._view(example, number, out[:count])
         if count < self._frames:
             out[count:] = out[0]  # as a picture that stood still
 

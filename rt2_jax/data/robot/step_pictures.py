@@ -10,8 +10,8 @@ import numpy as np
 from rt2_jax.data import files, images, tfrecord
 from rt2_jax.data.robot.index import Index
 
-# Of an example's frames: the file's number, (offset, length) of each, and their checksums.
-Place: TypeAlias = tuple[int, list[tuple[int, int]], list[int]]
+# Of an example's frames: the file's number, and the offset, length and checksum of each.
+Place: TypeAlias = tuple[int, list[int], list[int], list[int]]
 
 
 class Pictures:
@@ -34,12 +34,11 @@ class Pictures:
           episodes: int64 [N], the one that these are all of.
         """
         arrays = self._index.arrays
-        offsets, lengths, checksums = (
-            arrays[f'image_{what}'][rows, self._camera].tolist()
-            for what in ('offset', 'length', 'checksum')
+        columns = (
+            arrays[f'image_{what}'][rows, self._camera] for what in ('offset', 'length', 'checksum')
         )
-        spans = [list(zip(*both)) for both in zip(offsets, lengths)]
-        return list(zip(arrays['episode_file'][episodes].tolist(), spans, checksums))
+        numbers = [column.tolist() for column in (arrays['episode_file'][episodes], *columns)]
+        return list(zip(*numbers, strict=True))
 
     def frames(self, place: Place) -> np.ndarray:
         """An example's frames, uint8 [F, H, W, 3].
@@ -47,16 +46,16 @@ class Pictures:
         Raises:
           tfrecord.CorruptRecord: one isn't there as it was indexed.
         """
-        file, spans, checksums = place
-        if len(spans) == 1:
-            (encoded,) = self.read(file, spans)
-            return self._decode(file, spans[0][0], encoded, checksums[0])[None]
-        wanted = dict(zip(spans, checksums))  # a step may be shown twice
+        file, offsets, lengths, checksums = place
+        if len(offsets) == 1:
+            (encoded,) = self.read(file, [(offsets[0], lengths[0])])
+            return self._decode(file, offsets[0], encoded, checksums[0])[None]
+        wanted = dict(zip(zip(offsets, lengths), checksums))  # a step may be shown twice
         shown = {
-            span: self._decode(file, span[0], encoded, wanted[span])
+            span[0]: self._decode(file, span[0], encoded, wanted[span])
             for span, encoded in zip(wanted, self.read(file, list(wanted)))
         }
-        return np.stack([shown[span] for span in spans])
+        return np.stack([shown[offset] for offset in offsets])
 
     def read(self, file: int, spans: Sequence[tuple[int, int]]) -> list[bytes]:
         """The bytes at each (offset, length) of a file.
