@@ -5,11 +5,11 @@
 DIR gets a data set of 2,000 episodes in RT-1's schema (benchmarks/kitchen.py; once). `ours` is the
 project's pipeline in steps/s, `peer` a tf.data pipeline as Octo's and OpenVLA's
 (data_tensorflow.py) whose shuffle buffer gives as many distinct episodes a batch as ours, `limit`
-JPEG decoding and resizing alone; `cores` has them and two more, our batches placed on the devices
-and the peer with the cheaper bilinear resize, on 1 core and on all. Each is a process; they take
-turns (turns.py), and the best turn of each counts. The files are read once before each round; a DIR
-in /dev/shm makes sure that nobody waits for a disk. The peer needs TensorFlow in PYTHON:
-`pip install 'rt2_jax[peer]'`.
+JPEG decoding and resizing alone, of pictures in memory, and `limit_reading` with reading the files;
+`cores` has them and two more, our batches placed on the devices and the peer with the cheaper bilinear
+resize, on 1 core and on all. Each is a process; they take turns (turns.py), and the best turn of each
+counts. The files are read once before each round; a DIR in /dev/shm makes sure that nobody waits for a
+disk. The peer needs TensorFlow in PYTHON: `pip install 'rt2_jax[peer]'`.
 
 --minutes=M samples the memory of our reader, with a fast consumer and a slow one, for M minutes.
 """
@@ -29,7 +29,7 @@ from typing import Any
 from absl import app, flags, logging
 from etils import epath
 
-from rt2_jax.benchmarks import kitchen, turns
+from rt2_jax.benchmarks import data_reading, kitchen, turns
 from rt2_jax.data.robot import rlds
 from rt2_jax.evaluation import report
 
@@ -49,7 +49,7 @@ def commands(directory: str, peer_python: str, batch_size: int, shuffle: int) ->
     ours = [sys.executable, '-m', 'rt2_jax.benchmarks.data_reading']
     peer = [peer_python, '-m', 'rt2_jax.benchmarks.data_tensorflow', f'--shuffle={shuffle}']
     common = [f'--directory={directory}', f'--batch_size={batch_size}']
-    found = {part: [*ours, *common, f'--part={part}'] for part in ('ours', 'trainer', 'limit')}
+    found = {part: [*ours, *common, f'--part={part}'] for part in data_reading.PARTS}
     found['peer'] = [*peer, *common]
     found['peer_bilinear'] = [*peer, *common, '--method=bilinear', '--noantialias']
     return found
@@ -232,7 +232,7 @@ def measure() -> dict[str, Any]:
     }
     best = result['cores'][str(numbers[-1])]
     rates = {part: best[part]['steps_per_second'] for part in best}
-    ratios = {'ratio_limit': rates['ours'] / rates['limit']}
+    ratios = {f'ratio_{part}': rates['ours'] / rates[part] for part in rates if 'limit' in part}
     if 'peer' in rates:
         ratios['ratio_peer'] = rates['ours'] / rates['peer']
         ratios['ratio_memory'] = best['ours']['peak_bytes'] / best['peer']['peak_bytes']

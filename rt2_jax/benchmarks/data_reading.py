@@ -1,8 +1,9 @@
 """Readers that benchmarks/data.py measures: the project's own, and the machine's limit.
 
-`ours` gives batches as numpy arrays, `trainer` places them on the devices as a training run does,
-and `limit` is JPEG decoding and resizing alone: pictures from memory, one thread a core, nothing
-kept.
+`ours` gives batches as numpy arrays, and `trainer` places them on the devices as a training run
+does. `limit` is JPEG decoding and resizing alone, one thread a core and nothing kept, of pictures
+that lie in memory (some thousands of steps, drawn from the whole set). `limit_reading` reads each from the
+data set first, all steps in random order, so nothing else than reading, decoding and resizing.
 """
 
 from __future__ import annotations
@@ -21,13 +22,13 @@ import numpy as np
 
 from rt2_jax.benchmarks import kitchen, turns
 from rt2_jax.data import images, mixture, pipeline
-from rt2_jax.data.robot import rlds
+from rt2_jax.data.robot import rlds, step_columns
 from rt2_jax.parallel import mesh as mesh_lib, sharding
 from rt2_jax.text.tokenizer import Tokenizer
 
 IMPORTED = time.time()
 FLAGS = flags.FLAGS
-PARTS = ('ours', 'trainer', 'limit')
+PARTS = ('ours', 'trainer', 'limit', 'limit_reading')
 
 # Pictures that a thread decodes before it says so.
 _RUN = 16
@@ -58,17 +59,27 @@ def batches(
     )
 
 
-def limit(directory: str, *, batch_size: int, image_size: int, threads: int) -> Iterator[range]:
-    """Decodes and resizes for ever; yields after every `batch_size` pictures."""
-    source = rlds.open_source(directory, kitchen.CARD)
-    steps = np.random.default_rng(0).integers(len(source), size=min(_LIMIT_PICTURES, len(source)))
-    encoded = [_picture(source, int(i)) for i in steps]
+def limit(
+    directory: str, *, reading: bool, batch_size: int, image_size: int, threads: int
+) -> Iterator[range]:
+    """Decodes and resizes for ever; yields after every `batch_size` pictures.
+
+    Args:
+      directory: the data set.
+      reading: whether each is read from there, or lies in memory.
+      batch_size: see above.
+      image_size: side of the frames, pixels.
+      threads: how many do it.
+    """
+    places = _places(directory)
+    kept = [] if reading else [os.pread(*place) for place in places[:_LIMIT_PICTURES]]
     done = queue.Queue(maxsize=2 * batch_size // _RUN)
 
     def work(offset: int) -> None:
         for start in itertools.count(offset * _RUN, threads * _RUN):
             for i in range(start, start + _RUN):
-                images.resize(images.decode(encoded[i % len(encoded)])[None], image_size)
+                encoded = os.pread(*places[i % len(places)]) if reading else kept[i % len(kept)]
+                images.resize(images.decode(encoded)[None], image_size)
             done.put(_RUN)
 
     for offset in range(threads):
@@ -81,12 +92,16 @@ def limit(directory: str, *, batch_size: int, image_size: int, threads: int) -> 
         yield range(batch_size)
 
 
-def _picture(source: rlds.StepSource, i: int) -> bytes:
-    index, row = source.index, source.row(i)
-    file = index.files[int(index.arrays['episode_file'][index.episode_of(row)])]
-    with open(file, 'rb') as opened:
-        opened.seek(int(index.arrays['image_offset'][row, 0]))
-        return opened.read(int(index.arrays['image_length'][row, 0]))
+def _places(directory: str) -> list[tuple[int, int, int]]:
+    """Open file, length and offset of every step's picture, in random order."""
+    source = rlds.open_source(directory, kitchen.CARD)
+    arrays = source.index.arrays
+    rows = np.random.default_rng(0).permutation(step_columns.rows(source))
+    episodes = np.searchsorted(arrays['episode_first'], rows, side='right') - 1
+    opened = [os.open(file, os.O_RDONLY) for file in source.index.files]
+    files = [opened[number] for number in arrays['episode_file'][episodes].tolist()]
+    lengths, offsets = (arrays[f'image_{what}'][rows, 0].tolist() for what in ('length', 'offset'))
+    return list(zip(files, lengths, offsets, strict=True))
 
 
 def define_flags() -> None:
@@ -105,9 +120,9 @@ def main(_: list[str]) -> None:
         'image_size': FLAGS.image_size,
         'threads': FLAGS.threads or len(os.sched_getaffinity(0)),
     }
-    if FLAGS.part == 'limit':
+    if FLAGS.part.startswith('limit'):
         turns.serve(
-            limit(FLAGS.directory, **settings),
+            limit(FLAGS.directory, reading=FLAGS.part == 'limit_reading', **settings),
             labels=lambda batch: batch,
             state_bytes=lambda: 0,
             imported=IMPORTED,

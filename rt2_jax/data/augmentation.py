@@ -112,19 +112,25 @@ class Augmentation:
         """The fields as canonical JSON; '' where nothing happens."""
         return json.dumps(dataclasses.asdict(self)) if self.crops or self.recolours else ''
 
-    def training(self, example: Example, size: int, seed: int, number: int) -> np.ndarray:
-        """The frames uint8 [F, size, size, 3] of the run's `number`-th example."""
+    def training(
+        self, example: Example, size: int, seed: int, number: int, out: np.ndarray | None = None
+    ) -> np.ndarray:
+        """The frames uint8 [F, size, size, 3] of the run's `number`-th example, written to `out`."""
         frames = example.frames
         if not (self.crops or self.recolours):
-            return images.resize(frames, size)
+            return images.resize(frames, size, out)
         # As many draws whatever is switched on, so that one setting doesn't change the others'.
         draws = np.random.Generator(np.random.Philox(key=[seed, number])).random(10)
         if self.crops and is_cropped(example):
             frames = crop(frames, self.box(draws[:6]))
+        if not self.recolours:
+            return images.resize(frames, size, out)
         frames = images.resize(frames, size)
-        return recolour(frames, *self.colours(draws[6:], frames)) if self.recolours else frames
+        return recolour(frames, *self.colours(draws[6:], frames), out)
 
-    def evaluation(self, frames: np.ndarray, size: int, cropped: bool) -> np.ndarray:
+    def evaluation(
+        self, frames: np.ndarray, size: int, cropped: bool, out: np.ndarray | None = None
+    ) -> np.ndarray:
         """Frames uint8 [F, size, size, 3] as a policy sees them: where training crops, the centre.
 
         It keeps the mean of the shares of the area that training keeps.
@@ -133,7 +139,7 @@ class Augmentation:
         if cropped and scale < 1:
             side = scale**0.5
             frames = crop(frames, ((1 - side) / 2, (1 - side) / 2, side, side))
-        return images.resize(frames, size)
+        return images.resize(frames, size, out)
 
     def box(self, draws: np.ndarray) -> tuple[float, float, float, float]:
         """Top, left, height and width of a crop, in shares of the frame, from 6 draws in [0, 1)."""
@@ -190,7 +196,11 @@ def crop(frames: np.ndarray, box: tuple[float, float, float, float]) -> np.ndarr
     return part
 
 
-def recolour(frames: np.ndarray, matrix: np.ndarray, offset: np.ndarray) -> np.ndarray:
+def recolour(
+    frames: np.ndarray, matrix: np.ndarray, offset: np.ndarray, out: np.ndarray | None = None
+) -> np.ndarray:
     """Each pixel of uint8 [F, H, W, 3] to matrix [3, 3] @ pixel + offset [3], rounded, 0..255."""
-    flat = frames.reshape(-1, frames.shape[-2], 3)
-    return cv2.transform(flat, np.column_stack([matrix, offset])).reshape(frames.shape)
+    out = np.empty_like(frames) if out is None else out
+    flat = (-1, frames.shape[-2], 3)
+    cv2.transform(frames.reshape(flat), np.column_stack([matrix, offset]), dst=out.reshape(flat))
+    return out

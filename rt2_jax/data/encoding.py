@@ -1,4 +1,4 @@
-"""Example -> tokens: one row of a batch, as arrays of fixed size."""
+"""Examples -> frames and tokens: rows of a batch, as arrays of fixed size."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 import functools
@@ -8,15 +8,17 @@ from typing import Any
 from absl import logging
 import numpy as np
 
-from rt2_jax.data import history, images
+from rt2_jax.data import images
 from rt2_jax.data.example import Example
 from rt2_jax.nearest import nearest
 from rt2_jax.text import prompts
 from rt2_jax.text.actions import ActionTokenizer
 
+_NOTHING = np.zeros([0], np.int32)
+
 
 class ExampleEncoder:
-    """Example -> one row of a batch, as fixed-size numpy arrays.
+    """Examples -> rows of a batch, as fixed-size numpy arrays.
 
     Args:
       tokenizer: text tokenizer.
@@ -28,10 +30,11 @@ class ExampleEncoder:
       sources: names of the sources, in the order of the batch's `source` numbers.
       kinds: names of the kinds, in the order of the batch's `kind` numbers.
       frames: frames an example, F. A single picture is shown as one that stood still.
-      view: view(example, number) -> frames uint8 [F, S, S, 3], S the image size; by default they are
-        resized and no more.
+      view: view(example, number, out) writes the example's frames to uint8 [frames, S, S, 3], S the
+        image size; by default they are resized and no more.
 
     Attributes:
+      shapes: shape and dtype of each of a row's arrays; see `write`.
       clipped_prompts: how many prompts were clipped so far.
       clipped_answers: likewise.
     """
@@ -47,41 +50,62 @@ class ExampleEncoder:
         sources: Sequence[str],
         kinds: Sequence[str],
         frames: int = 1,
-        view: Callable[[Example, int], np.ndarray] | None = None,
+        view: Callable[[Example, int, np.ndarray], Any] | None = None,
     ):
         self._tokenizer, self._actions = tokenizer, dict(actions)
-        self._view = view or (lambda example, number: images.resize(example.frames, image_size))
-        self._frames = frames
+        self._view, self._image_size, self._frames = view, image_size, frames
         self._prompt_length, self._target_length = prompt_length, target_length
+        self.shapes = {
+            'images': ((frames, image_size, image_size, 3), np.uint8),
+            'prompt': ((prompt_length,), np.int32),
+            'target': ((target_length,), np.int32),
+            **{name: ((), np.int32) for name in ('source', 'kind', 'index')},
+        }
+        self._action_lengths = {name: coder.length for name, coder in self._actions.items()}
         self._sources = {name: i for i, name in enumerate(sources)}
         self._kinds = {name: i for i, name in enumerate(kinds)}
         self._encode_text = functools.lru_cache(maxsize=1 << 15)(
-            lambda text: tuple(tokenizer.encode(text))
+            lambda text: np.array(tokenizer.encode(text), np.int32)
         )
         self._lock = threading.Lock()
         self.clipped_prompts = 0
         self.clipped_answers = 0
 
     def __call__(self, example: Example, source: str, number: int = 0) -> dict[str, np.ndarray]:
-        """The run's `number`-th example, from the source of this name.
+        """The row of the run's `number`-th example, from the source of this name; see `write`."""
+        rows = {name: np.empty((1, *shape), dtype) for name, (shape, dtype) in self.shapes.items()}
+        self.write([number], [(source, example)], rows)
+        return {name: array[0] for name, array in rows.items()}
 
-        Keys: images uint8 [F, H, W, 3], prompt int32 [P], target int32 [T], source, kind int32 [].
+    def write(
+        self,
+        numbers: Sequence[int],
+        examples: Iterable[tuple[str, Example]],
+        rows: Mapping[str, np.ndarray],
+    ) -> None:
+        """Writes examples of a run into rows of a batch.
+
+        Args:
+          numbers: of the examples in the run.
+          examples: each after its source's name; no longer needed once the next is asked for.
+          rows: images uint8 [N, F, H, W, 3], prompt int32 [N, P], target int32 [N, T] (answer, action,
+            EOS, zero-padded on the right), source, kind, index (of the number) int32 [N].
 
         Raises:
           ValueError: a target longer than T, an unknown kind, an action without a tokenizer.
         """
-        if example.kind not in self._kinds:
-            raise ValueError(
-                f'source {source!r} yields an example of kind {example.kind!r}, which no source '
-                'declares in its `kinds`' + nearest(example.kind, self._kinds)
+        said, examples = [], iter(examples)
+        for number, out in zip(numbers, rows['images'], strict=True):
+            source, example = next(examples)
+            self._show(example, source, number, out)
+            said.append(
+                (source, example.kind, example.prompt, example.answer, example.action, example.clip)
             )
-        return {
-            'images': self._shown(example, source, number),
-            'prompt': self.prompt(example.prompt),
-            'target': self._target(example, source),
-            'source': np.int32(self._sources[source]),
-            'kind': np.int32(self._kinds[example.kind]),
-        }
+            del example  # so that the next one's frames lie in the same memory
+        # Only now, since work between pictures, which fill a processor's caches, takes several times
+        # as long.
+        rows['index'][:] = np.mod(numbers, 1 << 31)
+        self._write_texts(said, rows)
 
     def check_answers(self, answers: Iterable[str], source: str) -> None:
         """Refuses answers that couldn't be targets, before a run meets them in its middle.
@@ -103,26 +127,57 @@ class ExampleEncoder:
                     f'else in it, in tokens too: {answer!r}'
                 )
             length = len(ids) + 1 + (self._actions[source].length if planned else 0)
-            self._check_length(length, source, answer)
+            if length > self._target_length:
+                self._refuse_length(length, source, answer)
 
-    def _check_length(self, length: int, source: str, answer: str, prompt: str = '') -> None:
-        if length > self._target_length:
-            raise ValueError(
-                f"source {source!r}: an answer of {length} tokens doesn't fit "
-                f'config.data.target_length={self._target_length}: {answer!r}'
-                + (f' to {prompt!r}' if prompt else '')
-            )
+    def _refuse_length(self, length: int, source: str, answer: str, prompt: str = '') -> None:
+        raise ValueError(
+            f"source {source!r}: an answer of {length} tokens doesn't fit "
+            f'config.data.target_length={self._target_length}: {answer!r}'
+            + (f' to {prompt!r}' if prompt else '')
+        )
 
-    def _shown(self, example: Example, source: str, number: int) -> np.ndarray:
-        if len(example.frames) not in (1, self._frames):
+    def _show(self, example: Example, source: str, number: int, out: np.ndarray) -> None:
+        count = len(example.frames)
+        if count not in (1, self._frames):
             raise ValueError(
-                f'source {source!r} yields {len(example.frames)} frames an example; '
+                f'source {source!r} yields {count} frames an example; '
                 f'config.data.frames={self._frames}'
             )
-        return history.of_still(self._view(example, number), self._frames)
+        if self._view is None:
+            images.resize(example.frames, self._image_size, out[:count])
+        else:
+            self._view(example, number, out[:count])
+        if count < self._frames:
+            out[count:] = out[0]  # as a picture that stood still
 
-    def prompt(self, text: str) -> np.ndarray:
-        """Prompt ids int32 [P], zero-padded on the right; clipped if too long, counted and logged."""
+    def _write_texts(self, said: Sequence[tuple], rows: Mapping[str, np.ndarray]) -> None:
+        """Writes all but frames; `said` has source, kind, prompt, answer, action, clip of each row."""
+        rows['source'][:] = [self._sources[source] for source, *_ in said]
+        rows['kind'][:] = [self._kind(kind, source) for source, kind, *_ in said]
+        rows['prompt'][:], rows['target'][:] = 0, 0
+        actions: dict[str, list[tuple[int, int, np.ndarray]]] = {}
+        for row, (source, _, prompt, answer, action, clip) in enumerate(said):
+            ids = self._prompt(prompt)
+            rows['prompt'][row, : len(ids)] = ids
+            ids, end = self._answer(source, prompt, answer, action, clip)
+            rows['target'][row, : len(ids)] = ids
+            rows['target'][row, end : end + 1] = self._tokenizer.eos_id  # none if clipped: end is T
+            if action is not None:
+                actions.setdefault(source, []).append((row, len(ids), action))
+        for source, found in actions.items():
+            self._write_actions(source, found, rows['target'])
+
+    def _kind(self, kind: str, source: str) -> int:
+        if kind not in self._kinds:
+            raise ValueError(
+                f'source {source!r} yields an example of kind {kind!r}, which no source '
+                'declares in its `kinds`' + nearest(kind, self._kinds)
+            )
+        return self._kinds[kind]
+
+    def _prompt(self, text: str) -> np.ndarray:
+        """Ids int32 [at most P]; clipped if too long, counted and logged."""
         ids = self._encode_text(text)
         if len(ids) > self._prompt_length:
             self._count_clipped(
@@ -131,29 +186,48 @@ class ExampleEncoder:
                 '%r; raise config.data.prompt_length to keep it whole',
                 text,
             )
-            ids = ids[: self._prompt_length]
-        return _padded(ids, self._prompt_length)
+        return ids[: self._prompt_length]
 
-    def _target(self, example: Example, source: str) -> np.ndarray:
-        ids = list(self._encode_text(example.answer)) if example.answer else []
-        if example.action is not None:
-            if source not in self._actions:
-                raise ValueError(
-                    f'source {source!r} yields actions but has no action tokenizer'
-                    + nearest(source, self._actions)
-                )
-            ids.extend(self._action(example, source))
-        ids.append(self._tokenizer.eos_id)
-        if len(ids) > self._target_length and example.clip:
+    def _answer(
+        self, source: str, prompt: str, answer: str, action: np.ndarray | None, clip: bool
+    ) -> tuple[np.ndarray, int]:
+        """Ids int32 of an answer, and the place of EOS: behind them and the action."""
+        ids = self._encode_text(answer) if answer else _NOTHING
+        end = len(ids)
+        if action is not None:
+            if len(action) != self._action_lengths.get(source):
+                self._refuse_action(action, source)
+            end += len(action)
+        elif clip and end >= self._target_length:
             self._count_clipped(
                 'clipped_answers',
-                f'an answer of {len(ids)} tokens was clipped to {self._target_length} (%d so far): '
+                f'an answer of {end + 1} tokens was clipped to {self._target_length} (%d so far): '
                 'source %r; raise config.data.target_length to keep such answers whole',
                 source,
             )
-            ids = ids[: self._target_length]
-        self._check_length(len(ids), source, example.answer, example.prompt)
-        return _padded(ids, self._target_length)
+            return ids[: self._target_length], self._target_length
+        if end >= self._target_length:
+            self._refuse_length(end + 1, source, answer, prompt)
+        return ids, end
+
+    def _refuse_action(self, action: np.ndarray, source: str) -> None:
+        if source not in self._actions:
+            raise ValueError(
+                f'source {source!r} yields actions but has no action tokenizer'
+                + nearest(source, self._actions)
+            )
+        coder = self._actions[source]
+        raise ValueError(
+            f'source {source!r}: an action of {len(action)} numbers, where its action '
+            f'space has {coder.length}: {", ".join(coder.space.number_names)}'
+        )
+
+    def _write_actions(self, source: str, found: Sequence[tuple], targets: np.ndarray) -> None:
+        """Writes actions to targets int32 [N, T]; `found` has the row, place and numbers of each."""
+        rows, places, actions = zip(*found)
+        ids = self._actions[source].encode(np.array(actions))
+        columns = np.add.outer(places, np.arange(ids.shape[1]))
+        targets[np.array(rows)[:, None], columns] = ids
 
     def _count_clipped(self, counter: str, message: str, about: str) -> None:
         """Counts one more, and says so at each power of two."""
@@ -163,23 +237,8 @@ class ExampleEncoder:
         if count & (count - 1) == 0:
             logging.warning(message, count, about)
 
-    def _action(self, example: Example, source: str) -> list[int]:
-        coder = self._actions[source]
-        if np.shape(example.action) != (coder.length,):
-            raise ValueError(
-                f'source {source!r}: an action of {len(example.action)} numbers, where its action '
-                f'space has {coder.length}: {", ".join(coder.space.number_names)}'
-            )
-        return coder.encode(example.action).tolist()
-
 
 def _first(part: list[int], ids: list[int]) -> int:
     """Where `part` first stands in `ids`; -1 if nowhere."""
     places = range(len(ids) - len(part) + 1)
     return next((i for i in places if ids[i : i + len(part)] == part), -1)
-
-
-def _padded(ids: Sequence[int], length: int) -> np.ndarray:
-    row = np.zeros([length], np.int32)
-    row[: len(ids)] = ids
-    return row

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import numpy as np
+
+_UINT8 = np.dtype(np.uint8)  # comparing with the class np.uint8 takes three times as long
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -36,18 +39,19 @@ class Example:
 
     def __post_init__(self):
         frames = self.frames
-        if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8:
+        if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != _UINT8:
             raise ValueError(
                 f'Example.frames must be uint8 [F, H, W, 3]; got {frames.dtype} {list(frames.shape)} '
                 f'from source {self.source!r}'
             )
-        if self.action is not None and (np.ndim(self.action) != 1 or not len(self.action)):
+        if self.action is not None and (self.action.ndim != 1 or not len(self.action)):
             raise ValueError(
                 'Example.action must be one vector, [L] (a terminate flag where the action space '
                 f'has one, then its dimensions); got {list(np.shape(self.action))} from source '
                 f'{self.source!r}'
             )
-        if self.action is not None and not np.all(np.isfinite(self.action)):
+        # Told of eight numbers faster without numpy, and this is done for every example.
+        if self.action is not None and not all(map(math.isfinite, self.action)):
             raise ValueError(
                 f'Example.action holds NaN or infinity: {np.asarray(self.action).tolist()} from '
                 f'source {self.source!r}'

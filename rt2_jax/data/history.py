@@ -9,12 +9,21 @@ import collections
 import numpy as np
 
 
-def steps(now: int, first: int, frames: int, stride: int = 1) -> list[int]:
+def steps(
+    now: np.ndarray | int, first: np.ndarray | int, frames: int, stride: int = 1
+) -> np.ndarray:
     """The `frames` steps, `stride` apart and oldest first, that end with `now`.
 
     The episode's `first` step stands in for those before it.
+
+    Args:
+      now, first: a step, or several, int64 [...].
+
+    Returns:
+      int64 [..., frames].
     """
-    return [max(first, now - stride * back) for back in reversed(range(frames))]
+    before = stride * np.arange(frames - 1, -1, -1)
+    return np.maximum(np.asarray(first)[..., None], np.asarray(now)[..., None] - before)
 
 
 def spread(first: int, last: int, frames: int) -> list[int]:

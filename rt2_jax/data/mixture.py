@@ -106,11 +106,20 @@ class ShareMap:
         return self._batches * self._batch_size
 
     def __getitem__(self, index: int) -> tuple[int, int]:
-        batch, row = divmod(int(index), self._batch_size)
-        edges, before = self._block(batch // BLOCK)
-        slot, at = self._slots[row], batch % BLOCK
-        source = int(np.searchsorted(edges[at], slot, side='right')) - 1
-        return source, int(before[at, source] + slot - edges[at, source])
+        return self.of([index])[0]
+
+    def of(self, indices: Sequence[int]) -> list[tuple[int, int]]:
+        """What `[index]` gives for each index; quickest where they are of one batch."""
+        batches, rows = np.divmod(indices, self._batch_size)
+        sources, places = np.zeros([2, len(rows)], np.int64)
+        for batch in set(batches.tolist()):
+            inside, at = batches == batch, batch % BLOCK
+            edges, before = self._block(batch // BLOCK)
+            slots = self._slots[rows[inside]]
+            source = np.searchsorted(edges[at], slots, side='right') - 1
+            sources[inside] = source
+            places[inside] = before[at, source] + slots - edges[at, source]
+        return list(zip(sources.tolist(), places.tolist()))
 
     def __repr__(self) -> str:
         return f'ShareMap(batches={self._batches}, batch_size={self._batch_size})'

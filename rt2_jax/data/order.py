@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from grain.experimental import index_shuffle
@@ -11,7 +11,11 @@ from rt2_jax.data.example import Example
 
 
 class Examples(Protocol):
-    """Random access to Examples."""
+    """Random access to Examples.
+
+    Used where there: `examples(numbers)`, an iterator of the same Examples as `[i]` gives for each of
+    the numbers, for sources to which it is cheaper to look up several at once.
+    """
 
     def __len__(self) -> int: ...
 
@@ -33,28 +37,37 @@ class Endless:
         self._source, self._length, self._seed = source, len(source), seed
 
     def __getitem__(self, position: int) -> Example:
-        epoch, place = divmod(position, self._length)
-        seed = (self._seed + epoch) % 2**32
-        return self._source[index_shuffle(place, self._length - 1, seed, 4)]
+        return next(self.examples([position]))
+
+    def examples(self, positions: Sequence[int]) -> Iterator[Example]:
+        """What is at each of the positions."""
+        length, seed = self._length, self._seed
+        numbers = [
+            index_shuffle(position % length, length - 1, (seed + position // length) % 2**32, 4)
+            for position in positions
+        ]
+        several = getattr(self._source, 'examples', None)
+        return several(numbers) if several else map(self._source.__getitem__, numbers)
 
 
 class Mixed:
-    """The run's examples by number, each made into a row.
+    """The run's examples by number.
 
     Args:
-      plan: number -> (which of `sources`, place in it).
-      sources: endless ones.
-      row: row(number, source, example), source the position in `sources`.
+      plan: plan.of(numbers) says which of `sources`, and what place in it, each number stands for.
+      sources: endless ones, by name.
     """
 
-    def __init__(
-        self,
-        plan: Any,
-        sources: Sequence[Endless],
-        row: Callable[[int, int, Example], dict[str, Any]],
-    ):
-        self._plan, self._sources, self._row = plan, list(sources), row
+    def __init__(self, plan: Any, sources: Mapping[str, Endless]):
+        self._plan, self._names, self._sources = plan, list(sources), dict(sources)
 
-    def __getitem__(self, number: int) -> dict[str, Any]:
-        source, position = self._plan[number]
-        return self._row(number, source, self._sources[source][position])
+    def examples(self, numbers: Sequence[int]) -> Iterator[tuple[str, Example]]:
+        """Each example of these numbers, after its source's name."""
+        drawn = self._plan.of(numbers)
+        positions: dict[str, list[int]] = {}
+        for source, position in drawn:
+            positions.setdefault(self._names[source], []).append(position)
+        found = {name: self._sources[name].examples(at) for name, at in positions.items()}
+        for source, _ in drawn:
+            name = self._names[source]
+            yield name, next(found[name])

@@ -63,7 +63,7 @@ class BatchIterator(Iterator[dict[str, jax.Array]]):
 
     def __init__(
         self,
-        row,
+        examples,
         *,
         host_rows,
         batches,
@@ -77,7 +77,7 @@ class BatchIterator(Iterator[dict[str, jax.Array]]):
         threads,
         read_ahead,
     ):
-        self._row, self._host_rows = row, host_rows
+        self._examples, self._host_rows = examples, host_rows
         self._batches, self._batch_size = batches, batch_size
         self._place, self._fingerprint = place, fingerprint
         self._threads, self._read_ahead = threads, read_ahead
@@ -172,7 +172,7 @@ class BatchIterator(Iterator[dict[str, jax.Array]]):
             [batch * self._batch_size + row for row in self._host_rows]
             for batch in range(position, self._batches)
         )
-        batches = batching.read(self._row, numbers, self._threads)
+        batches = batching.read(self._write, self.encoder.shapes, numbers, self._threads)
         try:
             for batch in batches:
                 out.put(self._place(batch))
@@ -182,6 +182,9 @@ class BatchIterator(Iterator[dict[str, jax.Array]]):
             out.put(error)
         finally:
             batches.close()
+
+    def _write(self, numbers: Sequence[int], rows: Mapping[str, np.ndarray]) -> None:
+        self.encoder.write(numbers, self._examples.examples(numbers), rows)
 
 
 def rows_of_host(sharding: jax.sharding.Sharding, batch_size: int) -> list[int]:
@@ -259,17 +262,17 @@ def make_iterator(
         sources=list(named),
         kinds=kinds,
         frames=frames,
-        view=functools.partial(_shown, augment, image_size, None if evaluation else seed),
+        view=(
+            functools.partial(_shown, augment, image_size, None if evaluation else seed)
+            if augment.to_json()
+            else None
+        ),
     )
     for name, (source, _) in named.items():
         if hasattr(source, 'answers'):
             encoder.check_answers(source.answers(), name)
     plan = make_plan(robot, web, schedule, batches, batch_size)
-    mixed = order.Mixed(
-        plan,
-        [_endless(name, source, seed) for name, (source, _) in named.items()],
-        functools.partial(_row, encoder, list(named)),
-    )
+    endless = {name: _endless(name, source, seed) for name, (source, _) in named.items()}
     if rows is None:
         place = functools.partial(_global_arrays, sharding=sharding, batch_size=batch_size)
         rows = rows_of_host(sharding, batch_size) if sharding else range(batch_size)
@@ -294,7 +297,7 @@ def make_iterator(
         for name, (source, weight) in group.items():
             fingerprint[f'source {name!r}'] = _identity(source, weight)
     return BatchIterator(
-        mixed.__getitem__,
+        order.Mixed(plan, endless),
         host_rows=list(rows),
         batches=batches,
         batch_size=batch_size,
@@ -348,19 +351,18 @@ def _endless(name: str, source: Source, seed: int) -> order.Endless:
     return order.Endless(source, own)
 
 
-def _row(
-    encoder: ExampleEncoder, names: Sequence[str], number: int, source: int, example: Example
-) -> dict[str, np.ndarray]:
-    row = encoder(example, names[source], number)
-    return {**row, 'index': np.int32(number % (1 << 31))}
-
-
 def _shown(
-    augment: Augmentation, size: int, seed: int | None, example: Example, number: int
-) -> np.ndarray:
+    augment: Augmentation,
+    size: int,
+    seed: int | None,
+    example: Example,
+    number: int,
+    out: np.ndarray,
+) -> None:
     if seed is None:
-        return augment.evaluation(example.frames, size, is_cropped(example))
-    return augment.training(example, size, seed, number)
+        augment.evaluation(example.frames, size, is_cropped(example), out)
+    else:
+        augment.training(example, size, seed, number, out)
 
 
 def _global_arrays(batch, *, sharding, batch_size: int) -> dict[str, jax.Array]:

@@ -29,14 +29,25 @@ class StandIns:
         self._skips = check('on_corrupt', on_corrupt, index_files.ON_CORRUPT) == 'skip'
         self._name, self._lock, self.count = name, threading.Lock(), 0
 
-    def read(self, i: int, length: int, example: Callable[[int], Example]) -> Example:
+    def read(
+        self,
+        i: int,
+        length: int,
+        example: Callable[[int], Example],
+        first: Callable[[], Example] | None = None,
+    ) -> Example:
         """Example `i` of `length`.
+
+        Args:
+          i, length: which, of how many.
+          example: reads one by its number.
+          first: reads number `i`, where it has been looked up already.
 
         Raises:
           tfrecord.CorruptRecord: with 'raise', or where none can be read.
         """
         try:
-            return example(i)
+            return first() if first else example(i)
         except tfrecord.CorruptRecord as error:
             if not self._skips:
                 raise

@@ -239,10 +239,17 @@ class ActionTokenizer:
         self.bin_of_id = np.full([tokenizer.vocab_size], -1, np.int32)
         self.bin_of_id[self.integer_ids] = np.arange(space.bins)
         # Kept as arrays: making them anew for each action takes longer than encoding it.
-        self._low, self._high = np.asarray(space.low), np.asarray(space.high)
-        self._width, self._zero_centred = space.bin_widths, space._zero_centred()
+        self._low, self._high, self._width = *np.array([space.low, space.high]), space.bin_widths
         # float32 data holds a range's end with a rounding error, which is no clip.
-        self._slack = 1e-6 * (self._high - self._low)
+        slack = 1e-6 * (self._high - self._low)
+        self._lowest, self._highest = self._low - slack, self._high + slack
+        # A bin is floor((value - origin) / width + half) + middle.
+        zero_centred = space._zero_centred()
+        self._origin = np.where(zero_centred, 0.0, self._low)
+        self._half = np.where(zero_centred, 0.5, 0.0)
+        self._middle = np.where(zero_centred, space.bins // 2, 0)
+        # The upper end belongs to the last bin; an even number has one too many about zero.
+        self._first = (zero_centred & (space.bins % 2 == 0)).astype(np.int64)
         self.encoded = 0
         self.clipped = np.zeros([len(space.names)], np.int64)
         self._next_report = 1
@@ -336,8 +343,7 @@ class ActionTokenizer:
         return self.space.number_names[int(position)]
 
     def _clip(self, values: np.ndarray) -> np.ndarray:
-        low, high, slack = self._low, self._high, self._slack
-        outside = (values < low - slack) | (values > high + slack)
+        outside = (values < self._lowest) | (values > self._highest)
         if outside.any():
             self.clipped += outside.reshape(-1, outside.shape[-1]).sum(axis=0)
             if (total := int(self.clipped.sum())) >= self._next_report:
@@ -350,15 +356,11 @@ class ActionTokenizer:
                     counts,
                 )
                 self._next_report = 10 ** len(str(total))
-        return np.clip(values, low, high)
+        return np.minimum(np.maximum(values, self._low), self._high)
 
     def _bins(self, values: np.ndarray) -> np.ndarray:
-        about_zero = np.floor(values / self._width + 0.5) + self.space.bins // 2
-        plain = np.floor((values - self._low) / self._width)
-        bins = np.where(self._zero_centred, about_zero, plain)
-        # The upper end belongs to the last bin; an even number has one too many about zero.
-        first = self._zero_centred & (self.space.bins % 2 == 0)
-        return np.clip(bins, first, self.space.bins - 1).astype(np.int32)
+        bins = np.floor((values - self._origin) / self._width + self._half) + self._middle
+        return np.minimum(np.maximum(bins, self._first), self.space.bins - 1)
 
 
 def _checked_integer_ids(tokenizer: Any, bins: int) -> np.ndarray:

@@ -23,7 +23,7 @@ def measured(directory, part, python=sys.executable):
     return data.side_by_side({part: command}, directory, core, rounds=1, seconds=0.1)[part]
 
 
-@pytest.mark.parametrize('part', ['ours', 'limit'])
+@pytest.mark.parametrize('part', ['ours', 'limit_reading'])
 def test_a_part_runs(directory, part):
     found = measured(directory, part)
     assert found['steps_per_second'] == found['turns'][0] > 0

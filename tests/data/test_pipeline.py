@@ -293,15 +293,3 @@ def test_waiting_is_measured_and_closing_stops_the_threads(make):
         time.sleep(0.01)
     assert threading.active_count() <= before
     assert np.asarray(next(iterator)['index'])[0] == BATCH
-
-
-def test_resize_averages_areas():
-    frames = np.zeros([2, 4, 4, 3], np.uint8)
-    frames[:, ::2] = 200
-    assert (images.resize(frames, 2) == 100).all()
-    assert images.resize(frames, 4) is frames
-    assert images.resize(frames[0], 8).shape == (8, 8, 3)
-    with pytest.raises(ValueError, match='uint8'):
-        images.resize(frames.astype(np.float32), 2)
-    with pytest.raises(ValueError, match='neither a JPEG nor a PNG'):
-        images.decode(b'GIF89a')

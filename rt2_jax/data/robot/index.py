@@ -29,7 +29,7 @@ class Texts(Sequence):
         return len(self._ends)
 
     def __getitem__(self, i: int) -> str:
-        if not 0 <= i < len(self):
+        if not 0 <= i < len(self._ends):
             raise IndexError(f'text {i} of {len(self)}')
         start = int(self._ends[i - 1]) if i else 0
         return self._run[start : int(self._ends[i])].tobytes().decode()

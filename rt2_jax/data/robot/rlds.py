@@ -9,7 +9,8 @@ The first use makes the index; an Example then takes one pread and one decode.
 from __future__ import annotations
 
 import bisect
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+import functools
 import hashlib
 import json
 from typing import Any
@@ -18,19 +19,10 @@ from absl import logging
 from etils import epath
 import numpy as np
 
-from rt2_jax.data import (
-    embodiment,
-    embodiments,
-    history,
-    index_files,
-    picture_files,
-    tf_example,
-    tfrecord,
-)
+from rt2_jax.data import embodiment, embodiments, history, index_files, tf_example, tfrecord
 from rt2_jax.data.errors import DataSetError
 from rt2_jax.data.example import Example
-from rt2_jax.data.picture_files import PictureFiles
-from rt2_jax.data.robot import action_statistics, rlds_index, selection
+from rt2_jax.data.robot import action_statistics, rlds_index, selection, step_pictures
 from rt2_jax.data.robot.index import Index
 from rt2_jax.data.robot.paraphrases import Paraphrases
 from rt2_jax.data.stand_ins import StandIns
@@ -94,7 +86,7 @@ class StepSource:
         self._stand_ins = StandIns(self.name, on_corrupt)
         self.frames_shown = history.check('frames', frames)
         self._stride = history.check('frame_stride', frame_stride)
-        self._camera, self._paraphrases = camera, paraphrases
+        self._paraphrases = paraphrases
         self.episodes, self.unlabelled = selection.choose(
             index,
             episodes=episodes,
@@ -104,9 +96,9 @@ class StepSource:
             missing_instructions=missing_instructions,
         )
         first = np.asarray(index.arrays['episode_first'])
-        lengths = np.diff(first)[self.episodes]
-        self._ends = np.cumsum(lengths)
-        self._starts = first[:-1][self.episodes]
+        self._ends = np.cumsum(np.diff(first)[self.episodes])
+        # From the number of a selected step to its row, by selected episode.
+        self._before = first[1:][self.episodes] - self._ends
         if not len(self):
             raise DataSetError(
                 f'{index.directory}: none of {index.episodes} episodes is left; {self.unlabelled} have '
@@ -129,13 +121,20 @@ class StepSource:
                 + ([paraphrases.fingerprint] if paraphrases else [])
             ).encode()
         ).hexdigest()[:32]
-        self._files = PictureFiles(index.files, index.stamps)
+        self._pictures = step_pictures.Pictures(index, camera)
 
     def __len__(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0
 
     def __getitem__(self, i: int) -> Example:
-        return self._stand_ins.read(int(i), len(self), self._example)
+        return next(self.examples([i]))
+
+    def examples(self, chosen: Sequence[int]) -> Iterator[Example]:
+        """The Examples of these numbers: looked up at once, read as they are asked for."""
+        for i, known in zip(chosen, self._look_up(chosen), strict=True):
+            yield self._stand_ins.read(
+                int(i), len(self), self._alone, functools.partial(self._example, *known)
+            )
 
     @property
     def skipped(self) -> int:
@@ -147,16 +146,11 @@ class StepSource:
 
     def row(self, i: int) -> int:
         """The i-th selected step's row in the index's arrays."""
-        if not -len(self) <= i < len(self):
-            raise IndexError(f'step {i} of {len(self)}')
-        i = int(i) % len(self)
-        episode = bisect.bisect_right(self._ends, i)
-        before = int(self._ends[episode - 1]) if episode else 0
-        return int(self._starts[episode]) + i - before
+        return int(self._rows([i])[0][0])
 
     def episode_index(self, i: int) -> int:
         """The episode (in the whole data set) of the i-th selected step."""
-        return self.index.episode_of(self.row(i))
+        return int(self._rows([i])[1][0])
 
     def episode_around(self, i: int) -> range:
         """The selected steps of the episode of the i-th."""
@@ -177,7 +171,7 @@ class StepSource:
 
     def wording(self, i: int) -> str:
         """The i-th selected step's instruction as its prompts have it: paraphrased, or as it is."""
-        return self._worded(self.row(i))
+        return self._wordings(self._rows([i])[0])[0]
 
     def action(self, i: int) -> np.ndarray:
         """float32 [L], the numbers of the action space."""
@@ -185,11 +179,12 @@ class StepSource:
 
     def frames(self, i: int) -> np.ndarray:
         """uint8 [F, H, W, 3] at the size in which they are stored."""
-        return self._read_frames(self.row(i))
+        return self._pictures.frames(self._shown(*self._rows([i]))[0])
 
     def frames_of(self, chosen: Sequence[int]) -> np.ndarray:
-        """The one frame of each of the chosen selected steps: uint8 [len(chosen), H, W, 3]."""
-        return self._stack([self.row(i) for i in chosen])
+        """The one frame of each of the chosen steps, all of one episode: uint8 [len(chosen), H, W, 3]."""
+        rows, episodes = self._rows(chosen)
+        return self._pictures.frames(self._pictures.places(rows[None], episodes[:1])[0])
 
     def raw(self, i: int) -> dict[str, Any]:
         """The i-th selected step as a flat dict: its place, its instruction and the card's columns.
@@ -197,8 +192,7 @@ class StepSource:
         Keys: 'episode', 'step' (within the episode), 'success' (1, 0 or -1: unknown),
         'instruction', 'action' float32 [L], and each column under its path.
         """
-        row, arrays = self.row(i), self.index.arrays
-        episode = self.index.episode_of(row)
+        row, episode, arrays = self.row(i), self.episode_index(i), self.index.arrays
         step: dict[str, Any] = {
             'episode': episode,
             'step': row - int(arrays['episode_first'][episode]),
@@ -216,7 +210,7 @@ class StepSource:
         arrays = self.index.arrays
         start = int(arrays['episode_offset'][episode]) + tfrecord.HEADER_BYTES
         length = int(arrays['episode_length'][episode])
-        (payload,) = self._files.read(int(arrays['episode_file'][episode]), [(start, length)])
+        (payload,) = self._pictures.read(int(arrays['episode_file'][episode]), [(start, length)])
         features = {}
         for path, feature in tf_example.parse(payload).items():
             if feature.kind == tf_example.BYTES_LIST:
@@ -225,43 +219,45 @@ class StepSource:
                 features[path] = feature.values
         return features
 
-    def _example(self, i: int) -> Example:
-        row = self.row(i)
+    def _rows(self, chosen: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+        """Of selected steps: rows in the index's arrays and episodes in the data set, int64 [N]."""
+        numbers = np.asarray(chosen)
+        wrong = (numbers < -len(self)) | (numbers >= len(self))
+        if wrong.any():
+            raise IndexError(f'step {numbers[wrong][0]} of {len(self)}')
+        numbers = numbers % len(self)
+        positions = np.searchsorted(self._ends, numbers, side='right')
+        return numbers + self._before[positions], self.episodes[positions]
+
+    def _look_up(self, chosen: Sequence[int]) -> Iterator[tuple[Any, str, np.ndarray]]:
+        """Of selected steps, all that is known without reading: see `_example`."""
+        rows, episodes = self._rows(chosen)
+        actions = self.index.arrays['action'][rows]
+        return zip(self._shown(rows, episodes), self._wordings(rows), actions, strict=True)
+
+    def _shown(self, rows: np.ndarray, episodes: np.ndarray) -> list[Any]:
+        first = self.index.arrays['episode_first'][episodes]
+        shown = history.steps(rows, first, self.frames_shown, self._stride)
+        return self._pictures.places(shown, episodes)
+
+    def _wordings(self, rows: np.ndarray) -> list[str]:
+        numbers = self.index.arrays['instruction'][rows].tolist()
+        texts = [self.index.texts[number] for number in numbers]
+        if self._paraphrases:
+            return [self._paraphrases.draw(*one) for one in zip(texts, rows.tolist(), strict=True)]
+        return texts
+
+    def _alone(self, i: int) -> Example:
+        return self._example(*next(self._look_up([i])))
+
+    def _example(self, place: Any, wording: str, action: np.ndarray) -> Example:
         return Example(
-            frames=self._read_frames(row),
-            prompt=prompts.robot(self._worded(row)),
-            action=np.array(self.index.arrays['action'][row]),
+            frames=self._pictures.frames(place),
+            prompt=prompts.robot(wording),
+            action=action,
             source=self.name,
             kind='robot',
         )
-
-    def _worded(self, row: int) -> str:
-        instruction = self.index.texts[int(self.index.arrays['instruction'][row])]
-        return self._paraphrases.draw(instruction, row) if self._paraphrases else instruction
-
-    def _read_frames(self, row: int) -> np.ndarray:
-        first = int(self.index.arrays['episode_first'][self.index.episode_of(row)])
-        return self._stack(history.steps(row, first, self.frames_shown, self._stride))
-
-    def _stack(self, rows: list[int]) -> np.ndarray:
-        wanted = sorted(set(rows))
-        pictures = dict(zip(wanted, self._pictures(wanted), strict=True))
-        return np.stack([pictures[row] for row in rows])
-
-    def _pictures(self, rows: Sequence[int]) -> list[np.ndarray]:
-        """The pictures of steps of one episode."""
-        arrays, camera = self.index.arrays, self._camera
-        file = int(arrays['episode_file'][self.index.episode_of(rows[0])])
-        spans = [
-            (int(arrays['image_offset'][row, camera]), int(arrays['image_length'][row, camera]))
-            for row in rows
-        ]
-        path, found = self._files.paths[file], self._files.read(file, spans)
-        checksums = [int(arrays['image_checksum'][row, camera]) for row in rows]
-        return [
-            picture_files.decode(encoded, checksum, path, offset)
-            for (offset, _), encoded, checksum in zip(spans, found, checksums, strict=True)
-        ]
 
 
 def open_source(

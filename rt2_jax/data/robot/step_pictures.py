@@ -1,0 +1,69 @@
+"""The pictures of an index's steps: where they are, and what is there, compared with the index."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import numpy as np
+
+from rt2_jax.data import picture_files
+from rt2_jax.data.robot.index import Index
+
+# Of an example's frames: the file's number, and the offset, length and checksum of each.
+Place: TypeAlias = tuple[int, list[int], list[int], list[int]]
+
+
+class Pictures:
+    """Reads pictures, from any thread.
+
+    Args:
+      index: the opened index.
+      camera: which of the card's images.
+    """
+
+    def __init__(self, index: Index, camera: int):
+        self._index, self._camera = index, camera
+        self._files = picture_files.PictureFiles(index.files, index.stamps)
+
+    def places(self, rows: np.ndarray, episodes: np.ndarray) -> list[Place]:
+        """Where the frames of examples are.
+
+        Args:
+          rows: int64 [N, F], the steps that each example shows, as rows of the index's arrays.
+          episodes: int64 [N], the one that these are all of.
+        """
+        arrays = self._index.arrays
+        columns = (
+            arrays[f'image_{what}'][rows, self._camera] for what in ('offset', 'length', 'checksum')
+        )
+        numbers = [column.tolist() for column in (arrays['episode_file'][episodes], *columns)]
+        return list(zip(*numbers, strict=True))
+
+    def frames(self, place: Place) -> np.ndarray:
+        """An example's frames, uint8 [F, H, W, 3].
+
+        Raises:
+          tfrecord.CorruptRecord: one isn't there as it was indexed.
+        """
+        file, offsets, lengths, checksums = place
+        if len(offsets) == 1:
+            (encoded,) = self.read(file, [(offsets[0], lengths[0])])
+            return self._decode(file, offsets[0], encoded, checksums[0])[None]
+        wanted = dict(zip(zip(offsets, lengths), checksums))  # a step may be shown twice
+        shown = {
+            span[0]: self._decode(file, span[0], encoded, wanted[span])
+            for span, encoded in zip(wanted, self.read(file, list(wanted)))
+        }
+        return np.stack([shown[offset] for offset in offsets])
+
+    def read(self, file: int, spans: Sequence[tuple[int, int]]) -> list[bytes]:
+        """The bytes at each (offset, length) of a file.
+
+        Raises:
+          tfrecord.CorruptRecord: they aren't there.
+        """
+        return self._files.read(file, spans)
+
+    def _decode(self, file: int, offset: int, encoded: bytes, checksum: int) -> np.ndarray:
+        return picture_files.decode(encoded, checksum, self._files.paths[file], offset)
