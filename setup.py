@@ -58,7 +58,7 @@ EXTRAS = {
         'msgpack>=1.0.5,<2',
         'prometheus-client>=0.21,<1',
         'starlette>=0.46,<2',
-        'uvicorn>=0.50,<1',
+        'uvicorn>=0.54,<0.60',
         'websockets>=14,<18',
     ],
     'colab': ['matplotlib>=3.9,<4', 'mediapy>=1.2,<2'],
