@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from rt2_jax.models import layers
+from rt2_jax.models import layers, stacks
 
 
 class EncoderLayer(nn.Module):
@@ -59,7 +59,7 @@ class Encoder(nn.Module):
         bias = layers.RelativeBias(self.heads, bidirectional=True, name='relative_bias')(
             positions, positions
         )
-        x, _ = layers.stack(
+        x, _ = stacks.stack(
             EncoderLayer,
             self.depth,
             self.remat,
@@ -136,7 +136,7 @@ class Decoder(nn.Module):
 
     def setup(self):
         self.relative_bias = layers.RelativeBias(self.heads, bidirectional=False)
-        self.layers = layers.stack(
+        self.layers = stacks.stack(
             DecoderLayer,
             self.depth,
             self.remat,
@@ -179,7 +179,7 @@ class Decoder(nn.Module):
     def step(self, x: jax.Array, cache: dict) -> tuple[jax.Array, dict]:
         """One token x [B, 1, D] at the cache's next place; returns states [B, 1, D] and the cache."""
         index = cache['index']
-        positions = jnp.arange(cache['layers']['keys'].shape[2])
+        positions = jnp.arange(stacks.places(cache['layers']))
         bias = self.relative_bias(index[None], positions)
         bias += jnp.where(positions <= index, 0.0, layers.NEGATIVE)
         x, inner = self.layers(x, cache['layers'], None, index, bias, _mask(cache['valid']))
