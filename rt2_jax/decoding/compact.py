@@ -1,8 +1,8 @@
 """A model and its weights as decoding reads them fastest: fewer bytes, each layer by itself.
 
-A checkpoint's kernels become rows (`models/rows.py`) in bfloat16 or int8, its tables of words too; norms,
-biases and positions stay as they are. Layers that lie in one array for training are taken apart where
-a turn of a loop would else copy its part.
+A checkpoint's kernels become rows (`models/rows.py`) in bfloat16 or int8, and in int8 its tables of words
+too; norms, biases and positions stay as they are. Layers that lie in one array for training are taken
+apart where a turn of a loop would else copy its part.
 
 qwix, which does the adapters, was tried for this: it finds a parameter by its identity where a product
 takes it, which the casts and boundaries of these layers hide; and of its int8, XLA on a CPU writes every
@@ -114,6 +114,25 @@ def compact(
     return model, _tree(found)
 
 
+def restricted(params: Any, columns: Any) -> Any:
+    """Compact parameters with nothing but some rows of the output matrix, where that is one of its own.
+
+    What `step` then gives are the logits of these. To be made before a loop, which else would take the
+    rows out of the whole in every turn.
+
+    Args:
+      params: any model's parameters.
+      columns: int32 [C], token ids.
+
+    Returns:
+      The parameters; None where they are not of this kind.
+    """
+    head = params.get('head', {})
+    if rows.VALUES not in head:
+        return None
+    return {**params, 'head': {name: jnp.take(x, columns, axis=0) for name, x in head.items()}}
+
+
 def _entries(model: nn.Module, inputs: Sequence[Any]) -> dict[str, _Entry]:
     """Parameters of a model by name, from its shapes."""
     contracts = {}
@@ -152,11 +171,17 @@ def _shapes(entry: _Entry, kind: str, mesh: Mesh | None) -> Any:
         return jax.ShapeDtypeStruct(entry.shape, jnp.float32, sharding=where(entry.names))
     order = entry.order()
     shape, names = (tuple(given[i] for i in order) for given in (entry.shape, entry.names))
-    found = {rows.VALUES: jax.ShapeDtypeStruct(shape, TYPES[kind], sharding=where(names))}
+    dtype = _dtype(entry, kind)
+    found = {rows.VALUES: jax.ShapeDtypeStruct(shape, dtype, sharding=where(names))}
     if kind == 'int8':
         shape, names = shape[: -entry.inputs], names[: -entry.inputs]
         found[rows.SCALE] = jax.ShapeDtypeStruct(shape, jnp.float32, sharding=where(names))
     return found
+
+
+def _dtype(entry: _Entry, kind: str) -> Any:
+    """Tables are looked up in, a row a word: bfloat16 would save nothing, and is looked up slowly."""
+    return TYPES[kind] if entry.first or kind == 'int8' else jnp.float32
 
 
 def _changed(x: jax.Array, entry: _Entry, kind: str, layer: Any) -> Any:
@@ -165,7 +190,7 @@ def _changed(x: jax.Array, entry: _Entry, kind: str, layer: Any) -> Any:
         return x.astype(jnp.float32)
     x = jnp.transpose(x, entry.order())
     if kind != 'int8':
-        return {rows.VALUES: x.astype(TYPES[kind])}
+        return {rows.VALUES: x.astype(_dtype(entry, kind))}
     found = rows.quantized(x, entry.inputs)
     return {rows.VALUES: found.values, rows.SCALE: found.scale}
 

@@ -104,6 +104,7 @@ class DecoderLayer(nn.Module):
         """
         if cache is not None and encoded is not None:
             keys, values = self.cross_attention.keys_values(encoded)
+            keys, values = jnp.einsum('bshk->bhks', keys), jnp.einsum('bshk->bhsk', values)
             return x, cache | {'cross_keys': keys, 'cross_values': values}
         y = self.self_norm(x)
         keys, values = self.self_attention.keys_values(y)
@@ -111,11 +112,12 @@ class DecoderLayer(nn.Module):
             keys = jax.lax.dynamic_update_slice_in_dim(cache['keys'], keys, index, axis=1)
             values = jax.lax.dynamic_update_slice_in_dim(cache['values'], values, index, axis=1)
             cache = cache | {'keys': keys, 'values': values}
-            cross = cache['cross_keys'], cache['cross_values']
+            # As the products of a step take them: else each step would turn them over again.
+            cross, form = (cache['cross_keys'], cache['cross_values']), 'bhks bhsk'
         else:
-            cross = self.cross_attention.keys_values(encoded)
+            cross, form = self.cross_attention.keys_values(encoded), 'bshk bshk'
         x += self.self_attention(y, (keys, values), self_bias)
-        x += self.cross_attention(self.cross_norm(x), cross, cross_bias)
+        x += self.cross_attention(self.cross_norm(x), cross, cross_bias, form=form)
         x += self.mlp_block(self.mlp_norm(x))
         return layers.boundary(x, 'batch', 'length', 'width'), cache
 
@@ -161,18 +163,10 @@ class Decoder(nn.Module):
 
     def prefill(self, encoded: jax.Array, valid: jax.Array, max_length: int) -> dict:
         """Returns the cache of up to `max_length` tokens for encoder states [B, S, D]."""
-        b, s, _ = encoded.shape
-
-        def empty(length):
-            return jnp.zeros((self.depth, b, length, self.heads, self.head_dim), self.dtype)
-
-        cache = {
-            'keys': empty(max_length),
-            'values': empty(max_length),
-            'cross_keys': empty(s),
-            'cross_values': empty(s),
-        }
+        b = len(encoded)
+        empty = jnp.zeros((self.depth, b, max_length, self.heads, self.head_dim), self.dtype)
         nothing = jnp.zeros((b, 1, self.width), self.dtype)
+        cache = {'keys': empty, 'values': empty}
         _, cache = self.layers(nothing, cache, encoded, None, None, None)
         return {'layers': cache, 'valid': valid, 'index': jnp.zeros((), jnp.int32)}
 

@@ -297,13 +297,18 @@ class Attention(nn.Module):
         )
 
     def __call__(
-        self, x: jax.Array, keys_values: tuple[jax.Array, jax.Array], *biases: jax.Array
+        self,
+        x: jax.Array,
+        keys_values: tuple[jax.Array, jax.Array],
+        *biases: jax.Array,
+        form: str = 'bshk bshk',
     ) -> jax.Array:
         """Attends from x [B, T, D] to keys and values [B, S, H, K].
 
         Args:
           x: what asks.
           keys_values: what `keys_values` returned for what is attended to.
+          form: how the keys' and the values' axes lie, if not so.
           *biases: float32, each broadcastable to [B, H, T, S], added to the logits; masks are
             `NEGATIVE`. Apart, because a sum of [1, H, T, S] and [B, 1, 1, S] would be B times as large.
 
@@ -315,13 +320,16 @@ class Attention(nn.Module):
         if self.qk_norm:
             query = self.query_norm(query)
         query = self._heads(query * jnp.asarray(self.scale, self.dtype))
-        logits = jnp.einsum('bthk,bshk->bhts', query, keys, preferred_element_type=jnp.float32)
+        of_keys, of_values = form.split()
+        logits = jnp.einsum(
+            f'bthk,{of_keys}->bhts', query, keys, preferred_element_type=jnp.float32
+        )
         for bias in biases:
             logits += bias
         weights = jax.nn.softmax(logits, axis=-1)
         self.sow('intermediates', 'weights', weights)
         weights = weights.astype(self.dtype)
-        return self.out(self._heads(jnp.einsum('bhts,bshk->bthk', weights, values)))
+        return self.out(self._heads(jnp.einsum(f'bhts,{of_values}->bthk', weights, values)))
 
     def _heads(self, x: jax.Array) -> jax.Array:
         return boundary(x, 'batch', 'length', 'heads', 'head_dim')
