@@ -35,6 +35,7 @@ from jax.sharding import Mesh
 from rt2_jax.data.embodiment import Embodiment
 from rt2_jax.data.embodiments import TABLETOP
 from rt2_jax.data.web import small_web
+from rt2_jax.decoding import compact
 from rt2_jax.decoding.grammar import Kind
 from rt2_jax.envs.tabletop import suites, tasks
 from rt2_jax.evaluation import closed_loop, offline, report
@@ -92,6 +93,7 @@ def load_policy() -> Policy | None:
             batch_sizes=(FLAGS.parallel,),
             long_prompts='clip',
             mesh=local_mesh(),
+            weights=FLAGS.weights,
             **({} if FLAGS.plan is None else {'plan': FLAGS.plan}),
         )
     except ValueError as error:  # CheckpointError is one
@@ -253,6 +255,9 @@ def define_flags() -> None:
     flags.DEFINE_float('temperature', 0.0, '0 takes the likeliest action.', lower_bound=0)
     flags.DEFINE_float('execution_noise', 0.0, 'See TabletopEnv.', lower_bound=0)
     flags.DEFINE_integer('parallel', 16, 'Episodes under way at a time.', lower_bound=1)
+    flags.DEFINE_enum(
+        'weights', compact.STORED, compact.KINDS, 'In which type the weights are multiplied.'
+    )
     flags.DEFINE_list('mesh', [], "Split over a process's devices, 'tensor=4'; else one device.")
     flags.DEFINE_integer('image_size', 128, 'Of the frames observed, pixels.')
     flags.DEFINE_string('output', None, 'Where the results go (JSON).')
@@ -338,6 +343,7 @@ def make_manifest(policy: Policy | None) -> dict[str, Any]:
         execution_noise=FLAGS.execution_noise,
         parallel=FLAGS.parallel,
         mesh=FLAGS.mesh,
+        weights=FLAGS.weights,
         processes=jax.process_count(),
     )
 

@@ -22,6 +22,7 @@ import jax
 
 from rt2_jax import configuration
 from rt2_jax.data import embodiments
+from rt2_jax.decoding import compact
 from rt2_jax.decoding.grammar import Grammar, Kind
 from rt2_jax.decoding.sampler import Sampler
 from rt2_jax.evaluation import report
@@ -30,13 +31,20 @@ from rt2_jax.nearest import check
 from rt2_jax.parallel import chips, compiled, mesh as mesh_lib, roofline, sharding, topology
 from rt2_jax.text.actions import ActionSpace, ActionTokenizer
 from rt2_jax.text.tokenizer import Tokenizer
-from rt2_jax.training import metrics, program as program_lib, state as state_lib, weights
+from rt2_jax.training import (
+    metrics,
+    program as program_lib,
+    state as state_lib,
+    weights as weights_lib,
+)
 
 FLAGS = flags.FLAGS
 _STACKS = ('vision', 'encoder', 'decoder', 'text')  # parts of a model that have layers
 
 
-def plan(config: Any, name: str, mode: str, batch_size: int = 1) -> tuple[dict[str, Any], str]:
+def plan(
+    config: Any, name: str, mode: str, batch_size: int = 1, weights: str = compact.STORED
+) -> tuple[dict[str, Any], str]:
     """Compiles a job for a slice and reads what came out.
 
     Args:
@@ -44,6 +52,7 @@ def plan(config: Any, name: str, mode: str, batch_size: int = 1) -> tuple[dict[s
         name: of the slice, as `topology.devices` takes it.
         mode: 'train' for the training step, 'decode' for one action.
         batch_size: of a decoded batch.
+        weights: of `compact.KINDS`, what decoding reads.
 
     Returns:
         The report (see `_report`), and the program as text ('' where it does not compile).
@@ -56,7 +65,7 @@ def plan(config: Any, name: str, mode: str, batch_size: int = 1) -> tuple[dict[s
     mesh = mesh_lib.make_mesh(config.mesh, devices)
     tokenizer = Tokenizer.load(config.tokenizer) if config.tokenizer else Tokenizer.load_default()
     begin = time.perf_counter()
-    traced, parameters, rows = JOBS[mode](config, mesh, tokenizer, batch_size)
+    traced, parameters, rows = JOBS[mode](config, mesh, tokenizer, batch_size, weights)
     job = {
         'mode': mode,
         'topology': name,
@@ -64,6 +73,7 @@ def plan(config: Any, name: str, mode: str, batch_size: int = 1) -> tuple[dict[s
         'chips': roofline.chips_in(devices),
         'parameters': parameters,
         'batch_size': rows,
+        'weights': weights,
     }
     try:
         with topology.quiet():
@@ -90,16 +100,18 @@ def plan(config: Any, name: str, mode: str, batch_size: int = 1) -> tuple[dict[s
     return job | found, text
 
 
-def _train_job(config: Any, mesh: Any, tokenizer: Tokenizer, batch_size: int) -> tuple:
+def _train_job(config: Any, mesh: Any, tokenizer: Tokenizer, batch_size: int, kind: str) -> tuple:
     """The training step that `train` runs: traced, number of parameters, rows of a batch."""
     del batch_size
+    if kind != compact.STORED:
+        raise ValueError(f'--weights={kind} is for --mode=decode')
     sources = [*config.data.robot, *config.data.web]
     program = program_lib.build(config, mesh, tokenizer, sources, sources, _spaces(config))
     parameters = state_lib.count_parameters(program.state.params)
     return program.trace(), parameters, int(config.batch_size)
 
 
-def _decode_job(config: Any, mesh: Any, tokenizer: Tokenizer, batch_size: int) -> tuple:
+def _decode_job(config: Any, mesh: Any, tokenizer: Tokenizer, batch_size: int, kind: str) -> tuple:
     """The sampler's call for one action a row, with weights in the type that they are used in."""
     parts = mesh.shape['data'] * mesh.shape['fsdp']
     if batch_size % parts:
@@ -110,13 +122,17 @@ def _decode_job(config: Any, mesh: Any, tokenizer: Tokenizer, batch_size: int) -
     with config.copy_and_resolve_references().unlocked() as config:
         config.batch_size, config.accumulate = batch_size, 1
     batch = program_lib.batch_shapes(config, mesh)
-    params = weights.shapes(config, tokenizer, mesh)
+    params = weights_lib.shapes(config, tokenizer, mesh)
+    parameters = state_lib.count_parameters(params)
     model = vla.build(config.model, tokenizer.vocab_size, tokenizer.integer_ids)
+    if kind != compact.STORED:
+        model = compact.apart(model, mesh.devices.flat[0].platform)
+        params = compact.shapes(model, kind, weights_lib.inputs(config), mesh)
     coder = ActionTokenizer(_acted_on(config), tokenizer)
     sampler = Sampler(model, Grammar.create(tokenizer, coder))
     with sharding.rules(mesh):
         traced = sampler.trace(params, batch['images'], batch['prompt'], Kind.ACTION)
-    return traced, state_lib.count_parameters(params), batch_size
+    return traced, parameters, batch_size
 
 
 JOBS = {'train': _train_job, 'decode': _decode_job}
@@ -244,7 +260,8 @@ def table(found: dict[str, Any]) -> str:
     parts = ', '.join(f'{part} {gib(size)}' for part, size in memory.items() if part != 'total')
     verdict = {True: 'fits', False: 'DOES NOT FIT', None: 'limit not known'}[found['fits']]
     rows = {
-        'job': f'{found["mode"]}, {found["parameters"] / 1e9:.2f} B parameters, batch {found["batch_size"]}',
+        'job': f'{found["mode"]}, {found["parameters"] / 1e9:.2f} B parameters, batch {found["batch_size"]}'
+        + (f', weights {found["weights"]}' if found['mode'] == 'decode' else ''),
         'slice': f'{found["topology"]}, {found["chips"]} chips, mesh {found["mesh"]}',
         'memory a chip': f'{gib(memory["total"])}'
         + (f' of {gib(limit)}' if limit else '')
@@ -290,6 +307,9 @@ def define_flags() -> None:
     flags.DEFINE_string('topology', None, "The slice: 'v5p:8x8x8', '2xv5e:16x16', 'cpu:8'.")
     flags.DEFINE_string('mode', 'train', f'What to compile, one of {", ".join(JOBS)}.')
     flags.DEFINE_integer('batch_size', 1, 'Rows of a batch to decode.', lower_bound=1)
+    flags.DEFINE_enum(
+        'weights', compact.STORED, compact.KINDS, 'What decoding reads; see decoding/compact.py.'
+    )
     flags.DEFINE_string('output', None, 'JSON file for the report.')
     flags.DEFINE_string('program', None, 'Text file for the compiled program.')
     flags.mark_flags_as_required(['config', 'topology'])
@@ -303,7 +323,9 @@ def main(argv: list[str]) -> None:
         # The TPU's compiler would look for a TPU here.
         jax.config.update('jax_platforms', 'cpu')
     try:
-        found, text = plan(FLAGS.config, FLAGS.topology, FLAGS.mode, FLAGS.batch_size)
+        found, text = plan(
+            FLAGS.config, FLAGS.topology, FLAGS.mode, FLAGS.batch_size, FLAGS.weights
+        )
     except topology.TopologyError as error:
         sys.exit(f'plan: {error}')
     print(table(found))

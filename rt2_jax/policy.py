@@ -26,7 +26,7 @@ import numpy as np
 from rt2_jax.data import history, images as image_processing
 from rt2_jax.data.augmentation import Augmentation
 from rt2_jax.data.embodiment import Embodiment
-from rt2_jax.decoding import batches, settings as settings_lib
+from rt2_jax.decoding import batches, compact, settings as settings_lib
 from rt2_jax.decoding.attention import ImageAttention
 from rt2_jax.decoding.batches import Answer, Question
 from rt2_jax.decoding.decision import Decision, decided
@@ -34,11 +34,12 @@ from rt2_jax.decoding.grammar import Grammar, Kind
 from rt2_jax.decoding.prompting import Prompts, checked
 from rt2_jax.decoding.sampler import Sampler, padded
 from rt2_jax.models import vla
+from rt2_jax.nearest import check
 from rt2_jax.robot import Robot
 from rt2_jax.text import prompts
 from rt2_jax.text.actions import ActionSpace, ActionTokenizer
 from rt2_jax.text.tokenizer import Tokenizer
-from rt2_jax.training import loading, state as state_lib, weights
+from rt2_jax.training import loading, state as state_lib, weights as weights_lib
 
 Plan = bool | str
 _WORDING = {Kind.ACTION: prompts.robot, Kind.PLAN: prompts.robot_plan, Kind.TEXT: prompts.web}
@@ -125,6 +126,7 @@ class Policy:
         source: str = '',
         untrained: bool = False,
         mesh: Mesh | None = None,
+        weights: str = compact.STORED,
         **settings: Any,
     ) -> Policy:
         """The policy of a training run's directory, a packed one, or 'package:NAME'.
@@ -136,19 +138,23 @@ class Policy:
             (one of `sources`); by default the only one, or else that of its config.embodiment.
           untrained: random weights in place of the trained ones, as a baseline.
           mesh: see the class; every array is read straight to where it lies.
+          weights: 'stored' as the run multiplied them, or 'bfloat16' or 'int8', which are read faster
+            (`decoding/compact.py`).
           **settings: of the constructor, in place of the checkpoint's own.
 
         Raises:
           CheckpointError: no such directory, empty, half-written, no such step or source, or several
             sources of which none is said to be the one.
+          ValueError: no such type of weights.
         """
-        onto = functools.partial(weights.shapes, mesh=mesh, stored=True)
+        check('weights', weights, compact.KINDS)
+        onto = functools.partial(weights_lib.shapes, mesh=mesh, stored=True)
         loaded = loading.load_for_inference(workdir, step, onto)
         params = loaded.params
         if untrained:
-            params = weights.random(loaded.config, loaded.tokenizer, settings.get('seed', 0))
+            params = weights_lib.random(loaded.config, loaded.tokenizer, settings.get('seed', 0))
         chosen = loaded.source(source)
-        settings = {'embodiment': chosen.card, 'mesh': mesh} | settings
+        settings = {'embodiment': chosen.card, 'mesh': mesh, 'weights': weights} | settings
         policy = cls.from_config(
             loaded.config, params, loaded.tokenizer, chosen.action_space, **settings
         )
@@ -165,11 +171,14 @@ class Policy:
         action_space: ActionSpace,
         *,
         mesh: Mesh | None = None,
+        weights: str = compact.STORED,
         **settings: Any,
     ) -> Policy:
         """The policy of a model that is at hand, as a training run's config taught it."""
         model = vla.build(config.model, tokenizer.vocab_size, tokenizer.integer_ids)
-        params = state_lib.place_params(params, weights.shapes(config, tokenizer, mesh))
+        params = state_lib.place_params(params, weights_lib.shapes(config, tokenizer, mesh))
+        inputs = weights_lib.inputs(config)
+        model, params = compact.compact(model, params, weights, inputs, mesh)
         policy = cls(
             model,
             params,

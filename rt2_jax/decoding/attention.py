@@ -20,6 +20,7 @@ import numpy as np
 
 from rt2_jax.decoding.batches import Question, placed, table_in_force
 from rt2_jax.decoding.sampler import padded
+from rt2_jax.models import stacks
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -72,5 +73,5 @@ class ImageAttention:
         _, left = self.model.apply(
             {'params': params}, images, prompt, target_in, mutable=['intermediates']
         )
-        looks = self.model.image_attention(left['intermediates'], images, prompt)
+        looks = self.model.image_attention(stacks.joined(left['intermediates']), images, prompt)
         return jax.lax.dynamic_slice_in_dim(looks, first, count, axis=2).astype(jnp.float32)

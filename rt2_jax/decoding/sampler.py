@@ -8,7 +8,7 @@ The distribution is the same, since what is masked has no share in it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 import dataclasses
 import functools
 from typing import Any
@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rt2_jax.decoding import compact
 from rt2_jax.decoding.grammar import Grammar, Kind
 
 _MASKED = -1e30  # finite, so that 0 * log(0) of a masked token is 0 and not NaN
@@ -206,10 +207,9 @@ class Sampler:
         self, params, images, prompt, kinds, rng, temperature, forced, *, possible, num_samples,
         alternatives,
     ) -> Samples:  # fmt: skip
-        variables = {'params': params}
         length = self.grammar.max_length(possible)
         batch = prompt.shape[0]
-        cache = self.model.apply(variables, images, prompt, length, method='prefill')
+        cache = self.model.apply({'params': params}, images, prompt, length, method='prefill')
         pad = jnp.int32(self.grammar.pad_id)
         # A key a row and sample: the batch's size and the other rows leave a row's draws alone.
         fold = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
@@ -228,13 +228,22 @@ class Sampler:
         )
 
         def decode(keys: jax.Array) -> Samples:
-            advance = functools.partial(
-                self._advance,
-                variables=variables,
-                keys=keys,
-                temperature=temperature,
-                forced=forced,
-            )
+            def advance(columns: np.ndarray | None) -> Callable[[_Loop], _Loop]:
+                few = None if columns is None else compact.restricted(params, columns)
+                return functools.partial(
+                    self._advance,
+                    step=functools.partial(
+                        self.model.apply,
+                        {'params': params if few is None else few},
+                        columns=columns if few is None else None,
+                        method='step',
+                    ),
+                    keys=keys,
+                    temperature=temperature,
+                    forced=forced,
+                    columns=columns,
+                )
+
             if possible == {Kind.ACTION}:
                 return self._finish(self._decode_actions(loop, advance))
             return self._finish(self._decode_any(loop, advance, length))
@@ -247,27 +256,21 @@ class Sampler:
     def _decode_actions(self, loop: _Loop, advance) -> _Loop:
         """All rows are at the same place of an action, so each step's columns are known."""
         first, bins = self.grammar.first_columns, self.grammar.bin_columns
-        loop = advance(loop, columns=first if self.restrict else None)
+        loop = advance(first if self.restrict else None)(loop)
         rest = self.grammar.action_length - 1
-        columns = bins if self.restrict else None
-        return jax.lax.scan(
-            lambda loop, _: (advance(loop, columns=columns), None), loop, length=rest
-        )[0]
+        one = advance(bins if self.restrict else None)
+        return jax.lax.scan(lambda loop, _: (one(loop), None), loop, length=rest)[0]
 
     def _decode_any(self, loop: _Loop, advance, length: int) -> _Loop:
         """Rows may be anywhere; few columns do once all that are left write actions."""
-        grammar = self.grammar
+        grammar, any_of_all = self.grammar, advance(None)
+        one_of_few = advance(grammar.bin_columns) if self.restrict else any_of_all
 
         def body(loop: _Loop) -> _Loop:
             if not self.restrict:
-                return advance(loop, columns=None)
+                return any_of_all(loop)
             few = jnp.all(grammar.in_action(loop.state) | grammar.done(loop.state))
-            return jax.lax.cond(
-                few,
-                functools.partial(advance, columns=grammar.bin_columns),
-                functools.partial(advance, columns=None),
-                loop,
-            )
+            return jax.lax.cond(few, one_of_few, any_of_all, loop)
 
         def going_on(loop: _Loop) -> jax.Array:
             return (loop.step < length) & ~jnp.all(grammar.done(loop.state))
@@ -275,11 +278,11 @@ class Sampler:
         return jax.lax.while_loop(going_on, body, loop)
 
     def _advance(
-        self, loop: _Loop, *, variables, keys, temperature, forced, columns: np.ndarray | None
+        self, loop: _Loop, *, step: Callable, keys, temperature, forced, columns: np.ndarray | None
     ) -> _Loop:
-        """One token for every row."""
+        """One token for every row; `step` is the model's, of `columns`."""
+        logits, cache = step(loop.cache, loop.token)
         grammar, step = self.grammar, loop.step
-        logits, cache = self.model.apply(variables, loop.cache, loop.token, columns, method='step')
         done = grammar.done(loop.state)
         allowed = grammar.allowed(loop.state, columns, logits.shape[-1])
         log_p = log_softmax(logits, allowed | done[:, None])

@@ -19,7 +19,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from rt2_jax.models import gemma, layers, vit
+from rt2_jax.models import gemma, layers, stacks, vit
 from rt2_jax.nearest import check
 
 
@@ -104,7 +104,7 @@ class DecoderOnly(nn.Module):
         self.tower = vit.ViT(dtype=self.dtype, **self.vision)
         self.projection = layers.Linear((self.width,), ('vision', 'embed'), self.dtype, bias=True)
         self.embedding = layers.WordVectors(self.vocab, self.width, self.dtype)
-        self.layers = layers.stack(Layer, self.depth, remat, unroll, dtype=self.dtype, **text)
+        self.layers = stacks.stack(Layer, self.depth, remat, unroll, dtype=self.dtype, **text)
         offset = 0.0 if text.get('block') == 'parallel' else 1.0
         self.norm = layers.RMSNorm(self.dtype, offset=offset)
 
@@ -154,10 +154,8 @@ class DecoderOnly(nn.Module):
         positions = jnp.cumsum(valid, axis=1) - 1
         masks = self._masks(positions, positions, valid, jnp.ones(x.shape[1], bool))
         x, cache = self.layers(x, self._kinds(), None, positions, self._rates(), masks)
-        more = ((0, 0), (0, 0), (0, max_length), (0, 0), (0, 0))
-        cache |= {name: jnp.pad(cache[name], more) for name in ('keys', 'values')}
         return {
-            'layers': cache,
+            'layers': stacks.with_room(cache, max_length),
             'valid': valid,
             'first': _last(self.norm(x), valid)[:, 0],
             'index': jnp.zeros((), jnp.int32),
@@ -170,7 +168,7 @@ class DecoderOnly(nn.Module):
         index, valid = cache['index'], cache['valid']
         s = valid.shape[1]
         place = jnp.maximum(index - 1, 0)
-        length = cache['layers']['keys'].shape[2] - s
+        length = stacks.places(cache['layers']) - s
         there = jnp.concatenate(
             [valid, jnp.broadcast_to(jnp.arange(length) <= place, (valid.shape[0], length))], axis=1
         )

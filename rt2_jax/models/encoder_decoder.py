@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from rt2_jax.models import layers
+from rt2_jax.models import layers, stacks
 
 
 class EncoderLayer(nn.Module):
@@ -59,7 +59,7 @@ class Encoder(nn.Module):
         bias = layers.RelativeBias(self.heads, bidirectional=True, name='relative_bias')(
             positions, positions
         )
-        x, _ = layers.stack(
+        x, _ = stacks.stack(
             EncoderLayer,
             self.depth,
             self.remat,
@@ -104,6 +104,7 @@ class DecoderLayer(nn.Module):
         """
         if cache is not None and encoded is not None:
             keys, values = self.cross_attention.keys_values(encoded)
+            keys, values = jnp.einsum('bshk->bhks', keys), jnp.einsum('bshk->bhsk', values)
             return x, cache | {'cross_keys': keys, 'cross_values': values}
         y = self.self_norm(x)
         keys, values = self.self_attention.keys_values(y)
@@ -111,11 +112,12 @@ class DecoderLayer(nn.Module):
             keys = jax.lax.dynamic_update_slice_in_dim(cache['keys'], keys, index, axis=1)
             values = jax.lax.dynamic_update_slice_in_dim(cache['values'], values, index, axis=1)
             cache = cache | {'keys': keys, 'values': values}
-            cross = cache['cross_keys'], cache['cross_values']
+            # As the products of a step take them: else each step would turn them over again.
+            cross, form = (cache['cross_keys'], cache['cross_values']), 'bhks bhsk'
         else:
-            cross = self.cross_attention.keys_values(encoded)
+            cross, form = self.cross_attention.keys_values(encoded), 'bshk bshk'
         x += self.self_attention(y, (keys, values), self_bias)
-        x += self.cross_attention(self.cross_norm(x), cross, cross_bias)
+        x += self.cross_attention(self.cross_norm(x), cross, cross_bias, form=form)
         x += self.mlp_block(self.mlp_norm(x))
         return layers.boundary(x, 'batch', 'length', 'width'), cache
 
@@ -136,7 +138,7 @@ class Decoder(nn.Module):
 
     def setup(self):
         self.relative_bias = layers.RelativeBias(self.heads, bidirectional=False)
-        self.layers = layers.stack(
+        self.layers = stacks.stack(
             DecoderLayer,
             self.depth,
             self.remat,
@@ -161,25 +163,17 @@ class Decoder(nn.Module):
 
     def prefill(self, encoded: jax.Array, valid: jax.Array, max_length: int) -> dict:
         """Returns the cache of up to `max_length` tokens for encoder states [B, S, D]."""
-        b, s, _ = encoded.shape
-
-        def empty(length):
-            return jnp.zeros((self.depth, b, length, self.heads, self.head_dim), self.dtype)
-
-        cache = {
-            'keys': empty(max_length),
-            'values': empty(max_length),
-            'cross_keys': empty(s),
-            'cross_values': empty(s),
-        }
+        b = len(encoded)
+        empty = jnp.zeros((self.depth, b, max_length, self.heads, self.head_dim), self.dtype)
         nothing = jnp.zeros((b, 1, self.width), self.dtype)
+        cache = {'keys': empty, 'values': empty}
         _, cache = self.layers(nothing, cache, encoded, None, None, None)
         return {'layers': cache, 'valid': valid, 'index': jnp.zeros((), jnp.int32)}
 
     def step(self, x: jax.Array, cache: dict) -> tuple[jax.Array, dict]:
         """One token x [B, 1, D] at the cache's next place; returns states [B, 1, D] and the cache."""
         index = cache['index']
-        positions = jnp.arange(cache['layers']['keys'].shape[2])
+        positions = jnp.arange(stacks.places(cache['layers']))
         bias = self.relative_bias(index[None], positions)
         bias += jnp.where(positions <= index, 0.0, layers.NEGATIVE)
         x, inner = self.layers(x, cache['layers'], None, index, bias, _mask(cache['valid']))

@@ -10,7 +10,6 @@ products run in `dtype`, norms, softmax and logits in float32.
 
 from collections.abc import Sequence
 import functools
-import inspect
 import math
 
 import flax.linen as nn
@@ -18,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rt2_jax.models import rows
 from rt2_jax.nearest import check
 
 Dtype = jnp.dtype
@@ -66,17 +66,11 @@ class Linear(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        inputs = x.shape[-self.contract :]
-        stddev = self.stddev if self.stddev is not None else float(np.prod(inputs)) ** -0.5
-        kernel = self.param(
-            'kernel',
-            nn.with_logical_partitioning(nn.initializers.normal(stddev), tuple(self.axes)),
-            (*inputs, *self.features),
-            jnp.float32,
-        )
-        dims = tuple(range(x.ndim - self.contract, x.ndim)), tuple(range(self.contract))
-        kernel = gathered(kernel.astype(self.dtype), self.axes)
-        y = jax.lax.dot_general(x.astype(self.dtype), kernel, (dims, ((), ())))
+        stored = rows.of(self)
+        if stored is None:
+            y = self._product(x)
+        else:
+            y = stored.product(x, self.contract, self.dtype).astype(self.dtype)
         if self.bias:
             # A bias along the width is small: whole on every device, it needs no gathering.
             axes = ('vector' if axis == 'embed' else axis for axis in self.axes[self.contract :])
@@ -88,6 +82,20 @@ class Linear(nn.Module):
             )
             y += bias.astype(self.dtype)
         return y
+
+    @nn.nowrap
+    def _product(self, x: jax.Array) -> jax.Array:
+        inputs = x.shape[-self.contract :]
+        stddev = self.stddev if self.stddev is not None else float(np.prod(inputs)) ** -0.5
+        kernel = self.param(
+            'kernel',
+            nn.with_logical_partitioning(nn.initializers.normal(stddev), tuple(self.axes)),
+            (*inputs, *self.features),
+            jnp.float32,
+        )
+        dims = tuple(range(x.ndim - self.contract, x.ndim)), tuple(range(self.contract))
+        kernel = gathered(kernel.astype(self.dtype), self.axes)
+        return jax.lax.dot_general(x.astype(self.dtype), kernel, (dims, ((), ())))
 
 
 class WordVectors(nn.Module):
@@ -106,12 +114,15 @@ class WordVectors(nn.Module):
 
     def setup(self):
         init = nn.initializers.normal(self.width**-0.5)
-        self.embedding = self.param(
-            'embedding',
-            nn.with_logical_partitioning(init, ('vocab', 'embed')),
-            (self.vocab, self.width),
-            jnp.float32,
-        )
+        self.stored = rows.of(self)
+        if self.stored is None:
+            embedding = self.param(
+                'embedding',
+                nn.with_logical_partitioning(init, ('vocab', 'embed')),
+                (self.vocab, self.width),
+                jnp.float32,
+            )
+            self.stored = rows.Rows(embedding)
         self.fixed = 0.0
         if self.numbers:
             fixed = np.zeros((self.vocab, self.width), np.float32)
@@ -120,12 +131,12 @@ class WordVectors(nn.Module):
 
     def table(self) -> jax.Array:
         """All vectors, [V, D]."""
-        return (self.embedding + self.fixed).astype(self.dtype)
+        return (self.stored.whole() + self.fixed).astype(self.dtype)
 
     def __call__(self, ids: jax.Array) -> jax.Array:
         """Maps int32 [...] to [..., D]."""
         # Taken before they are added: a decoding step shall not make the whole table.
-        vectors = jnp.take(self.embedding, ids, axis=0)
+        vectors = self.stored.at(ids).whole()
         if self.numbers:
             vectors += jnp.take(self.fixed, ids, axis=0)
         return vectors.astype(self.dtype)
@@ -286,13 +297,18 @@ class Attention(nn.Module):
         )
 
     def __call__(
-        self, x: jax.Array, keys_values: tuple[jax.Array, jax.Array], *biases: jax.Array
+        self,
+        x: jax.Array,
+        keys_values: tuple[jax.Array, jax.Array],
+        *biases: jax.Array,
+        form: str = 'bshk bshk',
     ) -> jax.Array:
         """Attends from x [B, T, D] to keys and values [B, S, H, K].
 
         Args:
           x: what asks.
           keys_values: what `keys_values` returned for what is attended to.
+          form: how the keys' and the values' axes lie, if not so.
           *biases: float32, each broadcastable to [B, H, T, S], added to the logits; masks are
             `NEGATIVE`. Apart, because a sum of [1, H, T, S] and [B, 1, 1, S] would be B times as large.
 
@@ -304,13 +320,16 @@ class Attention(nn.Module):
         if self.qk_norm:
             query = self.query_norm(query)
         query = self._heads(query * jnp.asarray(self.scale, self.dtype))
-        logits = jnp.einsum('bthk,bshk->bhts', query, keys, preferred_element_type=jnp.float32)
+        of_keys, of_values = form.split()
+        logits = jnp.einsum(
+            f'bthk,{of_keys}->bhts', query, keys, preferred_element_type=jnp.float32
+        )
         for bias in biases:
             logits += bias
         weights = jax.nn.softmax(logits, axis=-1)
         self.sow('intermediates', 'weights', weights)
         weights = weights.astype(self.dtype)
-        return self.out(self._heads(jnp.einsum('bhts,bshk->bthk', weights, values)))
+        return self.out(self._heads(jnp.einsum(f'bhts,{of_values}->bthk', weights, values)))
 
     def _heads(self, x: jax.Array) -> jax.Array:
         return boundary(x, 'batch', 'length', 'heads', 'head_dim')
@@ -354,42 +373,3 @@ class RelativeBias(nn.Module):
             jnp.log(ratio) / math.log(self.max_distance / exact) * (buckets - exact)
         ).astype(jnp.int32)
         return start + jnp.where(distance < exact, distance, jnp.minimum(shared, buckets - 1))
-
-
-def stack(layer: type[nn.Module], depth: int, remat: str, unroll: int, **attributes) -> nn.Module:
-    """Scans `depth` copies of a layer over parameters with a leading 'layers' axis.
-
-    The layer is called as `layer(x, cache, *shared)` and returns `(x, cache)`: x flows from layer to
-    layer, cache has a leading layer axis (or is None), shared goes to every layer as it is.
-
-    Args:
-      layer: the module class to repeat.
-      depth: number of layers.
-      remat: what the backward pass keeps: 'none' keeps all, 'full' nothing, otherwise the name of a
-        policy in `jax.checkpoint_policies`.
-      unroll: layers a turn of the loop: 1 compiles fastest; all of them run a quarter faster on a CPU.
-      **attributes: the layer's own attributes.
-    """
-    if remat != 'none':
-        layer = nn.remat(layer, policy=remat_policy(remat), prevent_cse=False)
-    shared = len(inspect.signature(layer.__call__).parameters) - 3
-    scanned = nn.scan(
-        layer,
-        length=depth,
-        unroll=unroll,
-        variable_axes={'params': 0, 'intermediates': 0},
-        split_rngs={'params': True},
-        in_axes=(0, *[nn.broadcast] * shared),
-        out_axes=0,
-        metadata_params={nn.PARTITION_NAME: 'layers'},
-    )
-    return scanned(**attributes)
-
-
-def remat_policy(name: str):
-    """Returns the rematerialisation policy of this name; None keeps nothing."""
-    if name == 'full':
-        return None
-    policies = [p for p in dir(jax.checkpoint_policies) if not p.startswith('_')]
-    check('remat policy', name, [*policies, 'none', 'full'])
-    return getattr(jax.checkpoint_policies, name)

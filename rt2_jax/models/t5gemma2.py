@@ -18,7 +18,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from rt2_jax.models import gemma, layers, vit
+from rt2_jax.models import gemma, layers, stacks, vit
 from rt2_jax.models.gemma import GLOBAL, LOCAL
 
 
@@ -112,7 +112,7 @@ class Stack(nn.Module):
     layer = EncoderLayer
 
     def setup(self):
-        self.layers = layers.stack(
+        self.layers = stacks.stack(
             self.layer,
             self.depth,
             self.remat,
@@ -167,13 +167,13 @@ class Decoder(Stack):
         """Returns the cache of up to `max_length` tokens for encoder states [B, S, D]."""
         size = self.attention['kv_heads'], self.attention['head_dim']
         empty = jnp.zeros((self.depth, encoded.shape[0], max_length, *size), self.dtype)
-        _, cache = self.layers(None, self.kinds(), encoded, None, None, None, None, None)
-        cache |= {'keys': empty, 'values': empty}
+        cache = self.kinds() | {'keys': empty, 'values': empty}
+        _, cache = self.layers(None, cache, encoded, None, None, None, None, None)
         return {'layers': cache, 'valid': valid, 'index': jnp.zeros((), jnp.int32)}
 
     def step(self, x: jax.Array, cache: dict) -> tuple[jax.Array, dict]:
         """One token x [B, 1, D] at the cache's next place; returns states [B, 1, D] and the cache."""
-        index, places = cache['index'], jnp.arange(cache['layers']['keys'].shape[2])
+        index, places = cache['index'], jnp.arange(stacks.places(cache['layers']))
         x, inner = self.layers(
             x, cache['layers'], None, index, index[None], self.rates(),
             self._masks(index[None], places), gemma.as_mask(cache['valid']),

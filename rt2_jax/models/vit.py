@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from rt2_jax.models import layers
+from rt2_jax.models import layers, stacks
 from rt2_jax.nearest import check
 
 
@@ -223,7 +223,7 @@ class ViT(nn.Module):
             if self.class_token == 'placed':
                 first += self._learned('class_position', 1)
             x = jnp.concatenate([jnp.broadcast_to(first, (b, 1, width)), x], axis=1)
-        x, _ = layers.stack(
+        x, _ = stacks.stack(
             _BLOCKS[self.block],
             self.depth,
             self.remat,

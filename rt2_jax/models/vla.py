@@ -14,7 +14,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from rt2_jax.models import classifier, decoder_only, encoder_decoder, layers, t5gemma2, vit
+from rt2_jax.models import classifier, decoder_only, encoder_decoder, layers, rows, t5gemma2, vit
 from rt2_jax.nearest import check
 
 
@@ -27,6 +27,10 @@ class Head(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, columns: jax.Array | None = None) -> jax.Array:
         """Maps [..., D] to float32 [..., V], or [..., C] for columns int32 [C]."""
+        stored = rows.of(self)
+        if stored is not None:
+            stored = stored if columns is None else stored.at(columns)
+            return stored.product(x, 1, self.dtype)
         kernel = self.param(
             'kernel',
             nn.with_logical_partitioning(

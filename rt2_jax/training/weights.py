@@ -98,8 +98,13 @@ def _layout(boxed: Any) -> dict[str, tuple]:
 
 def _model(config: Any, tokenizer: Tokenizer) -> tuple[nn.Module, tuple]:
     """The model and the shapes of one row of its inputs."""
+    model = vla.build(config.model, tokenizer.vocab_size, tokenizer.integer_ids)
+    return model, inputs(config)
+
+
+def inputs(config: Any) -> tuple[jax.ShapeDtypeStruct, ...]:
+    """Shapes of one row of a model's inputs: images, prompt, target."""
     data = config.data
     images = (1, data.frames, data.image_size, data.image_size, 3)
     text = jax.ShapeDtypeStruct((1, data.prompt_length), jnp.int32)
-    model = vla.build(config.model, tokenizer.vocab_size, tokenizer.integer_ids)
-    return model, (jax.ShapeDtypeStruct(images, jnp.uint8), text, text)
+    return jax.ShapeDtypeStruct(images, jnp.uint8), text, text

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rt2_jax.models import layers, vit, vla
+from rt2_jax.models import layers, stacks, vit, vla
 
 pytestmark = pytest.mark.usefixtures('quick_compile')
 
@@ -230,4 +230,4 @@ def test_errors_name_what_is_wrong():
             np.ones((1, 2), np.int32),
         )
     with pytest.raises(ValueError, match="did you mean 'dots_saveable'"):
-        layers.remat_policy('dot_saveable')
+        stacks.remat_policy('dot_saveable')

@@ -1,0 +1,138 @@
+"""Kernels as decoding reads them: a row for each output, in bfloat16 or in int8 with a scale.
+
+One token multiplies every weight once, so its time is that of reading them; whatever a product does to
+a weight before it multiplies must not touch memory. On a CPU XLA's own products of a vector do (they
+write a float32 copy of the kernel, at a tenth of the memory's speed). Its library for products reads
+bfloat16 and int8 as they are, from rows that lie one after the other, as the left side of a product
+with two columns or more. So that is what is made here of every product; on other devices XLA converts
+within the product.
+
+Weights in int8 meet inputs in 15 bits: these go in as two columns of int8, a high and a low part, and
+the sums are exact. Nothing is lost that bfloat16 would have kept.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+
+import flax.linen as nn
+import jax
+from jax.experimental.layout import Layout, with_layout_constraint
+import jax.numpy as jnp
+
+VALUES, SCALE = 'rows', 'scale'  # names of a parameter's two arrays
+_LOW = 128  # the low part of an input is less than half of this, in units of the last bit
+_TOP = 127 * _LOW  # the largest input, in the same units
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Rows:
+    """A kernel or a table.
+
+    Attributes:
+      values: float32, bfloat16 or int8 [*outputs, *inputs].
+      scale: float32 [*outputs], what each row of int8 is to be multiplied by; None for other types.
+    """
+
+    values: jax.Array
+    scale: jax.Array | None = None
+
+    def whole(self) -> jax.Array:
+        """All that is in it, float32 [*outputs, *inputs]."""
+        values = self.values.astype(jnp.float32)
+        if self.scale is None:
+            return values
+        return values * self.scale.reshape(
+            *self.scale.shape, *[1] * (values.ndim - self.scale.ndim)
+        )
+
+    def at(self, ids: jax.Array) -> Rows:
+        """Some rows of a table [V, D], by ids int32 [...]."""
+        scale = None if self.scale is None else jnp.take(self.scale, ids, axis=0)
+        return Rows(jnp.take(self.values, ids, axis=0), scale)
+
+    def product(self, x: jax.Array, contract: int, dtype: jnp.dtype) -> jax.Array:
+        """Maps [..., *inputs], of which there are `contract` axes, to float32 [..., *outputs].
+
+        Where nothing keeps it from that, it multiplies in `dtype`.
+        """
+        if nn.get_logical_axis_rules():
+            return _plain(
+                x, self, contract, dtype
+            )  # on a mesh, the partitioner has to see the axes
+        return jax.lax.platform_dependent(
+            x,
+            self.values,
+            self.scale,
+            cpu=lambda x, *own: _streamed(x, Rows(*own), contract),
+            default=lambda x, *own: _plain(x, Rows(*own), contract, dtype),
+        )
+
+
+def of(module: nn.Module) -> Rows | None:
+    """What a module has in the place of its kernel or table; None where it has the parameter itself."""
+    if not module.has_variable('params', VALUES):
+        return None
+    scale = module.get_variable('params', SCALE) if module.has_variable('params', SCALE) else None
+    return Rows(module.get_variable('params', VALUES), scale)
+
+
+def quantized(values: jax.Array, inputs: int) -> Rows:
+    """int8 rows whose largest number, by absolute value, is 127 scales.
+
+    Args:
+      values: [*outputs, *inputs].
+      inputs: number of trailing axes that share a scale.
+    """
+    values = values.astype(jnp.float32)
+    axes = tuple(range(values.ndim - inputs, values.ndim))
+    largest = jnp.max(jnp.abs(values), axis=axes, keepdims=True)
+    scale = jnp.where(largest > 0, largest, 1.0) / 127
+    return Rows(jnp.round(values / scale).astype(jnp.int8), jnp.squeeze(scale, axes))
+
+
+def _plain(x: jax.Array, rows: Rows, contract: int, dtype: jnp.dtype) -> jax.Array:
+    """The product as XLA has it."""
+    ends = [tuple(range(a.ndim - contract, a.ndim)) for a in (x, rows.values)]
+    values = rows.values.astype(dtype)
+    y = jax.lax.dot_general(
+        x.astype(dtype), values, (ends, ((), ())), preferred_element_type=jnp.float32
+    )
+    return y if rows.scale is None else y * rows.scale
+
+
+def _streamed(x: jax.Array, rows: Rows, contract: int) -> jax.Array:
+    """The product as a CPU does it fastest, float32; see the file's head."""
+    lead, outputs = x.shape[: x.ndim - contract], rows.values.shape[: rows.values.ndim - contract]
+    x = x.reshape(math.prod(lead), -1)
+    values = rows.values.reshape(-1, x.shape[1])
+    if rows.scale is None:
+        y = _columns(values, x.astype(values.dtype), jnp.float32)
+    else:
+        high, low, unit = _parts(x.astype(jnp.float32))
+        parts = _columns(values, jnp.concatenate([high, low]), jnp.int32).astype(jnp.float32)
+        y = (_LOW * parts[: len(x)] + parts[len(x) :]) * unit * rows.scale.reshape(-1)
+    return y.reshape(*lead, *outputs)
+
+
+@functools.partial(jax.jit, static_argnames='dtype')
+def _columns(values: jax.Array, x: jax.Array, dtype: jnp.dtype) -> jax.Array:
+    """[N, K] rows times [M, K] inputs: [M, N]."""
+    count = len(x)
+    if count == 1:  # the library is not asked for products with vectors
+        x = jnp.concatenate([x, jnp.zeros_like(x)])
+    # As they lie, too: else the transpositions move into the product, and it is done the slow way.
+    lies = lambda a: with_layout_constraint(a, Layout((0, 1)))
+    y = lies(jnp.dot(values, lies(x.T), preferred_element_type=dtype))
+    return y.T[:count]
+
+
+def _parts(x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Inputs [M, K] in 15 bits: int8 high and low parts, and the unit of each row, float32 [M, 1]."""
+    largest = jnp.max(jnp.abs(x), axis=-1, keepdims=True)
+    unit = jnp.where(largest > 0, largest, 1.0) / _TOP
+    number = jnp.round(x / unit)
+    high = jnp.round(number / _LOW)
+    return high.astype(jnp.int8), (number - _LOW * high).astype(jnp.int8), unit
