@@ -121,6 +121,8 @@ class Service:
             self.failure, self._warm = error, error is None
             if error is not None:
                 failed()
+            else:
+                logging.info('ready')
 
         self._batcher.start(self._warm_up, done)
 
@@ -239,4 +241,3 @@ class Service:
                 self.policy.warm_up([size], [kind])
                 took = time.monotonic() - begin
                 logging.info('warmed up %s for batches of %d: %.1f s', kind.name, size, took)
-        logging.info('ready')

@@ -360,6 +360,7 @@ def test_sigterm_ends_the_command_with_zero(tiny_checkpoint, pictures):
                 headers={'Authorization': 'Bearer k'},
                 timeout=20,
             )
+            assert reply.status_code == 200, reply.text
             assert json_arrays.loads(reply.text).shape == (7,)
             process.send_signal(signal.SIGTERM)
             assert process.wait(20) == 0
