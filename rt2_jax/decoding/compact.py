@@ -1,8 +1,9 @@
 """A model and its weights as decoding reads them fastest: fewer bytes, each layer by itself.
 
-A checkpoint's kernels become rows (`models/rows.py`) in bfloat16 or int8, and in int8 its tables of words
-too; norms, biases and positions stay as they are. Layers that lie in one array for training are taken
-apart where a turn of a loop would else copy its part.
+A checkpoint's kernels become rows (`models/rows.py`) in bfloat16 or int8; norms, biases and positions stay
+as they are. What words are looked up in and said by is never int8: an action reads a few rows of it, and
+near bins have near rows (measured on the tabletop, half of what int8 changes of actions came from there).
+Layers that lie in one array for training are taken apart where a turn of a loop would else copy its part.
 
 qwix, which does the adapters, was tried for this: it finds a parameter by its identity where a product
 takes it, which the casts and boundaries of these layers hide; and of its int8, XLA on a CPU writes every
@@ -28,6 +29,7 @@ from rt2_jax.parallel import sharding
 STORED = 'stored'
 TYPES = {'bfloat16': jnp.bfloat16, 'int8': jnp.int8}
 KINDS = (STORED, *TYPES)
+_OTHERS = {'kernel': 'head', 'embedding': 'table'}  # parameters that no Linear has
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +41,7 @@ class _Entry:
       layer: which part of its leading axis; None for all of it.
       shape, names: of that part, with the logical names of its axes.
       inputs: number of input axes of a kernel or table; 0 for what is kept as it is.
-      first: whether these come before the outputs.
+      use: 'product', 'head' (the output matrix, a kernel too) or 'table' (rows already); '' for others.
     """
 
     name: str
@@ -47,13 +49,13 @@ class _Entry:
     shape: tuple[int, ...]
     names: tuple[str | None, ...]
     inputs: int
-    first: bool
+    use: str
 
     def order(self) -> tuple[int, ...]:
         """The axes as rows have them: layers, outputs, inputs."""
         lead = len(self.names[:1]) if self.names[:1] == ('layers',) else 0
         axes = list(range(lead, len(self.shape)))
-        if self.first:
+        if self.use != 'table':
             axes = axes[self.inputs :] + axes[: self.inputs]
         return (*range(lead), *axes)
 
@@ -108,9 +110,11 @@ def compact(
     model = apart(model, device.platform)
     named, found = sharding.named_leaves(params), {}
     for name, entry in _entries(model, inputs).items():
-        places = jax.tree.map(lambda x: x.sharding, _shapes(entry, kind, mesh))
+        wanted = _shapes(entry, kind, mesh)
+        dtype = (wanted[rows.VALUES] if entry.inputs else wanted).dtype
+        places = jax.tree.map(lambda x: x.sharding, wanted)
         changed = jax.jit(_changed, static_argnums=(1, 2), out_shardings=places)
-        found[name] = changed(named[entry.name], entry, kind, entry.layer)
+        found[name] = changed(named[entry.name], entry, dtype, entry.layer)
     return model, _tree(found)
 
 
@@ -149,48 +153,46 @@ def _entries(model: nn.Module, inputs: Sequence[Any]) -> dict[str, _Entry]:
     for name, x in sharding.named_leaves(nn.meta.unbox(boxed)).items():
         module, _, own = name.rpartition('/')
         number = next((part for part in module.split('/') if part.isdigit()), None)
-        count = {'kernel': contracts.get(module, 1), 'embedding': 1}.get(own, 0)
+        use = 'product' if own == 'kernel' and module in contracts else _OTHERS.get(own, '')
         entries[name] = _Entry(
             name.replace(f'/{number}/', '/'),
             None if number is None else int(number),
             x.shape,
             tuple(axes[name]),
-            count,
-            own == 'kernel',
+            contracts[module] if use == 'product' else int(bool(use)),
+            use,
         )
     return entries
 
 
 def _shapes(entry: _Entry, kind: str, mesh: Mesh | None) -> Any:
+    device = mesh.devices.flat[0] if mesh else jax.local_devices()[0]
     where = lambda names: (
         NamedSharding(mesh, sharding.mesh_spec(PartitionSpec(*names)))
         if mesh
-        else SingleDeviceSharding(jax.local_devices()[0])
+        else SingleDeviceSharding(device)
     )
     if not entry.inputs:
         return jax.ShapeDtypeStruct(entry.shape, jnp.float32, sharding=where(entry.names))
     order = entry.order()
     shape, names = (tuple(given[i] for i in order) for given in (entry.shape, entry.names))
-    dtype = _dtype(entry, kind)
+    dtype = TYPES[kind] if entry.use == 'product' else jnp.bfloat16
+    if entry.use == 'table' and device.platform == 'cpu':
+        dtype = jnp.float32  # to look up in one of bfloat16, XLA would first make it that
     found = {rows.VALUES: jax.ShapeDtypeStruct(shape, dtype, sharding=where(names))}
-    if kind == 'int8':
+    if dtype == jnp.int8:
         shape, names = shape[: -entry.inputs], names[: -entry.inputs]
         found[rows.SCALE] = jax.ShapeDtypeStruct(shape, jnp.float32, sharding=where(names))
     return found
 
 
-def _dtype(entry: _Entry, kind: str) -> Any:
-    """Tables are looked up in, a row a word: bfloat16 would save nothing, and is looked up slowly."""
-    return TYPES[kind] if entry.first or kind == 'int8' else jnp.float32
-
-
-def _changed(x: jax.Array, entry: _Entry, kind: str, layer: Any) -> Any:
+def _changed(x: jax.Array, entry: _Entry, dtype: Any, layer: Any) -> Any:
     x = x if layer is None else x[layer]
     if not entry.inputs:
-        return x.astype(jnp.float32)
+        return x.astype(dtype)
     x = jnp.transpose(x, entry.order())
-    if kind != 'int8':
-        return {rows.VALUES: x.astype(_dtype(entry, kind))}
+    if dtype != jnp.int8:
+        return {rows.VALUES: x.astype(dtype)}
     found = rows.quantized(x, entry.inputs)
     return {rows.VALUES: found.values, rows.SCALE: found.scale}
 
