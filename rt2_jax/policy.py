@@ -255,9 +255,9 @@ class Policy:
         """Answers to several questions; `raw` ones are whole prompts; a single picture stands still."""
         if len(images) != len(questions):
             raise ValueError(f'{len(images)} images for {len(questions)} questions.')
-        rows = zip(images, questions, [Kind.TEXT] * len(images), strict=True)
-        prepared = [self.prepare(*row, raw=raw) for row in rows]
-        return self.run(prepared, temperature=temperature, seed=seed)
+        pairs = zip(images, questions, strict=True)
+        rows = [self.prepare(*pair, Kind.TEXT, raw=raw) for pair in pairs]
+        return self.run(rows, temperature=temperature, seed=seed)
 
     def prepare(
         self, image: Any, text: str, kind: Kind, forced: Sequence[int] = (), *, raw: bool = False
@@ -285,12 +285,7 @@ class Policy:
     ) -> list[Any]:
         """Answers to rows of `prepare`: a Decision each, a text where the kind is TEXT."""
         answers = self._sample(questions, temperature, seed, alternatives)
-        return [
-            self.tokenizer.decode(answer.ids.tolist()).strip()
-            if question.kind == Kind.TEXT
-            else decided(answer, self.action_tokenizer, self.tokenizer)
-            for question, answer in zip(questions, answers, strict=True)
-        ]
+        return list(map(self._told, questions, answers))
 
     def attention(
         self,
@@ -340,9 +335,7 @@ class Policy:
           ValueError: no card is known, or the action has another length.
         """
         if self.embodiment is None:
-            raise ValueError(
-                'This policy knows no embodiment card; what robots take, only a card says.'
-            )
+            raise ValueError('This policy knows no embodiment card, which says what robots take.')
         return self.embodiment.to_command(action)
 
     def warm_up(
@@ -377,14 +370,15 @@ class Policy:
         rows = [self.prompts.ids(str, text) for text in texts]
         return padded(rows, self.prompts.length, self.tokenizer.pad_id)
 
-    def placed(self, rows: np.ndarray) -> Any:
-        """An array with a leading axis of rows, where the policy's mesh has it."""
-        return batches.placed(rows, self.mesh)
-
     @property
     def clipped_prompts(self) -> int:
         """How many prompts were too long and lost words (`long_prompts='clip'` only)."""
         return self.prompts.clipped
+
+    def _told(self, question: Question, answer: Answer) -> Any:
+        if question.kind == Kind.TEXT:
+            return self.tokenizer.decode(answer.ids.tolist()).strip()
+        return decided(answer, self.action_tokenizer, self.tokenizer)
 
     def _sample(
         self,
@@ -393,9 +387,8 @@ class Policy:
         seed: int | None,
         alternatives: int = 0,
     ) -> list[Answer]:
-        key = self._key if seed is None else jax.random.key(seed)
-        if seed is None:
-            key = jax.random.fold_in(key, next(self._calls))
+        fresh = seed is None
+        key = jax.random.fold_in(self._key, next(self._calls)) if fresh else jax.random.key(seed)
         return batches.ask(
             self.sampler, self.params, questions, sizes=self.batch_sizes, mesh=self.mesh, key=key,
             prompt_length=self.prompts.length, temperature=temperature, alternatives=alternatives,
