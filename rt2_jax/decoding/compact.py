@@ -113,8 +113,9 @@ def compact(
         wanted = _shapes(entry, kind, mesh)
         dtype = (wanted[rows.VALUES] if entry.inputs else wanted).dtype
         places = jax.tree.map(lambda x: x.sharding, wanted)
-        changed = jax.jit(_changed, static_argnums=(1, 2), out_shardings=places)
-        found[name] = changed(named[entry.name], entry, dtype, entry.layer)
+        changed = jax.jit(_changed, static_argnums=(2, 3, 4), out_shardings=places)
+        order = entry.order() if entry.inputs else None
+        found[name] = changed(named[entry.name], entry.layer, order, entry.inputs, dtype)
     return model, _tree(found)
 
 
@@ -186,14 +187,17 @@ def _shapes(entry: _Entry, kind: str, mesh: Mesh | None) -> Any:
     return found
 
 
-def _changed(x: jax.Array, entry: _Entry, dtype: Any, layer: Any) -> Any:
-    x = x if layer is None else x[layer]
-    if not entry.inputs:
+def _changed(
+    x: jax.Array, layer: Any, order: tuple[int, ...] | None, inputs: int, dtype: Any
+) -> Any:
+    """A parameter in its compact form. Compiled once for all layers, which are a traced number."""
+    x = x if layer is None else jax.lax.dynamic_index_in_dim(x, layer, keepdims=False)
+    if order is None:
         return x.astype(dtype)
-    x = jnp.transpose(x, entry.order())
+    x = jnp.transpose(x, order)
     if dtype != jnp.int8:
         return {rows.VALUES: x.astype(dtype)}
-    found = rows.quantized(x, entry.inputs)
+    found = rows.quantized(x, inputs)
     return {rows.VALUES: found.values, rows.SCALE: found.scale}
 
 
