@@ -163,7 +163,7 @@ class Decoder(nn.Module):
 
     def prefill(self, encoded: jax.Array, valid: jax.Array, max_length: int) -> dict:
         """Returns the cache of up to `max_length` tokens for encoder states [B, S, D]."""
-        b = len(encoded)
+        b = encoded.shape[0]
         empty = jnp.zeros((self.depth, b, max_length, self.heads, self.head_dim), self.dtype)
         nothing = jnp.zeros((b, 1, self.width), self.dtype)
         cache = {'keys': empty, 'values': empty}
