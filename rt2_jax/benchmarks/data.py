@@ -158,6 +158,9 @@ def _into_memory(directory: str) -> None:
 def memory_over_time(command: Sequence[str], cores: Sequence[int], minutes: float) -> dict:
     """Resident memory of a reader whose batches are taken at once, and of one whose are not.
 
+    Both pause at first, until as much is read ahead as may be: a consumer that never pauses would come
+    to that only when something else holds it up, an hour into a run or never.
+
     Returns:
       For 'fast' and 'slow': bytes at the start (the mean of the second tenth of the time; the first
       is for warming up), at the end (the mean of the last tenth), growth from one to the other, and
@@ -167,6 +170,8 @@ def memory_over_time(command: Sequence[str], cores: Sequence[int], minutes: floa
     samples: dict[str, list[int]] = {name: [] for name in pauses}
     with turns.Reader(command, cores) as fast, turns.Reader(command, cores) as slow:
         readers = {'fast': fast, 'slow': slow}
+        for reader in readers.values():
+            reader.turn(least=3, pause=_PAUSE)
         with concurrent.futures.ThreadPoolExecutor(len(readers)) as pool:
             running = [
                 pool.submit(readers[name].turn, seconds=60 * minutes, pause=pause)

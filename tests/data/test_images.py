@@ -28,6 +28,8 @@ def test_resize_into_a_batch(size):
     assert np.shares_memory(images.resize(frames, size, batch[1]), batch)
     np.testing.assert_array_equal(batch[1], images.resize(frames, size))
     assert not batch[[0, 2]].any()
+    with pytest.raises(ValueError, match='out must be contiguous'):
+        images.resize(frames, size, batch[1, :, ::-1])
 
 
 @pytest.fixture(scope='module')
