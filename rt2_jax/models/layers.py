@@ -320,6 +320,7 @@ class Attention(nn.Module):
         if self.qk_norm:
             query = self.query_norm(query)
         query = self._heads(query * jnp.asarray(self.scale, self.dtype))
+        query, keys, values = rows.together(self.query, query, keys, values)
         of_keys, of_values = form.split()
         logits = jnp.einsum(
             f'bthk,{of_keys}->bhts', query, keys, preferred_element_type=jnp.float32
@@ -328,8 +329,13 @@ class Attention(nn.Module):
             logits += bias
         weights = jax.nn.softmax(logits, axis=-1)
         self.sow('intermediates', 'weights', weights)
-        weights = weights.astype(self.dtype)
-        return self.out(self._heads(jnp.einsum(f'bhts,{of_values}->bthk', weights, values)))
+        mixed = jnp.einsum(
+            f'bhts,{of_values}->bthk',
+            weights.astype(values.dtype),
+            values,
+            preferred_element_type=self.dtype,
+        )
+        return self.out(self._heads(mixed))
 
     def _heads(self, x: jax.Array) -> jax.Array:
         return boundary(x, 'batch', 'length', 'heads', 'head_dim')

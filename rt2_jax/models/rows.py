@@ -4,11 +4,12 @@ One token multiplies every weight once, so its time is that of reading them; wha
 a weight before it multiplies must not touch memory. On a CPU XLA's own products of a vector do (they
 write a float32 copy of the kernel, at a tenth of the memory's speed). Its library for products reads
 bfloat16 and int8 as they are, from rows that lie one after the other, as the left side of a product
-with two columns or more. So that is what is made here of every product; on other devices XLA converts
-within the product.
+with two columns or more. So that is what is made here of the product of a few inputs; that of many, as
+when a picture is encoded, is bound by arithmetic, which is fastest in bfloat16 with the rows on the
+right. On other devices XLA converts within the product.
 
-Weights in int8 meet inputs in 15 bits: these go in as two columns of int8, a high and a low part, and
-the sums are exact. Nothing is lost that bfloat16 would have kept.
+Weights in int8 meet a few inputs in 15 bits: these go in as two columns of int8, a high and a low part,
+and the sums are exact. Nothing is lost that bfloat16 would have kept.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from jax.experimental.layout import Layout, with_layout_constraint
 import jax.numpy as jnp
 
 VALUES, SCALE = 'rows', 'scale'  # names of a parameter's two arrays
+_FEW = 64  # inputs at once, up to which reading a kernel takes longer than multiplying by it
 _LOW = 128  # the low part of an input is less than half of this, in units of the last bit
 _TOP = 127 * _LOW  # the largest input, in the same units
 
@@ -79,6 +81,16 @@ def of(module: nn.Module) -> Rows | None:
     return Rows(module.get_variable('params', VALUES), scale)
 
 
+def together(module: nn.Module, *activations: jax.Array) -> tuple[jax.Array, ...]:
+    """Activations [B, T or S, ...] that are to multiply one another, beside a module's product.
+
+    In bfloat16 where the module has rows and the first are many; as they are where not.
+    """
+    if of(module) is None or activations[0].shape[1] <= _FEW:
+        return activations
+    return tuple(x.astype(jnp.bfloat16) for x in activations)
+
+
 def quantized(values: jax.Array, inputs: int) -> Rows:
     """int8 rows whose largest number, by absolute value, is 127 scales.
 
@@ -108,7 +120,10 @@ def _streamed(x: jax.Array, rows: Rows, contract: int) -> jax.Array:
     lead, outputs = x.shape[: x.ndim - contract], rows.values.shape[: rows.values.ndim - contract]
     x = x.reshape(math.prod(lead), -1)
     values = rows.values.reshape(-1, x.shape[1])
-    if rows.scale is None:
+    if len(x) > _FEW:
+        flat = Rows(values, None if rows.scale is None else rows.scale.reshape(-1))
+        y = _plain(x, flat, 1, jnp.bfloat16)
+    elif rows.scale is None:
         y = _columns(values, x.astype(values.dtype), jnp.float32)
     else:
         high, low, unit = _parts(x.astype(jnp.float32))

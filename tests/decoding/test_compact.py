@@ -57,6 +57,45 @@ def test_int8_is_within_half_a_unit_and_its_products_are_exact():
         assert (abs(y - exact) < atol).all()
 
 
+@pytest.mark.parametrize('count', [3, 100])
+@pytest.mark.parametrize('kind', compact.TYPES)
+def test_few_inputs_and_many_meet_the_same_weights(kind, count):
+    rng = np.random.default_rng(0)
+    weights = jnp.asarray(rng.standard_normal((40, 2, 70), np.float32))
+    found = (
+        rows.quantized(weights, 1)
+        if kind == 'int8'
+        else rows.Rows(weights.astype(compact.TYPES[kind]))
+    )
+    x = rng.standard_normal((2, count, 70), np.float32)
+    y = jax.jit(lambda x: found.product(x, 1, jnp.float32))(x)
+    exact = np.einsum('abi,nmi->abnm', x, np.asarray(found.whole(), np.float64))
+    assert y.dtype == jnp.float32 and y.shape == (2, count, 40, 2)
+    # Many are rounded to bfloat16, each by at most 2^-9 of itself.
+    bound = np.einsum('abi,nmi->abnm', abs(x), abs(np.asarray(found.whole(), np.float64))) / 2**9
+    assert (abs(y - exact) <= bound + 1e-4).all()
+
+
+@pytest.mark.parametrize('name', MODELS)
+def test_a_large_picture_gives_nearly_the_same_logits(name):
+    rng = np.random.default_rng(0)
+    large = dict(name=name, dtype='float32', vision=_VISION | dict(patch=4)) | MODELS[name]
+    large |= dict(image_tokens=144) if name == 't5gemma2' else {}
+    model = vla.build(large, VOCAB)
+    inputs = (
+        rng.integers(0, 255, (2, 1, 48, 48, 3)).astype(np.uint8),  # 144 image tokens
+        np.array([[5, 6, 7, 0], [10, 11, 0, 0]], np.int32),
+        np.array([[0, 4, 12], [0, 7, 3]], np.int32),
+    )
+    init = jax.jit(lambda key: nn.meta.unbox(model.init(key, *inputs)['params']))
+    params = init(jax.random.key(0))
+    small, rounded = compact.compact(model, params, 'bfloat16', inputs)
+    both = [m.apply({'params': p}, *inputs) for m, p in ((model, params), (small, rounded))]
+    scale = np.std(both[0])
+    changed = np.abs(both[0] - both[1]) / scale
+    assert scale > 0.1 and 1e-4 < changed.max() < 0.25 and changed.mean() < 0.03
+
+
 @pytest.mark.parametrize('kind', compact.TYPES)
 @pytest.mark.parametrize('count', [1, 8])
 def test_a_product_does_not_write_the_weights_out_again(kind, count):
