@@ -10,12 +10,13 @@ window. Gemma 3 (2503.19786): normed queries and keys, other wavelengths in wind
 from __future__ import annotations
 
 from collections.abc import Sequence
+import functools
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from rt2_jax.models import layers, rows
+from rt2_jax.models import heads, layers
 
 LOCAL, GLOBAL = 0, 1
 
@@ -109,21 +110,17 @@ class Attention(nn.Module):
         query = self.query_norm(query) if self.qk_norm else query
         query = rotary(query, *turn) * jnp.asarray(self.scale, self.dtype)
         query = layers.boundary(query, 'batch', 'length', 'heads', 'head_dim')
-        query, keys, values = rows.together(self.query, query, keys, values)
         b, t = query.shape[:2]
         grouped = query.reshape(b, t, self.kv_heads, -1, self.head_dim)
-        logits = jnp.einsum('btghk,bsgk->bghts', grouped, keys, preferred_element_type=jnp.float32)
+        product = functools.partial(heads.einsum, self.query)
+        logits = product('btghk,bsgk->bghts', grouped, keys, jnp.float32)
         logits = capped(logits, self.cap)
         for bias in biases:
             logits += bias
         weights = jax.nn.softmax(logits, axis=-1)
         self.sow('intermediates', 'weights', weights)
-        mixed = jnp.einsum(
-            'bghts,bsgk->btghk',
-            weights.astype(values.dtype),
-            values,
-            preferred_element_type=self.dtype,
-        )
+        weights = weights.astype(self.dtype)
+        mixed = product('bghts,bsgk->btghk', weights, values, self.dtype)
         mixed = mixed.reshape(b, t, self.heads, self.head_dim)
         return self.out(layers.boundary(mixed, 'batch', 'length', 'heads', 'head_dim'))
 

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rt2_jax.models import rows
+from rt2_jax.models import heads, rows
 from rt2_jax.nearest import check
 
 Dtype = jnp.dtype
@@ -320,21 +320,15 @@ class Attention(nn.Module):
         if self.qk_norm:
             query = self.query_norm(query)
         query = self._heads(query * jnp.asarray(self.scale, self.dtype))
-        query, keys, values = rows.together(self.query, query, keys, values)
         of_keys, of_values = form.split()
-        logits = jnp.einsum(
-            f'bthk,{of_keys}->bhts', query, keys, preferred_element_type=jnp.float32
-        )
+        product = functools.partial(heads.einsum, self.query)
+        logits = product(f'bthk,{of_keys}->bhts', query, keys, jnp.float32)
         for bias in biases:
             logits += bias
         weights = jax.nn.softmax(logits, axis=-1)
         self.sow('intermediates', 'weights', weights)
-        mixed = jnp.einsum(
-            f'bhts,{of_values}->bthk',
-            weights.astype(values.dtype),
-            values,
-            preferred_element_type=self.dtype,
-        )
+        weights = weights.astype(self.dtype)
+        mixed = product(f'bhts,{of_values}->bthk', weights, values, self.dtype)
         return self.out(self._heads(mixed))
 
     def _heads(self, x: jax.Array) -> jax.Array:

@@ -24,7 +24,7 @@ from jax.experimental.layout import Layout, with_layout_constraint
 import jax.numpy as jnp
 
 VALUES, SCALE = 'rows', 'scale'  # names of a parameter's two arrays
-_FEW = 64  # inputs at once, up to which reading a kernel takes longer than multiplying by it
+FEW = 64  # inputs at once, up to which reading a kernel takes longer than multiplying by it
 _LOW = 128  # the low part of an input is less than half of this, in units of the last bit
 _TOP = 127 * _LOW  # the largest input, in the same units
 
@@ -81,16 +81,6 @@ def of(module: nn.Module) -> Rows | None:
     return Rows(module.get_variable('params', VALUES), scale)
 
 
-def together(module: nn.Module, *activations: jax.Array) -> tuple[jax.Array, ...]:
-    """Activations [B, T or S, ...] that are to multiply one another, beside a module's product.
-
-    In bfloat16 where the module has rows and the first are many; as they are where not.
-    """
-    if of(module) is None or activations[0].shape[1] <= _FEW:
-        return activations
-    return tuple(x.astype(jnp.bfloat16) for x in activations)
-
-
 def quantized(values: jax.Array, inputs: int) -> Rows:
     """int8 rows whose largest number, by absolute value, is 127 scales.
 
@@ -120,7 +110,7 @@ def _streamed(x: jax.Array, rows: Rows, contract: int) -> jax.Array:
     lead, outputs = x.shape[: x.ndim - contract], rows.values.shape[: rows.values.ndim - contract]
     x = x.reshape(math.prod(lead), -1)
     values = rows.values.reshape(-1, x.shape[1])
-    if len(x) > _FEW:
+    if len(x) > FEW:
         flat = Rows(values, None if rows.scale is None else rows.scale.reshape(-1))
         y = _plain(x, flat, 1, jnp.bfloat16)
     elif rows.scale is None:
