@@ -70,7 +70,7 @@ class Linear(nn.Module):
         if stored is None:
             y = self._product(x)
         else:
-            y = stored.product(x, self.contract, self.dtype).astype(self.dtype)
+            y = stored.product(x, self.contract, self.dtype, self.dtype)
         if self.bias:
             # A bias along the width is small: whole on every device, it needs no gathering.
             axes = ('vector' if axis == 'embed' else axis for axis in self.axes[self.contract :])

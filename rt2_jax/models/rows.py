@@ -55,21 +55,22 @@ class Rows:
         scale = None if self.scale is None else jnp.take(self.scale, ids, axis=0)
         return Rows(jnp.take(self.values, ids, axis=0), scale)
 
-    def product(self, x: jax.Array, contract: int, dtype: jnp.dtype) -> jax.Array:
-        """Maps [..., *inputs], of which there are `contract` axes, to float32 [..., *outputs].
+    def product(
+        self, x: jax.Array, contract: int, dtype: jnp.dtype, out: jnp.dtype = jnp.float32
+    ) -> jax.Array:
+        """Maps [..., *inputs], of which there are `contract` axes, to [..., *outputs] of type `out`.
 
         Where nothing keeps it from that, it multiplies in `dtype`.
         """
+        plain = functools.partial(_plain, contract=contract, dtype=dtype, out=out)
         if nn.get_logical_axis_rules():
-            return _plain(
-                x, self, contract, dtype
-            )  # on a mesh, the partitioner has to see the axes
+            return plain(x, self)  # on a mesh, the partitioner has to see the axes
         return jax.lax.platform_dependent(
             x,
             self.values,
             self.scale,
-            cpu=lambda x, *own: _streamed(x, Rows(*own), contract),
-            default=lambda x, *own: _plain(x, Rows(*own), contract, dtype),
+            cpu=lambda x, *own: _streamed(x, Rows(*own), contract).astype(out),
+            default=lambda x, *own: plain(x, Rows(*own)),
         )
 
 
@@ -95,14 +96,12 @@ def quantized(values: jax.Array, inputs: int) -> Rows:
     return Rows(jnp.round(values / scale).astype(jnp.int8), jnp.squeeze(scale, axes))
 
 
-def _plain(x: jax.Array, rows: Rows, contract: int, dtype: jnp.dtype) -> jax.Array:
-    """The product as XLA has it."""
+def _plain(x: jax.Array, rows: Rows, contract: int, dtype: jnp.dtype, out: jnp.dtype) -> jax.Array:
+    """The product as XLA has it; where devices sum it up, they send `out`."""
     ends = [tuple(range(a.ndim - contract, a.ndim)) for a in (x, rows.values)]
     values = rows.values.astype(dtype)
-    y = jax.lax.dot_general(
-        x.astype(dtype), values, (ends, ((), ())), preferred_element_type=jnp.float32
-    )
-    return y if rows.scale is None else y * rows.scale
+    y = jax.lax.dot_general(x.astype(dtype), values, (ends, ((), ())), preferred_element_type=out)
+    return y if rows.scale is None else y * rows.scale.astype(out)
 
 
 def _streamed(x: jax.Array, rows: Rows, contract: int) -> jax.Array:
@@ -112,7 +111,7 @@ def _streamed(x: jax.Array, rows: Rows, contract: int) -> jax.Array:
     values = rows.values.reshape(-1, x.shape[1])
     if len(x) > FEW:
         flat = Rows(values, None if rows.scale is None else rows.scale.reshape(-1))
-        y = _plain(x, flat, 1, jnp.bfloat16)
+        y = _plain(x, flat, 1, jnp.bfloat16, jnp.float32)
     elif rows.scale is None:
         y = _columns(values, x.astype(values.dtype), jnp.float32)
     else:

@@ -221,7 +221,8 @@ class Program:
                 continue
             if user.opcode in _SLICES:
                 total += sum(array.bytes for array in user.result)
-            elif user.opcode == 'bitcast':
+            elif user.opcode == 'bitcast' or 'output_to_operand_aliasing' in user.text:
+                # The same bytes by another name; what takes them says how many.
                 total += self._read(computation, user.name, whole)
             elif user.opcode == 'fusion':
                 inside = user.called('calls')

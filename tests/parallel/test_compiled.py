@@ -67,6 +67,31 @@ ENTRY %main (p: s8[4096]) -> s8[1024] {
     assert compiled.Program(text).memory_traffic() == 1024
 
 
+def test_a_slice_of_what_a_fusion_renames_costs_the_slice():
+    # As the TPU's compiler takes one layer of int8 from its stack.
+    text = """
+%renamed (a: s8[4,256]) -> s8[4,256] {
+  %a = s8[4,256]{1,0} parameter(0)
+  ROOT %copy = s8[4,256]{1,0} copy(%a)
+}
+
+%layer (b: s8[4,256], i: s32[]) -> f32[1,256] {
+  %b = s8[4,256]{1,0} parameter(0)
+  %i = s32[] parameter(1)
+  %zero = s32[] constant(0)
+  %same = s8[4,256]{1,0} fusion(%b), kind=kLoop, output_to_operand_aliasing={{}: (0, {})}, calls=%renamed
+  %own = s8[1,256]{1,0} dynamic-slice(%same, %i, %zero), dynamic_slice_sizes={1,256}
+  ROOT %wide = f32[1,256]{1,0} convert(%own)
+}
+
+ENTRY %main (p: s8[4,256], n: s32[]) -> f32[1,256] {
+  %p = s8[4,256]{1,0} parameter(0)
+  %n = s32[] parameter(1)
+  ROOT %out = f32[1,256]{1,0} fusion(%p, %n), kind=kLoop, calls=%layer
+}"""
+    assert compiled.Program(text).memory_traffic() == 256 + 4 + 4 * 256
+
+
 def test_slices_and_updates_in_place_cost_what_they_touch():
     table = jax.ShapeDtypeStruct((1000, 1024), jnp.float32)
 
