@@ -34,13 +34,18 @@ def get_config(arg: str = 'cofinetune') -> ml_collections.ConfigDict:
         config.data.target_length = 25  # a plan and an action
         # "push X to Y": by relative positions alone, which name comes first took thousands of steps.
         config.model.prompt_positions = 1.5
+    if arg in ('vision', 'pretrain'):
+        # python -m rt2_jax.text.build_vocabulary --wide --size=4096 --output=runs/tokenizer.model
+        config.tokenizer = 'runs/tokenizer.model'
+        config.data.web.web.varied = config.data.web.web.people = True
     if arg == 'vision':
-        config.total_steps = 7_000
+        config.total_steps = 30_000
         config.optimizer.lr = 2e-3
         config.model = dict(
             name='classifier', dtype='float32', width=128, vision=_tiny_pali()['vision']
         )
-        config.data.web.web.kinds = dict(map=1.0)
+        # Words of all languages are pulled to one place: that of what they name.
+        config.data.web.web.kinds = dict(map=0.4, map_any=0.6)
         config.data.prompt_length, config.data.target_length = 16, 37
     elif arg == 'pretrain':
         config.total_steps = 5_000
