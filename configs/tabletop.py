@@ -21,6 +21,23 @@ from rt2_jax.nearest import nearest
 ARGUMENTS = ('vision', 'pretrain', 'cofinetune', 'finetune', 'scratch', 'quickstart', 'overfit')
 PRETRAINED = 'package:tabletop_pretrained'
 
+# What the base is asked: categories and other languages often enough to be learnt.
+_ASKED = dict(
+    name=0.12,
+    name_language=0.1,
+    category=0.05,
+    where_lone=0.09,
+    where=0.21,
+    where_category=0.1,
+    where_language=0.14,
+    where_sum=0.02,
+    what=0.07,
+    list=0.05,
+    count=0.01,
+    colour=0.03,
+    yes_no=0.01,
+)
+
 
 def get_config(arg: str = 'cofinetune') -> ml_collections.ConfigDict:
     """The locked config of one of `ARGUMENTS`."""
@@ -48,7 +65,8 @@ def get_config(arg: str = 'cofinetune') -> ml_collections.ConfigDict:
         config.data.web.web.kinds = dict(map=0.4, map_any=0.6)
         config.data.prompt_length, config.data.target_length = 16, 37
     elif arg == 'pretrain':
-        config.total_steps = 5_000
+        config.total_steps = 30_000
+        config.data.web.web.kinds = _ASKED
         config.init_from, config.init_parts = 'runs/vision', ('tower', 'projection', 'embedding')
         # What is new learns fast, and would wreck what a trained tower and its words know on the way.
         config.optimizer.lr = 2e-3

@@ -162,6 +162,11 @@ def web_pictures() -> tuple[Picture, ...]:
     return tuple(picture for picture in catalogue() if not picture.in_episodes)
 
 
+def numbers() -> tuple[Picture, ...]:
+    """The pictures of the numbers 1 to 5."""
+    return tuple(picture for picture in catalogue() if picture.category == 'number')
+
+
 def find(name: str) -> Picture:
     """Returns the picture with this English name. Raises KeyError with the nearest name."""
     by_name = {picture.name: picture for picture in catalogue()}

@@ -22,6 +22,7 @@ from rt2_jax.text import prompts
 
 PLACE_GRID = 20
 MAP_SIDE = 6  # cells a side of a 'map'
+NUMBER_WORDS = ('zero', 'one', 'two', 'three', 'four', 'five')
 NOTHING = '0'  # what a 'map' says of an empty cell
 LANGUAGE_NAMES = {
     'en': 'english',
@@ -41,6 +42,7 @@ KINDS = {
     'where': 0.34,
     'where_category': 0.03,
     'where_language': 0.03,
+    'where_sum': 0.0,  # a number by arithmetic
     'what': 0.05,
     'list': 0.11,
     'way': 0.0,  # not learnt at a few hundredths; the robot's frames ask it of the gripper
@@ -152,6 +154,7 @@ class SmallWeb:
                 rng,
                 count,
                 distinct_categories=kind == 'where_category',
+                number=kind == 'where_sum',
                 cards=kind == 'colour' or rng.random() < 0.7,
             )
         if self.varied:
@@ -195,11 +198,11 @@ class SmallWeb:
             card,
         )
 
-    def _several(self, rng, count, distinct_categories, cards) -> list[compose.Placed]:
-        """Lays pictures of about one size without overlap, by rejection."""
+    def _several(self, rng, count, distinct_categories, cards, number) -> list[compose.Placed]:
+        """Lays pictures of about one size without overlap, by rejection; the first may be a number."""
         side = rng.uniform(0.21, 0.32 if count < 4 else 0.28)
         centres = _apart(rng, count, margin=0.4 * side, distance=1.15 * side)
-        chosen: list[pictures.Picture] = []
+        chosen = [_choice(rng, pictures.numbers())] if number else []
         while len(chosen) < count:
             picture = _choice(rng, self._pictures)
             taken = (
@@ -244,7 +247,7 @@ def _choice(rng, items):
 
 def _ask(kind: str, scene: list[compose.Placed], rng, shown) -> tuple[str, str]:
     """Returns (question, answer) about a scene of pictures of `shown`."""
-    one = _choice(rng, scene)
+    one = scene[0] if kind == 'where_sum' else _choice(rng, scene)
     name, picture = one.picture.name, one.picture
     languages = [language for language in picture.names if language != 'en']
     match kind:
@@ -263,6 +266,8 @@ def _ask(kind: str, scene: list[compose.Placed], rng, shown) -> tuple[str, str]:
             )
         case 'where_category':
             return f'where is the {picture.category}', place(one.centre)
+        case 'where_sum':
+            return f'where is {_sum(picture.name, rng)}', place(one.centre)
         case 'what':
             jitter = rng.uniform(-0.25, 0.25, 2) * one.side
             return f'what is at {place(np.asarray(one.centre) + jitter)}', name
@@ -307,6 +312,16 @@ def _cells(scene: list[compose.Placed], word: Callable[[pictures.Picture], str])
             near = int(np.argmin(far))
             cells.append(words[near] if far[near] < 1.15 else NOTHING)
     return cells
+
+
+def _sum(name: str, rng) -> str:
+    """Says 'number 3' as 'the sum of two plus one' or 'five minus two'."""
+    value = int(name.split()[-1])
+    if value > 1 and rng.random() < 0.5:
+        part = int(rng.integers(1, value))
+        return f'the sum of {NUMBER_WORDS[part]} plus {NUMBER_WORDS[value - part]}'
+    less = int(rng.integers(0, len(NUMBER_WORDS) - value))
+    return f'{NUMBER_WORDS[value + less]} minus {NUMBER_WORDS[less]}'
 
 
 def _last_word(picture: pictures.Picture) -> str:
