@@ -21,6 +21,23 @@ from rt2_jax.nearest import nearest
 ARGUMENTS = ('vision', 'pretrain', 'cofinetune', 'finetune', 'scratch', 'quickstart', 'overfit')
 PRETRAINED = 'package:tabletop_pretrained'
 
+# What the base is asked: categories and other languages often enough to be learnt.
+_ASKED = dict(
+    name=0.12,
+    name_language=0.1,
+    category=0.05,
+    where_lone=0.09,
+    where=0.21,
+    where_category=0.1,
+    where_language=0.14,
+    where_sum=0.02,
+    what=0.07,
+    list=0.05,
+    count=0.01,
+    colour=0.03,
+    yes_no=0.01,
+)
+
 
 def get_config(arg: str = 'cofinetune') -> ml_collections.ConfigDict:
     """The locked config of one of `ARGUMENTS`."""
@@ -34,16 +51,22 @@ def get_config(arg: str = 'cofinetune') -> ml_collections.ConfigDict:
         config.data.target_length = 25  # a plan and an action
         # "push X to Y": by relative positions alone, which name comes first took thousands of steps.
         config.model.prompt_positions = 1.5
+    if arg in ('vision', 'pretrain'):
+        # python -m rt2_jax.text.build_vocabulary --wide --size=4096 --output=runs/tokenizer.model
+        config.tokenizer = 'runs/tokenizer.model'
+        config.data.web.web.varied = config.data.web.web.people = True
     if arg == 'vision':
-        config.total_steps = 7_000
+        config.total_steps = 30_000
         config.optimizer.lr = 2e-3
         config.model = dict(
             name='classifier', dtype='float32', width=128, vision=_tiny_pali()['vision']
         )
-        config.data.web.web.kinds = dict(map=1.0)
+        # Words of all languages are pulled to one place: that of what they name.
+        config.data.web.web.kinds = dict(map=0.4, map_any=0.6)
         config.data.prompt_length, config.data.target_length = 16, 37
     elif arg == 'pretrain':
-        config.total_steps = 5_000
+        config.total_steps = 30_000
+        config.data.web.web.kinds = _ASKED
         config.init_from, config.init_parts = 'runs/vision', ('tower', 'projection', 'embedding')
         # What is new learns fast, and would wreck what a trained tower and its words know on the way.
         config.optimizer.lr = 2e-3

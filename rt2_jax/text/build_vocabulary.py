@@ -14,16 +14,22 @@ from absl import app, flags
 import sentencepiece
 
 FLAGS = flags.FLAGS
+_NUMBERS = ('one', 'two', 'three', 'four', 'five')
 
 
-def sentences() -> list[str]:
-    """The corpus: every wording with every name, once."""
+def sentences(wide: bool = False) -> list[str]:
+    """The corpus: every wording with every name, once.
+
+    Args:
+      wide: with persons, sums, and each word of a name in every language as a token of its own.
+    """
     from rt2_jax.data.web import compose, pictures, small_web
     from rt2_jax.text import prompts
 
-    catalogue = pictures.catalogue()
+    catalogue = pictures.catalogue() + (pictures.people() if wide else ())
     names = [name for picture in catalogue for name in picture.names.values()]
     categories = sorted({picture.category for picture in catalogue})
+    things = categories + (_sums() if wide else [])
     questions = [
         'what is in the image',
         'what kind of thing is in the image',
@@ -35,7 +41,7 @@ def sentences() -> list[str]:
     questions += [
         f'what is in the image in {language}' for language in small_web.LANGUAGE_NAMES.values()
     ]
-    for name in itertools.chain(names, categories):
+    for name in itertools.chain(names, things):
         questions += [
             f'where is the {name}',
             f'what colour is under the {name}',
@@ -45,7 +51,7 @@ def sentences() -> list[str]:
         ]
     instructions = [
         pattern.format(name)
-        for name in itertools.chain(names, categories)
+        for name in itertools.chain(names, things)
         for pattern in (
             'pick {0}',
             'pick the {0}',
@@ -62,14 +68,23 @@ def sentences() -> list[str]:
     corpus += names + list(compose.COLOURS) + ['yes', 'no', "I'm hungry.", 'gripper', '1, 2; 3.']
     # Said most often, so that each English name is a token of its own.
     corpus += 20 * ([f'the {picture.name}' for picture in catalogue] + categories)
+    if wide:
+        corpus += 20 * names
+        corpus += 20 * [f'{colour} {number}' for colour in compose.COLOURS for number in _NUMBERS]
     return corpus
 
 
-def build(size: int) -> bytes:
+def _sums() -> list[str]:
+    """Numbers by arithmetic, as RT-2's reasoning tasks say them (arXiv 2307.15818, table 6)."""
+    sums = [f'the sum of {a} plus {b}' for a in _NUMBERS for b in _NUMBERS]
+    return sums + [f'{a} minus {b}' for a in _NUMBERS for b in _NUMBERS]
+
+
+def build(size: int, wide: bool = False) -> bytes:
     """Returns a serialised SentencePiece model with `size` tokens."""
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(sentences()),
+        sentence_iterator=iter(sentences(wide)),
         model_writer=model,
         model_type='bpe',
         vocab_size=size,
@@ -91,10 +106,11 @@ def define_flags() -> None:
     """Defines the flags of the command; importing this file defines none."""
     flags.DEFINE_string('output', None, 'Where to write the model.', required=True)
     flags.DEFINE_integer('size', 3072, 'Number of tokens.')
+    flags.DEFINE_bool('wide', False, 'With persons, sums, and the words of every language.')
 
 
 def main(_) -> None:
-    pathlib.Path(FLAGS.output).write_bytes(build(FLAGS.size))
+    pathlib.Path(FLAGS.output).write_bytes(build(FLAGS.size, FLAGS.wide))
 
 
 if __name__ == '__main__':

@@ -10,7 +10,7 @@ import functools
 import cv2
 import numpy as np
 
-from rt2_jax.data.web import pictures
+from rt2_jax.data.web import pictures, variety
 
 COLOURS = {
     'white': (235, 235, 235),
@@ -32,13 +32,17 @@ _BACKGROUNDS = 192
 
 @dataclasses.dataclass(frozen=True)
 class Placed:
-    """One drawing in a scene: its centre (u, v), side, rotation in radians and card's colour."""
+    """One drawing in a scene: its centre (u, v), side, rotation in radians and card's colour.
+
+    With `style`, the seed of a generator, it is drawn in another hand (variety.redraw).
+    """
 
     picture: pictures.Picture
     centre: tuple[float, float]
     side: float
     rotation: float
     card: str | None = None
+    style: int | None = None
 
 
 @functools.cache
@@ -139,6 +143,8 @@ def draw(canvas: np.ndarray, placed: Placed, flatten: float = 1.0, thickness: fl
     side = placed.side * size * (0.86 if placed.card else 1.0)
     pixels = next((p for p in _MIPMAP_PIXELS if p >= side), _MIPMAP_PIXELS[-1])
     rgba = pictures.raster(placed.picture.code, pixels)
+    if placed.style is not None:
+        rgba = variety.redraw(rgba, np.random.default_rng(placed.style))
     matrix, corners = _affine(centre, side, placed.rotation, flatten, pixels)
     _blend(canvas, rgba, matrix, corners)
 

@@ -39,8 +39,23 @@ _CATALOGUE = {
     'red_question_mark',
     'number': 'keycap_1 keycap_2 keycap_3 keycap_4 keycap_5',
 }
+# Persons by occupation or kind, known from the web alone and in English alone.
+_PEOPLE = (
+    'health_worker student teacher judge farmer cook mechanic scientist artist pilot astronaut '
+    'firefighter police_officer guard construction_worker ninja princess mage vampire merperson genie '
+    'Santa_Claus superhero baby troll old_woman person_biking person_swimming woman_dancing'
+)
 # The package's names where they are not what one says.
 _SPOKEN = {
+    'health_worker': 'doctor',
+    'construction_worker': 'builder',
+    'mage': 'wizard',
+    'merperson': 'mermaid',
+    'Santa_Claus': 'santa',
+    'old_woman': 'grandmother',
+    'person_biking': 'cyclist',
+    'person_swimming': 'swimmer',
+    'woman_dancing': 'dancer',
     'red_apple': 'apple',
     'cheese_wedge': 'cheese',
     'ear_of_corn': 'corn',
@@ -87,12 +102,7 @@ def catalogue() -> tuple[Picture, ...]:
     Raises:
       ImportError: the picture packages are not installed.
     """
-    emoji = _package('emoji')
-    emoji.config.load_language(list(LANGUAGES))
-    by_name = {}
-    for characters, data in emoji.EMOJI_DATA.items():
-        if data['status'] == emoji.STATUS['fully_qualified']:
-            by_name[data['en'].strip(':')] = (characters, data)
+    by_name = _emojis()
     pictures = []
     for category, names in _CATALOGUE.items():
         for entry in names.split():
@@ -110,6 +120,38 @@ def catalogue() -> tuple[Picture, ...]:
     return tuple(pictures)
 
 
+@functools.cache
+def people() -> tuple[Picture, ...]:
+    """Returns the pictures of persons in a fixed order; they are not part of the catalogue.
+
+    Raises:
+      ImportError: the picture packages are not installed.
+    """
+    by_name = _emojis()
+    return tuple(
+        Picture(
+            code=_file_name(by_name[key][0]),
+            name=_spoken(key),
+            names={'en': _spoken(key)},
+            category='person',
+            in_episodes=False,
+        )
+        for key in _PEOPLE.split()
+    )
+
+
+@functools.cache
+def _emojis() -> dict[str, tuple[str, Mapping[str, str]]]:
+    """The emoji package's records (characters, names by language) by English name."""
+    emoji = _package('emoji')
+    emoji.config.load_language(list(LANGUAGES))
+    return {
+        data['en'].strip(':'): (characters, data)
+        for characters, data in emoji.EMOJI_DATA.items()
+        if data['status'] == emoji.STATUS['fully_qualified']
+    }
+
+
 def robot_pictures() -> tuple[Picture, ...]:
     """The pictures that the tabletop's episodes hold."""
     return tuple(picture for picture in catalogue() if picture.in_episodes)
@@ -118,6 +160,11 @@ def robot_pictures() -> tuple[Picture, ...]:
 def web_pictures() -> tuple[Picture, ...]:
     """The pictures that are known from the web alone."""
     return tuple(picture for picture in catalogue() if not picture.in_episodes)
+
+
+def numbers() -> tuple[Picture, ...]:
+    """The pictures of the numbers 1 to 5."""
+    return tuple(picture for picture in catalogue() if picture.category == 'number')
 
 
 def find(name: str) -> Picture:
@@ -170,8 +217,8 @@ def _package(name: str):
 
 def _file_name(characters: str) -> str:
     points = [f'{ord(c):04X}' for c in characters]
-    # OpenMoji drops the variation selector but in keycaps.
-    if '20E3' not in points:
+    # OpenMoji drops the variation selector but in keycaps and joined sequences.
+    if '20E3' not in points and '200D' not in points:
         points = [p for p in points if p != 'FE0F']
     return '-'.join(points)
 

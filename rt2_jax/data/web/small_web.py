@@ -8,7 +8,7 @@ Places are two integers, u to the right and v down, in thousandths of the frame'
 grid of `PLACE_GRID` so that a small vocabulary of integers carries them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 import dataclasses
 import functools
 import re
@@ -16,12 +16,13 @@ import re
 import numpy as np
 
 from rt2_jax.data.example import Example
-from rt2_jax.data.web import compose, pictures
+from rt2_jax.data.web import compose, pictures, variety
 from rt2_jax.nearest import check
 from rt2_jax.text import prompts
 
 PLACE_GRID = 20
 MAP_SIDE = 6  # cells a side of a 'map'
+NUMBER_WORDS = ('zero', 'one', 'two', 'three', 'four', 'five')
 NOTHING = '0'  # what a 'map' says of an empty cell
 LANGUAGE_NAMES = {
     'en': 'english',
@@ -41,6 +42,7 @@ KINDS = {
     'where': 0.34,
     'where_category': 0.03,
     'where_language': 0.03,
+    'where_sum': 0.0,  # a number by arithmetic
     'what': 0.05,
     'list': 0.11,
     'way': 0.0,  # not learnt at a few hundredths; the robot's frames ask it of the gripper
@@ -48,10 +50,13 @@ KINDS = {
     'colour': 0.02,
     'yes_no': 0.02,
     'map': 0.0,  # one word a cell, for training a vision tower alone
+    'map_any': 0.0,  # the same in any language, or by category
 }
 _LONE = ('name', 'name_language', 'category', 'where_lone')  # kinds that show one picture
 # How often it is a lone picture of any size, not of a scene's tiles.
-_ANY_SIZE = {'name': 0.6, 'name_language': 0.6, 'category': 0.6, 'map': 0.3}
+_ANY_SIZE = {'name': 0.6, 'name_language': 0.6, 'category': 0.6, 'map': 0.3, 'map_any': 0.3}
+_MAPS = ('map', 'map_any')
+_MAP_CATEGORY = 0.2  # share of 'map_any' that says categories; the rest are languages alike
 
 
 def place(point) -> str:
@@ -83,6 +88,8 @@ class SmallWeb:
       length: the number of items; indices from 0 to length - 1 are valid.
       kinds: question kind -> relative frequency (`KINDS` is the default).
       rotation: the largest rotation of a picture, in radians.
+      people: whether persons are among the pictures, too.
+      varied: whether surfaces, light, clutter, perspective and ways of drawing vary (variety.py).
     """
 
     seed: int = 0
@@ -90,6 +97,8 @@ class SmallWeb:
     length: int = 1 << 30
     kinds: Mapping[str, float] = dataclasses.field(default_factory=lambda: dict(KINDS))
     rotation: float = 0.3
+    people: bool = False
+    varied: bool = False
     name: str = 'web'
 
     def __post_init__(self):
@@ -102,6 +111,10 @@ class SmallWeb:
 
     def __len__(self) -> int:
         return self.length
+
+    @functools.cached_property
+    def _pictures(self) -> tuple[pictures.Picture, ...]:
+        return pictures.catalogue() + (pictures.people() if self.people else ())
 
     @functools.cached_property
     def _thresholds(self) -> tuple[list[str], np.ndarray]:
@@ -118,7 +131,7 @@ class SmallWeb:
             min(int(np.searchsorted(thresholds, rng.random(), side='right')), len(kinds) - 1)
         ]
         scene, frame = self._scene(rng, kind)
-        question, answer = _ask(kind, scene, rng)
+        question, answer = _ask(kind, scene, rng, self._pictures)
         return Example(
             frames=frame[None],
             prompt=prompts.web(question),
@@ -129,25 +142,48 @@ class SmallWeb:
         )
 
     def _scene(self, rng, kind) -> tuple[list[compose.Placed], np.ndarray]:
-        canvas = np.ascontiguousarray(compose.background(rng, self.size), np.float32)
+        canvas = self._background(rng)
         flatten, thickness = 1.0, 0.0
         if kind in _ANY_SIZE and rng.random() < _ANY_SIZE[kind]:
             scene = [self._lone(rng)]
         else:
             if rng.random() < 0.6:
                 flatten, thickness = rng.uniform(0.75, 1.0), rng.uniform(0.0, 0.06)
-            count = 1 if kind in _LONE else int(rng.integers(1 if kind == 'map' else 2, 5))
+            count = 1 if kind in _LONE else int(rng.integers(1 if kind in _MAPS else 2, 5))
             scene = self._several(
                 rng,
                 count,
                 distinct_categories=kind == 'where_category',
+                number=kind == 'where_sum',
                 cards=kind == 'colour' or rng.random() < 0.7,
             )
+        if self.varied:
+            scene = [self._vary(placed, rng) for placed in scene]
         for placed in sorted(scene, key=lambda p: p.centre[1]):
             compose.draw(canvas, placed, flatten, thickness)
         if rng.random() < 0.2:
             compose.distract(canvas, rng)
+        if self.varied:
+            variety.light(canvas, rng)
         return scene, compose.finish(canvas, rng)
+
+    def _background(self, rng) -> np.ndarray:
+        if self.varied and rng.random() < 0.6:
+            canvas = variety.surface(rng, self.size)
+        else:
+            canvas = compose.background(rng, self.size)
+        canvas = np.ascontiguousarray(canvas, np.float32)
+        if self.varied and rng.random() < 0.3:
+            variety.clutter(canvas, rng)
+        return canvas
+
+    def _vary(self, placed: compose.Placed, rng) -> compose.Placed:
+        return dataclasses.replace(
+            placed,
+            side=placed.side * rng.uniform(0.75, 1.1),
+            rotation=placed.rotation * rng.uniform(1.0, 2.0),
+            style=int(rng.integers(1 << 32)) if rng.random() < 0.35 else None,
+        )
 
     def _lone(self, rng) -> compose.Placed:
         side = rng.uniform(0.3, 0.95)
@@ -155,20 +191,20 @@ class SmallWeb:
         centre = tuple(rng.uniform(0.5 - room, 0.5 + room, 2))
         card = rng.choice(list(compose.COLOURS)) if rng.random() < 0.3 else None
         return compose.Placed(
-            _choice(rng, pictures.catalogue()),
+            _choice(rng, self._pictures),
             centre,
             side,
             rng.uniform(-self.rotation, self.rotation),
             card,
         )
 
-    def _several(self, rng, count, distinct_categories, cards) -> list[compose.Placed]:
-        """Lays pictures of about one size without overlap, by rejection."""
+    def _several(self, rng, count, distinct_categories, cards, number) -> list[compose.Placed]:
+        """Lays pictures of about one size without overlap, by rejection; the first may be a number."""
         side = rng.uniform(0.21, 0.32 if count < 4 else 0.28)
         centres = _apart(rng, count, margin=0.4 * side, distance=1.15 * side)
-        chosen: list[pictures.Picture] = []
+        chosen = [_choice(rng, pictures.numbers())] if number else []
         while len(chosen) < count:
-            picture = _choice(rng, pictures.catalogue())
+            picture = _choice(rng, self._pictures)
             taken = (
                 {p.category for p in chosen} if distinct_categories else {p.code for p in chosen}
             )
@@ -209,9 +245,9 @@ def _choice(rng, items):
     return items[int(rng.integers(len(items)))]
 
 
-def _ask(kind: str, scene: list[compose.Placed], rng) -> tuple[str, str]:
-    """Returns (question, answer) about a scene."""
-    one = _choice(rng, scene)
+def _ask(kind: str, scene: list[compose.Placed], rng, shown) -> tuple[str, str]:
+    """Returns (question, answer) about a scene of pictures of `shown`."""
+    one = scene[0] if kind == 'where_sum' else _choice(rng, scene)
     name, picture = one.picture.name, one.picture
     languages = [language for language in picture.names if language != 'en']
     match kind:
@@ -230,6 +266,8 @@ def _ask(kind: str, scene: list[compose.Placed], rng) -> tuple[str, str]:
             )
         case 'where_category':
             return f'where is the {picture.category}', place(one.centre)
+        case 'where_sum':
+            return f'where is {_sum(picture.name, rng)}', place(one.centre)
         case 'what':
             jitter = rng.uniform(-0.25, 0.25, 2) * one.side
             return f'what is at {place(np.asarray(one.centre) + jitter)}', name
@@ -242,7 +280,14 @@ def _ask(kind: str, scene: list[compose.Placed], rng) -> tuple[str, str]:
                 one.centre, other.centre
             )
         case 'map':
-            return 'what is in each cell', ' '.join(_cells(scene))
+            return 'what is in each cell', ' '.join(_cells(scene, _last_word))
+        case 'map_any':
+            if rng.random() < _MAP_CATEGORY:
+                return 'what is in each cell', ' '.join(_cells(scene, lambda p: p.category))
+            language = _choice(rng, pictures.LANGUAGES)
+            return 'what is in each cell', ' '.join(
+                _cells(scene, lambda picture: _any_word(picture, language, rng))
+            )
         case 'count':
             return 'how many things are in the image', str(len(scene))
         case 'colour':
@@ -251,21 +296,43 @@ def _ask(kind: str, scene: list[compose.Placed], rng) -> tuple[str, str]:
             if rng.random() < 0.5:
                 return f'is there a {name}', 'yes'
             here = {p.picture.code for p in scene}
-            absent = [p for p in pictures.catalogue() if p.code not in here]
+            absent = [p for p in shown if p.code not in here]
             return f'is there a {_choice(rng, absent).name}', 'no'
 
 
-def _cells(scene: list[compose.Placed]) -> list[str]:
-    """One word a cell of the frame, by row: the last of the name of what covers its centre."""
+def _cells(scene: list[compose.Placed], word: Callable[[pictures.Picture], str]) -> list[str]:
+    """One word a cell of the frame, by row: that of what covers its centre."""
     centres = (np.arange(MAP_SIDE) + 0.5) / MAP_SIDE
-    words = []
+    words = [word(placed.picture) for placed in scene]
+    cells = []
     for v in centres:
         for u in centres:
             # Distances in half sides; a little beyond the edge counts, as most of the cell is covered.
             far = [2 * max(abs(u - p.centre[0]), abs(v - p.centre[1])) / p.side for p in scene]
             near = int(np.argmin(far))
-            words.append(scene[near].picture.name.split()[-1] if far[near] < 1.15 else NOTHING)
-    return words
+            cells.append(words[near] if far[near] < 1.15 else NOTHING)
+    return cells
+
+
+def _sum(name: str, rng) -> str:
+    """Says 'number 3' as 'the sum of two plus one' or 'five minus two'."""
+    value = int(name.split()[-1])
+    if value > 1 and rng.random() < 0.5:
+        part = int(rng.integers(1, value))
+        return f'the sum of {NUMBER_WORDS[part]} plus {NUMBER_WORDS[value - part]}'
+    less = int(rng.integers(0, len(NUMBER_WORDS) - value))
+    return f'{NUMBER_WORDS[value + less]} minus {NUMBER_WORDS[less]}'
+
+
+def _last_word(picture: pictures.Picture) -> str:
+    return picture.name.split()[-1]
+
+
+def _any_word(picture: pictures.Picture, language: str, rng) -> str:
+    """A word of the picture's name in a language that is one token, as long ones may not be."""
+    words = picture.names.get(language, picture.name).split()
+    words = [word for word in words if 3 < len(word) < 17 and word.isalpha()]
+    return _choice(rng, words or [_last_word(picture)])
 
 
 def score(example: Example, answer: str, tolerance: float = 0.1) -> bool:

@@ -96,3 +96,40 @@ def test_the_catalogue_teaches_more_than_the_episodes_hold():
     assert len({pictures.raster(p.code, 24).tobytes() for p in pictures.catalogue()}) == len(names)
     with pytest.raises(KeyError, match="did you mean 'banana'"):
         pictures.find('bananna')
+
+
+def test_sums_name_the_number_that_is_shown():
+    words = {word: value for value, word in enumerate(small_web.NUMBER_WORDS)}
+    small = small_web.SmallWeb(seed=4, kinds={'where_sum': 1.0}, varied=True)
+    lone = small_web.SmallWeb(seed=4, kinds={'where_sum': 1.0})
+    for index in range(30):
+        question = small[index].prompt
+        first, sign, second = question.removesuffix('? A:').split()[-3:]
+        value = words[first] + (1 if sign == 'plus' else -1) * words[second]
+        assert 1 <= value <= 5, question
+        # Another look changes neither the question nor the place.
+        assert len(small[index].answer.split()) == len(lone[index].answer.split()) == 2
+
+
+def test_the_varied_web_shows_persons_and_is_the_same_again():
+    small, again = (small_web.SmallWeb(seed=6, people=True, varied=True) for _ in range(2))
+    for index in range(20):
+        np.testing.assert_array_equal(small[index].frames, again[index].frames)
+    named = small_web.SmallWeb(seed=6, people=True, kinds={'name': 1.0})
+    persons = {person.name for person in pictures.people()}
+    assert len(persons) == len(pictures.people()) >= 20
+    assert persons & {named[index].answer for index in range(60)}
+    assert not persons & {picture.name for picture in pictures.catalogue()}
+
+
+def test_a_map_in_any_language_has_one_word_a_cell():
+    small = small_web.SmallWeb(seed=1, people=True, kinds={'map_any': 1.0})
+    words = {
+        word
+        for picture in (*pictures.catalogue(), *pictures.people())
+        for name in (*picture.names.values(), picture.category)
+        for word in name.split()
+    }
+    for index in range(40):
+        cells = small[index].answer.split()
+        assert len(cells) == 36 and set(cells) <= words | {'0'}
