@@ -1,106 +1,138 @@
-"""obstore behind etils: the fsspec file systems that `epath.Path('gs://...')` and 's3://' use.
+"""The client of buckets, obstore (the Rust object_store of Apache Arrow), with its errors in one line.
 
-They differ from obstore's own in three things: the store is that of `rt2_jax.paths`, a folder in which
-nothing lies is empty instead of missing, and errors are PathErrors.
+Addresses and credentials come from the environment: GOOGLE_APPLICATION_CREDENTIALS, GOOGLE_BASE_URL,
+AWS_ACCESS_KEY_ID, AWS_REGION, AWS_ENDPOINT_URL and so on.
 """
 
 from __future__ import annotations
 
-import asyncio
-from typing import Any
+from collections.abc import Callable
+import dataclasses
+import datetime
+import functools
+import os
+import re
+from typing import Any, TypeVar
 
-from obstore.fsspec import BufferedFile, FsspecStore
+from etils import epath
 
-from rt2_jax import paths
+from rt2_jax.errors import MissingPackage, UserError
 
+HINTS = {
+    'gs': 'check the credentials (GOOGLE_APPLICATION_CREDENTIALS) and their role in the bucket',
+    's3': 'check the credentials (AWS_ACCESS_KEY_ID), AWS_REGION and the policy of the bucket',
+}
+CONNECTIONS = 64  # kept open to a host
+PART_BYTES = 32 << 20  # larger objects are uploaded in parts of this size
 
-class _Buckets(FsspecStore):
-    scheme = ''
-
-    def __init__(self, *args: Any, finalize_on_close: bool = True, **kwargs: Any):
-        del finalize_on_close  # of gcsfs; etils passes it on
-        super().__init__(*args, **kwargs)
-
-    def _construct_store(self, bucket: str) -> Any:
-        return paths._store(f'{self.scheme}://{bucket}', paths.LIMITS)
-
-    def _split_path(self, path: str) -> tuple[str, str]:
-        bucket, _, key = path.removeprefix(f'{self.scheme}://').partition('/')
-        return bucket, key
-
-    def _url(self, path: str) -> str:
-        return f'{self.scheme}://' + path.removeprefix(f'{self.scheme}://')
-
-    async def _ls(self, path: str, detail: bool = True, **kwargs: Any) -> list[Any]:
-        try:
-            return await super()._ls(path, detail=detail, **kwargs)
-        except FileNotFoundError:
-            return []
-        except Exception as error:
-            raise paths.explain(self._url(path), 'list', error) from error
-
-    async def _rm(self, path: Any, recursive: bool = False, **kwargs: Any) -> None:
-        if not recursive:
-            return await super()._rm(path, **kwargs)
-        folder = self._url(path)
-        below = await asyncio.to_thread(paths.files, folder)
-        names = [f'{folder}/{name}' for name in below] or [folder]
-        await asyncio.gather(*map(self._rm_file, names))
-
-    def _open(self, path: str, mode: str = 'rb', **kwargs: Any) -> _File:
-        try:
-            return _File(self, path, mode)
-        except Exception as error:
-            raise paths.explain(self._url(path), 'open', error) from error
+Result = TypeVar('Result')
 
 
-class _File(BufferedFile):
-    def _explained(self, what: str, action: Any, *args: Any) -> Any:
-        try:
-            return action(*args)
-        except Exception as error:
-            raise paths.explain(self.fs._url(self.path), what, error) from error
-
-    def read(self, length: int = -1) -> bytes:
-        return self._explained('read', super().read, length)
-
-    def write(self, data: bytes) -> int:
-        return self._explained('write', super().write, data)
-
-    def flush(self, force: bool = False) -> None:
-        self._explained('write', super().flush, force)
-
-    def close(self) -> None:
-        self._explained('write', super().close)
+class PathError(UserError, OSError):
+    """A path cannot be read or written."""
 
 
-def _explained(name: str, what: str) -> Any:
-    async def method(self: _Buckets, path: str, *args: Any, **kwargs: Any) -> Any:
-        try:
-            return await getattr(FsspecStore, name)(self, path, *args, **kwargs)
-        except Exception as error:
-            raise paths.explain(self._url(path), what, error) from error
-
-    return method
+class NoSuchPath(PathError, FileNotFoundError):
+    """There is no such file, object or bucket."""
 
 
-for _name, _what in {
-    '_info': 'read',
-    '_cat_file': 'read',
-    '_pipe_file': 'write',
-    '_rm_file': 'delete',
-    '_cp_file': 'copy',
-}.items():
-    setattr(_Buckets, _name, _explained(_name, _what))
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """When a request to a bucket is given up.
+
+    Attributes:
+        tries: how often a request is made.
+        seconds: no new try after so long.
+        request_seconds: the longest that one try may take.
+        stall_seconds: the longest that it may go without a byte.
+        first_pause, longest_pause: between tries, seconds, random from the first to twice the last one.
+    """
+
+    tries: int = 10_000
+    seconds: float = 300.0
+    request_seconds: float = 120.0
+    stall_seconds: float = 30.0
+    first_pause: float = 0.5
+    longest_pause: float = 15.0
 
 
-class GoogleBuckets(_Buckets):
-    """gs://"""
-
-    protocol = scheme = 'gs'
+LIMITS = Limits()
+PROBE_LIMITS = Limits(seconds=30.0)
 
 
-class AmazonBuckets(_Buckets):
-    """s3://"""
+def ask(path: epath.PathLike, what: str, request: Callable[[], Result]) -> Result:
+    """The result of a request to a bucket; its errors as a PathError of one line."""
+    try:
+        return request()
+    except Exception as error:
+        raise explain(path, what, error) from error
 
-    protocol = scheme = 's3'
+
+def explain(path: epath.PathLike, what: str, error: BaseException) -> BaseException:
+    """The error of a request to a bucket in one line; one that isn't of a request, as it is."""
+    if isinstance(error, UserError):
+        return error
+    if isinstance(error, FileNotFoundError):
+        if what.startswith(('write', 'list')):  # objects needn't be there for these
+            bucket = '/'.join(os.fspath(path).split('/')[:3])
+            return NoSuchPath(f'{path}: there is no bucket {bucket}')
+        return NoSuchPath(f'{path}: there is no such object')
+    text = ' '.join(str(error).partition('Debug source')[0].split())
+    if not (type(error).__module__.startswith('obstore') or 'Error performing' in text):
+        return error
+    cause = text.rpartition(' - ')[2].replace(
+        'Server returned non-2xx status code', 'the server answered'
+    )
+    retries = re.search(r'after (\d+) retries', text)
+    given_up = f' (given up after {retries[1]} retries)' if retries else ''
+    denied = '403 Forbidden' in cause or '401 Unauthorized' in cause
+    hint = f'; {HINTS[os.fspath(path)[:2]]}' if denied else ''
+    return PathError(f'cannot {what} {path}: {cause[:300].rstrip(" :")}{given_up}{hint}')
+
+
+@functools.cache
+def client(root: str, limits: Limits = LIMITS) -> Any:
+    """The obstore client of a bucket or web server, such as 'gs://BUCKET'.
+
+    Raises:
+        MissingPackage: the extra `remote` isn't installed.
+    """
+
+    def seconds(number: float) -> datetime.timedelta:
+        return datetime.timedelta(seconds=number)
+
+    return import_obstore(root).store.from_url(
+        root,
+        client_options={
+            # A bucket's own address is https; another is the user's choice.
+            'allow_http': True,
+            'timeout': seconds(limits.request_seconds),
+            'read_timeout': seconds(limits.stall_seconds),
+            'pool_max_idle_per_host': str(CONNECTIONS),
+        },
+        retry_config={
+            'max_retries': limits.tries - 1,
+            'retry_timeout': seconds(limits.seconds),
+            'backoff': {
+                'init_backoff': seconds(limits.first_pause),
+                'max_backoff': seconds(limits.longest_pause),
+                'base': 2,
+            },
+        },
+    )
+
+
+def import_obstore(need: str) -> Any:
+    """The module obstore; raises MissingPackage, which says what needs it."""
+    try:
+        import obstore.store  # pylint: disable=g-import-not-at-top
+    except ImportError as error:
+        raise MissingPackage(need, 'obstore', 'remote') from error
+    return obstore
+
+
+def place(path: epath.PathLike, limits: Limits = LIMITS) -> tuple[Any, str]:
+    """The client of a remote path's bucket, and the object's name in it."""
+    scheme, _, rest = os.fspath(path).partition('://')
+    name, _, key = rest.partition('/')
+    return client(f'{scheme}://{name}', limits), key.rstrip('/')

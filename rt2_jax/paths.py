@@ -2,7 +2,7 @@
 
 `of` makes an `epath.Path` of what the user wrote. Objects are read, written and listed by obstore, which
 is also the client of the data (rt2_jax/data/remote.py), with the same credentials and retries; etils,
-and with it Orbax and JAX's compilation cache, reaches it through fsspec (rt2_jax/buckets.py).
+and with it Orbax and JAX's compilation cache, reaches it through fsspec (rt2_jax/bucket_filesystem.py).
 
 A bucket has no folders and no appending: an object is written whole. `writing` and `Mirror` serve what
 needs real files.
@@ -12,75 +12,35 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 import contextlib
-import dataclasses
-import datetime
-import functools
 import os
 import pathlib
-import re
 import shutil
 import tempfile
 import time
-from typing import Any, TypeVar
+from typing import TypeVar
 import uuid
 
 from etils import epath
 import fsspec
 
-from rt2_jax.errors import MissingPackage, UserError
+from rt2_jax import buckets
+from rt2_jax.buckets import NoSuchPath, PathError
+from rt2_jax.errors import UserError
 
 # Else etils takes TensorFlow for gs:// wherever it is installed: another client, other credentials.
 os.environ.setdefault('EPATH_USE_TF', 'false')
 for _protocol, _class in {'gs': 'Google', 'gcs': 'Google', 's3': 'Amazon'}.items():
     fsspec.register_implementation(
         _protocol,
-        f'rt2_jax.buckets.{_class}Buckets',
+        f'rt2_jax.bucket_filesystem.{_class}Buckets',
         clobber=True,
         errtxt=f"{_protocol}:// needs obstore: pip install 'rt2_jax[remote]'",
     )
 
 SCHEMES = ('gs', 's3')
-HINTS = {
-    'gs': 'check the credentials (GOOGLE_APPLICATION_CREDENTIALS) and their role in the bucket',
-    's3': 'check the credentials (AWS_ACCESS_KEY_ID), AWS_REGION and the policy of the bucket',
-}
-_PROBE = b'rt2_jax wrote this to see whether it may write, and deletes it.'
-PART_BYTES = 32 << 20  # larger objects are uploaded in parts of this size
-_THREADS = 16  # objects of a folder copied at once
-
 Result = TypeVar('Result')
-
-
-class PathError(UserError, OSError):
-    """A path cannot be read or written."""
-
-
-class NoSuchPath(PathError, FileNotFoundError):
-    """There is no such file, object or bucket."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Limits:
-    """When a request to a bucket is given up.
-
-    Attributes:
-        tries: how often a request is made.
-        seconds: no new try after so long.
-        request_seconds: the longest that one try may take.
-        stall_seconds: the longest that it may go without a byte.
-        first_pause, longest_pause: between tries, seconds, random from the first to twice the last one.
-    """
-
-    tries: int = 10_000
-    seconds: float = 300.0
-    request_seconds: float = 120.0
-    stall_seconds: float = 30.0
-    first_pause: float = 0.5
-    longest_pause: float = 15.0
-
-
-LIMITS = Limits()
-PROBE_LIMITS = Limits(seconds=30.0)
+_PROBE = b'rt2_jax wrote this to see whether it may write, and deletes it.'
+_THREADS = 16  # objects of a folder copied at once
 
 
 def of(text: epath.PathLike) -> epath.Path:
@@ -97,7 +57,7 @@ def of(text: epath.PathLike) -> epath.Path:
             raise PathError(f'{name}: {scheme}: is not supported; use a folder, gs:// or s3://')
         if not rest.startswith('/') or not rest.strip('/'):
             raise PathError(f'{name} names no bucket: write {scheme}://BUCKET/FOLDER')
-        _obstore(f'{scheme}://')
+        buckets.import_obstore(f'{scheme}://')
         return epath.Path(name)
     return epath.Path(os.path.abspath(os.path.expanduser(name)))
 
@@ -121,8 +81,8 @@ def read(path: epath.PathLike) -> bytes:
         PathError: it cannot be read.
     """
     if is_remote(path):
-        store, key = _place(path)
-        return ask(path, 'read', lambda: bytes(store.get(key).bytes()))
+        store, key = buckets.place(path)
+        return buckets.ask(path, 'read', lambda: bytes(store.get(key).bytes()))
     return _local(path, 'read', lambda: pathlib.Path(path).read_bytes())
 
 
@@ -133,8 +93,8 @@ def write(path: epath.PathLike, content: bytes) -> None:
         PathError: it cannot be written.
     """
     if is_remote(path):
-        store, key = _place(path)
-        ask(path, 'write', lambda: store.put(key, content, chunk_size=PART_BYTES))
+        store, key = buckets.place(path)
+        buckets.ask(path, 'write', lambda: store.put(key, content, chunk_size=buckets.PART_BYTES))
         return
     with writing(path) as local:
         local.write_bytes(content)
@@ -176,8 +136,8 @@ def delete(path: epath.PathLike) -> None:
         PathError: it cannot be deleted.
     """
     if is_remote(path):
-        store, key = _place(path)
-        ask(path, 'delete', lambda: store.delete(key))
+        store, key = buckets.place(path)
+        buckets.ask(path, 'delete', lambda: store.delete(key))
     else:
         _local(path, 'delete', pathlib.Path(path).unlink)
 
@@ -191,8 +151,8 @@ def files(folder: epath.PathLike) -> dict[str, int]:
         PathError: it cannot be listed.
     """
     if is_remote(folder):
-        store, key = _place(folder)
-        found = ask(folder, 'list', lambda: [o for page in store.list(key) for o in page])
+        store, key = buckets.place(folder)
+        found = buckets.ask(folder, 'list', lambda: [o for page in store.list(key) for o in page])
         cut = len(key) + 1 if key else 0
         return dict(sorted((entry['path'][cut:], entry['size']) for entry in found))
     root = pathlib.Path(folder)
@@ -211,8 +171,8 @@ def upload(local: epath.PathLike, path: epath.PathLike) -> None:
     if local.is_dir():
         _each(lambda name: upload(local / name, epath.Path(path) / name), files(local))
     elif is_remote(path):
-        store, key = _place(path)
-        ask(path, 'write', lambda: store.put(key, local, chunk_size=PART_BYTES))
+        store, key = buckets.place(path)
+        buckets.ask(path, 'write', lambda: store.put(key, local, chunk_size=buckets.PART_BYTES))
     else:
         epath.Path(path).parent.mkdir(parents=True, exist_ok=True)
         with writing(path) as whole:
@@ -231,14 +191,14 @@ def download(path: epath.PathLike, local: epath.PathLike) -> None:
         _each(lambda name: download(epath.Path(path) / name, local / name), below)
         return
     local.parent.mkdir(parents=True, exist_ok=True)
-    store, key = _place(path)
+    store, key = buckets.place(path)
 
     def copy() -> None:
         with local.open('wb') as file:
             for piece in store.get(key).stream():
                 file.write(piece)
 
-    ask(path, 'read', copy)
+    buckets.ask(path, 'read', copy)
 
 
 @contextlib.contextmanager
@@ -325,93 +285,12 @@ def probe(folder: epath.PathLike) -> None:
         content = read(path)
         delete(path)
     else:
-        store, key = _place(path, PROBE_LIMITS)
-        ask(folder, 'write to', lambda: store.put(key, _PROBE))
-        content = ask(folder, 'read from', lambda: bytes(store.get(key).bytes()))
-        ask(folder, 'delete in', lambda: store.delete(key))
+        store, key = buckets.place(path, buckets.PROBE_LIMITS)
+        buckets.ask(folder, 'write to', lambda: store.put(key, _PROBE))
+        content = buckets.ask(folder, 'read from', lambda: bytes(store.get(key).bytes()))
+        buckets.ask(folder, 'delete in', lambda: store.delete(key))
     if content != _PROBE:
         raise PathError(f'{folder}: a file that was written there came back changed')
-
-
-def ask(path: epath.PathLike, what: str, request: Callable[[], Result]) -> Result:
-    """The result of a request to a bucket; its errors as a PathError of one line."""
-    try:
-        return request()
-    except Exception as error:
-        raise explain(path, what, error) from error
-
-
-def explain(path: epath.PathLike, what: str, error: BaseException) -> BaseException:
-    """The error of a request to a bucket in one line; one that isn't of a request, as it is."""
-    if isinstance(error, UserError):
-        return error
-    if isinstance(error, FileNotFoundError):
-        if what.startswith(('write', 'list')):  # objects needn't be there for these
-            bucket = '/'.join(os.fspath(path).split('/')[:3])
-            return NoSuchPath(f'{path}: there is no bucket {bucket}')
-        return NoSuchPath(f'{path}: there is no such object')
-    text = ' '.join(str(error).partition('Debug source')[0].split())
-    if not (type(error).__module__.startswith('obstore') or 'Error performing' in text):
-        return error
-    cause = text.rpartition(' - ')[2].replace(
-        'Server returned non-2xx status code', 'the server answered'
-    )
-    retries = re.search(r'after (\d+) retries', text)
-    given_up = f' (given up after {retries[1]} retries)' if retries else ''
-    denied = '403 Forbidden' in cause or '401 Unauthorized' in cause
-    hint = f'; {HINTS[os.fspath(path)[:2]]}' if denied else ''
-    return PathError(f'cannot {what} {path}: {cause[:300].rstrip(" :")}{given_up}{hint}')
-
-
-def open_store(root: str, limits: Limits) -> Any:
-    """The obstore client of a bucket or web server, such as 'gs://BUCKET'.
-
-    Raises:
-        MissingPackage: the extra `remote` isn't installed.
-    """
-
-    def seconds(number: float) -> datetime.timedelta:
-        return datetime.timedelta(seconds=number)
-
-    return _obstore(root).store.from_url(
-        root,
-        client_options={
-            # A bucket's own address is https; another is the user's choice.
-            'allow_http': True,
-            'timeout': seconds(limits.request_seconds),
-            'read_timeout': seconds(limits.stall_seconds),
-            'pool_max_idle_per_host': '64',
-        },
-        retry_config={
-            'max_retries': limits.tries - 1,
-            'retry_timeout': seconds(limits.seconds),
-            'backoff': {
-                'init_backoff': seconds(limits.first_pause),
-                'max_backoff': seconds(limits.longest_pause),
-                'base': 2,
-            },
-        },
-    )
-
-
-def _obstore(need: str) -> Any:
-    try:
-        import obstore.store  # pylint: disable=g-import-not-at-top
-    except ImportError as error:
-        raise MissingPackage(need, 'obstore', 'remote') from error
-    return obstore
-
-
-@functools.cache
-def _store(root: str, limits: Limits) -> Any:
-    return open_store(root, limits)
-
-
-def _place(path: epath.PathLike, limits: Limits | None = None) -> tuple[Any, str]:
-    """The bucket of a remote path, and the object's name in it."""
-    scheme, _, rest = os.fspath(path).partition('://')
-    bucket, _, key = rest.partition('/')
-    return _store(f'{scheme}://{bucket}', limits or LIMITS), key.rstrip('/')
 
 
 @contextlib.contextmanager

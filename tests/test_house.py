@@ -21,8 +21,9 @@ MODULES = sorted(path for path in PACKAGE.rglob('*.py'))
 # Imports run downward only: a room may import from the rows above its own.
 ROWS = (
     ('nearest', 'errors'),
+    ('buckets',),
     ('paths',),
-    ('buckets', 'configuration', 'text', 'parallel'),
+    ('bucket_filesystem', 'configuration', 'text', 'parallel'),
     ('data', 'models'),
     ('pretrained',),
     ('training', 'decoding', 'envs', 'robot'),

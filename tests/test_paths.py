@@ -6,7 +6,7 @@ import pathlib
 from etils import epath
 import pytest
 
-from rt2_jax import paths
+from rt2_jax import buckets, paths
 
 
 @pytest.fixture(params=['folder', 'bucket'])
@@ -71,10 +71,10 @@ def test_copies_for_what_needs_real_files(root, tmp_path):
 
 
 def test_large_objects_go_in_parts(bucket):
-    content = os.urandom(paths.PART_BYTES * 2 + 1)
+    content = os.urandom(buckets.PART_BYTES * 2 + 1)
     paths.write(f'{bucket.url}/large', content)
     assert paths.read(f'{bucket.url}/large') == content
-    assert max(request.sent for request in bucket.requests) == paths.PART_BYTES
+    assert max(request.sent for request in bucket.requests) == buckets.PART_BYTES
 
 
 def test_mirror_of_a_file_that_grows(root):
