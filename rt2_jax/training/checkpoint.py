@@ -429,8 +429,12 @@ def _cause(error: Exception) -> str | None:
     if isinstance(error, OSError):
         where = f' ({error.filename})' if error.filename else ''
         return f'{error.strerror or text}{where}'
-    # TensorStore's errors begin with the name of a status: 'PERMISSION_DENIED: ...'.
-    return text.partition(' [source')[0][:400] if re.match(r'[A-Z_]+: ', text) else None
+    if not re.match(
+        r'[A-Z_]+: ', text
+    ):  # TensorStore's begin with a status: 'PERMISSION_DENIED: ...'
+        return None
+    system = re.search(r'([^:"]+) \[os_error_code', text)  # 'No space left on device'
+    return system[1].strip() if system else text.partition(' [')[0][:400]
 
 
 def _rest(state: state_lib.TrainState, accumulated: Any) -> dict[str, Any]:
