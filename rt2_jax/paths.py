@@ -127,7 +127,8 @@ def writing(path: epath.PathLike) -> Iterator[pathlib.Path]:
         if remote:
             shutil.rmtree(folder, ignore_errors=True)
         else:
-            local.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # it never came to be, or nothing can be deleted
+                local.unlink()
 
 
 def delete(path: epath.PathLike) -> None:

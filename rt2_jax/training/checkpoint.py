@@ -18,6 +18,7 @@ import json
 import platform
 import re
 from typing import Any
+import warnings
 
 import absl.logging
 from etils import epath
@@ -27,7 +28,7 @@ import ml_collections
 import orbax.checkpoint as ocp
 from orbax.checkpoint._src.path import gcs_utils
 
-from rt2_jax import configuration, paths
+from rt2_jax import buckets, configuration, paths
 from rt2_jax.data import embodiments
 from rt2_jax.errors import UserError
 from rt2_jax.nearest import beside
@@ -298,6 +299,8 @@ class Checkpoints:
             yield
         except Exception as error:
             self._failed = True
+            # Orbax leaves coroutines behind that nobody waits for any more.
+            warnings.filterwarnings('ignore', message='coroutine .* was never awaited')
             cause = _cause(error)
             if cause is None:
                 raise
@@ -434,7 +437,9 @@ def _cause(error: Exception) -> str | None:
     ):  # TensorStore's begin with a status: 'PERMISSION_DENIED: ...'
         return None
     system = re.search(r'([^:"]+) \[os_error_code', text)  # 'No space left on device'
-    return system[1].strip() if system else text.partition(' [')[0][:400]
+    denied = text.startswith(('PERMISSION_DENIED', 'UNAUTHENTICATED'))
+    hint = f'; {buckets.HINTS["gs"]}' if denied else ''
+    return system[1].strip() if system else text.partition(' [')[0][:400] + hint
 
 
 def _rest(state: state_lib.TrainState, accumulated: Any) -> dict[str, Any]:
