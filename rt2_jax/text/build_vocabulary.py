@@ -8,10 +8,11 @@ questions and the robot's instructions. Bytes are a fallback, so any other text 
 
 import io
 import itertools
-import pathlib
 
 from absl import app, flags
 import sentencepiece
+
+from rt2_jax import paths
 
 FLAGS = flags.FLAGS
 _NUMBERS = ('one', 'two', 'three', 'four', 'five')
@@ -110,7 +111,7 @@ def define_flags() -> None:
 
 
 def main(_) -> None:
-    pathlib.Path(FLAGS.output).write_bytes(build(FLAGS.size, FLAGS.wide))
+    paths.write(paths.of(FLAGS.output), build(FLAGS.size, FLAGS.wide))
 
 
 if __name__ == '__main__':
