@@ -1,8 +1,8 @@
 """How every binary starts, and how it reports an error that the user can mend: one line, exit code 1.
 
-    if __name__ == '__main__':
-        define_flags()
-        command.run('serve', main)
+if __name__ == '__main__':
+    define_flags()
+    command.run('serve', main)
 """
 
 from __future__ import annotations

@@ -2,14 +2,15 @@
 
 from collections.abc import Iterator, Sequence
 import json
-import sys
 from typing import Any
 
-from absl import app, flags
+from absl import flags
 from etils import epath
 import ml_collections
 from ml_collections import config_flags
 
+from rt2_jax import command
+from rt2_jax.errors import UserError
 from rt2_jax.nearest import nearest
 
 # What may differ when a run is resumed: nothing here changes what a step computes, but for
@@ -29,6 +30,10 @@ MAY_CHANGE = (
     'data.on_corrupt',
     'validation',
 )
+
+
+class ConfigError(UserError, ValueError):
+    """A config doesn't exist, or has no such field or value."""
 
 
 def defaults() -> ml_collections.ConfigDict:
@@ -161,12 +166,15 @@ def leaves(config: Any, prefix: str = '') -> dict[str, Any]:
 
 
 def parse_flags(argv: Sequence[str]) -> list[str]:
-    """A flags parser for `absl.app.run`: what is mistyped after --config ends with one line."""
+    """A flags parser for `command.run`.
+
+    Raises:
+        ConfigError: the file of --config, or a field after it, doesn't exist.
+    """
     error = _config_error(argv)
     if error:
-        print(f'FATAL: {error}', file=sys.stderr)
-        sys.exit(1)
-    return app.parse_flags_with_usage(list(argv))
+        raise ConfigError(error)
+    return command.parse_flags(argv)
 
 
 def _config_error(argv: Sequence[str]) -> str:
@@ -180,7 +188,7 @@ def _config_error(argv: Sequence[str]) -> str:
         return f'--config: there is no file {file}{nearest(str(file), present)}'
     try:
         config = flags.FLAGS['config'].parser.parse(given)
-    except (ValueError, TypeError) as error:
+    except Exception as error:  # whatever the file itself raises
         # The flag's parser puts a traceback before the message; its last line says what is wrong.
         return f'--config={given}: {str(error).strip().splitlines()[-1].strip()}'
     valid = leaves(config)

@@ -13,12 +13,12 @@ others can load it. Tensors are read and written one at a time.
 import json
 import math
 import os
-import sys
 import time
 
 from absl import app, flags, logging
 from etils import epath
 
+from rt2_jax import command
 from rt2_jax.nearest import check
 from rt2_jax.pretrained import formats, rules, tensors
 from rt2_jax.text import integers, tokenizer
@@ -120,15 +120,12 @@ def main(argv: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)
     output, begin = epath.Path(FLAGS.output), time.perf_counter()
     ours = loading.is_ours(FLAGS.source)
-    try:
-        if ours:
-            count, left = export(FLAGS.source, FLAGS.format, output)
-            if left:
-                print(f'{FLAGS.format} has no place for {", ".join(left)}: not written')
-        else:
-            count = import_(FLAGS.source, FLAGS.format, output, FLAGS.image_size)
-    except (ValueError, ImportError) as error:
-        sys.exit(f'convert: {error}')
+    if ours:
+        count, left = export(FLAGS.source, FLAGS.format, output)
+        if left:
+            print(f'{FLAGS.format} has no place for {", ".join(left)}: not written')
+    else:
+        count = import_(FLAGS.source, FLAGS.format, output, FLAGS.image_size)
     size = sum(path.stat().length for path in output.iterdir())
     seconds = time.perf_counter() - begin
     print(
@@ -140,4 +137,4 @@ def main(argv: list[str]) -> None:
 if __name__ == '__main__':
     define_flags()
     os.environ.setdefault('JAX_PLATFORMS', 'cpu')  # Shapes alone are asked of JAX.
-    app.run(main)
+    command.run('convert', main)

@@ -32,6 +32,7 @@ from etils import epath
 import jax
 from jax.sharding import Mesh
 
+from rt2_jax import command
 from rt2_jax.data.embodiment import Embodiment
 from rt2_jax.data.embodiments import TABLETOP
 from rt2_jax.data.web import small_web
@@ -350,4 +351,4 @@ def make_manifest(policy: Policy | None) -> dict[str, Any]:
 
 if __name__ == '__main__':
     define_flags()
-    app.run(main)
+    command.run('evaluate', main)

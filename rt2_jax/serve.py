@@ -20,6 +20,7 @@ from etils import epath
 import jax
 from jax.sharding import Mesh
 
+from rt2_jax import command
 from rt2_jax.parallel import mesh as mesh_lib
 from rt2_jax.policy import Policy
 
@@ -140,4 +141,4 @@ def main(argv: list[str]) -> None:
 
 if __name__ == '__main__':
     define_flags()
-    app.run(main)
+    command.run('serve', main)

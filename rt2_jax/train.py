@@ -20,7 +20,7 @@ from jax.experimental import multihost_utils
 import jax.numpy as jnp
 import numpy as np
 
-from rt2_jax import configuration
+from rt2_jax import command, configuration
 from rt2_jax.data import errors, holdouts, pipeline, tfrecord
 from rt2_jax.parallel import distributed, mesh as mesh_lib, topology
 from rt2_jax.text.actions import ActionSpace
@@ -352,4 +352,4 @@ def main(argv: list[str]) -> None:
 
 if __name__ == '__main__':
     define_flags()
-    app.run(main, flags_parser=configuration.parse_flags)
+    command.run('train', main, flags_parser=configuration.parse_flags)

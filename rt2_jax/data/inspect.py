@@ -18,6 +18,7 @@ from absl import app, flags, logging
 from etils import epath
 import numpy as np
 
+from rt2_jax import command
 from rt2_jax.data import charts, embodiments, tfds_directory, tfrecord
 from rt2_jax.data.errors import DataSetError, IndexMismatch
 from rt2_jax.data.robot import rlds, survey
@@ -252,4 +253,4 @@ def main(argv: list[str]) -> None:
 
 if __name__ == '__main__':
     define_flags()
-    app.run(main)
+    command.run('inspect', main)

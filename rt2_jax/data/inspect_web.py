@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 import json
-import sys
 import time
 from typing import Any
 
@@ -20,6 +19,7 @@ import cv2
 from etils import epath
 import numpy as np
 
+from rt2_jax import command
 from rt2_jax.data import contact_sheet
 from rt2_jax.data.web import sources as web_sources, tasks as web_tasks
 from rt2_jax.data.web.cards import TEXTS
@@ -177,21 +177,16 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f'unknown arguments {argv[1:]}')
     logging.set_verbosity(logging.WARNING)
     begin = time.perf_counter()
-    try:
-        dataset = web_sources.open_format(
-            FLAGS.kind,
-            FLAGS.dataset,
-            card=FLAGS.card,
-            fields=_fields(FLAGS.fields),
-            split=FLAGS.split,
-            files=FLAGS.files,
-            pictures=FLAGS.pictures,
-        )
-        table = web_sources.open_table(
-            dataset, location=FLAGS.location, on_corrupt=FLAGS.on_corrupt
-        )
-    except ValueError as error:
-        sys.exit(f'inspect_web: {error}')
+    dataset = web_sources.open_format(
+        FLAGS.kind,
+        FLAGS.dataset,
+        card=FLAGS.card,
+        fields=_fields(FLAGS.fields),
+        split=FLAGS.split,
+        files=FLAGS.files,
+        pictures=FLAGS.pictures,
+    )
+    table = web_sources.open_table(dataset, location=FLAGS.location, on_corrupt=FLAGS.on_corrupt)
     print(f'opened in {time.perf_counter() - begin:.1f} s')
     found = report(table)
     print('\n'.join(lines(found)))
@@ -206,4 +201,4 @@ def main(argv: list[str]) -> None:
 
 if __name__ == '__main__':
     define_flags()
-    app.run(main)
+    command.run('inspect_web', main)

@@ -8,14 +8,13 @@ training may show it, last as a policy sees it.
 """
 
 from collections.abc import Mapping
-import sys
 from typing import Any
 
 from absl import app, flags
 from etils import epath
 import numpy as np
 
-from rt2_jax import configuration
+from rt2_jax import command, configuration
 from rt2_jax.data import augmentation, charts, images, pipeline, sources as sources_lib
 from rt2_jax.data.mixture import ShareMap
 from rt2_jax.data.robot.rlds import StepSource
@@ -89,16 +88,13 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f'unknown arguments {argv[1:]}')
     config = FLAGS.config
-    try:
-        robot, others = sources_lib.open_sources(config.data)
-        schedule = Schedule.from_config(config.data.robot_share.to_dict())
-        plan = pipeline.make_plan(robot, others, schedule, config.total_steps, config.batch_size)
-        opened = {name: source for name, (source, _) in {**robot, **others}.items()}
-        lines = table(list(opened), [*map(len, opened.values())], plan, config.total_steps)
-        if sources_lib.holds_out(config):
-            lines += ['', *held_out(config, opened)]
-    except ValueError as error:
-        sys.exit(f'preview: {error}')
+    robot, others = sources_lib.open_sources(config.data)
+    schedule = Schedule.from_config(config.data.robot_share.to_dict())
+    plan = pipeline.make_plan(robot, others, schedule, config.total_steps, config.batch_size)
+    opened = {name: source for name, (source, _) in {**robot, **others}.items()}
+    lines = table(list(opened), [*map(len, opened.values())], plan, config.total_steps)
+    if sources_lib.holds_out(config):
+        lines += ['', *held_out(config, opened)]
     print('\n'.join(lines))
     if FLAGS.frames:
         augment = augmentation.Augmentation.from_config(config.data.augment)
@@ -108,4 +104,4 @@ def main(argv: list[str]) -> None:
 
 if __name__ == '__main__':
     define_flags()
-    app.run(main, flags_parser=configuration.parse_flags)
+    command.run('preview', main, flags_parser=configuration.parse_flags)

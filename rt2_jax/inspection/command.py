@@ -13,7 +13,6 @@ be larger than memory; --novalues reads none of them.
 
 from __future__ import annotations
 
-import sys
 import time
 
 from absl import app, flags, logging
@@ -43,12 +42,9 @@ def main(argv: list[str]) -> None:
     logging.set_verbosity(logging.ERROR)  # what Orbax says of directories that it only reads
     begin = time.perf_counter()
     other = FLAGS.against or (FLAGS.checkpoint if FLAGS.against_step is not None else None)
-    try:
-        this = opened.open_checkpoint(FLAGS.checkpoint, FLAGS.step)
-        against = opened.open_checkpoint(other, FLAGS.against_step) if other else None
-        found = survey.survey(this, against, values=FLAGS.values, depth=FLAGS.depth)
-    except (ValueError, ImportError, OSError) as error:
-        sys.exit(f'inspect: {error}')
+    this = opened.open_checkpoint(FLAGS.checkpoint, FLAGS.step)
+    against = opened.open_checkpoint(other, FLAGS.against_step) if other else None
+    found = survey.survey(this, against, values=FLAGS.values, depth=FLAGS.depth)
     print(text.as_text(found, FLAGS.depth))
     if FLAGS.output:
         seconds = round(time.perf_counter() - begin, 2)

@@ -10,8 +10,10 @@ import io
 import itertools
 import pathlib
 
-from absl import app, flags
+from absl import flags
 import sentencepiece
+
+from rt2_jax import command
 
 FLAGS = flags.FLAGS
 
@@ -99,4 +101,4 @@ def main(_) -> None:
 
 if __name__ == '__main__':
     define_flags()
-    app.run(main)
+    command.run('build_vocabulary', main)

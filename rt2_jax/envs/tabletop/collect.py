@@ -27,6 +27,7 @@ from absl import app, flags, logging
 from etils import epath
 import numpy as np
 
+from rt2_jax import command
 from rt2_jax.data import tf_example, tfrecord
 from rt2_jax.data.robot import rlds_writer
 from rt2_jax.envs.tabletop import detours, expert, pool, schema, suites, tasks as tabletop_tasks
@@ -347,4 +348,4 @@ def main(argv: Sequence[str]) -> None:
 
 if __name__ == '__main__':
     define_flags()
-    app.run(main)
+    command.run('collect', main)
