@@ -22,6 +22,7 @@ import numpy as np
 
 from rt2_jax import command, configuration
 from rt2_jax.data import errors, holdouts, pipeline, tfrecord
+from rt2_jax.errors import UserError
 from rt2_jax.parallel import distributed, mesh as mesh_lib, topology
 from rt2_jax.text.actions import ActionSpace
 from rt2_jax.text.tokenizer import Tokenizer
@@ -41,7 +42,7 @@ FLAGS = flags.FLAGS
 PROFILED = 5  # steps of a trace
 
 
-class LossNotFinite(FloatingPointError):
+class LossNotFinite(UserError, FloatingPointError):
     """The loss or its gradient is not a number any more."""
 
 

@@ -19,10 +19,11 @@ from etils import epath
 import ml_dtypes
 import numpy as np
 
+from rt2_jax.errors import UserError
 from rt2_jax.nearest import beside, nearest
 
 
-class SourceError(ValueError):
+class SourceError(UserError, ValueError):
     """A checkpoint on disk that cannot be read, or that is not what it should be."""
 
 

@@ -25,6 +25,7 @@ import orbax.checkpoint as ocp
 
 from rt2_jax import configuration
 from rt2_jax.data import embodiments
+from rt2_jax.errors import UserError
 from rt2_jax.nearest import beside
 from rt2_jax.parallel import distributed
 from rt2_jax.text.actions import ActionSpace
@@ -47,7 +48,7 @@ _PACKAGES = (
 )
 
 
-class CheckpointError(ValueError):
+class CheckpointError(UserError, ValueError):
     """A directory is no usable checkpoint, or one of something else."""
 
 

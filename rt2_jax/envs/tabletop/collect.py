@@ -32,6 +32,7 @@ from rt2_jax.data import tf_example, tfrecord
 from rt2_jax.data.robot import rlds_writer
 from rt2_jax.envs.tabletop import detours, expert, pool, schema, suites, tasks as tabletop_tasks
 from rt2_jax.envs.tabletop.env import TabletopEnv
+from rt2_jax.errors import UserError
 
 FLAGS = flags.FLAGS
 
@@ -94,7 +95,7 @@ class Settings:
         return [len(part) for part in np.array_split(np.arange(self.episodes), shards)]
 
 
-class OutputError(ValueError):
+class OutputError(UserError, ValueError):
     """The output directory holds something else; says what to do."""
 
 
