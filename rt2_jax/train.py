@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 import contextlib
 import dataclasses
 import signal
-import sys
 import time
 from typing import Any
 
@@ -21,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rt2_jax import command, configuration
-from rt2_jax.data import errors, holdouts, pipeline, tfrecord
+from rt2_jax.data import pipeline
 from rt2_jax.errors import UserError
 from rt2_jax.parallel import distributed, mesh as mesh_lib, topology
 from rt2_jax.text.actions import ActionSpace
@@ -36,6 +35,7 @@ from rt2_jax.training import (
     state as state_lib,
     step as step_lib,
     validation as validation_lib,
+    workdir_lock,
 )
 
 FLAGS = flags.FLAGS
@@ -44,18 +44,6 @@ PROFILED = 5  # steps of a trace
 
 class LossNotFinite(UserError, FloatingPointError):
     """The loss or its gradient is not a number any more."""
-
-
-# What the user can put right needs no stack trace.
-_MENDABLE = (
-    LossNotFinite,
-    checkpoint.CheckpointError,
-    pipeline.StateMismatch,
-    errors.DataSetError,
-    errors.IndexMismatch,
-    holdouts.Leakage,
-    tfrecord.CorruptRecord,
-)
 
 
 def train(config: Any, workdir: epath.Path) -> None:
@@ -68,10 +56,18 @@ def train(config: Any, workdir: epath.Path) -> None:
         holdouts.Leakage: an episode or a record is held out and trained on.
         tfrecord.CorruptRecord: a damaged record, unless config.data.on_corrupt is 'skip'.
         LossNotFinite: the loss or its gradient is not a number any more.
+        workdir_lock.WorkdirInUse: another run is in this directory.
         ValueError: something in the config that cannot be.
     """
-    with _sigterm() as stop:
-        _train(config, workdir, stop)
+    checkpoint.check_not_inside(workdir)
+    with workdir_lock.hold(workdir) as lock, _sigterm() as stop:
+
+        def stops(step: int) -> bool:
+            if lock:
+                lock.check()
+            return stop(step)
+
+        _train(config, workdir, stops)
 
 
 def _train(config: Any, workdir: epath.Path, stop: Callable[[int], bool]) -> None:
@@ -88,6 +84,11 @@ def _train(config: Any, workdir: epath.Path, stop: Callable[[int], bool]) -> Non
 
     checkpoints = checkpoint.Checkpoints(workdir, keep=config.keep)
     start = checkpoints.latest() or 0
+    if start > config.total_steps:
+        raise checkpoint.CheckpointError(
+            f'{workdir} has done {start} steps already, more than config.total_steps='
+            f'{config.total_steps}: raise it, or take another --workdir'
+        )
     if start:
         state, accumulated, position = checkpoints.restore(
             start, program.state, program.accumulated
@@ -345,10 +346,7 @@ def main(argv: list[str]) -> None:
         )
     logging.set_verbosity(logging.WARNING)
     distributed.initialize()
-    try:
-        train(FLAGS.config, epath.Path(FLAGS.workdir))
-    except _MENDABLE as error:
-        sys.exit(f'train: {error}')
+    train(FLAGS.config, epath.Path(FLAGS.workdir))
 
 
 if __name__ == '__main__':

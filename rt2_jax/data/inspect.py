@@ -66,6 +66,7 @@ def inspect(
     """
     output = epath.Path(output)
     output.mkdir(parents=True, exist_ok=True)
+    directory = tfds_directory.version_folder(directory)
     source = rlds.open_source(
         directory, card_of(directory, card), split=split, location=location, on_corrupt=on_corrupt
     )

@@ -16,8 +16,8 @@ from typing import Any
 import jax
 from jax.experimental import topologies
 
-from rt2_jax.nearest import check
 from rt2_jax.errors import UserError
+from rt2_jax.nearest import check
 from rt2_jax.parallel import chips
 
 _FORM = re.compile(r'^(?:(\d+)x)?([a-z0-9]+):(\d+(?:x\d+)*)$', re.IGNORECASE)

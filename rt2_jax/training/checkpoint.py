@@ -130,6 +130,7 @@ def read_config(workdir: epath.PathLike) -> ml_collections.ConfigDict:
         CheckpointError: there is no such directory, it is empty, or half-written.
     """
     workdir = epath.Path(workdir)
+    check_not_inside(workdir)
     if not workdir.exists():
         raise CheckpointError(f'there is no directory {workdir}{beside(workdir)}')
     present = sorted(path.name for path in workdir.iterdir())
@@ -152,6 +153,21 @@ def read_config(workdir: epath.PathLike) -> ml_collections.ConfigDict:
         return configuration.from_json((workdir / 'config.json').read_text())
     except json.JSONDecodeError as error:
         raise CheckpointError(f'{workdir / "config.json"} is damaged: {error}') from error
+
+
+def check_not_inside(workdir: epath.Path) -> None:
+    """Refuses RUN/checkpoints and RUN/checkpoints/STEP, where RUN is the directory of a run.
+
+    Raises:
+        CheckpointError: names the directory to give.
+    """
+    below = next((x for x in (workdir, workdir.parent) if x.name == 'checkpoints'), None)
+    if below is None or not (below.parent / 'config.json').exists():
+        return
+    step = f' and step {workdir.name}' if below == workdir.parent else ''
+    raise CheckpointError(
+        f'{workdir} is a folder inside a run: give the directory of the run, {below.parent}{step}'
+    )
 
 
 def check_same_config(workdir: epath.PathLike, config: Any) -> None:
