@@ -210,6 +210,39 @@ def _assignments(argv: Sequence[str]) -> Iterator[tuple[str, str]]:
             yield name, value if equals else following
 
 
+# What is below these is free: it is checked by what it is given to.
+FREE = (
+    'model',
+    'data.robot',
+    'data.web',
+    'validation.robot',
+    'validation.web',
+    'optimizer.part_lr',
+)
+
+
+def unknown_fields(config: Any) -> list[str]:
+    """Dotted names of fields that no config has, but for those below `FREE`."""
+    known = leaves(defaults())
+    free = lambda name: any(name == part or name.startswith(f'{part}.') for part in FREE)
+    return [name for name in leaves(config) if name not in known and not free(name)]
+
+
+def complete(record: dict[str, Any]) -> ml_collections.ConfigDict:
+    """The locked config of a record, whose missing fields are at their defaults."""
+
+    def merged(default: Any, there: Any) -> Any:
+        if not (isinstance(default, dict) and isinstance(there, dict)):
+            return there
+        names = [*there, *(name for name in default if name not in there)]
+        return {
+            name: merged(default.get(name), there[name]) if name in there else default[name]
+            for name in names
+        }
+
+    return from_json(json.dumps(merged(json.loads(to_json(defaults())), record)))
+
+
 def to_json(config: Any) -> str:
     """The config as JSON text, fields in their order."""
     return json.dumps(config.to_dict() if hasattr(config, 'to_dict') else config, indent=2)

@@ -67,8 +67,15 @@ class Tokenizer:
 
     @classmethod
     def load(cls, path) -> 'Tokenizer':
-        """Reads a model file, as `read` does."""
-        return cls(read(path))
+        """Reads a model file, as `read` does.
+
+        Raises:
+          ValueError: as the constructor and `read`, with the path.
+        """
+        try:
+            return cls(read(path))
+        except ValueError as error:
+            raise ValueError(f'tokenizer {path}: {error}') from error
 
     def encode(self, text: str) -> list[int]:
         """Returns the ids of a text, without an end token.
@@ -134,7 +141,12 @@ class _SentencePiece:
 
     def __init__(self, model_bytes: bytes):
         self._processor = sentencepiece.SentencePieceProcessor()
-        self._processor.LoadFromSerializedProto(model_bytes)
+        try:
+            self._processor.LoadFromSerializedProto(model_bytes)
+        except RuntimeError as error:
+            raise ValueError(
+                f'neither a SentencePiece model nor a tokenizer.json ({error})'
+            ) from error
         self.vocab_size = self._processor.vocab_size()
         self.pad_id, self.eos_id = self._processor.pad_id(), self._processor.eos_id()
         self.encode, self.decode = self._processor.encode, self._processor.decode

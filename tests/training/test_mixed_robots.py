@@ -16,7 +16,14 @@ from rt2_jax.parallel import mesh as mesh_lib
 from rt2_jax.policy import Policy
 from rt2_jax.text import prompts
 from rt2_jax.text.actions import ActionSpace
-from rt2_jax.training import acting, checkpoint, loading, program as program_lib, step as step_lib
+from rt2_jax.training import (
+    acting,
+    checkpoint,
+    loading,
+    program as program_lib,
+    recorded,
+    step as step_lib,
+)
 
 STEPS = 2
 
@@ -159,7 +166,7 @@ def test_older_checkpoints_have_the_cards_that_their_config_names(trained, tmp_p
     path.write_text(json.dumps(recorded))
     loaded = loading.load_for_inference(path.parent)
     assert loaded.cards == {'arm': TABLETOP, 'table': LANGUAGE_TABLE}
-    assert loaded.source().card == loading.card_of(loaded.embodiment) == TABLETOP
+    assert loaded.source().card == recorded.card_of(loaded.embodiment) == TABLETOP
 
 
 def test_the_action_space_is_that_of_the_robot_acted_for(config):

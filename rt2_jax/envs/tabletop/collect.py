@@ -27,7 +27,7 @@ from absl import app, flags, logging
 from etils import epath
 import numpy as np
 
-from rt2_jax import command
+from rt2_jax import command, records
 from rt2_jax.data import tf_example, tfrecord
 from rt2_jax.data.robot import rlds_writer
 from rt2_jax.envs.tabletop import detours, expert, pool, schema, suites, tasks as tabletop_tasks
@@ -247,7 +247,7 @@ def _prepare(output: epath.Path, settings: Settings) -> bool:
     about['environment'] = _environment_fingerprint()
     path = output / COLLECTION_JSON
     if path.exists():
-        there = json.loads(path.read_text())
+        there = records.read(path, OutputError)
         differing = [k for k in sorted({*there, *about}) if there.get(k) != about.get(k)]
         if complete and differing == ['environment']:
             logging.warning('%s was collected by another version of the environment', output)
