@@ -11,7 +11,7 @@ from ml_collections import config_flags
 
 from rt2_jax import command
 from rt2_jax.errors import UserError
-from rt2_jax.nearest import nearest
+from rt2_jax.nearest import closest, nearest
 
 # What may differ when a run is resumed: nothing here changes what a step computes, but for
 # `total_steps`, which lengthens or shortens the run (and moves the end of a cosine schedule).
@@ -219,6 +219,53 @@ FREE = (
     'validation.web',
     'optimizer.part_lr',
 )
+
+
+# The least that numbers may be.
+_LEAST = {
+    'total_steps': 1,
+    'batch_size': 1,
+    'accumulate': 1,
+    'log_every': 1,
+    'checkpoint_every': 1,
+    'keep': 1,
+    'seed': 0,
+    'profile': 0,
+    'data.image_size': 1,
+    'data.frames': 1,
+    'data.frame_stride': 1,
+    'data.prompt_length': 1,
+    'data.target_length': 1,
+    'data.threads': 1,
+    'data.read_ahead': 1,
+    'validation.every': 0,
+    'validation.batches': 1,
+    'optimizer.lr': 0,
+    'optimizer.warmup': 0,
+    'optimizer.end_fraction': 0,
+    'optimizer.clip': 0,
+    'optimizer.weight_decay': 0,
+    'adapters.rank': 0,
+}
+_LEAST_OF_MODELS = {'width': 1, 'heads': 1, 'head_dim': 1, 'mlp': 1, 'patch': 1, 'depth': 0}
+
+
+def check(config: Any) -> None:
+    """Refuses a config with a field that no config has, or a number that can't be.
+
+    Raises:
+        ConfigError: names the field and the nearest valid one, or the least that it may be.
+    """
+    known = leaves(defaults())
+    for name in unknown_fields(config):
+        raise ConfigError(f'config.{name}: there is no such field{closest(name, known)}')
+    for name, value in leaves(config).items():
+        least = _LEAST.get(name)
+        if name.startswith('model.'):
+            least = _LEAST_OF_MODELS.get(name.rpartition('.')[2])
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if least is not None and number and not value >= least:
+            raise ConfigError(f'config.{name} is {value}; it must be at least {least}')
 
 
 def unknown_fields(config: Any) -> list[str]:

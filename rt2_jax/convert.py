@@ -95,7 +95,12 @@ def export(source: epath.PathLike, name: str, output: epath.Path) -> tuple[int, 
     if form.theirs is None:
         raise tensors.SourceError(f'{name} is read and not written: its files have no config.json')
     model, params = loading.open_params(source)
-    table = form.rules(model, {})
+    try:
+        table = form.rules(model, {})
+    except KeyError as error:
+        raise tensors.SourceError(
+            f'{source} is a {model["name"]!r} model, and {name} is not for these: it lacks {error}'
+        ) from error
     written = rules.exported(table, params)
     parts = {rule.ours.split('/')[0] for rule in table}
     left = sorted({n.split('/')[0] for n in params} - parts)

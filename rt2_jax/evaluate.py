@@ -74,6 +74,11 @@ def check_flags() -> None:
         raise app.UsageError(f'The suites {", ".join(OFFLINE)} are for models, not for the expert.')
     if not set(FLAGS.suite) - set(OFFLINE) and FLAGS.video:
         raise app.UsageError('--video needs a suite that is played on the tabletop.')
+    for name in ('output', 'video'):  # now, and not when all is measured
+        path = epath.Path(FLAGS[name].value or '')
+        if FLAGS[name].value and path.is_dir():
+            raise app.UsageError(f'--{name}={path} is a directory; name a file')
+        path.parent.mkdir(parents=True, exist_ok=True)
 
 
 def load_policy() -> Policy | None:

@@ -57,8 +57,10 @@ def train(config: Any, workdir: epath.Path) -> None:
         tfrecord.CorruptRecord: a damaged record, unless config.data.on_corrupt is 'skip'.
         LossNotFinite: the loss or its gradient is not a number any more.
         workdir_lock.WorkdirInUse: another run is in this directory.
-        ValueError: something in the config that cannot be.
+        configuration.ConfigError: a field that no config has, or a number that can't be.
+        ValueError: something else in the config that cannot be.
     """
+    configuration.check(config)
     checkpoint.check_not_inside(workdir)
     with workdir_lock.hold(workdir) as lock, _sigterm() as stop:
 

@@ -88,6 +88,7 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f'unknown arguments {argv[1:]}')
     config = FLAGS.config
+    configuration.check(config)
     robot, others = sources_lib.open_sources(config.data)
     schedule = Schedule.from_config(config.data.robot_share.to_dict())
     plan = pipeline.make_plan(robot, others, schedule, config.total_steps, config.batch_size)
