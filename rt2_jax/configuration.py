@@ -2,15 +2,16 @@
 
 from collections.abc import Iterator, Sequence
 import json
-import sys
 from typing import Any
 
-from absl import app, flags
+from absl import flags
 from etils import epath
 import ml_collections
 from ml_collections import config_flags
 
-from rt2_jax.nearest import nearest
+from rt2_jax import command
+from rt2_jax.errors import UserError
+from rt2_jax.nearest import closest, nearest
 
 # What may differ when a run is resumed: nothing here changes what a step computes, but for
 # `total_steps`, which lengthens or shortens the run (and moves the end of a cosine schedule).
@@ -29,6 +30,10 @@ MAY_CHANGE = (
     'data.on_corrupt',
     'validation',
 )
+
+
+class ConfigError(UserError, ValueError):
+    """A config doesn't exist, or has no such field or value."""
 
 
 def defaults() -> ml_collections.ConfigDict:
@@ -161,12 +166,15 @@ def leaves(config: Any, prefix: str = '') -> dict[str, Any]:
 
 
 def parse_flags(argv: Sequence[str]) -> list[str]:
-    """A flags parser for `absl.app.run`: what is mistyped after --config ends with one line."""
+    """A flags parser for `command.run`.
+
+    Raises:
+        ConfigError: the file of --config, or a field after it, doesn't exist.
+    """
     error = _config_error(argv)
     if error:
-        print(f'FATAL: {error}', file=sys.stderr)
-        sys.exit(1)
-    return app.parse_flags_with_usage(list(argv))
+        raise ConfigError(error)
+    return command.parse_flags(argv)
 
 
 def _config_error(argv: Sequence[str]) -> str:
@@ -180,7 +188,7 @@ def _config_error(argv: Sequence[str]) -> str:
         return f'--config: there is no file {file}{nearest(str(file), present)}'
     try:
         config = flags.FLAGS['config'].parser.parse(given)
-    except (ValueError, TypeError) as error:
+    except Exception as error:  # whatever the file itself raises
         # The flag's parser puts a traceback before the message; its last line says what is wrong.
         return f'--config={given}: {str(error).strip().splitlines()[-1].strip()}'
     valid = leaves(config)
@@ -200,6 +208,86 @@ def _assignments(argv: Sequence[str]) -> Iterator[tuple[str, str]]:
             name, equals, value = argument.lstrip('-').partition('=')
             following = argv[position + 1] if position + 1 < len(argv) else ''
             yield name, value if equals else following
+
+
+# What is below these is free: it is checked by what it is given to.
+FREE = (
+    'model',
+    'data.robot',
+    'data.web',
+    'validation.robot',
+    'validation.web',
+    'optimizer.part_lr',
+)
+
+
+# The least that numbers may be.
+_LEAST = {
+    'total_steps': 1,
+    'batch_size': 1,
+    'accumulate': 1,
+    'log_every': 1,
+    'checkpoint_every': 1,
+    'keep': 1,
+    'seed': 0,
+    'profile': 0,
+    'data.image_size': 1,
+    'data.frames': 1,
+    'data.frame_stride': 1,
+    'data.prompt_length': 1,
+    'data.target_length': 1,
+    'data.threads': 1,
+    'data.read_ahead': 1,
+    'validation.every': 0,
+    'validation.batches': 1,
+    'optimizer.lr': 0,
+    'optimizer.warmup': 0,
+    'optimizer.end_fraction': 0,
+    'optimizer.clip': 0,
+    'optimizer.weight_decay': 0,
+    'adapters.rank': 0,
+}
+_LEAST_OF_MODELS = {'width': 1, 'heads': 1, 'head_dim': 1, 'mlp': 1, 'patch': 1, 'depth': 0}
+
+
+def check(config: Any) -> None:
+    """Refuses a config with a field that no config has, or a number that can't be.
+
+    Raises:
+        ConfigError: names the field and the nearest valid one, or the least that it may be.
+    """
+    known = leaves(defaults())
+    for name in unknown_fields(config):
+        raise ConfigError(f'config.{name}: there is no such field{closest(name, known)}')
+    for name, value in leaves(config).items():
+        least = _LEAST.get(name)
+        if name.startswith('model.'):
+            least = _LEAST_OF_MODELS.get(name.rpartition('.')[2])
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if least is not None and number and not value >= least:
+            raise ConfigError(f'config.{name} is {value}; it must be at least {least}')
+
+
+def unknown_fields(config: Any) -> list[str]:
+    """Dotted names of fields that no config has, but for those below `FREE`."""
+    known = leaves(defaults())
+    free = lambda name: any(name == part or name.startswith(f'{part}.') for part in FREE)
+    return [name for name in leaves(config) if name not in known and not free(name)]
+
+
+def complete(record: dict[str, Any]) -> ml_collections.ConfigDict:
+    """The locked config of a record, whose missing fields are at their defaults."""
+
+    def merged(default: Any, there: Any) -> Any:
+        if not (isinstance(default, dict) and isinstance(there, dict)):
+            return there
+        names = [*there, *(name for name in default if name not in there)]
+        return {
+            name: merged(default.get(name), there[name]) if name in there else default[name]
+            for name in names
+        }
+
+    return from_json(json.dumps(merged(json.loads(to_json(defaults())), record)))
 
 
 def to_json(config: Any) -> str:

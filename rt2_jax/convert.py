@@ -18,8 +18,7 @@ import time
 from absl import app, flags, logging
 from etils import epath
 
-from rt2_jax import paths
-from rt2_jax.errors import exit_on_user_error
+from rt2_jax import command, paths
 from rt2_jax.nearest import check
 from rt2_jax.pretrained import formats, rules, tensors
 from rt2_jax.text import integers, tokenizer
@@ -96,7 +95,12 @@ def export(source: epath.PathLike, name: str, output: epath.Path) -> tuple[int, 
     if form.theirs is None:
         raise tensors.SourceError(f'{name} is read and not written: its files have no config.json')
     model, params = loading.open_params(source)
-    table = form.rules(model, {})
+    try:
+        table = form.rules(model, {})
+    except KeyError as error:
+        raise tensors.SourceError(
+            f'{source} is a {model["name"]!r} model, and {name} is not for these: it lacks {error}'
+        ) from error
     written = rules.exported(table, params)
     parts = {rule.ours.split('/')[0] for rule in table}
     left = sorted({n.split('/')[0] for n in params} - parts)
@@ -119,16 +123,15 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f'unknown arguments {argv[1:]}')
     logging.set_verbosity(logging.WARNING)
-    begin = time.perf_counter()
-    with exit_on_user_error('convert', ValueError, ImportError):
-        output, ours = paths.of(FLAGS.output), loading.is_ours(FLAGS.source)
-        if ours:
-            count, left = export(FLAGS.source, FLAGS.format, output)
-            if left:
-                print(f'{FLAGS.format} has no place for {", ".join(left)}: not written')
-        else:
-            count = import_(FLAGS.source, FLAGS.format, output, FLAGS.image_size)
-        size = sum(paths.files(output).values())
+    output, begin = paths.of(FLAGS.output), time.perf_counter()
+    ours = loading.is_ours(FLAGS.source)
+    if ours:
+        count, left = export(FLAGS.source, FLAGS.format, output)
+        if left:
+            print(f'{FLAGS.format} has no place for {", ".join(left)}: not written')
+    else:
+        count = import_(FLAGS.source, FLAGS.format, output, FLAGS.image_size)
+    size = sum(paths.files(output).values())
     seconds = time.perf_counter() - begin
     print(
         f'{count / 1e6:.2f} M parameters {"written as" if ours else "read from"} {FLAGS.format}: '
@@ -139,4 +142,4 @@ def main(argv: list[str]) -> None:
 if __name__ == '__main__':
     define_flags()
     os.environ.setdefault('JAX_PLATFORMS', 'cpu')  # Shapes alone are asked of JAX.
-    app.run(main)
+    command.run('convert', main)

@@ -31,14 +31,14 @@ from absl import app, flags, logging
 import jax
 from jax.sharding import Mesh
 
-from rt2_jax import paths
+from rt2_jax import command, paths
 from rt2_jax.data.embodiment import Embodiment
 from rt2_jax.data.embodiments import TABLETOP
 from rt2_jax.data.web import small_web
 from rt2_jax.decoding import compact
 from rt2_jax.decoding.grammar import Kind
 from rt2_jax.envs.tabletop import suites, tasks
-from rt2_jax.errors import UserError, exit_on_user_error
+from rt2_jax.errors import UserError
 from rt2_jax.evaluation import closed_loop, offline, report
 from rt2_jax.nearest import check
 from rt2_jax.parallel import distributed, mesh as mesh_lib
@@ -77,6 +77,11 @@ def check_flags() -> None:
         raise app.UsageError(f'The suites {", ".join(OFFLINE)} are for models, not for the expert.')
     if not set(FLAGS.suite) - set(OFFLINE) and FLAGS.video:
         raise app.UsageError('--video needs a suite that is played on the tabletop.')
+    for name in ('output', 'video'):  # now, and not when all is measured
+        path = paths.of(FLAGS[name].value or '.')
+        if FLAGS[name].value and path.is_dir():
+            raise app.UsageError(f'--{name}={path} is a directory; name a file')
+        path.parent.mkdir(parents=True, exist_ok=True)
 
 
 def load_policy() -> Policy | None:
@@ -282,8 +287,7 @@ def main(argv: list[str]) -> None:
             f'--episodes={FLAGS.episodes} are fewer than the {jax.process_count()} processes.'
         )
     logging.set_verbosity(logging.WARNING)
-    with exit_on_user_error('evaluate'):
-        measure()
+    measure()
 
 
 def measure() -> None:
@@ -362,4 +366,4 @@ def make_manifest(policy: Policy | None) -> dict[str, Any]:
 
 if __name__ == '__main__':
     define_flags()
-    app.run(main)
+    command.run('evaluate', main)

@@ -29,9 +29,8 @@ import jax
 import jax.export
 import numpy as np
 
-from rt2_jax import paths
+from rt2_jax import command, paths
 from rt2_jax.decoding.grammar import Kind
-from rt2_jax.errors import exit_on_user_error
 from rt2_jax.evaluation import report
 from rt2_jax.exported import card as card_lib, exported_policy, function as function_lib
 from rt2_jax.nearest import check
@@ -235,20 +234,17 @@ def define_flags() -> None:
 
 
 def settings() -> dict[str, Any]:
-    """What the flags say, as `export` takes it; UsageError for names and sizes that don't exist."""
+    """What the flags say, as `export` takes it; ValueError for names and sizes that don't exist."""
     names = [kind.name.lower() for kind in Kind]
-    try:
-        for platform in FLAGS.platforms:
-            check('platform', platform, function_lib.PLATFORMS)
-        kinds = [Kind[check('kind', name, names).upper()] for name in FLAGS.kind]
-        if FLAGS.batch_sizes == [SYMBOLIC]:
-            sizes = None
-        elif all(size.isdigit() and int(size) for size in FLAGS.batch_sizes):
-            sizes = sorted({int(size) for size in FLAGS.batch_sizes})
-        else:
-            raise ValueError(f"--batch_sizes are 'symbolic' or numbers: {FLAGS.batch_sizes}")
-    except ValueError as error:
-        raise app.UsageError(str(error)) from error
+    for platform in FLAGS.platforms:
+        check('platform', platform, function_lib.PLATFORMS)
+    kinds = [Kind[check('kind', name, names).upper()] for name in FLAGS.kind]
+    if FLAGS.batch_sizes == [SYMBOLIC]:
+        sizes = None
+    elif all(size.isdigit() and int(size) for size in FLAGS.batch_sizes):
+        sizes = sorted({int(size) for size in FLAGS.batch_sizes})
+    else:
+        raise ValueError(f"--batch_sizes are 'symbolic' or numbers: {FLAGS.batch_sizes}")
     return {'kinds': kinds, 'platforms': FLAGS.platforms, 'batch_sizes': sizes}
 
 
@@ -257,11 +253,8 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f'unknown arguments {argv[1:]}')
     logging.set_verbosity(logging.ERROR)
     begin = time.perf_counter()
-    with exit_on_user_error('export', ValueError, ImportError):
-        policy = Policy.from_checkpoint(FLAGS.workdir, FLAGS.step, source=FLAGS.source)
-        told = export(
-            policy, FLAGS.output, instruction=FLAGS.instruction, run=FLAGS.run, **settings()
-        )
+    policy = Policy.from_checkpoint(FLAGS.workdir, FLAGS.step, source=FLAGS.source)
+    told = export(policy, FLAGS.output, instruction=FLAGS.instruction, run=FLAGS.run, **settings())
     functions = [found for group in told['functions'].values() for found in group]
     print(
         f'{FLAGS.output}: {told["weights"]["parameters"]:,} parameters '
@@ -277,4 +270,4 @@ def main(argv: list[str]) -> None:
 
 if __name__ == '__main__':
     define_flags()
-    app.run(main)
+    command.run('export', main)

@@ -28,10 +28,9 @@ if __name__ == 'inspect':
 elif __name__ == '__main__':
     import os
 
-    from absl import app
+    from rt2_jax import command
+    from rt2_jax.inspection import command as inspection
 
-    from rt2_jax.inspection import command
-
-    command.define_flags()
+    inspection.define_flags()
     os.environ.setdefault('JAX_PLATFORMS', 'cpu')  # shapes alone are asked of JAX
-    app.run(command.main)
+    command.run('inspect', inspection.main)

@@ -20,7 +20,7 @@ from absl import app, flags
 from etils import epath
 import jax
 
-from rt2_jax import configuration
+from rt2_jax import command, configuration
 from rt2_jax.data import embodiments
 from rt2_jax.decoding import compact
 from rt2_jax.decoding.grammar import Grammar, Kind
@@ -342,4 +342,4 @@ if __name__ == '__main__':
     define_flags()
     os.environ.setdefault('TPU_STDERR_LOG_LEVEL', '3')
     os.environ.setdefault('TPU_MIN_LOG_LEVEL', '3')
-    app.run(main, flags_parser=configuration.parse_flags)
+    command.run('plan', main, flags_parser=configuration.parse_flags)

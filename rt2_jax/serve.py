@@ -13,13 +13,14 @@ SIGTERM: what was accepted is answered, then the process exits with 0.
 from __future__ import annotations
 
 import importlib.util
+import socket
 from typing import Any
 
 from absl import app, flags
 import jax
 from jax.sharding import Mesh
 
-from rt2_jax.errors import exit_on_user_error
+from rt2_jax import command
 from rt2_jax.parallel import mesh as mesh_lib
 from rt2_jax.policy import Policy
 from rt2_jax.training import loading
@@ -35,6 +36,22 @@ def batch_sizes(largest: int) -> tuple[int, ...]:
     (1, 2, 4, 8, 12)
     """
     return (*(2**n for n in range(largest.bit_length()) if 2**n < largest), largest)
+
+
+def check_address(host: str, port: int) -> None:
+    """Raises OSError where nobody can listen, before the weights are read."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, flags=socket.AI_PASSIVE
+        )[0]
+        with socket.socket(family, kind, protocol) as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise OSError(
+            f'cannot listen on --host={host} --port={port}: {reason}; take another, --port=0 is any'
+        ) from error
 
 
 def load_policy() -> Policy:
@@ -116,7 +133,7 @@ def define_flags() -> None:
     flags.DEFINE_float('temperature', 0.0, '0 takes the likeliest action.', lower_bound=0)
     flags.DEFINE_bool('clip_prompts', False, 'Cut prompts that are too long instead of refusing.')
     flags.DEFINE_string('host', '127.0.0.1', '0.0.0.0 listens to other machines as well.')
-    flags.DEFINE_integer('port', 8000, 'Where to listen.', lower_bound=0)
+    flags.DEFINE_integer('port', 8000, 'Where to listen.', 0, 65535)
     flags.DEFINE_string('api_key_file', None, 'File that holds the key that clients must bring.')
     flags.DEFINE_integer('largest_batch', 16, 'Most requests computed together.', lower_bound=1)
     flags.DEFINE_float('longest_wait_ms', 0.0, 'That a batch waits to fill.', lower_bound=0)
@@ -136,10 +153,10 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f'Unknown arguments: {argv[1:]}')
     if missing := [name for name in _EXTRA if importlib.util.find_spec(name) is None]:
         raise app.UsageError(f"{', '.join(missing)} missing: pip install 'rt2_jax[serve]'")
-    with exit_on_user_error('serve'):
-        make_server(load_policy()).serve_on()
+    check_address(FLAGS.host, FLAGS.port)
+    make_server(load_policy()).serve_on()
 
 
 if __name__ == '__main__':
     define_flags()
-    app.run(main)
+    command.run('serve', main)

@@ -19,9 +19,9 @@ from jax.experimental import multihost_utils
 import jax.numpy as jnp
 import numpy as np
 
-from rt2_jax import configuration, paths
+from rt2_jax import command, configuration, paths
 from rt2_jax.data import pipeline
-from rt2_jax.errors import UserError, exit_on_user_error
+from rt2_jax.errors import UserError
 from rt2_jax.parallel import distributed, mesh as mesh_lib, topology
 from rt2_jax.text.actions import ActionSpace
 from rt2_jax.text.tokenizer import Tokenizer
@@ -35,6 +35,7 @@ from rt2_jax.training import (
     state as state_lib,
     step as step_lib,
     validation as validation_lib,
+    workdir_lock,
 )
 
 FLAGS = flags.FLAGS
@@ -56,10 +57,20 @@ def train(config: Any, workdir: epath.Path) -> None:
         tfrecord.CorruptRecord: a damaged record, unless config.data.on_corrupt is 'skip'.
         LossNotFinite: the loss or its gradient is not a number any more.
         checkpoint.SaveFailed, paths.PathError: the directory cannot be written to.
-        ValueError: something in the config that cannot be.
+        workdir_lock.WorkdirInUse: another run is in this directory.
+        configuration.ConfigError: a field that no config has, or a number that can't be.
+        ValueError: something else in the config that cannot be.
     """
-    with _sigterm() as stop:
-        _train(config, workdir, stop)
+    configuration.check(config)
+    checkpoint.check_not_inside(workdir)
+    with workdir_lock.hold(workdir) as lock, _sigterm() as stop:
+
+        def stops(step: int) -> bool:
+            if lock:
+                lock.check()
+            return stop(step)
+
+        _train(config, workdir, stops)
 
 
 def _train(config: Any, workdir: epath.Path, stop: Callable[[int], bool]) -> None:
@@ -77,6 +88,11 @@ def _train(config: Any, workdir: epath.Path, stop: Callable[[int], bool]) -> Non
 
     checkpoints = checkpoint.Checkpoints(workdir, keep=config.keep)
     start = checkpoints.latest() or 0
+    if start > config.total_steps:
+        raise checkpoint.CheckpointError(
+            f'{workdir} has done {start} steps already, more than config.total_steps='
+            f'{config.total_steps}: raise it, or take another --workdir'
+        )
     if start:
         state, accumulated, position = checkpoints.restore(
             start, program.state, program.accumulated
@@ -338,10 +354,9 @@ def main(argv: list[str]) -> None:
         )
     logging.set_verbosity(logging.WARNING)
     distributed.initialize()
-    with exit_on_user_error('train'):
-        train(FLAGS.config, paths.of(FLAGS.workdir))
+    train(FLAGS.config, paths.of(FLAGS.workdir))
 
 
 if __name__ == '__main__':
     define_flags()
-    app.run(main, flags_parser=configuration.parse_flags)
+    command.run('train', main, flags_parser=configuration.parse_flags)

@@ -14,10 +14,10 @@ import itertools
 import json
 from typing import Any
 
-from absl import app, flags
+from absl import flags
 import numpy as np
 
-from rt2_jax import paths
+from rt2_jax import command, paths
 from rt2_jax.data.example import Example
 from rt2_jax.decoding import compact
 from rt2_jax.evaluation import offline, report
@@ -79,4 +79,4 @@ def main(_: list[str]) -> None:
 
 if __name__ == '__main__':
     define_flags()
-    app.run(main)
+    command.run('agreement', main)

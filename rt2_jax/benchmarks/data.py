@@ -26,10 +26,10 @@ import sys
 import time
 from typing import Any
 
-from absl import app, flags, logging
+from absl import flags, logging
 from etils import epath
 
-from rt2_jax import paths
+from rt2_jax import command, paths
 from rt2_jax.benchmarks import data_reading, kitchen, turns
 from rt2_jax.data.robot import rlds
 from rt2_jax.evaluation import report
@@ -278,4 +278,4 @@ def main(_: list[str]) -> None:
 
 if __name__ == '__main__':
     define_flags()
-    app.run(main)
+    command.run('data', main)

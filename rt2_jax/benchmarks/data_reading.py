@@ -16,10 +16,11 @@ import queue
 import threading
 import time
 
-from absl import app, flags
+from absl import flags
 import jax
 import numpy as np
 
+from rt2_jax import command
 from rt2_jax.benchmarks import kitchen, turns
 from rt2_jax.data import images, mixture, pipeline
 from rt2_jax.data.robot import rlds, step_columns
@@ -140,4 +141,4 @@ def main(_: list[str]) -> None:
 
 if __name__ == '__main__':
     define_flags()
-    app.run(main)
+    command.run('data_reading', main)

@@ -18,8 +18,9 @@ import tempfile
 import time
 from typing import Any
 
-from absl import app, flags
+from absl import flags
 
+from rt2_jax import command
 from rt2_jax.benchmarks import turns
 
 FLAGS = flags.FLAGS
@@ -138,4 +139,4 @@ def main(_: list[str]) -> None:
 
 if __name__ == '__main__':
     define_flags()
-    app.run(main)
+    command.run('data_tensorflow', main)

@@ -26,12 +26,12 @@ import subprocess
 import sys
 from typing import Any
 
-from absl import app, flags, logging
+from absl import flags, logging
 from etils import epath
 import jax
 import numpy as np
 
-from rt2_jax import convert, paths
+from rt2_jax import command, convert, paths
 from rt2_jax.benchmarks import decode_model, turns
 from rt2_jax.decoding import compact
 from rt2_jax.evaluation import report
@@ -204,4 +204,4 @@ def main(_: list[str]) -> None:
 
 if __name__ == '__main__':
     define_flags()
-    app.run(main)
+    command.run('decode', main)

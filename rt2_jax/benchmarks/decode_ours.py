@@ -16,13 +16,14 @@ import os
 import time
 from typing import Any
 
-from absl import app, flags
+from absl import flags
 from etils import epath
 import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rt2_jax import command
 from rt2_jax.benchmarks import decode_model, turns
 from rt2_jax.decoding import compact
 from rt2_jax.decoding.grammar import Kind
@@ -124,4 +125,4 @@ def main(_: list[str]) -> None:
 if __name__ == '__main__':
     define_flags()
     os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')  # several share a device
-    app.run(main)
+    command.run('decode_ours', main)

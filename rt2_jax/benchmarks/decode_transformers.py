@@ -12,13 +12,14 @@ import os
 import time
 from typing import Any
 
-from absl import app, flags
+from absl import flags
 from etils import epath
 import numpy as np
 import torch
 import transformers
 from transformers.modeling_outputs import BaseModelOutput
 
+from rt2_jax import command
 from rt2_jax.benchmarks import decode_model, turns
 from rt2_jax.pretrained import tensors
 
@@ -123,4 +124,4 @@ def main(_: list[str]) -> None:
 
 if __name__ == '__main__':
     define_flags()
-    app.run(main)
+    command.run('decode_transformers', main)

@@ -16,12 +16,12 @@ import re
 import time
 from typing import Any
 
-from absl import app, flags, logging
+from absl import flags, logging
 from etils import epath
 import jax
 import numpy as np
 
-from rt2_jax import configuration, paths
+from rt2_jax import command, configuration, paths
 from rt2_jax.evaluation import report
 from rt2_jax.parallel import distributed, mesh as mesh_lib
 from rt2_jax.text.tokenizer import Tokenizer
@@ -112,4 +112,4 @@ def main(_: list[str]) -> None:
 
 if __name__ == '__main__':
     define_flags()
-    app.run(main, flags_parser=configuration.parse_flags)
+    command.run('host_memory', main, flags_parser=configuration.parse_flags)

@@ -32,7 +32,7 @@ from absl import app, flags
 from etils import epath
 import numpy as np
 
-from rt2_jax import paths
+from rt2_jax import command, paths
 from rt2_jax.benchmarks.index_robot import Robots
 from rt2_jax.benchmarks.index_web import Web
 from rt2_jax.evaluation import report
@@ -191,4 +191,4 @@ def main(_: list[str]) -> None:
 
 if __name__ == '__main__':
     define_flags()
-    app.run(main)
+    command.run('index', main)

@@ -28,13 +28,13 @@ import tempfile
 import time
 from typing import Any
 
-from absl import app, flags, logging
+from absl import flags, logging
 from etils import epath
 import numpy as np
 import psutil
 import requests
 
-from rt2_jax import paths
+from rt2_jax import command, paths
 from rt2_jax.benchmarks import data, fleet, malformed
 from rt2_jax.data import images
 from rt2_jax.decoding.grammar import Kind
@@ -216,4 +216,4 @@ def main(_: list[str]) -> None:
 
 if __name__ == '__main__':
     define_flags()
-    app.run(main)
+    command.run('serve', main)

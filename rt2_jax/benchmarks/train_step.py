@@ -14,12 +14,12 @@ import json
 import time
 from typing import Any
 
-from absl import app, flags
+from absl import flags
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rt2_jax import configuration, paths
+from rt2_jax import command, configuration, paths
 from rt2_jax.evaluation import report
 from rt2_jax.parallel import mesh as mesh_lib
 from rt2_jax.text.tokenizer import Tokenizer
@@ -146,4 +146,4 @@ def main(_: list[str]) -> None:
 
 if __name__ == '__main__':
     define_flags()
-    app.run(main, flags_parser=configuration.parse_flags)
+    command.run('train_step', main, flags_parser=configuration.parse_flags)

@@ -11,7 +11,7 @@ import numpy as np
 from rt2_jax.data import images
 from rt2_jax.data.example import Example
 from rt2_jax.nearest import nearest
-from rt2_jax.text import prompts
+from rt2_jax.text import plan_marker, prompts
 from rt2_jax.text.actions import ActionTokenizer
 
 _NOTHING = np.zeros([0], np.int32)
@@ -117,11 +117,11 @@ class ExampleEncoder:
         Raises:
           ValueError: an answer longer than T, or a plan whose "Action:" isn't told from its text.
         """
-        marker = list(self._encode_text(prompts.ACTION_MARKER))
+        marker = plan_marker.marker_ids(self._tokenizer)
         for answer in answers:
             ids = list(self._encode_text(answer))
             planned = answer.endswith(prompts.ACTION_MARKER)
-            if planned and _first(marker, ids) != len(ids) - len(marker):
+            if planned and not plan_marker.is_plan(ids, marker):
                 raise ValueError(
                     f'source {source!r}: {prompts.ACTION_MARKER!r} must end a plan and stand nowhere '
                     f'else in it, in tokens too: {answer!r}'
@@ -236,9 +236,3 @@ class ExampleEncoder:
             setattr(self, counter, count)
         if count & (count - 1) == 0:
             logging.warning(message, count, about)
-
-
-def _first(part: list[int], ids: list[int]) -> int:
-    """Where `part` first stands in `ids`; -1 if nowhere."""
-    places = range(len(ids) - len(part) + 1)
-    return next((i for i in places if ids[i : i + len(part)] == part), -1)

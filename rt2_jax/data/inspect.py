@@ -17,11 +17,10 @@ from absl import app, flags, logging
 from etils import epath
 import numpy as np
 
-from rt2_jax import paths
+from rt2_jax import command, paths
 from rt2_jax.data import charts, embodiments, tfds_directory
 from rt2_jax.data.errors import DataSetError
 from rt2_jax.data.robot import rlds, survey
-from rt2_jax.errors import exit_on_user_error
 from rt2_jax.nearest import nearest
 from rt2_jax.text.actions import ActionTokenizer
 from rt2_jax.text.tokenizer import Tokenizer
@@ -66,6 +65,7 @@ def inspect(
     """
     output = paths.of(output)
     output.mkdir(parents=True, exist_ok=True)
+    directory = tfds_directory.version_folder(directory)
     source = rlds.open_source(
         directory, card_of(directory, card), split=split, location=location, on_corrupt=on_corrupt
     )
@@ -237,19 +237,18 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f'unknown arguments {argv[1:]}')
     logging.set_verbosity(logging.ERROR)  # what is logged of clipping and skipping is in the report
-    with exit_on_user_error('inspect'):
-        report = inspect(
-            FLAGS.dataset,
-            FLAGS.output,
-            card=FLAGS.card,
-            split=FLAGS.split,
-            location=FLAGS.location,
-            on_corrupt=FLAGS.on_corrupt,
-        )
+    report = inspect(
+        FLAGS.dataset,
+        FLAGS.output,
+        card=FLAGS.card,
+        split=FLAGS.split,
+        location=FLAGS.location,
+        on_corrupt=FLAGS.on_corrupt,
+    )
     print(as_text(report))
     print(f'\n{FLAGS.output}: report.json, actions.png, lengths.png, frames.png')
 
 
 if __name__ == '__main__':
     define_flags()
-    app.run(main)
+    command.run('inspect', main)

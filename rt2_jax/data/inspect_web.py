@@ -17,13 +17,12 @@ from typing import Any
 from absl import app, flags, logging
 import numpy as np
 
-from rt2_jax import paths
+from rt2_jax import command, paths
 from rt2_jax.data import charts, contact_sheet
 from rt2_jax.data.web import sources as web_sources, tasks as web_tasks
 from rt2_jax.data.web.cards import TEXTS
 from rt2_jax.data.web.table import WebTable
 from rt2_jax.data.web.web_set import WebSet
-from rt2_jax.errors import exit_on_user_error
 
 FLAGS = flags.FLAGS
 QUANTILES = (0.0, 0.01, 0.1, 0.5, 0.9, 0.99, 1.0)
@@ -175,34 +174,29 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f'unknown arguments {argv[1:]}')
     logging.set_verbosity(logging.WARNING)
-    begin = time.perf_counter()
-    with exit_on_user_error('inspect_web', ValueError):
-        output = paths.of(FLAGS.output)
-        dataset = web_sources.open_format(
-            FLAGS.kind,
-            FLAGS.dataset,
-            card=FLAGS.card,
-            fields=_fields(FLAGS.fields),
-            split=FLAGS.split,
-            files=FLAGS.files,
-            pictures=FLAGS.pictures,
-        )
-        table = web_sources.open_table(
-            dataset, location=FLAGS.location, on_corrupt=FLAGS.on_corrupt
-        )
+    output, begin = paths.of(FLAGS.output), time.perf_counter()
+    dataset = web_sources.open_format(
+        FLAGS.kind,
+        FLAGS.dataset,
+        card=FLAGS.card,
+        fields=_fields(FLAGS.fields),
+        split=FLAGS.split,
+        files=FLAGS.files,
+        pictures=FLAGS.pictures,
+    )
+    table = web_sources.open_table(dataset, location=FLAGS.location, on_corrupt=FLAGS.on_corrupt)
     print(f'opened in {time.perf_counter() - begin:.1f} s')
     found = report(table)
     print('\n'.join(lines(found)))
     picture, said = sheet(table, FLAGS.examples, FLAGS.seed)
     print('\n'.join(said))
-    with exit_on_user_error('inspect_web'):
-        output.mkdir(parents=True, exist_ok=True)
-        content = json.dumps(found, indent=1, ensure_ascii=False)
-        paths.write(output / 'report.json', content.encode())
-        charts.save(output / 'sheet.png', picture)
+    output.mkdir(parents=True, exist_ok=True)
+    content = json.dumps(found, indent=1, ensure_ascii=False)
+    paths.write(output / 'report.json', content.encode())
+    charts.save(output / 'sheet.png', picture)
     print(f'wrote {output / "report.json"} and {output / "sheet.png"}')
 
 
 if __name__ == '__main__':
     define_flags()
-    app.run(main)
+    command.run('inspect_web', main)

@@ -13,12 +13,11 @@ from typing import Any
 from absl import app, flags
 import numpy as np
 
-from rt2_jax import configuration, paths
+from rt2_jax import command, configuration, paths
 from rt2_jax.data import augmentation, charts, images, pipeline, sources as sources_lib
 from rt2_jax.data.mixture import ShareMap
 from rt2_jax.data.robot.rlds import StepSource
 from rt2_jax.data.schedules import Schedule
-from rt2_jax.errors import exit_on_user_error
 
 FLAGS = flags.FLAGS
 
@@ -88,22 +87,21 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f'unknown arguments {argv[1:]}')
     config = FLAGS.config
-    with exit_on_user_error('preview', ValueError):
-        robot, others = sources_lib.open_sources(config.data)
-        schedule = Schedule.from_config(config.data.robot_share.to_dict())
-        plan = pipeline.make_plan(robot, others, schedule, config.total_steps, config.batch_size)
-        opened = {name: source for name, (source, _) in {**robot, **others}.items()}
-        lines = table(list(opened), [*map(len, opened.values())], plan, config.total_steps)
-        if sources_lib.holds_out(config):
-            lines += ['', *held_out(config, opened)]
+    configuration.check(config)
+    robot, others = sources_lib.open_sources(config.data)
+    schedule = Schedule.from_config(config.data.robot_share.to_dict())
+    plan = pipeline.make_plan(robot, others, schedule, config.total_steps, config.batch_size)
+    opened = {name: source for name, (source, _) in {**robot, **others}.items()}
+    lines = table(list(opened), [*map(len, opened.values())], plan, config.total_steps)
+    if sources_lib.holds_out(config):
+        lines += ['', *held_out(config, opened)]
     print('\n'.join(lines))
     if FLAGS.frames:
         augment = augmentation.Augmentation.from_config(config.data.augment)
-        with exit_on_user_error('preview'):
-            charts.save(paths.of(FLAGS.frames), sheet(opened, augment, config.seed))
+        charts.save(paths.of(FLAGS.frames), sheet(opened, augment, config.seed))
         print(f'\n{FLAGS.frames}: {ROWS_A_SOURCE} rows for each of {", ".join(opened)}')
 
 
 if __name__ == '__main__':
     define_flags()
-    app.run(main, flags_parser=configuration.parse_flags)
+    command.run('preview', main, flags_parser=configuration.parse_flags)

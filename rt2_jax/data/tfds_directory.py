@@ -8,9 +8,24 @@ from typing import Any
 
 from etils import epath
 
-from rt2_jax.data import files
+from rt2_jax.data import files, remote
 from rt2_jax.data.errors import DataSetError
 from rt2_jax.nearest import beside, nearest
+
+
+def version_folder(directory: epath.PathLike) -> files.Path:
+    """The folder of a data set's version, where the folder above it is given and has only one.
+
+    Raises:
+      DataSetError: it has several versions.
+    """
+    path = files.path(directory)
+    versions = _versions(path)
+    if len(versions) > 1:
+        raise DataSetError(
+            f'{path} has several versions of the data set: {", ".join(versions)}; add one to the path'
+        )
+    return path / versions[0] if versions else path
 
 
 def split_files(directory: epath.PathLike, split: str = 'train') -> list[files.Path]:
@@ -90,11 +105,24 @@ def class_names(directory: epath.PathLike, keys: Sequence[str]) -> tuple[str, ..
     return tuple(name.strip() for name in path.read_text().split('\n') if name.strip())
 
 
+def _versions(path: files.Path) -> list[str]:
+    """Folders of a local folder that are data sets, where it is none itself."""
+    if remote.is_remote(path) or not path.is_dir() or (path / 'dataset_info.json').exists():
+        return []
+    return sorted(
+        folder.name for folder in path.iterdir() if (folder / 'dataset_info.json').exists()
+    )
+
+
 def _info(directory: files.Path) -> dict[str, Any]:
     path = directory / 'dataset_info.json'
     if isinstance(directory, epath.Path) and not directory.exists():
         raise DataSetError(
             f'no data set at {directory}: there is no such directory{beside(directory)}'
+        )
+    if not path.exists() and (versions := _versions(directory)):
+        raise DataSetError(
+            f'{directory} is the folder above a version: add {" or ".join(versions)}'
         )
     if not path.exists():
         raise DataSetError(

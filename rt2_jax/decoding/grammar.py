@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rt2_jax.text import actions, prompts
+from rt2_jax.text import actions, plan_marker
 
 
 class Kind(enum.IntEnum):
@@ -58,7 +58,7 @@ class Grammar:
     Attributes:
       bin_ids: token ids of the integers 0..bins-1; the first two are the terminate flag's, where
         there is one.
-      marker_ids: token ids of "Action:", which ends a plan.
+      marker_ids: token ids of "Action:" at the end of a plan (`plan_marker`).
       pad_id: what fills a row after its end; never allowed within it.
       eos_id: what ends a text.
       vocab_size: number of token ids in use. Logits may be wider (padded vocabularies); ids from
@@ -100,23 +100,11 @@ class Grammar:
         """The grammar over a tokenizer's ids.
 
         Raises:
-          ValueError: when "Action:" is tokenised together with what is before it, so that its ids
-            could not be told.
+          ValueError: the tokenizer has no ids that end every plan (`plan_marker`).
         """
-        # At the end of a plan, and not alone: there a text may begin as if no space were before it.
-        plan = prompts.plan('pick banana')
-        planned = tuple(int(i) for i in tokenizer.encode(plan))
-        words = plan.removesuffix(prompts.ACTION_MARKER).rstrip()
-        before = tuple(int(i) for i in tokenizer.encode(words))
-        if planned[: len(before)] != before:
-            raise ValueError(
-                f'{words!r} has the token ids {before}, but {plan!r} has {planned}; the tokenizer '
-                f'must split {prompts.ACTION_MARKER!r} off.'
-            )
-        marker = planned[len(before) :]
         return cls(
             bin_ids=tuple(action_tokenizer.integer_ids.tolist()),
-            marker_ids=marker,
+            marker_ids=plan_marker.marker_ids(tokenizer),
             pad_id=int(tokenizer.pad_id),
             eos_id=int(tokenizer.eos_id),
             vocab_size=int(tokenizer.vocab_size),

@@ -10,30 +10,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 import contextlib
 import dataclasses
 import hashlib
-import json
 from typing import Any
 
 from etils import epath
 import numpy as np
 
-from rt2_jax import configuration, paths
+from rt2_jax import paths, records
 from rt2_jax.exported.exported_policy import POLICY, WEIGHTS
 from rt2_jax.inspection import blocks, orbax_arrays
 from rt2_jax.inspection.blocks import Stored
 from rt2_jax.pretrained import tensors
 from rt2_jax.text import fast_tokenizer
 from rt2_jax.text.tokenizer import Tokenizer
-from rt2_jax.training import loading, saved_files
+from rt2_jax.training import checkpoint, loading, recorded, saved_files
 from rt2_jax.training.checkpoint import (
     CheckpointError,
     Checkpoints,
     check_action_tokens,
     complete_steps,
     read_config,
+    read_tokenizer,
 )
 
 
@@ -91,8 +90,8 @@ def open_checkpoint(directory: epath.PathLike, step: int | None = None) -> Opene
 
 def _assets(opened: Opened) -> None:
     path = opened.directory
-    opened.embodiment = _json(path / 'embodiment.json')
-    opened.tokenizer = _read(path / 'tokenizer.model', lambda p: Tokenizer(p.read_bytes()))
+    opened.embodiment = recorded.embodiment(path / 'embodiment.json')
+    opened.tokenizer = read_tokenizer(path)
     if (path / 'versions.json').exists():
         opened.versions = _json(path / 'versions.json')
     else:
@@ -139,7 +138,7 @@ def _packed(opened: Opened, step: int | None) -> None:
 
 
 def _converted(path: epath.Path) -> Opened:
-    told = _json(path / loading.MODEL)
+    told = loading.read_model(path)
     opened = Opened(path, 'converted', config={'model': told['model']})
     found = tensors.open_tensors(path)
     opened.arrays = {name: blocks.of_tensor(tensor) for name, tensor in found.items()}
@@ -151,7 +150,16 @@ def _converted(path: epath.Path) -> Opened:
 
 def _exported(path: epath.Path) -> Opened:
     told = _json(path / POLICY)
-    config = configuration.from_json(json.dumps(told['config']))
+    records.check_fields(
+        told,
+        ('config', 'step', 'versions', 'tokenizer', 'action'),
+        told,
+        path / POLICY,
+        CheckpointError,
+    )
+    config = checkpoint.whole_config(
+        told['config'], path / POLICY, told['versions'].get('rt2_jax', '')
+    )
     opened = Opened(path, 'exported policy', step=told['step'], config=config)
     opened.versions = told['versions']
     found = tensors.open_tensors(path / WEIGHTS)
@@ -175,14 +183,7 @@ def _size(folder: epath.Path) -> int:
 
 
 def _json(path: epath.Path) -> Any:
-    return _read(path, lambda p: json.loads(p.read_text()))
-
-
-def _read(path: epath.Path, how: Callable[[epath.Path], Any]) -> Any:
-    try:
-        return how(path)
-    except (ValueError, RuntimeError) as error:  # SentencePiece raises the latter
-        raise CheckpointError(f'{path} is damaged: {error}') from error
+    return records.read(path, CheckpointError)
 
 
 def of_tokenizer(tokenizer: Tokenizer | None) -> dict[str, Any] | None:

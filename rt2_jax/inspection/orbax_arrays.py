@@ -7,13 +7,13 @@ dots (github.com/google/orbax, serialization/tensorstore_utils.py).
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from etils import epath
 import numpy as np
 import tensorstore as ts
 
+from rt2_jax import records
 from rt2_jax.inspection.blocks import Box, Stored
 from rt2_jax.parallel.sharding import named_leaves
 from rt2_jax.pretrained.tensors import SourceError
@@ -53,7 +53,7 @@ def _stored(name: str, listed: Any) -> Stored:
 
 
 def _reader(name: str, folder: epath.Path, key: str):
-    newer = json.loads((folder / '_METADATA').read_text()).get('use_zarr3', False)
+    newer = records.read(folder / '_METADATA').get('use_zarr3', False)
     root = str(folder) if '://' in str(folder) else f'file://{folder}'
     spec = {
         'driver': 'zarr3' if newer else 'zarr',

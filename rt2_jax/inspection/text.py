@@ -98,11 +98,12 @@ def _actions(report: Report) -> list[str]:
     card = told.get('embodiment', {})
     lines = []
     if card:
+        # A card of an older version, which is no more, may lack some.
         lines.append(
-            f'card {card["name"]}: {card["motion"]} actions at {card["frequency"]:g} Hz; '
-            f'{card["frame"]}'
+            f'card {card.get("name")}: {card.get("motion", "delta")} actions at '
+            f'{card.get("frequency", 0):g} Hz; {card.get("frame", "")}'
         )
-        if isinstance(gripper := card['gripper'], Mapping):
+        if isinstance(gripper := card.get('gripper'), Mapping):
             lines.append(
                 f'gripper of the data: {gripper["kind"]}, {gripper["closed"]:g} closed and '
                 f'{gripper["open"]:g} open; here +1 closed and -1 open'

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from rt2_jax.models import layers, vit
+from rt2_jax.models.parts import part
 
 
 class Classifier(nn.Module):
@@ -44,7 +45,7 @@ class Classifier(nn.Module):
           ValueError: T is not F N + 1.
         """
         b, f = images.shape[:2]
-        tokens = vit.ViT(dtype=self.dtype, name='tower', **self.vision)(
+        tokens = part(vit.ViT, self.vision, 'config.model.vision', dtype=self.dtype, name='tower')(
             images.reshape(b * f, *images.shape[2:])
         )
         tokens = layers.Linear((self.width,), ('vision', 'embed'), self.dtype, name='projection')(

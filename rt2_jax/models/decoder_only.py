@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from rt2_jax.models import gemma, layers, stacks, vit
+from rt2_jax.models.parts import part
 from rt2_jax.nearest import check
 
 
@@ -101,7 +102,7 @@ class DecoderOnly(nn.Module):
         self.every, self.window = text.pop('every', 1), text.pop('window', 1 << 30)
         self.base = text.pop('base', 10_000.0)
         remat, unroll = text.pop('remat', 'none'), text.pop('unroll', 1)
-        self.tower = vit.ViT(dtype=self.dtype, **self.vision)
+        self.tower = part(vit.ViT, self.vision, 'config.model.vision', dtype=self.dtype)
         self.projection = layers.Linear((self.width,), ('vision', 'embed'), self.dtype, bias=True)
         self.embedding = layers.WordVectors(self.vocab, self.width, self.dtype)
         self.layers = stacks.stack(Layer, self.depth, remat, unroll, dtype=self.dtype, **text)

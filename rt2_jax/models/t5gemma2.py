@@ -20,6 +20,7 @@ import jax.numpy as jnp
 
 from rt2_jax.models import gemma, layers, stacks, vit
 from rt2_jax.models.gemma import GLOBAL, LOCAL
+from rt2_jax.models.parts import part
 
 
 class EncoderLayer(nn.Module):
@@ -268,11 +269,11 @@ class T5Gemma2(nn.Module):
 
     def setup(self):
         width = self.encoder['width']
-        self.tower = vit.ViT(dtype=self.dtype, **self.vision)
+        self.tower = part(vit.ViT, self.vision, 'config.model.vision', dtype=self.dtype)
         self.projection = Projection(width, self.image_tokens, self.dtype)
         self.embedding = Words(self.vocab, width, self.dtype, self.end_of_image)
-        self.text_encoder = Encoder(dtype=self.dtype, **self.encoder)
-        self.text_decoder = Decoder(dtype=self.dtype, **self.decoder)
+        self.text_encoder = part(Encoder, self.encoder, 'config.model.encoder', dtype=self.dtype)
+        self.text_decoder = part(Decoder, self.decoder, 'config.model.decoder', dtype=self.dtype)
 
     def encode(self, images: jax.Array, prompt: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Returns encoder states [B, S, D] and which of them are valid, bool [B, S]."""

@@ -8,6 +8,7 @@ Axes: B batch, F frames, N image tokens, P prompt, T target, D width, V vocabula
 """
 
 from collections.abc import Mapping, Sequence
+import dataclasses
 import math
 
 import flax.linen as nn
@@ -15,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from rt2_jax.models import classifier, decoder_only, encoder_decoder, layers, rows, t5gemma2, vit
+from rt2_jax.models.parts import part
 from rt2_jax.nearest import check
 
 
@@ -79,13 +81,17 @@ class PaLI(nn.Module):
     def setup(self):
         check('positions', self.positions, ('none', 'sincos'))
         width = self.encoder['width']
-        self.tower = vit.ViT(dtype=self.dtype, **self.vision)
+        self.tower = part(vit.ViT, self.vision, 'config.model.vision', dtype=self.dtype)
         self.projection = layers.Linear((width,), ('vision', 'embed'), self.dtype)
         self.embedding = layers.WordVectors(
             self.vocab, width, self.dtype, self.integers if self.number_line else ()
         )
-        self.text_encoder = encoder_decoder.Encoder(dtype=self.dtype, **self.encoder)
-        self.text_decoder = encoder_decoder.Decoder(dtype=self.dtype, **self.decoder)
+        self.text_encoder = part(
+            encoder_decoder.Encoder, self.encoder, 'config.model.encoder', dtype=self.dtype
+        )
+        self.text_decoder = part(
+            encoder_decoder.Decoder, self.decoder, 'config.model.decoder', dtype=self.dtype
+        )
         self.head = None if self.tied else Head(self.vocab, self.dtype)
 
     def encode(self, images: jax.Array, prompt: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -164,6 +170,7 @@ class PaLI(nn.Module):
         return weights[..., : math.prod(grid)].reshape(*weights.shape[:-1], *grid)
 
 
+_DTYPES = ('float32', 'bfloat16', 'float16', 'float64')
 _BACKBONES = {
     'pali': PaLI,
     'decoder_only': decoder_only.DecoderOnly,
@@ -188,11 +195,14 @@ def build(config: Mapping, vocab: int, integers: Sequence[int] = ()) -> nn.Modul
     config = dict(config.to_dict() if hasattr(config, 'to_dict') else config)
     name = config.pop('name')
     check('backbone', name, _BACKBONES)
-    dtype = jnp.dtype(config.pop('dtype'))
+    dtype = jnp.dtype(check('dtype', config.pop('dtype'), _DTYPES))
     rows = config.pop('vocab', 0) or vocab
     if rows < vocab:
         raise ValueError(f'config.model.vocab is {rows}; the tokenizer has {vocab} tokens')
     parts = {key: _frozen(value) for key, value in config.items()}
+    valid = {field.name for field in dataclasses.fields(_BACKBONES[name])} - {'parent', 'name'}
+    for key in parts:
+        check(f'field of config.model of {name!r}:', key, valid)
     if parts.get('number_line'):
         if not len(integers):
             raise ValueError('config.model.number_line needs the token ids of the integers')

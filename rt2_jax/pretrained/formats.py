@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
-import json
 from typing import Any
 
 from etils import epath
 
-from rt2_jax import paths
+from rt2_jax import paths, records
 from rt2_jax.nearest import check
 from rt2_jax.pretrained import (
     big_vision,
@@ -162,7 +161,9 @@ def open_source(source: epath.PathLike, name: str) -> Source:
         path = (path if path.is_dir() else path.parent) / 'config.json'
         if not path.exists():
             raise SourceError(f'{path} is missing: --format={name} needs it beside the tensors')
-        config = json.loads(path.read_text())
+        config = records.read(path, SourceError)
+        if not isinstance(config, dict):
+            raise SourceError(f'{path} must hold an object')
         kind = config.get('model_type')
         if kind not in form.model_types:
             other = [n for n, f in FORMATS.items() if kind in f.model_types]

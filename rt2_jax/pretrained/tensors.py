@@ -19,7 +19,7 @@ from etils import epath
 import ml_dtypes
 import numpy as np
 
-from rt2_jax import paths
+from rt2_jax import paths, records
 from rt2_jax.errors import UserError
 from rt2_jax.nearest import beside, nearest
 
@@ -88,7 +88,10 @@ def _directory(path: epath.Path) -> dict[str, Tensor]:
             f'(*.safetensors.index.json); one file, or several and one index, are needed. It holds '
             f'{present}'
         )
-    shards: Mapping[str, str] = json.loads(indices[0].read_text())['weight_map']
+    index = records.read(indices[0], SourceError)
+    if not isinstance(index, dict) or not isinstance(index.get('weight_map'), dict):
+        raise SourceError(f'{indices[0]} lacks weight_map')
+    shards: Mapping[str, str] = index['weight_map']
     found = {}
     for name in sorted(set(shards.values())):
         if not (path / name).exists():
@@ -118,10 +121,7 @@ def _safetensors(path: epath.Path) -> dict[str, Tensor]:
         length = int.from_bytes(file.read(8), 'little')
         if size < 8 or length > size - 8:
             raise SourceError(f'{path} is truncated or no safetensors file: {size:,} bytes')
-        try:
-            header = json.loads(file.read(length))
-        except ValueError as error:
-            raise SourceError(f'{path} is no safetensors file: {error}') from error
+        header = records.parse(file.read(length), f'the header of {path}', SourceError)
     header.pop('__metadata__', None)
     found = {}
     for name, entry in header.items():

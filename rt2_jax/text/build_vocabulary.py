@@ -9,10 +9,10 @@ questions and the robot's instructions. Bytes are a fallback, so any other text 
 import io
 import itertools
 
-from absl import app, flags
+from absl import flags
 import sentencepiece
 
-from rt2_jax import paths
+from rt2_jax import command, paths
 
 FLAGS = flags.FLAGS
 _NUMBERS = ('one', 'two', 'three', 'four', 'five')
@@ -116,4 +116,4 @@ def main(_) -> None:
 
 if __name__ == '__main__':
     define_flags()
-    app.run(main)
+    command.run('build_vocabulary', main)

@@ -12,6 +12,7 @@ import json
 import re
 from typing import Any
 
+from rt2_jax import records
 from rt2_jax.nearest import check
 
 _BYTE = re.compile('<0x[0-9A-F]{2}>')
@@ -23,7 +24,7 @@ def open_json(model_bytes: bytes) -> Unigram | Bpe:
     Raises:
         ValueError: it is of another kind of model.
     """
-    text = json.loads(model_bytes)
+    text = records.parse(model_bytes, 'the tokenizer.json')
     kind = check('model of a tokenizer.json', text['model'].get('type', 'BPE'), KINDS)
     return KINDS[kind](text)
 

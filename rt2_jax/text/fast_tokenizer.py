@@ -15,6 +15,7 @@ from typing import Any
 
 from etils import epath
 
+from rt2_jax import records
 from rt2_jax.nearest import nearest
 
 _BESIDE = ('special_tokens_map.json', 'tokenizer_config.json')
@@ -35,10 +36,10 @@ def with_roles(model_bytes: bytes, folder: epath.Path) -> bytes:
     told = {}
     for name in _BESIDE:
         if (folder / name).exists():
-            told |= json.loads((folder / name).read_text())
+            told |= records.read(folder / name)
     if not told:
         return model_bytes
-    model = json.loads(model_bytes)
+    model = records.parse(model_bytes, folder / 'tokenizer.json')
     added = {token['content']: token for token in model['added_tokens']}
     for role in _USUAL:
         if name := told.get(f'{role}_token'):
@@ -71,7 +72,7 @@ class Model:
             raise ImportError(
                 "a tokenizer.json needs the tokenizers library: pip install 'rt2_jax[convert]'"
             ) from error
-        text = json.loads(model_bytes)
+        text = records.parse(model_bytes, 'the tokenizer.json')
         try:
             self._tokenizer = tokenizers.Tokenizer.from_str(model_bytes.decode())
         except Exception as error:  # The library raises no narrower one.

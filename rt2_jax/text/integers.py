@@ -62,7 +62,7 @@ def with_integers(model_bytes: bytes, way: str) -> Changed:
         model.put(number, piece)
     model.prefer(pieces)
     changed = Changed(model.to_bytes(), ids, instead_of)
-    _check(Tokenizer(changed.model_bytes), count)
+    Tokenizer(changed.model_bytes)  # refuses a model that doesn't find its integers
     return changed
 
 
@@ -78,15 +78,6 @@ def least_used(words: Mapping[int, float], count: int) -> list[int]:
         )
     ranked = sorted((score, -number) for number, score in words.items())
     return sorted(-number for _, number in ranked[:count])
-
-
-def _check(tokenizer: Tokenizer, count: int) -> None:
-    for k, number in enumerate(tokenizer.integer_ids[:count].tolist()):
-        if (found := tokenizer.encode(f'a {k}'))[-1] != number:
-            raise ValueError(
-                f'The tokenizer takes {k} for {found} in "a {k}", though its token is {number}: its '
-                'normalizer or pre-tokenizer parts digits from what is around them'
-            )
 
 
 class _SentencePiece:

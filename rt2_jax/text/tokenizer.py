@@ -19,6 +19,8 @@ from rt2_jax.text import fast_tokenizer
 
 INTEGERS = 1001
 BINS = 256  # of an action's numbers
+_DIGITS = tuple('0123456789')
+_WORD = 'a'  # stands before integers to see what they are in a sentence
 
 
 class Tokenizer:
@@ -32,7 +34,8 @@ class Tokenizer:
         them, or 256 where rarely used words gave their places (`text.integers`).
 
     Raises:
-      ValueError: the model has no padding or end token, or no single token for an integer below 256.
+      ValueError: the model has no padding or end token, no single token for an integer below 256, or a
+        token for an integer that it doesn't use where the integer stands in a sentence.
     """
 
     def __init__(self, model_bytes: bytes):
@@ -55,6 +58,7 @@ class Tokenizer:
                 'rt2_jax.text.integers adds them'
             )
         self.integer_ids = np.array(ids[: missing[0] if missing else None], np.int32)
+        self._before_integer = self._words_before_integer()
 
     @classmethod
     @functools.cache
@@ -64,11 +68,25 @@ class Tokenizer:
 
     @classmethod
     def load(cls, path) -> 'Tokenizer':
-        """Reads a model file, as `read` does."""
-        return cls(read(path))
+        """Reads a model file, as `read` does.
+
+        Raises:
+          ValueError: as the constructor and `read`, with the path.
+        """
+        try:
+            return cls(read(path))
+        except ValueError as error:
+            raise ValueError(f'tokenizer {path}: {error}') from error
 
     def encode(self, text: str) -> list[int]:
-        """Returns the ids of a text, without an end token."""
+        """Returns the ids of a text, without an end token.
+
+        A text that begins with a digit is encoded as it would be in a sentence, behind a space: "410 530"
+        is two tokens for every tokenizer.
+        """
+        rest = text.removeprefix(' ')
+        if self._before_integer and rest[:1] in _DIGITS:
+            return self._model.encode(f'{_WORD} {rest}')[len(self._before_integer) :]
         return self._model.encode(text)
 
     def decode(self, ids: Sequence[int] | Iterable[int]) -> str:
@@ -79,7 +97,31 @@ class Tokenizer:
                 break
             if int(token) != self.pad_id:
                 kept.append(int(token))
-        return self._model.decode(kept)
+        text = self._model.decode(kept)
+        if self._before_integer and text[:1] == ' ' and text[1:2] in _DIGITS:
+            return text.removeprefix(' ')
+        return text
+
+    def _words_before_integer(self) -> list[int]:
+        """The ids to encode before an integer that begins a text, and then to leave out.
+
+        Empty where the model itself begins a text as behind a space (a dummy prefix).
+
+        Raises:
+          ValueError: an integer is other pieces than its token in a sentence.
+        """
+        word = self._model.encode(_WORD)
+        # Between 256 and 1000, a vocabulary may have some by chance; those are common words.
+        count = INTEGERS if len(self.integer_ids) == INTEGERS else BINS
+        for integer, token in enumerate(self.integer_ids[:count].tolist()):
+            if (ids := self._model.encode(f'{_WORD} {integer}')) != [*word, token]:
+                raise ValueError(
+                    f'The tokenizer takes {integer} for {ids[len(word) :]} in "{_WORD} {integer}", '
+                    f'though its token is {token}: its normalizer or pre-tokenizer parts digits from '
+                    'what is around them'
+                )
+        first = self.integer_ids[0].item()
+        return [] if self._model.encode('0') == [first] else word
 
 
 def read(path: epath.PathLike) -> bytes:
@@ -100,7 +142,12 @@ class _SentencePiece:
 
     def __init__(self, model_bytes: bytes):
         self._processor = sentencepiece.SentencePieceProcessor()
-        self._processor.LoadFromSerializedProto(model_bytes)
+        try:
+            self._processor.LoadFromSerializedProto(model_bytes)
+        except RuntimeError as error:
+            raise ValueError(
+                f'neither a SentencePiece model nor a tokenizer.json ({error})'
+            ) from error
         self.vocab_size = self._processor.vocab_size()
         self.pad_id, self.eos_id = self._processor.pad_id(), self._processor.eos_id()
         self.encode, self.decode = self._processor.encode, self._processor.decode

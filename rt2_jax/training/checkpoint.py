@@ -28,7 +28,7 @@ import ml_collections
 import orbax.checkpoint as ocp
 from orbax.checkpoint._src.path import gcs_utils
 
-from rt2_jax import buckets, configuration, paths
+from rt2_jax import __version__, buckets, configuration, paths, records
 from rt2_jax.data import embodiments
 from rt2_jax.errors import UserError
 from rt2_jax.nearest import beside
@@ -71,8 +71,8 @@ class SaveFailed(UserError, OSError):
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the libraries whose change could change a result."""
-    found = {'python': platform.python_version()}
+    """Versions of this package, of Python and of the libraries whose change could change a result."""
+    found = {'rt2_jax': __version__, 'python': platform.python_version()}
     for name in _PACKAGES:
         try:
             found[name] = importlib.metadata.version(name)
@@ -141,8 +141,11 @@ def read_config(workdir: epath.PathLike) -> ml_collections.ConfigDict:
         CheckpointError: there is no such directory, it is empty, or half-written.
     """
     workdir = paths.of(workdir)
+    check_not_inside(workdir)
     if not workdir.exists():
         raise CheckpointError(f'there is no directory {workdir}{beside(workdir)}')
+    if not workdir.is_dir():
+        raise CheckpointError(f'{workdir} is a file; a run is a directory')
     present = sorted(path.name for path in workdir.iterdir())
     if not present:
         raise CheckpointError(
@@ -159,10 +162,61 @@ def read_config(workdir: epath.PathLike) -> ml_collections.ConfigDict:
             f'{workdir} is no checkpoint directory, or a half-written one: it lacks '
             f'{", ".join(missing)} and has {", ".join(present)}'
         )
+    path = workdir / 'config.json'
+    return whole_config(records.read(path, CheckpointError), path, written_by(workdir))
+
+
+def whole_config(
+    record: Any, where: epath.PathLike, version: str = ''
+) -> ml_collections.ConfigDict:
+    """A recorded config, locked, in which fields that its version did not have are at their defaults.
+
+    Args:
+        record: what the JSON says.
+        where: the file that says it.
+        version: of rt2_jax that wrote it, if known.
+
+    Raises:
+        CheckpointError: it lacks what every version wrote, or has fields of a newer version.
+    """
+    required = ('model', 'data', 'embodiment')
+    records.check_fields(record, required, record, where, CheckpointError, version)
+    unknown = configuration.unknown_fields(record)
+    records.refuse_unknown(unknown, where, CheckpointError, version)
+    return configuration.complete(record)
+
+
+def read_tokenizer(workdir: epath.Path) -> Tokenizer:
+    """The tokenizer of a run; CheckpointError where its file is damaged."""
+    path = workdir / 'tokenizer.model'
     try:
-        return configuration.from_json((workdir / 'config.json').read_text())
-    except json.JSONDecodeError as error:
-        raise CheckpointError(f'{workdir / "config.json"} is damaged: {error}') from error
+        return Tokenizer(path.read_bytes())
+    except ValueError as error:
+        raise CheckpointError(f'{path} is damaged: {error}') from error
+
+
+def written_by(workdir: epath.Path) -> str:
+    """The version of rt2_jax that wrote a directory; '' of before it was recorded."""
+    path = workdir / 'versions.json'
+    if not path.exists():
+        return ''
+    versions_there = records.read(path, CheckpointError)
+    return versions_there.get('rt2_jax', '') if isinstance(versions_there, dict) else ''
+
+
+def check_not_inside(workdir: epath.Path) -> None:
+    """Refuses RUN/checkpoints and RUN/checkpoints/STEP, where RUN is the directory of a run.
+
+    Raises:
+        CheckpointError: names the directory to give.
+    """
+    below = next((x for x in (workdir, workdir.parent) if x.name == 'checkpoints'), None)
+    if below is None or not (below.parent / 'config.json').exists():
+        return
+    step = f' and step {workdir.name}' if below == workdir.parent else ''
+    raise CheckpointError(
+        f'{workdir} is a folder inside a run: give the directory of the run, {below.parent}{step}'
+    )
 
 
 def complete_steps(workdir: epath.PathLike) -> list[int]:

@@ -10,8 +10,8 @@ can start from it, and reads of each array what its devices hold.
 from collections.abc import Callable, Sequence
 import dataclasses
 from importlib import resources
-import json
 from typing import Any
+import zipfile
 
 from absl import logging
 from etils import epath
@@ -21,26 +21,27 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from rt2_jax import configuration, paths
+from rt2_jax import configuration, paths, records
 from rt2_jax.data.embodiment import Embodiment
-from rt2_jax.data.embodiments import CARDS
 from rt2_jax.nearest import nearest
 from rt2_jax.parallel.sharding import named_leaves
 from rt2_jax.pretrained import tensors
 from rt2_jax.text.actions import ActionSpace
 from rt2_jax.text.tokenizer import INTEGERS, Tokenizer
-from rt2_jax.training import acting, adapters, state as state_lib
+from rt2_jax.training import acting, adapters, recorded, state as state_lib
 from rt2_jax.training.checkpoint import (
     CheckpointError,
     Checkpoints,
     check_action_tokens,
     complete_steps,
     read_config,
+    read_tokenizer,
 )
 
 PACKAGE = 'package:'
 PACKED = 'params.npz'  # of a packed directory
 PARAMS, MODEL = 'params', 'model.json'  # of a converted directory
+MODEL_FIELDS = ('format', 'integers')  # that not every version or checkpoint has
 WORDS = {'embedding', 'head'}  # parts of a model by token
 
 
@@ -76,7 +77,9 @@ class Loaded:
         Raises:
             CheckpointError: the run learnt from no such source, or from several that could be meant.
         """
-        own = acting.Source(self.config.embodiment, self.action_space, card_of(self.embodiment))
+        own = acting.Source(
+            self.config.embodiment, self.action_space, recorded.card_of(self.embodiment)
+        )
         try:
             return acting.choose(name, own, self.action_spaces, self.cards)
         except ValueError as error:
@@ -85,14 +88,6 @@ class Loaded:
     def space_of(self, source: str = '') -> ActionSpace:
         """The action space of a source; arguments and errors as for `source`."""
         return self.source(source).action_space
-
-
-def card_of(recorded: dict[str, Any]) -> Embodiment | None:
-    """The card that embodiment.json holds; None if an older run had one that is no more."""
-    # Older runs told of the gripper in words; today's card of the name says the same in numbers.
-    if isinstance(recorded.get('gripper'), str):
-        return CARDS.get(recorded['name'])
-    return Embodiment.from_json(recorded)
 
 
 def load_for_inference(
@@ -116,8 +111,8 @@ def load_for_inference(
     """
     workdir = locate(workdir)
     config = read_config(workdir)
-    tokenizer = Tokenizer((workdir / 'tokenizer.model').read_bytes())
-    embodiment = json.loads((workdir / 'embodiment.json').read_text())
+    tokenizer = read_tokenizer(workdir)
+    embodiment = recorded.embodiment(workdir / 'embodiment.json')
     # Older runs did not record them.
     check_action_tokens(workdir, embodiment.get('action_tokens', ()), tokenizer)
     shapes = onto(config, tokenizer) if onto else None
@@ -134,7 +129,7 @@ def load_for_inference(
         params = checkpoints.restore_params(step, shapes)
         checkpoints.close()
     spaces = {name: ActionSpace.from_json(x) for name, x in embodiment['sources'].items()}
-    recorded = {name: Embodiment.from_json(x) for name, x in embodiment.get('cards', {}).items()}
+    cards = {name: Embodiment.from_json(x) for name, x in embodiment['cards'].items()}
     return Loaded(
         config=config,
         params=adapters.plain(params, config),
@@ -144,7 +139,7 @@ def load_for_inference(
         action_space=ActionSpace.from_json(embodiment['action_space']),
         action_spaces=spaces,
         embodiment=embodiment['embodiment'],
-        cards=acting.cards_of(config, spaces) | recorded,
+        cards=acting.cards_of(config, spaces) | cards,
     )
 
 
@@ -228,7 +223,7 @@ def pack(
 
 
 def _read_packed(path: epath.Path, step: int | None) -> tuple[Any, int]:
-    with paths.local_copy(path) as local, np.load(local) as arrays:
+    with paths.local_copy(path) as local, local.open('rb') as file, _npz(path, file) as arrays:
         if step is not None and step != int(arrays['step']):
             raise CheckpointError(f'{path} holds step {int(arrays["step"])}, not {step}')
         dtype = jnp.dtype(str(arrays['dtype']))
@@ -238,6 +233,16 @@ def _read_packed(path: epath.Path, step: int | None) -> tuple[Any, int]:
                 value = arrays[name].view(dtype).astype(np.float32)
                 params[tuple(name.split('/')[1:])] = value
         return flax.traverse_util.unflatten_dict(params), int(arrays['step'])
+
+
+def _npz(path: epath.Path, file: Any) -> Any:
+    try:
+        arrays = np.load(file)
+    except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
+        raise CheckpointError(f'{path} is truncated or no npz file: {error}') from error
+    if 'step' not in arrays or 'dtype' not in arrays:
+        raise CheckpointError(f'{path} has no step or no dtype: it is no packed checkpoint')
+    return arrays
 
 
 def is_ours(directory: epath.PathLike) -> bool:
@@ -257,12 +262,24 @@ def open_params(directory: epath.PathLike) -> tuple[dict[str, Any], dict[str, te
     path = locate(directory)
     if (path / MODEL).exists():
         found = tensors.open_tensors(path)
-        return json.loads((path / MODEL).read_text())['model'], found
+        return read_model(path)['model'], found
     loaded = load_for_inference(path)
     named = named_leaves(jax.device_get(loaded.params))
     model = loaded.config.model.to_dict() | {'image_size': loaded.config.data.image_size}
     model['vocab'] = model.get('vocab') or loaded.tokenizer.vocab_size
     return model, {name: tensors.of_array(name, x) for name, x in named.items()}
+
+
+def read_model(directory: epath.Path) -> dict[str, Any]:
+    """What model.json of a converted directory says: `config.model`, and the integers' tokens.
+
+    Raises:
+        CheckpointError: it is damaged, or of a newer version.
+    """
+    path = directory / MODEL
+    record = records.read(path, CheckpointError)
+    records.check_fields(record, ('model',), MODEL_FIELDS, path, CheckpointError)
+    return record
 
 
 def initial_params(init_from: str, parts: Sequence[str], tokenizer: Tokenizer) -> Any:
@@ -314,7 +331,7 @@ def _parts_of(directory: str, tokenizer: Tokenizer) -> dict[str, Any]:
 def _check_integers(directory: str, tokenizer: Tokenizer) -> None:
     """Raises CheckpointError where a converted directory has other tokens for integers than the run."""
     path = locate(directory) / MODEL
-    told = json.loads(path.read_text()).get('integers') if path.exists() else None
+    told = read_model(path.parent).get('integers') if path.exists() else None
     if not told:  # a run's, or without a vocabulary of its own
         return
     ours = set(tokenizer.integer_ids.tolist())

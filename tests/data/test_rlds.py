@@ -7,10 +7,20 @@ import pickle
 import shutil
 
 import conftest
+from etils import epath
 import numpy as np
 import pytest
 
-from rt2_jax.data import embodiment, embodiments, errors, history, images, index_files, tfrecord
+from rt2_jax.data import (
+    embodiment,
+    embodiments,
+    errors,
+    history,
+    images,
+    index_files,
+    tfds_directory,
+    tfrecord,
+)
 from rt2_jax.data.robot import rlds, rlds_index, rlds_writer
 from rt2_jax.envs.tabletop import schema
 from rt2_jax.text import prompts
@@ -299,3 +309,19 @@ def test_index_json_names_its_files(whole_dataset):
     assert [f['name'] for f in about['files']] == [
         rlds_writer.shard_name('tabletop', 'train', i, 3) for i in range(3)
     ]
+
+
+def test_a_folder_above_versions_is_its_only_version(dataset, tmp_path):
+    """As tfds.builder takes it: .../tabletop for .../tabletop/1.0.0."""
+    above = tmp_path / 'above'
+    above.mkdir()
+    dataset.rename(above / '1.0.0')
+    source = rlds.open_source(above, 'tabletop')
+    assert source.index.directory == epath.Path(above / '1.0.0') and len(source)
+    with pytest.raises(errors.DataSetError, match='is the folder above a version: add 1.0.0'):
+        tfds_directory.split_files(above)
+    shutil.copytree(above / '1.0.0', above / '1.1.0')
+    with pytest.raises(
+        errors.DataSetError, match=r'several versions of the data set: 1.0.0, 1.1.0'
+    ):
+        rlds.open_source(above, 'tabletop')

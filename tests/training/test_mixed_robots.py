@@ -159,7 +159,7 @@ def test_older_checkpoints_have_the_cards_that_their_config_names(trained, tmp_p
     path.write_text(json.dumps(recorded))
     loaded = loading.load_for_inference(path.parent)
     assert loaded.cards == {'arm': TABLETOP, 'table': LANGUAGE_TABLE}
-    assert loaded.source().card == loading.card_of(loaded.embodiment) == TABLETOP
+    assert loaded.source().card == recorded.card_of(loaded.embodiment) == TABLETOP
 
 
 def test_the_action_space_is_that_of_the_robot_acted_for(config):

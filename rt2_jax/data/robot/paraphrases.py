@@ -11,7 +11,7 @@ from absl import logging
 from etils import epath
 import numpy as np
 
-from rt2_jax import paths
+from rt2_jax import paths, records
 from rt2_jax.nearest import closest
 
 _SALT = 5  # tells these draws from others with the same seed
@@ -102,10 +102,7 @@ def _read(path: epath.Path) -> dict[str, tuple[str, ...]]:
     if not path.exists():
         present = [str(other) for other in path.parent.glob('*.json*')]
         raise ValueError(f'there is no file {path}{closest(str(path), present)}')
-    try:
-        content = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f'{path} is no JSON: {error}') from error
+    content = records.read(path)
     if not isinstance(content, dict) or not content:
         raise ValueError(
             f'{path} must hold a mapping of instructions to lists of paraphrases, at least one'

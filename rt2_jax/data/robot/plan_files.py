@@ -23,7 +23,7 @@ from absl import logging
 from etils import epath
 import numpy as np
 
-from rt2_jax import paths
+from rt2_jax import paths, records
 from rt2_jax.data.robot import step_columns
 from rt2_jax.data.robot.rlds import StepSource
 from rt2_jax.nearest import check, closest
@@ -140,13 +140,10 @@ def _entries(path: epath.Path) -> list[Any]:
     if not path.exists():
         present = [str(other) for other in path.parent.glob('*.json*')]
         raise ValueError(f'there is no file {path}{closest(str(path), present)}')
-    text = path.read_text()
-    try:
-        if path.suffix == '.jsonl':
-            return [json.loads(line) for line in text.splitlines() if line.strip()]
-        content = json.loads(text)
-    except ValueError as error:
-        raise ValueError(f'{path} is no JSON: {error}') from error
+    if path.suffix == '.jsonl':
+        lines = enumerate(path.read_bytes().splitlines(), start=1)
+        return [records.parse(line, f'{path}, line {n}') for n, line in lines if line.strip()]
+    content = records.read(path)
     if not isinstance(content, dict):
         raise ValueError(f'{path} must hold a mapping of instructions to plans; .jsonl holds lines')
     return [{'instruction': instruction, 'plan': plan} for instruction, plan in content.items()]

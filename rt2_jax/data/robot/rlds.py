@@ -19,7 +19,15 @@ from absl import logging
 from etils import epath
 import numpy as np
 
-from rt2_jax.data import embodiment, embodiments, history, index_files, tf_example, tfrecord
+from rt2_jax.data import (
+    embodiment,
+    embodiments,
+    history,
+    index_files,
+    tf_example,
+    tfds_directory,
+    tfrecord,
+)
 from rt2_jax.data.errors import DataSetError
 from rt2_jax.data.example import Example
 from rt2_jax.data.robot import action_statistics, rlds_index, selection, step_pictures
@@ -281,6 +289,7 @@ def open_source(
       **selection: see StepSource.
     """
     card = embodiments.find(card) if isinstance(card, str) else card
+    directory = tfds_directory.version_folder(directory)
     place = index_files.place(location, directory, split)
     if not (place / index_files.ABOUT).exists():
         logging.info('indexing %s into %s', directory, place)

@@ -117,6 +117,8 @@ class Jsonl:
     def _record(self, line: bytes) -> Record:
         try:
             tree = json.loads(line)
+        except RecursionError as error:
+            raise ValueError('brackets nested too deeply') from error
         except UnicodeDecodeError as error:
             raise ValueError(f'not UTF-8: {error}') from error
         except json.JSONDecodeError as error:

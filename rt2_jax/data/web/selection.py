@@ -21,6 +21,8 @@ from absl import logging
 from etils import epath
 import numpy as np
 
+from rt2_jax import records
+from rt2_jax.data.errors import IndexMismatch
 from rt2_jax.data.holdouts import PARTS
 from rt2_jax.data.web.filters import Filters, check_left
 from rt2_jax.data.web.table import WebTable
@@ -147,7 +149,7 @@ def select(
     folder = table.location / f'selection-{own}'
     if not (folder / 'selection.json').exists():
         return _compute(table, settings, folder)
-    about = json.loads((folder / 'selection.json').read_text())
+    about = records.read(folder / 'selection.json', IndexMismatch)
     return Selection(
         _mapped(folder / 'rows.npy'),
         tuple(about['languages']),

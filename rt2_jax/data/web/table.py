@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-import json
 from typing import Any, NamedTuple
 
 from absl import logging
 from etils import epath
 import numpy as np
 
+from rt2_jax import records
 from rt2_jax.data import arrays, files, holdouts, index_files
 from rt2_jax.data.errors import IndexMismatch
 from rt2_jax.data.web import index as web_index, jsonl
@@ -55,7 +55,7 @@ class WebTable:
                 f'no index at {self.location}; build it with rt2_jax.data.web.index.build'
             )
         self.directory = dataset.directory
-        self.about = json.loads(path.read_text())
+        self.about = records.read(path, IndexMismatch)
         self._check(dataset)
         self.fingerprint: str = self.about['fingerprint']
         self.languages: list[str] = self.about['languages']

@@ -26,12 +26,12 @@ from absl import app, flags, logging
 from etils import epath
 import numpy as np
 
-from rt2_jax import paths
+from rt2_jax import command, paths, records
 from rt2_jax.data import tf_example, tfrecord
 from rt2_jax.data.robot import rlds_writer
 from rt2_jax.envs.tabletop import detours, expert, pool, schema, suites, tasks as tabletop_tasks
 from rt2_jax.envs.tabletop.env import TabletopEnv
-from rt2_jax.errors import UserError, exit_on_user_error
+from rt2_jax.errors import UserError
 
 FLAGS = flags.FLAGS
 
@@ -246,7 +246,7 @@ def _prepare(output: epath.Path, settings: Settings) -> bool:
     about['environment'] = _environment_fingerprint()
     path = output / COLLECTION_JSON
     if path.exists():
-        there = json.loads(path.read_text())
+        there = records.read(path, OutputError)
         differing = [k for k in sorted({*there, *about}) if there.get(k) != about.get(k)]
         if complete and differing == ['environment']:
             logging.warning('%s was collected by another version of the environment', output)
@@ -321,17 +321,16 @@ def main(argv: Sequence[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f'unexpected arguments: {argv[1:]}')
     started = time.monotonic()
-    with exit_on_user_error('collect', ValueError):
-        settings = Settings(
-            episodes=FLAGS.episodes,
-            seed=FLAGS.seed,
-            noise=FLAGS.noise,
-            detours=FLAGS.detours,
-            image_size=FLAGS.image_size,
-            suite=FLAGS.suite,
-            tasks=tuple(FLAGS.tasks),
-        )
-        result = collect(FLAGS.output, settings, FLAGS.processes)
+    settings = Settings(
+        episodes=FLAGS.episodes,
+        seed=FLAGS.seed,
+        noise=FLAGS.noise,
+        detours=FLAGS.detours,
+        image_size=FLAGS.image_size,
+        suite=FLAGS.suite,
+        tasks=tuple(FLAGS.tasks),
+    )
+    result = collect(FLAGS.output, settings, FLAGS.processes)
     success = ', '.join(f'{task} {rate:.1%}' for task, rate in result['success'].items())
     print(
         f'{FLAGS.output}: {result["episodes"]} episodes, {result["steps"]} steps in '
@@ -341,4 +340,4 @@ def main(argv: Sequence[str]) -> None:
 
 if __name__ == '__main__':
     define_flags()
-    app.run(main)
+    command.run('collect', main)

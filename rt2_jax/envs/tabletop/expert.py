@@ -141,9 +141,8 @@ def _action(dx=0.0, dy=0.0, dz=0.0, drz=0.0, gripper=OPEN, terminate=False) -> n
 
 
 if __name__ == '__main__':
-    from absl import app
-
+    from rt2_jax import command
     from rt2_jax.envs.tabletop import measure
 
     measure.define_flags()
-    app.run(measure.main)
+    command.run('expert', measure.main)

@@ -74,11 +74,8 @@ def define_flags() -> None:
 def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f'Unexpected arguments: {argv[1:]}')
-    try:
-        suites.suite(FLAGS.suite)
-        kinds = (tasks.check_kind(FLAGS.task),) if FLAGS.task else tasks.KINDS
-    except ValueError as error:
-        raise app.UsageError(str(error)) from error
+    suites.suite(FLAGS.suite)
+    kinds = (tasks.check_kind(FLAGS.task),) if FLAGS.task else tasks.KINDS
     run = functools.partial(
         measure, suite=FLAGS.suite, round_actions=FLAGS.rounded, noise=FLAGS.noise
     )

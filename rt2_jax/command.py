@@ -1,0 +1,88 @@
+"""How every binary starts, and how it reports an error that the user can mend: one line, exit code 1.
+
+if __name__ == '__main__':
+    define_flags()
+    command.run('serve', main)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+import contextlib
+import dis
+import sys
+from types import TracebackType
+
+from absl import app, flags
+
+from rt2_jax.errors import UserError
+
+INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+
+
+def parse_flags(argv: Sequence[str]) -> list[str]:
+    """A flags parser for `app.run` that raises what is wrong instead of printing three lines."""
+    return flags.FLAGS(list(argv))
+
+
+def run(
+    name: str,
+    main: Callable[[list[str]], None],
+    argv: Sequence[str] | None = None,
+    flags_parser: Callable[[Sequence[str]], list[str]] = parse_flags,
+) -> None:
+    """Runs a binary as `app.run` does.
+
+    Args:
+        name: what the line of an error begins with.
+        main: of the binary.
+        argv: the command line; the process's own by default.
+        flags_parser: argv to what is left of it.
+    """
+
+    def parse(arguments: Sequence[str]) -> list[str]:
+        with one_line(name):
+            return flags_parser(arguments)
+
+    def guarded_main(arguments: list[str]) -> None:
+        with one_line(name):
+            main(arguments)
+
+    app.run(guarded_main, argv=list(argv) if argv is not None else None, flags_parser=parse)
+
+
+@contextlib.contextmanager
+def one_line(name: str) -> Iterator[None]:
+    """Ends the process with the line 'NAME: MESSAGE' where the user can mend an error."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        print(f'{name}: interrupted', file=sys.stderr)
+        sys.exit(INTERRUPTED)
+    except Exception as error:
+        if not is_mendable(error):
+            raise
+        text = str(error) or type(error).__name__
+        sys.exit(f'{name}: {" ".join(text.split())}')
+
+
+def is_mendable(error: BaseException) -> bool:
+    """Whether the user can mend an error, rather than whoever writes the code.
+
+    A full disk or a missing file is the user's to mend. So is a ValueError or an ImportError that this
+    package raises itself, in words; one out of a library, or out of an expression, is a bug.
+    """
+    if isinstance(error, (UserError, OSError, app.UsageError, flags.Error)):
+        return True
+    return isinstance(error, (ValueError, ImportError)) and _raised_here(error.__traceback__)
+
+
+def _raised_here(traceback: TracebackType | None) -> bool:
+    """Whether the innermost frame is this package's, at a `raise` statement."""
+    if traceback is None:
+        return False
+    while traceback.tb_next:
+        traceback = traceback.tb_next
+    code = traceback.tb_frame.f_code.co_code
+    raises = dis.opname[code[traceback.tb_lasti]] == 'RAISE_VARARGS'
+    return raises and traceback.tb_frame.f_globals.get('__name__', '').startswith('rt2_jax.')

@@ -1,0 +1,89 @@
+"""JSON read back from disk: what is damaged, missing or unknown is named, with its file.
+
+A field that an older version did not write is at its default, where that is certain. One that this version
+doesn't know may change the meaning of all others, so it is refused by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+import json
+import os
+from typing import Any
+
+from etils import epath
+
+from rt2_jax import __version__
+from rt2_jax.errors import UserError
+
+
+class RecordError(UserError, ValueError):
+    """A file isn't the JSON that it should be."""
+
+
+def parse(text: str | bytes, where: epath.PathLike, error: type[UserError] = RecordError) -> Any:
+    """What a JSON text says.
+
+    Args:
+        text: UTF-8 where it is bytes.
+        where: the file, or what else the message shall call it.
+        error: class of what is raised.
+
+    Raises:
+        UserError: of the class `error`; the text is no JSON, no UTF-8, or nested too deeply.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError as cause:
+        raise error(f'{os.fspath(where)} is damaged: its brackets are nested too deeply') from cause
+    except ValueError as cause:
+        raise error(f'{os.fspath(where)} is damaged: {cause}') from cause
+
+
+def read(path: epath.Path, error: type[UserError] = RecordError) -> Any:
+    """What a JSON file says; raises as `parse`, and OSError where it cannot be read."""
+    return parse(path.read_bytes(), path, error)
+
+
+def check_fields(
+    record: Any,
+    required: Iterable[str],
+    optional: Iterable[str],
+    where: epath.PathLike,
+    error: type[UserError] = RecordError,
+    written_by: str = '',
+) -> None:
+    """Refuses a record that lacks a field, or has one that this version doesn't know.
+
+    Args:
+        record: what the file says.
+        required: names of fields that every version wrote.
+        optional: names of other fields; dotted where they are nested, as of `required`.
+        where: the file.
+        error: class of what is raised.
+        written_by: the version of rt2_jax that wrote it, if known.
+
+    Raises:
+        UserError: of the class `error`.
+    """
+    required, where = list(required), os.fspath(where)
+    if not isinstance(record, dict):
+        raise error(f'{where} must hold an object with {", ".join(required)}')
+    if missing := [name for name in required if name not in record]:
+        raise error(f'{where} lacks {", ".join(missing)}')
+    refuse_unknown(set(record) - {*required, *optional}, where, error, written_by)
+
+
+def refuse_unknown(
+    names: Iterable[str],
+    where: epath.PathLike,
+    error: type[UserError] = RecordError,
+    written_by: str = '',
+) -> None:
+    """Raises where there is a name; arguments as of `check_fields`."""
+    if names := sorted(names):
+        writer = f'rt2_jax {written_by}' if written_by else 'another version of rt2_jax'
+        raise error(
+            f'{os.fspath(where)} has {", ".join(names)}, which rt2_jax {__version__} does not know; '
+            f'it was written by {writer}: use that version, or take the field out'
+        )

@@ -1,0 +1,178 @@
+"""One run at a time in a directory: `running.json` names the run, and its beat shows that it still runs.
+
+A bucket has no locks, so the file is written again every `BEAT` seconds, with another number. A run that
+died leaves it behind; the next one takes over at once where it can see that the process is gone (the same
+host), and else once the number has stood still for `STALE` seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+import contextlib
+import dataclasses
+import datetime
+import json
+import os
+import shutil
+import socket
+import threading
+import time
+import uuid
+
+from absl import logging
+from etils import epath
+
+from rt2_jax import paths
+from rt2_jax.errors import UserError
+from rt2_jax.parallel import distributed
+
+NAME = 'running.json'
+BEAT = 15.0  # seconds
+STALE = 60.0  # seconds
+
+
+class WorkdirInUse(UserError):
+    """Another run writes into this directory."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Owner:
+    """Which run a directory belongs to.
+
+    Attributes:
+        host, pid: of its leading process.
+        started: when it began, ISO 8601 in UTC.
+        token: of this start alone.
+        beat: how often the file was written.
+        seconds: when it was last written, seconds since the epoch by the clock of `host`.
+    """
+
+    host: str
+    pid: int
+    started: str
+    token: str
+    beat: int
+    seconds: float
+
+    @classmethod
+    def this(cls) -> Owner:
+        """This process, which starts now."""
+        started = datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds')
+        return cls(socket.gethostname(), os.getpid(), started, uuid.uuid4().hex, 0, time.time())
+
+    def __str__(self):
+        return f'process {self.pid} on {self.host}, which started at {self.started}'
+
+
+class Lock:
+    """A directory that is held; see `hold`."""
+
+    def __init__(self, workdir: epath.Path, owner: Owner, beat: float):
+        self._path, self._owner, self._beat = workdir / NAME, owner, beat
+        self._other: Owner | None = None
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._keep, daemon=True)
+        self._write()
+        self._thread.start()
+
+    def check(self) -> None:
+        """Raises WorkdirInUse if another run has taken the directory over."""
+        if self._other:
+            raise WorkdirInUse(
+                f'{self._path.parent} was taken over by {self._other}; this run has stopped'
+            )
+
+    def release(self) -> None:
+        """Ends the beat and removes the file, unless another run has it by now."""
+        self._ended.set()
+        self._thread.join()
+        if not self._other:
+            with contextlib.suppress(paths.PathError):
+                paths.delete(self._path)
+
+    def _keep(self) -> None:
+        while not self._ended.wait(self._beat):
+            try:
+                there = _read(self._path)
+                if there and there.token != self._owner.token:
+                    self._other = there
+                    return
+                self._write()
+            except paths.PathError as error:  # the next beat may get through
+                logging.warning('%s', error)
+
+    def _write(self) -> None:
+        beat, now = self._owner.beat + 1, time.time()
+        self._owner = dataclasses.replace(self._owner, beat=beat, seconds=now)
+        paths.write(self._path, json.dumps(dataclasses.asdict(self._owner)).encode())
+
+
+@contextlib.contextmanager
+def hold(workdir: epath.Path, beat: float = BEAT, stale: float = STALE) -> Iterator[Lock | None]:
+    """Holds a run's directory, on the leading process of a job; the others get None.
+
+    Args:
+        workdir: the directory; made if it isn't there, and removed if it stays without a file.
+        beat: seconds from one writing of the file to the next.
+        stale: seconds after which a run that writes no more is taken for dead.
+
+    Raises:
+        WorkdirInUse: another run is in it, with its host, process and time.
+        paths.PathError: the directory cannot be written.
+    """
+    if not distributed.is_leader():
+        yield None
+        return
+    made = not workdir.exists()
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise paths.PathError(f'cannot make {workdir}: {error.strerror or error}') from error
+    owner = _read(workdir / NAME)
+    if owner and _runs(workdir, owner, stale):
+        raise WorkdirInUse(
+            f'{workdir} is in use by {owner}: wait for it, stop it, or take another --workdir'
+        )
+    lock = Lock(workdir, Owner.this(), beat)
+    try:
+        yield lock
+    finally:
+        lock.release()
+        if made and not paths.is_remote(workdir) and not paths.files(workdir):
+            shutil.rmtree(workdir, ignore_errors=True)
+
+
+def _read(path: epath.Path) -> Owner | None:
+    try:
+        return Owner(**json.loads(paths.read(path)))
+    except (paths.NoSuchPath, ValueError, TypeError):  # nobody's, or of no run
+        return None
+
+
+def _runs(workdir: epath.Path, owner: Owner, stale: float) -> bool:
+    """Whether the run of a file still runs: by its process on this host, else by its beat."""
+    if owner.host == socket.gethostname():
+        if owner.pid == os.getpid() or not _exists(owner.pid):
+            return False
+        if time.time() - owner.seconds < stale:
+            return True
+    print(f'{workdir} was used by {owner}: waiting up to {stale:.0f} s for its next sign of life')
+    end = time.monotonic() + stale
+    while time.monotonic() < end:
+        time.sleep(min(1.0, stale / 4))
+        there = _read(workdir / NAME)
+        if there is None:
+            return False
+        if (there.token, there.beat) != (owner.token, owner.beat):
+            return True
+    return False
+
+
+def _exists(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # of another user
+        return True
+    return True
