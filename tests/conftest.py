@@ -2,6 +2,7 @@
 
 import io
 
+from bucket import bucket, bucket_server  # noqa: F401  fixtures
 import flax.linen as nn
 import jax
 import ml_collections

@@ -14,21 +14,18 @@ from __future__ import annotations
 import bisect
 from collections.abc import Callable, Sequence
 import dataclasses
-import datetime
-import functools
 import io
 import threading
 import time
 from typing import Any, TypeVar
 import urllib.parse
 
+from rt2_jax.buckets import CONNECTIONS, Limits, client
 from rt2_jax.data.errors import DataSetError
 from rt2_jax.data.read_ahead import ReadAhead
+from rt2_jax.errors import UserError
 
 SCHEMES = ('gs', 's3', 'http', 'https')
-
-# Requests under way at once in a process, however many threads ask.
-CONNECTIONS = 64
 
 # Reading ahead: so many ranges of so many bytes are under way or waiting to be used.
 AHEAD, AHEAD_BYTES = 4, 4 << 20
@@ -48,7 +45,7 @@ HINTS = {
 Result = TypeVar('Result')
 
 
-class RemoteError(OSError):
+class RemoteError(UserError, OSError):
     """A remote file that couldn't be read, though it was tried again."""
 
 
@@ -56,28 +53,9 @@ class ChangedFile(RemoteError):
     """A remote file that is another than when it was opened or indexed."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Limits:
-    """When a request is given up.
+LIMITS = Limits(tries=1000, seconds=180, request_seconds=60, stall_seconds=15, first_pause=0.1)
 
-    Attributes:
-      tries: how often a request is made.
-      seconds: no new try after so long.
-      request_seconds: the longest that one try may take.
-      stall_seconds: the longest that it may go without a byte.
-      first_pause, longest_pause: between tries, seconds; they double, with jitter.
-    """
-
-    tries: int = 9
-    seconds: float = 180.0
-    request_seconds: float = 60.0
-    stall_seconds: float = 15.0
-    first_pause: float = 0.1
-    longest_pause: float = 15.0
-
-
-LIMITS = Limits()
-
+# Requests under way at once in a process, however many threads ask.
 _connections = threading.BoundedSemaphore(CONNECTIONS)
 
 
@@ -271,37 +249,4 @@ def _place(url: str) -> tuple[Any, str]:
     root, _, key = rest.partition('/')
     # Of names in buckets every character counts.
     key = urllib.parse.unquote(key) if scheme in ('http', 'https') else key
-    return _store(f'{scheme}://{root}', LIMITS), key
-
-
-@functools.cache
-def _store(root: str, limits: Limits) -> Any:
-    try:
-        from obstore import store  # pylint: disable=g-import-not-at-top
-    except ImportError as error:
-        raise ImportError(
-            f"{root} is remote, which needs obstore: pip install 'rt2_jax[remote]'"
-        ) from error
-
-    def seconds(number: float) -> datetime.timedelta:
-        return datetime.timedelta(seconds=number)
-
-    return store.from_url(
-        root,
-        client_options={
-            # A bucket's own address is https; another is the user's choice.
-            'allow_http': True,
-            'timeout': seconds(limits.request_seconds),
-            'read_timeout': seconds(limits.stall_seconds),
-            'pool_max_idle_per_host': str(CONNECTIONS),
-        },
-        retry_config={
-            'max_retries': limits.tries - 1,
-            'retry_timeout': seconds(limits.seconds),
-            'backoff': {
-                'init_backoff': seconds(limits.first_pause),
-                'max_backoff': seconds(limits.longest_pause),
-                'base': 2,
-            },
-        },
-    )
+    return client(f'{scheme}://{root}', LIMITS), key

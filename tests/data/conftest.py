@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from rt2_jax import buckets
 from rt2_jax.data import remote
 from rt2_jax.data.robot import rlds_writer
 from rt2_jax.envs.tabletop import schema
@@ -127,6 +128,6 @@ def store(tmp_path, monkeypatch):
         }.items():
             monkeypatch.setenv(name, value)
         monkeypatch.setattr(remote, 'LIMITS', LIMITS)
-        remote._store.cache_clear()
+        buckets.client.cache_clear()
         yield server
-        remote._store.cache_clear()
+        buckets.client.cache_clear()
