@@ -94,7 +94,9 @@ def measure(config: Any, workdir: epath.Path) -> dict[str, Any]:
             for name, phase in phases.items()
         }
     )
-    largest = {name: [max(column) for column in zip(*(m[name] for m in measured))] for name in phases}
+    largest = {
+        name: [max(column) for column in zip(*(m[name] for m in measured))] for name in phases
+    }
     return {'whole_bytes': whole, 'share_bytes': share, 'processes': jax.process_count()} | {
         name: {
             'peak_bytes': peak,

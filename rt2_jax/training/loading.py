@@ -30,12 +30,7 @@ from rt2_jax.pretrained import tensors
 from rt2_jax.text.actions import ActionSpace
 from rt2_jax.text.tokenizer import INTEGERS, Tokenizer
 from rt2_jax.training import acting, state as state_lib, stored
-from rt2_jax.training.checkpoint import (
-    CheckpointError,
-    check_action_tokens,
-    read_config,
-    write,
-)
+from rt2_jax.training.checkpoint import CheckpointError, check_action_tokens, read_config, write
 
 PACKAGE = 'package:'
 PACKED = 'params.npz'  # of a packed directory

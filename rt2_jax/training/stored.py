@@ -66,9 +66,7 @@ def parameters(workdir: epath.Path, step: int, config: Any) -> dict[str, Any]:
 def _restored(folder: epath.Path, onto: Any) -> Any:
     """Arrays for a part of the saved tree, each where and in the type that `onto` says."""
     arguments = ocp.args.PyTreeRestore(
-        onto,
-        restore_args=ocp.checkpoint_utils.construct_restore_args(onto),
-        partial_restore=True,
+        onto, restore_args=ocp.checkpoint_utils.construct_restore_args(onto), partial_restore=True
     )
     try:
         with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:

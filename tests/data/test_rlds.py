@@ -10,7 +10,7 @@ import conftest
 import numpy as np
 import pytest
 
-from rt2_jax.data import embodiment, embodiments, errors, history, images, index_files, tfrecord
+from rt2_jax.data import embodiment, embodiments, errors, history, images, tfrecord
 from rt2_jax.data.robot import rlds, rlds_index, rlds_writer
 from rt2_jax.envs.tabletop import schema
 from rt2_jax.text import prompts
@@ -131,7 +131,7 @@ def test_flipped_byte_is_found_and_named(dataset):
         tfrecord.CorruptRecord, match=f'00000-of-00003, record at byte {second.offset}'
     ):
         rlds.open_source(dataset, 'tabletop')
-    assert not index_files.place(None, dataset, 'train').exists()
+    assert not rlds_index.place(dataset, embodiments.TABLETOP).exists()
 
 
 def test_skipping_is_counted_and_remembered(dataset, caplog):
@@ -200,11 +200,13 @@ def test_a_copy_of_the_data_keeps_its_index(dataset, tmp_path):
     assert rlds.open_source(copied, 'tabletop').fingerprint == source.fingerprint
 
 
-def test_index_of_another_card(dataset):
+def test_each_card_has_an_index_of_its_own(dataset):
     rlds.open_source(dataset, 'tabletop')
     other = dataclasses.replace(embodiments.TABLETOP, columns=())
+    assert len(rlds.open_source(dataset, other)) == len(STEPS)
     with pytest.raises(errors.IndexMismatch, match='card_fingerprint'):
-        rlds.open_source(dataset, other)
+        location = rlds_index.place(dataset, embodiments.TABLETOP)
+        rlds.open_source(dataset, other, location=location)
 
 
 def test_bad_directories(dataset, tmp_path):
@@ -294,7 +296,8 @@ def test_writer_refuses_what_the_schema_lacks():
 
 def test_index_json_names_its_files(whole_dataset):
     rlds.open_source(whole_dataset, 'tabletop')
-    about = json.loads((index_files.place(None, whole_dataset, 'train') / 'index.json').read_text())
+    place = rlds_index.place(whole_dataset, embodiments.TABLETOP)
+    about = json.loads((place / 'index.json').read_text())
     assert about['episodes'] == 30 and about['steps'] == len(STEPS) and not about['skipped']
     assert [f['name'] for f in about['files']] == [
         rlds_writer.shard_name('tabletop', 'train', i, 3) for i in range(3)
