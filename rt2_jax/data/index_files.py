@@ -55,7 +55,7 @@ def _processes(together: bool) -> Any:
 def ensure(
     location: epath.Path,
     directory: epath.PathLike,
-    build_it: Callable[[], Any],
+    build_it: Callable[..., Any],
     *,
     together: bool = False,
 ) -> None:
@@ -64,13 +64,13 @@ def ensure(
     Args:
       location: the index's folder.
       directory: what is indexed.
-      build_it: builds it.
+      build_it: builds it; takes `again` as `build`.
       together: whether all processes of the job call this, to build it together.
     """
     if _processes(together).by_leader(lambda: index_places.exists(location)):
         return
     logging.info('indexing %s into %s', directory, location)
-    build_it()
+    build_it(again=False)
 
 
 def checked(check: Callable[[], list], directory: epath.PathLike, together: bool) -> list:
@@ -105,6 +105,7 @@ def build(
     worth_it: bool,
     progress: Callable[[int, int], None] | None,
     together: bool = False,
+    again: bool = True,
 ) -> epath.Path:
     """Does the jobs whose results aren't there yet, then joins the results; returns `location`.
 
@@ -120,14 +121,16 @@ def build(
       progress: called with (jobs done, jobs in all), of this machine.
       together: whether all processes of the job call this: each does its share of the jobs, and the
         leader joins the results.
+      again: whether an index that is there, or that another process makes meanwhile, is made again.
 
     Raises:
       OSError: no room on the disk; says what to do about it. What is done stays.
     """
-    scratch, existed = index_places.scratch(location), index_places.exists(location)
+    scratch = index_places.scratch(location)
     with contextlib.nullcontext() if together else index_places.alone(scratch):
-        if not existed and index_places.exists(location):
-            return location  # another process made it while this one waited
+        if not (together or again) and index_places.exists(location):
+            shutil.rmtree(scratch, ignore_errors=True)
+            return location
         scratch.mkdir(parents=True, exist_ok=True)
         try:
             _build(work, jobs, join, location, processes, worth_it, progress, _processes(together))

@@ -52,6 +52,7 @@ def build(
     processes: int | None = None,
     progress: Callable[[int, int], None] | None = None,
     together: bool = False,
+    again: bool = True,
 ) -> epath.Path:
     """Indexes a data set; returns the index's folder. Whole or not at all, and resumable.
 
@@ -65,6 +66,7 @@ def build(
       processes: how many to use; by default one a core where the data are large.
       progress: called with (shards done, shards in all).
       together: whether all processes of the job call this: they share the shards.
+      again: whether an index that is there is made again.
 
     Raises:
       tfrecord.CorruptRecord: an unreadable record, by file and byte, with on_corrupt='raise'.
@@ -93,6 +95,7 @@ def build(
         worth_it=sum(stamp['size'] for stamp in stamps) >= PARALLEL_BYTES,
         progress=progress,
         together=together,
+        again=again,
     )
 
 

@@ -67,6 +67,7 @@ def build(
     processes: int | None = None,
     progress: Callable[[int, int], None] | None = None,
     together: bool = False,
+    again: bool = True,
 ) -> epath.Path:
     """Indexes a web set; returns the index's folder. Whole or not at all, and resumable.
 
@@ -78,6 +79,7 @@ def build(
       processes: how many to use; by default one a core where the data are large.
       progress: called with (units done, units in all).
       together: whether all processes of the job call this: they share the units.
+      again: whether an index that is there is made again.
 
     Raises:
       tfrecord.CorruptRecord: an unreadable record, by file and byte, with on_corrupt='raise'.
@@ -102,6 +104,7 @@ def build(
         worth_it=sum(stamp['size'] for stamp in now) >= PARALLEL_BYTES,
         progress=progress,
         together=together,
+        again=again,
     )
 
 
