@@ -5,6 +5,8 @@ import json
 import os
 import pickle
 import shutil
+import subprocess
+import sys
 
 import conftest
 import numpy as np
@@ -15,6 +17,11 @@ from rt2_jax.data.robot import rlds, rlds_index, rlds_writer
 from rt2_jax.envs.tabletop import schema
 from rt2_jax.text import prompts
 
+OPEN = """
+import sys
+from rt2_jax.data.robot import rlds
+print(rlds.open_source(*sys.argv[1:]).index.location)
+"""
 EPISODES = [conftest.make_episode(n) for n in range(30)]
 STEPS = [(e, t) for e, episode in enumerate(EPISODES) for t in range(len(episode['steps']))]
 
@@ -302,3 +309,50 @@ def test_index_json_names_its_files(whole_dataset):
     assert [f['name'] for f in about['files']] == [
         rlds_writer.shard_name('tabletop', 'train', i, 3) for i in range(3)
     ]
+
+
+def test_a_folder_that_moved_keeps_its_index(dataset, tmp_path, caplog):
+    source = rlds.open_source(dataset, 'tabletop')
+    moved = dataset.rename(tmp_path / 'elsewhere')
+    with caplog.at_level('INFO'):
+        again = rlds.open_source(moved, 'tabletop')
+    assert again.fingerprint == source.fingerprint and 'indexing' not in caplog.text
+    assert len(again[3].frames) == 1
+
+
+def test_shards_by_a_template_of_their_own(dataset):
+    """As `tfds.convert_format` and builders with a file name template write them."""
+    whole = rlds.open_source(dataset, 'tabletop')
+    expected = whole[20].frames
+    info = json.loads((dataset / 'dataset_info.json').read_text())
+    info['splits'][0]['filepathTemplate'] = '{SPLIT}/data-{SHARD_INDEX}.{FILEFORMAT}'
+    (dataset / 'train').mkdir()
+    for number in range(3):
+        shard = dataset / rlds_writer.shard_name('tabletop', 'train', number, 3)
+        shard.rename(dataset / f'train/data-{number:05d}.tfrecord')
+    (dataset / 'dataset_info.json').write_text(json.dumps(info))
+    location = dataset.parent / 'index'
+    source = rlds.open_source(dataset, 'tabletop', location=location)
+    assert source.fingerprint == whole.fingerprint
+    np.testing.assert_array_equal(source[20].frames, expected)
+    info['splits'][0]['filepathTemplate'] = '{SPLIT}/data-{SHARD}.{FILEFORMAT}'
+    (dataset / 'dataset_info.json').write_text(json.dumps(info))
+    with pytest.raises(errors.DataSetError, match='SHARD}.*names something else than DATASET'):
+        rlds.open_source(dataset, 'tabletop')
+
+
+def test_a_folder_that_cannot_be_written(dataset, tmp_path):
+    command = [sys.executable, '-c', OPEN, str(dataset), 'tabletop']
+    if not os.getuid():  # to root nothing is read-only, unless it gives up that right
+        if not shutil.which('setpriv'):
+            pytest.skip('root needs setpriv: apt-get install util-linux')
+        command = ['setpriv', '--bounding-set=-dac_override', *command]
+    dataset.chmod(0o555)
+    environment = os.environ | {'XDG_CACHE_HOME': str(tmp_path / 'cache')}
+    result = subprocess.run(command, capture_output=True, text=True, env=environment)
+    dataset.chmod(0o755)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith(str(tmp_path / 'cache')), result.stdout
+    assert not (dataset / 'rt2_index').exists()
+    assert 'cannot be written, so its index goes to' in result.stderr
+    assert '`location` names another folder' in result.stderr
