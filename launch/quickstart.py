@@ -270,7 +270,9 @@ def run(options: argparse.Namespace, size: Size, name: str) -> None:
     """All stages, then the table."""
     workdir = ROOT / 'runs' / 'quickstart'
     if options.workdir:
-        workdir = pathlib.Path(options.workdir).resolve()
+        if '://' in options.workdir:
+            sys.exit(f'quickstart: --workdir={options.workdir} must be a folder of this machine')
+        workdir = pathlib.Path(options.workdir).expanduser().resolve()
     stages = make_stages(size, workdir, name, options.train_arguments)
     print(
         f'{size.episodes} episodes, {stages[1].product.name} steps of training, '

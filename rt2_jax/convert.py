@@ -13,12 +13,13 @@ others can load it. Tensors are read and written one at a time.
 import json
 import math
 import os
-import sys
 import time
 
 from absl import app, flags, logging
 from etils import epath
 
+from rt2_jax import paths
+from rt2_jax.errors import exit_on_user_error
 from rt2_jax.nearest import check
 from rt2_jax.pretrained import formats, rules, tensors
 from rt2_jax.text import integers, tokenizer
@@ -49,19 +50,19 @@ def import_(source: epath.PathLike, name: str, output: epath.Path, image_size: i
     model = opened.model | {'image_size': size} if size else opened.model
     told = {'format': name, 'model': model}
     if words:
-        (output / 'tokenizer.model').write_bytes(words.model_bytes)
+        paths.write(output / 'tokenizer.model', words.model_bytes)
         told['integers'] = {
             'way': formats.FORMATS[name].integers,
             'ids': words.ids,
             'instead_of': words.instead_of,
         }
-    (output / loading.MODEL).write_text(json.dumps(told, indent=2))
+    paths.write(output / loading.MODEL, json.dumps(told, indent=2).encode())
     return sum(math.prod(tensor.shape) for tensor in found.values())
 
 
 def _words(source: epath.PathLike, way: str) -> integers.Changed | None:
     """The vocabulary beside a checkpoint with a token for each integer; None where there is none."""
-    folder = epath.Path(str(source).partition('.npz:')[0])
+    folder = paths.of(str(source).partition('.npz:')[0])
     for file in _TOKENIZERS:
         if (folder / file).exists():
             return integers.with_integers(tokenizer.read(folder / file), way)
@@ -100,7 +101,7 @@ def export(source: epath.PathLike, name: str, output: epath.Path) -> tuple[int, 
     parts = {rule.ours.split('/')[0] for rule in table}
     left = sorted({n.split('/')[0] for n in params} - parts)
     tensors.write_safetensors(output, written)
-    (output / 'config.json').write_text(json.dumps(form.theirs(model), indent=2))
+    paths.write(output / 'config.json', json.dumps(form.theirs(model), indent=2).encode())
     return sum(math.prod(tensor.shape) for tensor in written.values()), left
 
 
@@ -118,18 +119,16 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f'unknown arguments {argv[1:]}')
     logging.set_verbosity(logging.WARNING)
-    output, begin = epath.Path(FLAGS.output), time.perf_counter()
-    ours = loading.is_ours(FLAGS.source)
-    try:
+    begin = time.perf_counter()
+    with exit_on_user_error('convert', ValueError, ImportError):
+        output, ours = paths.of(FLAGS.output), loading.is_ours(FLAGS.source)
         if ours:
             count, left = export(FLAGS.source, FLAGS.format, output)
             if left:
                 print(f'{FLAGS.format} has no place for {", ".join(left)}: not written')
         else:
             count = import_(FLAGS.source, FLAGS.format, output, FLAGS.image_size)
-    except (ValueError, ImportError) as error:
-        sys.exit(f'convert: {error}')
-    size = sum(path.stat().length for path in output.iterdir())
+        size = sum(paths.files(output).values())
     seconds = time.perf_counter() - begin
     print(
         f'{count / 1e6:.2f} M parameters {"written as" if ours else "read from"} {FLAGS.format}: '

@@ -32,6 +32,7 @@ from etils import epath
 import jax
 from jax.sharding import Mesh
 
+from rt2_jax import paths
 from rt2_jax.data import sources
 from rt2_jax.data.embodiment import Embodiment
 from rt2_jax.data.embodiments import TABLETOP
@@ -39,12 +40,14 @@ from rt2_jax.data.web import small_web
 from rt2_jax.decoding import compact
 from rt2_jax.decoding.grammar import Kind
 from rt2_jax.envs.tabletop import suites, tasks
+from rt2_jax.errors import UserError, exit_on_user_error
 from rt2_jax.evaluation import closed_loop, offline, report
 from rt2_jax.nearest import check
 from rt2_jax.parallel import distributed, mesh as mesh_lib
 from rt2_jax.policy import Policy
 from rt2_jax.text.actions import ActionSpace, ActionTokenizer
 from rt2_jax.text.tokenizer import Tokenizer
+from rt2_jax.training import loading
 
 FLAGS = flags.FLAGS
 
@@ -60,7 +63,9 @@ def check_flags() -> None:
         check('policy', FLAGS.policy, POLICIES)
         if FLAGS.task is not None:
             tasks.check_kind(FLAGS.task)
-    except ValueError as error:
+        for path in filter(None, (FLAGS.output, FLAGS.video)):
+            paths.of(path)
+    except (ValueError, UserError) as error:
         raise app.UsageError(str(error)) from error
     if FLAGS.server:
         if FLAGS.workdir or FLAGS.policy != 'checkpoint' or set(FLAGS.suite) & set(OFFLINE):
@@ -80,7 +85,7 @@ def load_policy() -> Policy | None:
     """The model to be measured, compiled; None for the expert, and where a server has it."""
     if FLAGS.policy.startswith('expert') or FLAGS.server:
         return None
-    cache = epath.Path(FLAGS.workdir) / 'compile_cache'
+    cache = loading.locate(FLAGS.workdir) / 'compile_cache'
     if cache.exists():
         jax.config.update('jax_compilation_cache_dir', str(cache))
         jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.5)
@@ -186,8 +191,8 @@ def play(
 
 def _indexes() -> epath.Path | None:
     """The run's own indexes of its data, if it has some."""
-    folder = epath.Path(FLAGS.workdir) / sources.INDEXES
-    return folder if folder.exists() else None
+    folder = loading.locate(FLAGS.workdir) / sources.INDEXES
+    return folder if paths.files(folder) else None
 
 
 def answer(policy: Policy, suite: str) -> dict[str, Any]:
@@ -285,6 +290,12 @@ def main(argv: list[str]) -> None:
             f'--episodes={FLAGS.episodes} are fewer than the {jax.process_count()} processes.'
         )
     logging.set_verbosity(logging.WARNING)
+    with exit_on_user_error('evaluate'):
+        measure()
+
+
+def measure() -> None:
+    """Plays and asks what the flags say, and writes the results."""
     begin = time.perf_counter()
     policy, server = load_policy(), connect()
     decide = server.decide() if server else None
@@ -312,17 +323,19 @@ def main(argv: list[str]) -> None:
 
 
 def write(found: dict[str, Any], rollouts: Sequence[closed_loop.Rollout]) -> None:
-    """The results and, where one is wanted, the video."""
+    """The results, then the video where one is wanted."""
+    output = paths.of(FLAGS.output)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    paths.write(output, json.dumps(found, indent=2).encode())
+    say(f'Results in {output}')
     if FLAGS.video:
         # Only then, because it needs ffmpeg.
         from rt2_jax.evaluation import video
 
-        epath.Path(FLAGS.video).parent.mkdir(parents=True, exist_ok=True)
-        video.write(FLAGS.video, rollouts)
-    output = epath.Path(FLAGS.output)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(json.dumps(found, indent=2))
-    say(f'Results in {output}' + (f', video in {FLAGS.video}' if FLAGS.video else ''))
+        path = paths.of(FLAGS.video)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        video.write(path, rollouts)
+        say(f'Video in {path}')
 
 
 def make_manifest(policy: Policy | None) -> dict[str, Any]:

@@ -20,16 +20,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 import pathlib
 import shutil
-import sys
 import time
 from typing import Any
 
 from absl import app, flags, logging
+from etils import epath
 import jax
 import jax.export
 import numpy as np
 
+from rt2_jax import paths
 from rt2_jax.decoding.grammar import Kind
+from rt2_jax.errors import exit_on_user_error
 from rt2_jax.evaluation import report
 from rt2_jax.exported import card as card_lib, exported_policy, function as function_lib
 from rt2_jax.nearest import check
@@ -73,7 +75,27 @@ def export(
     """
     acts_by = Kind.PLAN if policy.plan else Kind.ACTION
     kinds = tuple(kinds) or (acts_by,)
-    output = _emptied(pathlib.Path(output))
+    mirror = paths.Mirror(_emptied(paths.of(output)))
+    try:
+        told = _write(policy, mirror, kinds, platforms, batch_sizes, instruction)
+        if run and jax.export.default_export_platform() in platforms:
+            _check(mirror, kinds)
+        mirror.upload()
+    finally:
+        mirror.discard()
+    return told
+
+
+def _write(
+    policy: Policy,
+    mirror: paths.Mirror,
+    kinds: Sequence[Kind],
+    platforms: Sequence[str],
+    batch_sizes: Sequence[int] | None,
+    instruction: str,
+) -> dict[str, Any]:
+    """Writes the files into the local folder and uploads all but policy.json; returns what that says."""
+    output = mirror.local
     functions = {
         kind.name.lower(): [
             _written(output, kind, found)
@@ -89,7 +111,7 @@ def export(
     told = {
         'format': 1,
         'functions': functions,
-        'acts_by': acts_by.name.lower(),
+        'acts_by': (Kind.PLAN if policy.plan else Kind.ACTION).name.lower(),
         'platforms': list(platforms),
         'weights': weights,
         'inputs': card_lib.inputs(policy),
@@ -104,13 +126,13 @@ def export(
         'config': policy.config.to_dict(),
         'manifest': report.manifest(),
     }
+    mirror.upload()
+    # Last of all, because it says that the others are there.
     (output / exported_policy.POLICY).write_text(report.as_json(told))
-    if run and jax.export.default_export_platform() in platforms:
-        _check(output, kinds)
     return told
 
 
-def _emptied(output: pathlib.Path) -> pathlib.Path:
+def _emptied(output: epath.Path) -> epath.Path:
     """The directory to write, rid of an earlier export.
 
     Raises:
@@ -187,13 +209,15 @@ def _write_example(
     }
 
 
-def _check(output: pathlib.Path, kinds: Sequence[Kind]) -> None:
+def _check(mirror: paths.Mirror, kinds: Sequence[Kind]) -> None:
     """Runs what was written; raises where it doesn't say what the policy said."""
     for number, kind in enumerate(kinds):
         name = kind.name.lower()
-        played = exported_policy.ExportedPolicy(output, name, check=not number)
+        played = exported_policy.ExportedPolicy(mirror.local, name, check=not number)
         if difference := played.difference():
-            raise ValueError(f'{output}: {name} differs from the policy itself: {difference}')
+            raise ValueError(
+                f'{mirror.folder}: {name} differs from the policy itself: {difference}'
+            )
 
 
 def define_flags() -> None:
@@ -233,13 +257,11 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f'unknown arguments {argv[1:]}')
     logging.set_verbosity(logging.ERROR)
     begin = time.perf_counter()
-    try:
+    with exit_on_user_error('export', ValueError, ImportError):
         policy = Policy.from_checkpoint(FLAGS.workdir, FLAGS.step, source=FLAGS.source)
         told = export(
             policy, FLAGS.output, instruction=FLAGS.instruction, run=FLAGS.run, **settings()
         )
-    except (ValueError, ImportError) as error:
-        sys.exit(f'export: {error}')
     functions = [found for group in told['functions'].values() for found in group]
     print(
         f'{FLAGS.output}: {told["weights"]["parameters"]:,} parameters '

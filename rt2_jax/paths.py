@@ -39,6 +39,7 @@ for _protocol, _class in {'gs': 'Google', 'gcs': 'Google', 's3': 'Amazon'}.items
 
 SCHEMES = ('gs', 's3')
 Result = TypeVar('Result')
+NEW = '.new-'  # how the names of files begin that are not written whole yet
 _PROBE = b'rt2_jax wrote this to see whether it may write, and deletes it.'
 _THREADS = 16  # objects of a folder copied at once
 
@@ -113,7 +114,7 @@ def writing(path: epath.PathLike) -> Iterator[pathlib.Path]:
         local = folder / os.path.basename(path)
     else:
         path = pathlib.Path(path)
-        local = path.with_name(f'{path.name}.{os.getpid()}.new')
+        local = path.with_name(f'{NEW}{os.getpid()}-{path.name}')
     try:
         if remote:
             yield local
@@ -126,7 +127,8 @@ def writing(path: epath.PathLike) -> Iterator[pathlib.Path]:
         if remote:
             shutil.rmtree(folder, ignore_errors=True)
         else:
-            local.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # it never came to be, or nothing can be deleted
+                local.unlink()
 
 
 def delete(path: epath.PathLike) -> None:
@@ -262,8 +264,12 @@ class Mirror:
         try:
             self.upload()
         finally:
-            if is_remote(self.folder):
-                shutil.rmtree(self.local, ignore_errors=True)
+            self.discard()
+
+    def discard(self) -> None:
+        """Removes the local folder of a remote one."""
+        if is_remote(self.folder):
+            shutil.rmtree(self.local, ignore_errors=True)
 
     def _state(self) -> dict[str, tuple[int, int]]:
         paths = [path for path in sorted(self.local.rglob('*')) if path.is_file()]

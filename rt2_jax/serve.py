@@ -16,12 +16,13 @@ import importlib.util
 from typing import Any
 
 from absl import app, flags
-from etils import epath
 import jax
 from jax.sharding import Mesh
 
+from rt2_jax.errors import exit_on_user_error
 from rt2_jax.parallel import mesh as mesh_lib
 from rt2_jax.policy import Policy
+from rt2_jax.training import loading
 
 FLAGS = flags.FLAGS
 _EXTRA = ('uvicorn', 'starlette', 'websockets', 'msgpack', 'prometheus_client')
@@ -38,7 +39,7 @@ def batch_sizes(largest: int) -> tuple[int, ...]:
 
 def load_policy() -> Policy:
     """The policy of --workdir; UsageError where there is none."""
-    cache = epath.Path(FLAGS.workdir) / 'compile_cache'
+    cache = loading.locate(FLAGS.workdir) / 'compile_cache'
     if cache.exists():
         jax.config.update('jax_compilation_cache_dir', str(cache))
         jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.5)
@@ -135,7 +136,8 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f'Unknown arguments: {argv[1:]}')
     if missing := [name for name in _EXTRA if importlib.util.find_spec(name) is None]:
         raise app.UsageError(f"{', '.join(missing)} missing: pip install 'rt2_jax[serve]'")
-    make_server(load_policy()).serve_on()
+    with exit_on_user_error('serve'):
+        make_server(load_policy()).serve_on()
 
 
 if __name__ == '__main__':

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 import contextlib
 import dataclasses
 import signal
-import sys
 import time
 from typing import Any
 
@@ -20,9 +19,10 @@ from jax.experimental import multihost_utils
 import jax.numpy as jnp
 import numpy as np
 
-from rt2_jax import configuration
-from rt2_jax.data import errors, holdouts, pipeline, tfrecord
+from rt2_jax import configuration, paths
+from rt2_jax.data import pipeline
 from rt2_jax.data.sources import INDEXES
+from rt2_jax.errors import UserError, exit_on_user_error
 from rt2_jax.parallel import distributed, mesh as mesh_lib, topology
 from rt2_jax.text.actions import ActionSpace
 from rt2_jax.text.tokenizer import Tokenizer
@@ -42,21 +42,8 @@ FLAGS = flags.FLAGS
 PROFILED = 5  # steps of a trace
 
 
-class LossNotFinite(FloatingPointError):
+class LossNotFinite(UserError, FloatingPointError):
     """The loss or its gradient is not a number any more."""
-
-
-# What the user can put right needs no stack trace.
-_MENDABLE = (
-    LossNotFinite,
-    checkpoint.CheckpointError,
-    pipeline.StateMismatch,
-    errors.DataSetError,
-    errors.IndexMismatch,
-    holdouts.Leakage,
-    tfrecord.CorruptRecord,
-    distributed.OtherProcessFailed,
-)
 
 
 def train(config: Any, workdir: epath.Path) -> None:
@@ -69,6 +56,7 @@ def train(config: Any, workdir: epath.Path) -> None:
         holdouts.Leakage: an episode or a record is held out and trained on.
         tfrecord.CorruptRecord: a damaged record, unless config.data.on_corrupt is 'skip'.
         LossNotFinite: the loss or its gradient is not a number any more.
+        checkpoint.SaveFailed, paths.PathError: the directory cannot be written to.
         ValueError: something in the config that cannot be.
     """
     with _sigterm() as stop:
@@ -76,6 +64,7 @@ def train(config: Any, workdir: epath.Path) -> None:
 
 
 def _train(config: Any, workdir: epath.Path, stop: Callable[[int], bool]) -> None:
+    paths.probe(workdir)
     _compile_cache(config, workdir)
     mesh = mesh_lib.make_mesh(config.mesh)
     tokenizer = Tokenizer.load(config.tokenizer) if config.tokenizer else Tokenizer.load_default()
@@ -162,19 +151,20 @@ class _Run:
         self.schedule = jax.jit(
             optimizer_lib.make_schedule(self.config.optimizer, self.config.total_steps)
         )
-        self.good = self.checkpoints.latest()
-        self.tracing = False
+        self.trace: paths.Mirror | None = None
 
     def loop(self, step_function: Callable, state: Any, accumulated: Any, start: int) -> None:
         """Steps from `start` to the end, or until SIGTERM; saves under way are always finished."""
         try:
             self._loop(step_function, state, accumulated, start)
         finally:
-            self._end_trace()
-            self.checkpoints.close()
-            self.batches.close()
-            for log in filter(None, (self.writer, self.examples)):
-                log.close()
+            # Each of them is closed, whatever the others raise.
+            with contextlib.ExitStack() as stack:
+                for log in filter(None, (self.writer, self.examples)):
+                    stack.callback(log.close)
+                stack.callback(self.batches.close)
+                stack.callback(self.checkpoints.close)
+                stack.callback(self._end_trace)
 
     def _loop(self, step_function, state, accumulated, start: int) -> None:
         config, clock, logged, saved = self.config, metrics.Clock(), start, start
@@ -197,6 +187,7 @@ class _Run:
             if self.examples:
                 self.examples.write(step, batch['index'])
             state, accumulated, loss = step_function(state, accumulated, batch)
+            self.checkpoints.check()
             pending.append(loss)
             if len(pending) > 2:
                 # Bounds how far the host runs ahead; two steps stay under way, so the device never
@@ -241,28 +232,30 @@ class _Run:
         if first and step in (first, first + PROFILED):
             jax.block_until_ready(pending)
             if step == first:
-                jax.profiler.start_trace(str(self.checkpoints.directory.parent / 'profile'))
-                self.tracing = True
+                self.trace = paths.Mirror(self.checkpoints.directory.parent / 'profile')
+                jax.profiler.start_trace(str(self.trace.local))
             else:
                 self._end_trace()
 
     def _end_trace(self) -> None:
-        if self.tracing:
-            self.tracing = False
+        if self.trace:
+            trace, self.trace = self.trace, None
             jax.profiler.stop_trace()
+            trace.close()
             say(f'up to {PROFILED} steps from {self.config.profile} on are in the folder profile')
 
     def _save(self, state, accumulated, step: int) -> None:
         self._check_finite(jax.device_get(accumulated), step)
+        for log in filter(None, (self.writer, self.examples)):
+            log.flush()
         self.checkpoints.save(state, accumulated, self.batches.get_state(), step)
-        self.good = step
 
     def _check_finite(self, sums: step_lib.Accumulated, step: int) -> None:
         if not (np.isfinite(sums.loss) and np.isfinite(sums.gradient_norm)):
             self.checkpoints.wait()
             good = (
-                f'the last good checkpoint is of step {self.good}'
-                if self.good
+                f'the last good checkpoint is of step {self.checkpoints.good}'
+                if self.checkpoints.good
                 else 'there is no checkpoint before it'
             )
             raise LossNotFinite(
@@ -330,7 +323,7 @@ def _compile_cache(config: Any, workdir: epath.Path) -> None:
         return
     jax.config.update(
         'jax_compilation_cache_dir',
-        str(config.compile_cache or workdir.resolve() / 'compile_cache'),
+        str(paths.of(config.compile_cache or workdir / 'compile_cache')),
     )
     jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.5)
 
@@ -349,10 +342,8 @@ def main(argv: list[str]) -> None:
         )
     logging.set_verbosity(logging.WARNING)
     distributed.initialize()
-    try:
-        train(FLAGS.config, epath.Path(FLAGS.workdir))
-    except _MENDABLE as error:
-        sys.exit(f'train: {error}')
+    with exit_on_user_error('train'):
+        train(FLAGS.config, paths.of(FLAGS.workdir))
 
 
 if __name__ == '__main__':

@@ -15,9 +15,9 @@ import json
 from typing import Any
 
 from absl import app, flags
-from etils import epath
 import numpy as np
 
+from rt2_jax import paths
 from rt2_jax.data.example import Example
 from rt2_jax.decoding import compact
 from rt2_jax.evaluation import offline, report
@@ -74,7 +74,7 @@ def main(_: list[str]) -> None:
         result[f'{other}_and_{one}'] = compared(found[one], found[other])
     print(json.dumps(result, indent=2))
     result['manifest'] = report.manifest(checkpoint=FLAGS.checkpoint)
-    epath.Path(FLAGS.output).write_text(json.dumps(result, indent=2))
+    paths.write(paths.of(FLAGS.output), json.dumps(result, indent=2).encode())
 
 
 if __name__ == '__main__':

@@ -29,6 +29,7 @@ from typing import Any
 from absl import app, flags, logging
 from etils import epath
 
+from rt2_jax import paths
 from rt2_jax.benchmarks import data_reading, kitchen, turns
 from rt2_jax.data.robot import rlds
 from rt2_jax.evaluation import report
@@ -265,14 +266,14 @@ def define_flags() -> None:
 
 
 def main(_: list[str]) -> None:
-    epath.Path(FLAGS.output).parent.mkdir(parents=True, exist_ok=True)
-    if not (epath.Path(FLAGS.directory) / 'dataset_info.json').exists():
+    paths.of(FLAGS.output).parent.mkdir(parents=True, exist_ok=True)
+    if not (paths.of(FLAGS.directory) / 'dataset_info.json').exists():
         kitchen.write(FLAGS.directory, episodes=FLAGS.episodes, encoded=kitchen.frames(_FRAMES))
     _steps(FLAGS.directory)  # indexed before anybody is timed
     result = measure()
     print(json.dumps(result, indent=2))
     result['manifest'] = report.manifest(episodes=FLAGS.episodes, batch_size=FLAGS.batch_size)
-    epath.Path(FLAGS.output).write_text(json.dumps(result, indent=2))
+    paths.write(paths.of(FLAGS.output), json.dumps(result, indent=2).encode())
 
 
 if __name__ == '__main__':

@@ -31,7 +31,7 @@ from etils import epath
 import jax
 import numpy as np
 
-from rt2_jax import convert
+from rt2_jax import convert, paths
 from rt2_jax.benchmarks import decode_model, turns
 from rt2_jax.decoding import compact
 from rt2_jax.evaluation import report
@@ -182,8 +182,8 @@ def define_flags() -> None:
 
 
 def main(_: list[str]) -> None:
-    directory = epath.Path(FLAGS.directory) / FLAGS.size
-    epath.Path(FLAGS.output).parent.mkdir(parents=True, exist_ok=True)
+    directory = paths.of(FLAGS.directory) / FLAGS.size
+    paths.of(FLAGS.output).parent.mkdir(parents=True, exist_ok=True)
     write(directory, FLAGS.size)
     reason = missing_peer() if FLAGS.peer else '--nopeer'
     if reason:
@@ -199,7 +199,7 @@ def main(_: list[str]) -> None:
         result['peer_missing'] = reason
     told = json.loads((directory / 'ours' / loading.MODEL).read_text())
     result['manifest'] = report.manifest(config=told['model'], rounds=FLAGS.rounds)
-    epath.Path(FLAGS.output).write_text(json.dumps(result, indent=2))
+    paths.write(paths.of(FLAGS.output), json.dumps(result, indent=2).encode())
 
 
 if __name__ == '__main__':

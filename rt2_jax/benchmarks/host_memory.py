@@ -22,7 +22,7 @@ from etils import epath
 import jax
 import numpy as np
 
-from rt2_jax import configuration
+from rt2_jax import configuration, paths
 from rt2_jax.evaluation import report
 from rt2_jax.parallel import distributed, mesh as mesh_lib
 from rt2_jax.text.tokenizer import Tokenizer
@@ -125,11 +125,11 @@ def define_flags() -> None:
 def main(_: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)
     distributed.initialize()
-    found = measure(FLAGS.config, epath.Path(FLAGS.workdir))
+    found = measure(FLAGS.config, paths.of(FLAGS.workdir))
     if distributed.is_leader():
         print(json.dumps(found, indent=2))
         found['manifest'] = report.manifest(config=FLAGS.config.to_dict())
-        epath.Path(FLAGS.output).write_text(json.dumps(found, indent=2))
+        paths.write(paths.of(FLAGS.output), json.dumps(found, indent=2).encode())
 
 
 if __name__ == '__main__':

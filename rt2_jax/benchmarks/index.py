@@ -32,6 +32,7 @@ from absl import app, flags
 from etils import epath
 import numpy as np
 
+from rt2_jax import paths
 from rt2_jax.benchmarks.index_robot import Robots
 from rt2_jax.benchmarks.index_web import Web
 from rt2_jax.evaluation import report
@@ -183,9 +184,9 @@ def main(_: list[str]) -> None:
     sizes = sorted(int(size) for size in FLAGS.sizes)
     if wrong := [size for size in sizes if size % Robots.shard]:
         raise app.UsageError(f'--sizes: {wrong} are no multiples of {Robots.shard}')
-    result = measure(FLAGS.kind, epath.Path(FLAGS.directory), sizes, FLAGS.real)
+    result = measure(FLAGS.kind, paths.of(FLAGS.directory), sizes, FLAGS.real)
     result['manifest'] = report.manifest()
-    epath.Path(FLAGS.output).write_text(json.dumps(result, indent=2))
+    paths.write(paths.of(FLAGS.output), json.dumps(result, indent=2).encode())
 
 
 if __name__ == '__main__':

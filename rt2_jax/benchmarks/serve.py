@@ -34,6 +34,7 @@ import numpy as np
 import psutil
 import requests
 
+from rt2_jax import paths
 from rt2_jax.benchmarks import data, fleet, malformed
 from rt2_jax.data import images
 from rt2_jax.decoding.grammar import Kind
@@ -209,7 +210,7 @@ def main(_: list[str]) -> None:
         largest_batch=FLAGS.largest_batch,
         load_average=os.getloadavg()[0],
     )
-    epath.Path(FLAGS.output).write_text(json.dumps(result, indent=2))
+    paths.write(paths.of(FLAGS.output), json.dumps(result, indent=2).encode())
     print(json.dumps({key: value for key, value in result.items() if key != 'manifest'}, indent=2))
 
 

@@ -15,12 +15,11 @@ import time
 from typing import Any
 
 from absl import app, flags
-from etils import epath
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rt2_jax import configuration
+from rt2_jax import configuration, paths
 from rt2_jax.evaluation import report
 from rt2_jax.parallel import mesh as mesh_lib
 from rt2_jax.text.tokenizer import Tokenizer
@@ -141,7 +140,7 @@ def main(_: list[str]) -> None:
             config=json.loads(configuration.to_json(config)), seed=config.seed
         )
     }
-    epath.Path(FLAGS.output).write_text(json.dumps(result, indent=2))
+    paths.write(paths.of(FLAGS.output), json.dumps(result, indent=2).encode())
     print(json.dumps({key: value for key, value in result.items() if key != 'manifest'}, indent=2))
 
 

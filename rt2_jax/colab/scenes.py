@@ -7,6 +7,7 @@ import tempfile
 from etils import epath
 import numpy as np
 
+from rt2_jax import paths
 from rt2_jax.data import images
 from rt2_jax.envs.tabletop import collect
 from rt2_jax.envs.tabletop.env import TabletopEnv
@@ -43,7 +44,7 @@ def of_file(path: epath.PathLike) -> Scene:
     Raises:
         ValueError: no such file, or none of these.
     """
-    path = epath.Path(path)
+    path = paths.of(path)
     if not path.exists():
         raise ValueError(f'There is no {path}; on Colab, upload it by the folder sign on the left')
     try:

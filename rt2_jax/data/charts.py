@@ -8,6 +8,7 @@ import dataclasses
 import cv2
 import numpy as np
 
+from rt2_jax import paths
 from rt2_jax.data import lettering
 
 GREY, BLUE, PAPER = (130, 130, 130), (60, 110, 180), (255, 255, 255)
@@ -116,4 +117,4 @@ def _draw_strip(strip: Strip, full: int, width: int) -> np.ndarray:
 def save(path, canvas: np.ndarray) -> None:
     """Writes a PNG."""
     encoded = cv2.imencode('.png', np.ascontiguousarray(canvas[..., ::-1]))[1]
-    path.write_bytes(encoded.tobytes())
+    paths.write(path, encoded.tobytes())

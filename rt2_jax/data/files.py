@@ -100,7 +100,11 @@ class Pool:
 
 def path(given: epath.PathLike | remote.RemotePath) -> Path:
     """A path of this machine or of a remote store, by how it starts."""
-    return remote.RemotePath(os.fspath(given)) if remote.is_remote(given) else epath.Path(given)
+    return (
+        remote.RemotePath(os.fspath(given))
+        if remote.is_remote(given)
+        else epath.Path(given).expanduser()
+    )
 
 
 def open_file(
@@ -109,14 +113,14 @@ def open_file(
     """Opens a file for reading, a remote one in the version that its stamp `known` names."""
     if remote.is_remote(given):
         return remote.RemoteFile(path(given), known)
-    return LocalFile(given)
+    return LocalFile(os.path.expanduser(given))
 
 
 def read(given: str) -> bytes:
     """A file whole; a remote one by one request."""
     if remote.is_remote(given):
         return path(given).read_bytes()
-    with open(given, 'rb', buffering=0) as file:
+    with open(os.path.expanduser(given), 'rb', buffering=0) as file:
         return file.read()
 
 

@@ -11,12 +11,13 @@ from collections.abc import Iterable
 import numpy as np
 
 from rt2_jax.data.errors import DataSetError
+from rt2_jax.errors import UserError
 
 PARTS = ('train', 'validation')
 LISTED = 5  # by name, where more are counted
 
 
-class Leakage(ValueError):
+class Leakage(UserError, ValueError):
     """Something that is trained on is held out for validation, too."""
 
 

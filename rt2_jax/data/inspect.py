@@ -11,16 +11,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 import json
-import sys
 from typing import Any
 
 from absl import app, flags, logging
 from etils import epath
 import numpy as np
 
-from rt2_jax.data import charts, embodiments, tfds_directory, tfrecord
-from rt2_jax.data.errors import DataSetError, IndexMismatch
+from rt2_jax import paths
+from rt2_jax.data import charts, embodiments, tfds_directory
+from rt2_jax.data.errors import DataSetError
 from rt2_jax.data.robot import rlds, survey
+from rt2_jax.errors import exit_on_user_error
 from rt2_jax.nearest import nearest
 from rt2_jax.text.actions import ActionTokenizer
 from rt2_jax.text.tokenizer import Tokenizer
@@ -63,7 +64,7 @@ def inspect(
       location: the index's folder; inside the data set by default.
       on_corrupt: 'raise' or 'skip', for unreadable records.
     """
-    output = epath.Path(output)
+    output = paths.of(output)
     output.mkdir(parents=True, exist_ok=True)
     source = rlds.open_source(
         directory, card_of(directory, card), split=split, location=location, on_corrupt=on_corrupt
@@ -75,7 +76,8 @@ def inspect(
     frames = {step: [v.frames(step)[-1] for v in views] for steps in shown for step in steps}
     report['warnings'] += _picture_warnings(source, frames)
     report['examples'] = [decoded(source, steps[0]) for steps in shown[:EXAMPLES]]
-    (output / 'report.json').write_text(json.dumps(report, indent=1, ensure_ascii=False))
+    content = json.dumps(report, indent=1, ensure_ascii=False)
+    paths.write(output / 'report.json', content.encode())
     charts.save(output / 'actions.png', _action_chart(report))
     charts.save(output / 'lengths.png', _length_chart(source, report))
     charts.save(output / 'frames.png', _frame_sheet(source, report, shown, frames))
@@ -235,7 +237,7 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f'unknown arguments {argv[1:]}')
     logging.set_verbosity(logging.ERROR)  # what is logged of clipping and skipping is in the report
-    try:
+    with exit_on_user_error('inspect'):
         report = inspect(
             FLAGS.dataset,
             FLAGS.output,
@@ -244,8 +246,6 @@ def main(argv: list[str]) -> None:
             location=FLAGS.location,
             on_corrupt=FLAGS.on_corrupt,
         )
-    except (DataSetError, IndexMismatch, tfrecord.CorruptRecord) as error:
-        sys.exit(f'inspect: {error}')
     print(as_text(report))
     print(f'\n{FLAGS.output}: report.json, actions.png, lengths.png, frames.png')
 

@@ -11,20 +11,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 import json
-import sys
 import time
 from typing import Any
 
 from absl import app, flags, logging
-import cv2
-from etils import epath
 import numpy as np
 
-from rt2_jax.data import contact_sheet
+from rt2_jax import paths
+from rt2_jax.data import charts, contact_sheet
 from rt2_jax.data.web import sources as web_sources, tasks as web_tasks
 from rt2_jax.data.web.cards import TEXTS
 from rt2_jax.data.web.table import WebTable
 from rt2_jax.data.web.web_set import WebSet
+from rt2_jax.errors import exit_on_user_error
 
 FLAGS = flags.FLAGS
 QUANTILES = (0.0, 0.01, 0.1, 0.5, 0.9, 0.99, 1.0)
@@ -177,7 +176,8 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f'unknown arguments {argv[1:]}')
     logging.set_verbosity(logging.WARNING)
     begin = time.perf_counter()
-    try:
+    with exit_on_user_error('inspect_web', ValueError):
+        output = paths.of(FLAGS.output)
         dataset = web_sources.open_format(
             FLAGS.kind,
             FLAGS.dataset,
@@ -190,17 +190,16 @@ def main(argv: list[str]) -> None:
         table = web_sources.open_table(
             dataset, location=FLAGS.location, on_corrupt=FLAGS.on_corrupt
         )
-    except ValueError as error:
-        sys.exit(f'inspect_web: {error}')
     print(f'opened in {time.perf_counter() - begin:.1f} s')
     found = report(table)
     print('\n'.join(lines(found)))
     picture, said = sheet(table, FLAGS.examples, FLAGS.seed)
     print('\n'.join(said))
-    output = epath.Path(FLAGS.output)
-    output.mkdir(parents=True, exist_ok=True)
-    (output / 'report.json').write_text(json.dumps(found, indent=1, ensure_ascii=False))
-    (output / 'sheet.png').write_bytes(cv2.imencode('.png', picture[..., ::-1])[1].tobytes())
+    with exit_on_user_error('inspect_web'):
+        output.mkdir(parents=True, exist_ok=True)
+        content = json.dumps(found, indent=1, ensure_ascii=False)
+        paths.write(output / 'report.json', content.encode())
+        charts.save(output / 'sheet.png', picture)
     print(f'wrote {output / "report.json"} and {output / "sheet.png"}')
 
 

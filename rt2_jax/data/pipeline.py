@@ -26,13 +26,14 @@ from rt2_jax.data.encoding import ExampleEncoder
 from rt2_jax.data.example import Example
 from rt2_jax.data.mixture import Mixture, ShareMap
 from rt2_jax.data.schedules import Schedule
+from rt2_jax.errors import UserError
 from rt2_jax.text.actions import ActionTokenizer
 
 # 2: every source's share, not only the robots' together, is kept in each batch.
 STATE_FORMAT = 2
 
 
-class StateMismatch(ValueError):
+class StateMismatch(UserError, ValueError):
     """A data position that means something else in this run."""
 
 

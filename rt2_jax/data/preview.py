@@ -8,18 +8,17 @@ training may show it, last as a policy sees it.
 """
 
 from collections.abc import Mapping
-import sys
 from typing import Any
 
 from absl import app, flags
-from etils import epath
 import numpy as np
 
-from rt2_jax import configuration
+from rt2_jax import configuration, paths
 from rt2_jax.data import augmentation, charts, images, pipeline, sources as sources_lib
 from rt2_jax.data.mixture import ShareMap
 from rt2_jax.data.robot.rlds import StepSource
 from rt2_jax.data.schedules import Schedule
+from rt2_jax.errors import exit_on_user_error
 
 FLAGS = flags.FLAGS
 
@@ -89,7 +88,7 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f'unknown arguments {argv[1:]}')
     config = FLAGS.config
-    try:
+    with exit_on_user_error('preview', ValueError):
         robot, others = sources_lib.open_sources(config.data)
         schedule = Schedule.from_config(config.data.robot_share.to_dict())
         plan = pipeline.make_plan(robot, others, schedule, config.total_steps, config.batch_size)
@@ -97,12 +96,11 @@ def main(argv: list[str]) -> None:
         lines = table(list(opened), [*map(len, opened.values())], plan, config.total_steps)
         if sources_lib.holds_out(config):
             lines += ['', *held_out(config, opened)]
-    except ValueError as error:
-        sys.exit(f'preview: {error}')
     print('\n'.join(lines))
     if FLAGS.frames:
         augment = augmentation.Augmentation.from_config(config.data.augment)
-        charts.save(epath.Path(FLAGS.frames), sheet(opened, augment, config.seed))
+        with exit_on_user_error('preview'):
+            charts.save(paths.of(FLAGS.frames), sheet(opened, augment, config.seed))
         print(f'\n{FLAGS.frames}: {ROWS_A_SOURCE} rows for each of {", ".join(opened)}')
 
 

@@ -10,6 +10,7 @@ import cv2
 import imageio.v2 as imageio
 import numpy as np
 
+from rt2_jax import paths
 from rt2_jax.data import lettering
 from rt2_jax.evaluation.closed_loop import Rollout
 
@@ -35,16 +36,19 @@ def write(path: Any, rollouts: Sequence[Rollout], *, columns: int = 3, fps: floa
         raise ValueError('No rollout was recorded, so there is no video to write.')
     columns = min(columns, len(films))
     page = columns * min(2, math.ceil(len(films) / columns))
-    with imageio.get_writer(
-        str(path),
-        format='FFMPEG',
-        mode='I',
-        fps=fps,
-        codec='libx264',
-        quality=8,
-        macro_block_size=2,
-        output_params=['-movflags', '+faststart'],
-    ) as writer:
+    with (
+        paths.writing(path) as local,
+        imageio.get_writer(
+            str(local),
+            format='FFMPEG',
+            mode='I',
+            fps=fps,
+            codec='libx264',
+            quality=8,
+            macro_block_size=2,
+            output_params=['-movflags', '+faststart'],
+        ) as writer,
+    ):
         for start in range(0, len(films), page):
             for frame in grid(films[start : start + page], columns, page):
                 writer.append_data(frame)

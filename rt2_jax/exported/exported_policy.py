@@ -175,6 +175,10 @@ def read_card(directory: Any) -> dict[str, Any]:
 
 
 def _present(path: pathlib.Path) -> pathlib.Path:
+    if path.parts[:1] in (('gs:',), ('s3:',)):
+        raise ValueError(
+            f'an exported policy runs from a folder; copy {path.parent} to this machine'
+        )
     if not path.exists():
         raise ValueError(f'{path} is missing: an exported policy is a directory with all its files')
     return path

@@ -13,12 +13,12 @@ be larger than memory; --novalues reads none of them.
 
 from __future__ import annotations
 
-import sys
 import time
 
 from absl import app, flags, logging
-from etils import epath
 
+from rt2_jax import paths
+from rt2_jax.errors import exit_on_user_error
 from rt2_jax.evaluation import report
 from rt2_jax.inspection import opened, survey, text
 
@@ -43,18 +43,15 @@ def main(argv: list[str]) -> None:
     logging.set_verbosity(logging.ERROR)  # what Orbax says of directories that it only reads
     begin = time.perf_counter()
     other = FLAGS.against or (FLAGS.checkpoint if FLAGS.against_step is not None else None)
-    try:
+    with exit_on_user_error('inspect', ValueError, ImportError):
+        output = paths.of(FLAGS.output) if FLAGS.output else None
         this = opened.open_checkpoint(FLAGS.checkpoint, FLAGS.step)
         against = opened.open_checkpoint(other, FLAGS.against_step) if other else None
         found = survey.survey(this, against, values=FLAGS.values, depth=FLAGS.depth)
-    except (ValueError, ImportError, OSError) as error:
-        sys.exit(f'inspect: {error}')
-    print(text.as_text(found, FLAGS.depth))
-    if FLAGS.output:
-        seconds = round(time.perf_counter() - begin, 2)
-        output = epath.Path(FLAGS.output)
-        output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_text(
-            report.as_json(found | {'seconds': seconds, 'manifest': report.manifest()})
-        )
-        print(f'\nWritten to {output}')
+        print(text.as_text(found, FLAGS.depth))
+        if output:
+            seconds = round(time.perf_counter() - begin, 2)
+            about = found | {'seconds': seconds, 'manifest': report.manifest()}
+            output.parent.mkdir(parents=True, exist_ok=True)
+            paths.write(output, report.as_json(about).encode())
+            print(f'\nWritten to {output}')

@@ -20,7 +20,7 @@ from typing import Any
 from etils import epath
 import numpy as np
 
-from rt2_jax import configuration
+from rt2_jax import configuration, paths
 from rt2_jax.exported.exported_policy import POLICY, WEIGHTS
 from rt2_jax.inspection import blocks, orbax_arrays
 from rt2_jax.inspection.blocks import Stored
@@ -32,6 +32,7 @@ from rt2_jax.training.checkpoint import (
     CheckpointError,
     Checkpoints,
     check_action_tokens,
+    complete_steps,
     read_config,
 )
 
@@ -107,7 +108,7 @@ def _run(opened: Opened, step: int | None) -> None:
     path = opened.directory
     opened.step = step = loading.choose_step(path, step)
     folder = path / 'checkpoints'
-    opened.steps = sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit())
+    opened.steps = complete_steps(path)
     with contextlib.closing(Checkpoints(path, read_only=True)) as checkpoints:
         opened.arrays = orbax_arrays.open_arrays(checkpoints, step)
         opened.warnings += [
@@ -170,7 +171,7 @@ def _count_files(opened: Opened) -> None:
 
 
 def _size(folder: epath.Path) -> int:
-    return sum((root / name).stat().length for root, _, names in folder.walk() for name in names)
+    return sum(paths.files(folder).values())
 
 
 def _json(path: epath.Path) -> Any:

@@ -16,6 +16,7 @@ from typing import Any
 import jax
 from jax.experimental import topologies
 
+from rt2_jax.errors import UserError
 from rt2_jax.nearest import check
 from rt2_jax.parallel import chips
 
@@ -23,7 +24,7 @@ _FORM = re.compile(r'^(?:(\d+)x)?([a-z0-9]+):(\d+(?:x\d+)*)$', re.IGNORECASE)
 _TPUS = ('v4', 'v5e', 'v5p', 'v6e', 'tpu7x')
 
 
-class TopologyError(ValueError):
+class TopologyError(UserError, ValueError):
     """A name of no slice, or one that cannot be described here."""
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from etils import epath
 
+from rt2_jax import paths
 from rt2_jax.nearest import check
 from rt2_jax.pretrained import (
     big_vision,
@@ -157,7 +158,7 @@ def open_source(source: epath.PathLike, name: str) -> Source:
     found = form.tensors(source)
     config: dict[str, Any] = form.config(source) if form.config else {}
     if form.model_types:
-        path = epath.Path(source)
+        path = paths.of(source)
         path = (path if path.is_dir() else path.parent) / 'config.json'
         if not path.exists():
             raise SourceError(f'{path} is missing: --format={name} needs it beside the tensors')

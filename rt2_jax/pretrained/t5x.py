@@ -16,6 +16,7 @@ from typing import Any
 from absl import logging
 from etils import epath
 
+from rt2_jax import paths
 from rt2_jax.pretrained.rules import LAYER, Rule
 from rt2_jax.pretrained.tensors import SourceError, Tensor
 
@@ -119,7 +120,7 @@ def config(path: epath.PathLike) -> dict[str, Any]:
     Raises:
         SourceError: it says several.
     """
-    folder = epath.Path(path)
+    folder = paths.of(path)
     file = next(
         (f for f in (folder / 'config.gin', folder.parent / 'config.gin') if f.exists()), None
     )

@@ -18,6 +18,7 @@ from flax import serialization, traverse_util
 import numpy as np
 import tensorstore as ts
 
+from rt2_jax import paths
 from rt2_jax.nearest import beside
 from rt2_jax.pretrained.tensors import SourceError, Tensor, of_array
 
@@ -39,7 +40,11 @@ def open_tensors(source: epath.PathLike) -> dict[str, Tensor]:
         SourceError: there is no such directory, an array or a chunk of one is missing, or it is of
             another format.
     """
-    path = epath.Path(source)
+    path = paths.of(source)
+    for scheme in paths.SCHEMES:
+        paths.refuse(
+            path, scheme, 'a T5X checkpoint is read from a local disk; copy it there first'
+        )
     if not path.exists():
         raise SourceError(f'there is no {path}{beside(path)}')
     found = {}

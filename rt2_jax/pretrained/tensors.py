@@ -19,10 +19,12 @@ from etils import epath
 import ml_dtypes
 import numpy as np
 
+from rt2_jax import paths
+from rt2_jax.errors import UserError
 from rt2_jax.nearest import beside, nearest
 
 
-class SourceError(ValueError):
+class SourceError(UserError, ValueError):
     """A checkpoint on disk that cannot be read, or that is not what it should be."""
 
 
@@ -61,7 +63,7 @@ def open_tensors(source: epath.PathLike) -> dict[str, Tensor]:
             format.
     """
     source, _, prefix = str(source).partition('.npz:')
-    path = epath.Path(source + '.npz' if prefix else source)
+    path = paths.of(source + '.npz' if prefix else source)
     if not path.exists():
         raise SourceError(f'there is no {path}{beside(path)}')
     if path.is_dir():
@@ -207,10 +209,8 @@ _PIECE_BYTES = 64 << 20  # so much is copied at a time
 @contextlib.contextmanager
 def _whole(path: epath.Path) -> Iterator[Any]:
     """A file for writing that appears whole or not at all."""
-    temporary = path.parent / (path.name + '.new')
-    with temporary.open('wb') as file:
+    with paths.writing(path) as local, local.open('wb') as file:
         yield file
-    temporary.replace(path)
 
 
 def write_safetensors(
@@ -242,7 +242,7 @@ def write_safetensors(
             sizes.append(0)
         shards[-1][name] = tensor
         sizes[-1] += size
-    directory, files, total = epath.Path(directory), [], len(shards)
+    directory, files, total = paths.of(directory), [], len(shards)
     directory.mkdir(parents=True, exist_ok=True)
     for number, shard in enumerate(shards, 1):
         name = (
@@ -255,9 +255,8 @@ def write_safetensors(
     if total > 1:
         where = {name: files[n].name for n, shard in enumerate(shards) for name in shard}
         index = directory / f'{stem}.safetensors.index.json'
-        index.write_text(
-            json.dumps({'metadata': {'total_size': sum(sizes)}, 'weight_map': where}, indent=1)
-        )
+        about = {'metadata': {'total_size': sum(sizes)}, 'weight_map': where}
+        paths.write(index, json.dumps(about, indent=1).encode())
         files.append(index)
     return files
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import hmac
 import os
 
-from etils import epath
-
+from rt2_jax import paths
 from rt2_jax.serving.refusals import Unauthorized
 
 VARIABLE = 'RT2_API_KEY'
@@ -23,9 +22,10 @@ def read_key(file: str | None) -> str | None:
     """
     key = os.environ.get(VARIABLE)
     if file:
-        if not epath.Path(file).exists():
+        path = paths.of(file)
+        if not path.exists():
             raise ValueError(f'--api_key_file={file}: no such file.')
-        key = epath.Path(file).read_text()
+        key = path.read_text()
     if key is not None and not (
         key.strip().isascii() and key.strip().isprintable() and key.strip()
     ):

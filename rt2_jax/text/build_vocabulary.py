@@ -8,10 +8,11 @@ questions and the robot's instructions. Bytes are a fallback, so any other text 
 
 import io
 import itertools
-import pathlib
 
 from absl import app, flags
 import sentencepiece
+
+from rt2_jax import paths
 
 FLAGS = flags.FLAGS
 
@@ -94,7 +95,7 @@ def define_flags() -> None:
 
 
 def main(_) -> None:
-    pathlib.Path(FLAGS.output).write_bytes(build(FLAGS.size))
+    paths.write(paths.of(FLAGS.output), build(FLAGS.size))
 
 
 if __name__ == '__main__':

@@ -14,6 +14,7 @@ from etils import epath
 import numpy as np
 import sentencepiece
 
+from rt2_jax import paths
 from rt2_jax.text import fast_tokenizer
 
 INTEGERS = 1001
@@ -87,7 +88,7 @@ def read(path: epath.PathLike) -> bytes:
     Raises:
       ValueError: what is beside a tokenizer.json tells of a token that it does not have.
     """
-    path = epath.Path(path)
+    path = paths.of(path)
     model_bytes = path.read_bytes()
     if fast_tokenizer.is_json(model_bytes):
         return fast_tokenizer.with_roles(model_bytes, path.parent)

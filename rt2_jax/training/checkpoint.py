@@ -10,21 +10,27 @@ What is where in a run's directory:
                        says how large each file is
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+import contextlib
 import dataclasses
 import importlib.metadata
 import json
 import platform
+import re
 from typing import Any
+import warnings
 
+import absl.logging
 from etils import epath
 import flax
 import jax
 import ml_collections
 import orbax.checkpoint as ocp
+from orbax.checkpoint._src.path import gcs_utils
 
-from rt2_jax import configuration
+from rt2_jax import buckets, configuration, paths
 from rt2_jax.data import embodiments
+from rt2_jax.errors import UserError
 from rt2_jax.nearest import beside
 from rt2_jax.parallel import distributed
 from rt2_jax.text.actions import ActionSpace
@@ -47,8 +53,21 @@ _PACKAGES = (
 )
 
 
-class CheckpointError(ValueError):
+# Orbax asks Google's own client for this, which is another package, with other credentials, and needs a
+# right (storage.buckets.get) that writing objects does not. Of buckets with folders, empty ones stay behind.
+gcs_utils.is_hierarchical_namespace_enabled = lambda path: False
+# Errors of a save in the background are raised by `Checkpoints.check`; Orbax logs each three times.
+absl.logging.get_absl_logger().addFilter(
+    lambda record: not (record.exc_info and '/orbax/' in record.pathname)
+)
+
+
+class CheckpointError(UserError, ValueError):
     """A directory is no usable checkpoint, or one of something else."""
+
+
+class SaveFailed(UserError, OSError):
+    """A checkpoint could not be written."""
 
 
 def versions() -> dict[str, str]:
@@ -79,7 +98,7 @@ def write_assets(
     Raises:
         ValueError: as `acting.acted_on`.
     """
-    workdir = epath.Path(workdir)
+    workdir = paths.of(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
     card = embodiments.find(config.embodiment)
     cards = cards_of(config, action_spaces)
@@ -91,11 +110,11 @@ def write_assets(
         'action_space': json.loads(acted_on(config, card, action_spaces).to_json()),
         'action_tokens': tokenizer.integer_ids[:BINS].tolist(),
     }
-    write(workdir / 'tokenizer.model', tokenizer.model_bytes)
-    write(workdir / 'embodiment.json', json.dumps(embodiment, indent=2).encode())
-    write(workdir / 'versions.json', json.dumps(versions(), indent=2).encode())
+    paths.write(workdir / 'tokenizer.model', tokenizer.model_bytes)
+    paths.write(workdir / 'embodiment.json', json.dumps(embodiment, indent=2).encode())
+    paths.write(workdir / 'versions.json', json.dumps(versions(), indent=2).encode())
     # Last, because a config.json says that the others are there.
-    write(workdir / 'config.json', configuration.to_json(config).encode())
+    paths.write(workdir / 'config.json', configuration.to_json(config).encode())
 
 
 def check_action_tokens(workdir: epath.Path, recorded: Sequence[int], tokenizer: Tokenizer) -> None:
@@ -115,20 +134,13 @@ def check_action_tokens(workdir: epath.Path, recorded: Sequence[int], tokenizer:
         )
 
 
-def write(path: epath.Path, content: bytes) -> None:
-    """Writes a file so that it appears whole or not at all."""
-    temporary = path.parent / (path.name + '.new')
-    temporary.write_bytes(content)
-    temporary.replace(path)
-
-
 def read_config(workdir: epath.PathLike) -> ml_collections.ConfigDict:
     """The config of a run.
 
     Raises:
         CheckpointError: there is no such directory, it is empty, or half-written.
     """
-    workdir = epath.Path(workdir)
+    workdir = paths.of(workdir)
     if not workdir.exists():
         raise CheckpointError(f'there is no directory {workdir}{beside(workdir)}')
     present = sorted(path.name for path in workdir.iterdir())
@@ -151,6 +163,12 @@ def read_config(workdir: epath.PathLike) -> ml_collections.ConfigDict:
         return configuration.from_json((workdir / 'config.json').read_text())
     except json.JSONDecodeError as error:
         raise CheckpointError(f'{workdir / "config.json"} is damaged: {error}') from error
+
+
+def complete_steps(workdir: epath.PathLike) -> list[int]:
+    """The steps of a run's directory that were saved completely, in order."""
+    folder = paths.of(workdir) / 'checkpoints'
+    return sorted(ocp.utils.checkpoint_steps(folder)) if folder.exists() else []
 
 
 def check_same_config(workdir: epath.PathLike, config: Any) -> None:
@@ -178,13 +196,23 @@ class Checkpoints:
         keep: how many of the latest steps are kept.
         read_only: for inference beside a run that may be writing; nothing is made, cleaned up or
             deleted.
+
+    Raises:
+        paths.PathError: the directory is on s3://, which Orbax cannot write to.
     """
 
     def __init__(self, workdir: epath.PathLike, keep: int | None = None, read_only: bool = False):
-        self.directory = epath.Path(workdir).resolve() / 'checkpoints'
+        self.directory = paths.of(workdir) / 'checkpoints'
+        paths.refuse(
+            workdir,
+            's3',
+            'Orbax has no s3://; keep runs in a folder or on gs://, or mount the bucket. A packed '
+            'checkpoint may lie on s3://',
+        )
         if not read_only:
             self.directory.mkdir(parents=True, exist_ok=True)
         self._saving: int | None = None
+        self._failed = False
         self._orbax = ocp.CheckpointManager(
             self.directory,
             options=ocp.CheckpointManagerOptions(
@@ -200,6 +228,7 @@ class Checkpoints:
                 'data': ocp.JsonCheckpointHandler(),
             },
         )
+        self._good = self.latest()
 
     def latest(self) -> int | None:
         """The last step that was saved completely, None if there is none."""
@@ -215,20 +244,75 @@ class Checkpoints:
             accumulated: sums since the last log point, so that a resumed run logs the same.
             data: the data iterator's state, as JSON.
             step: the number of steps made.
+
+        Raises:
+            SaveFailed: this save or the one before cannot be written.
         """
-        # One save at a time: what is under way is finished first.
-        self._orbax.wait_until_finished()
+        self.wait()  # one save at a time
         self._saving = step
-        self._orbax.save(
-            step,
-            args=ocp.args.Composite(
-                params=ocp.args.StandardSave(
-                    state.params, jax.tree.map(lambda _: _IN_CHUNKS, state.params)
+        with self._explained():
+            self._orbax.save(
+                step,
+                args=ocp.args.Composite(
+                    params=ocp.args.StandardSave(
+                        state.params, jax.tree.map(lambda _: _IN_CHUNKS, state.params)
+                    ),
+                    state=ocp.args.StandardSave(_plain(_rest(state, accumulated))),
+                    data=ocp.args.JsonSave(data),
                 ),
-                state=ocp.args.StandardSave(_plain(_rest(state, accumulated))),
-                data=ocp.args.JsonSave(data),
-            ),
-        )
+            )
+
+    def check(self) -> None:
+        """Raises SaveFailed if the save in the background failed; costs nothing, for every step."""
+        with self._explained():
+            self._orbax.check_for_errors()
+        if self._saving is not None and not self._orbax.is_saving_in_progress():
+            self.wait()
+
+    def wait(self) -> None:
+        """Returns when everything saved so far is written.
+
+        Raises:
+            SaveFailed: the last save could not be written.
+        """
+        with self._explained():
+            self._orbax.wait_until_finished()
+        if self._saving is not None:
+            self._good, self._saving = self._saving, None
+
+    @property
+    def good(self) -> int | None:
+        """The last step that is known to be written completely."""
+        return self._good
+
+    def close(self) -> None:
+        """Waits, then ends the background threads; raises as `wait`, once."""
+        if self._failed:
+            return
+        self.wait()
+        self._orbax.close()
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Errors of a save as SaveFailed."""
+        try:
+            yield
+        except Exception as error:
+            self._failed = True
+            # Orbax leaves coroutines behind that nobody waits for any more.
+            warnings.filterwarnings('ignore', message='coroutine .* was never awaited')
+            cause = _cause(error)
+            if cause is None:
+                raise
+            good = (
+                f'the last good one is of step {self._good}'
+                if self._good
+                else 'there is none before'
+            )
+            raise SaveFailed(
+                f'the checkpoint of step {self._saving} could not be written to {self.directory}: '
+                f'{cause}; {good}. Once that is mended, the same command goes on from there.'
+            ) from error
 
     def restore(
         self, step: int, state: Any, accumulated: Any
@@ -276,7 +360,7 @@ class Checkpoints:
         if distributed.is_leader():
             unfinished = list(self.directory.glob(f'{self._saving}.orbax-checkpoint-tmp*'))
             folder = unfinished[0] if unfinished else self.directory / str(self._saving)
-            write(
+            paths.write(
                 folder / saved_files.FILES, json.dumps(saved_files.sizes(folder), indent=1).encode()
             )
 
@@ -311,14 +395,23 @@ class Checkpoints:
         except ValueError as error:
             raise CheckpointError(str(error)) from error
 
-    def wait(self) -> None:
-        """Returns when everything saved so far is on disk."""
-        self._orbax.wait_until_finished()
 
-    def close(self) -> None:
-        """Waits, then ends the background threads."""
-        self._orbax.wait_until_finished()
-        self._orbax.close()
+def _cause(error: Exception) -> str | None:
+    """What kept a save from being written, in one line; None for an error of the program."""
+    text = ' '.join(str(error).split())
+    if isinstance(error, UserError):
+        return text
+    if isinstance(error, OSError):
+        where = f' ({error.filename})' if error.filename else ''
+        return f'{error.strerror or text}{where}'
+    if not re.match(
+        r'[A-Z_]+: ', text
+    ):  # TensorStore's begin with a status: 'PERMISSION_DENIED: ...'
+        return None
+    system = re.search(r'([^:"]+) \[os_error_code', text)  # 'No space left on device'
+    denied = text.startswith(('PERMISSION_DENIED', 'UNAUTHENTICATED'))
+    hint = f'; {buckets.HINTS["gs"]}' if denied else ''
+    return system[1].strip() if system else text.partition(' [')[0][:400] + hint
 
 
 def _rest(state: state_lib.TrainState, accumulated: Any) -> dict[str, Any]:

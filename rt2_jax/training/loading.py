@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from rt2_jax import configuration
+from rt2_jax import configuration, paths
 from rt2_jax.data.embodiment import Embodiment
 from rt2_jax.data.embodiments import CARDS
 from rt2_jax.nearest import nearest
@@ -30,7 +30,12 @@ from rt2_jax.pretrained import tensors
 from rt2_jax.text.actions import ActionSpace
 from rt2_jax.text.tokenizer import INTEGERS, Tokenizer
 from rt2_jax.training import acting, state as state_lib, stored
-from rt2_jax.training.checkpoint import CheckpointError, check_action_tokens, read_config, write
+from rt2_jax.training.checkpoint import (
+    CheckpointError,
+    check_action_tokens,
+    complete_steps,
+    read_config,
+)
 
 PACKAGE = 'package:'
 PACKED = 'params.npz'  # of a packed directory
@@ -157,10 +162,10 @@ def choose_step(workdir: epath.Path, step: int | None) -> int:
     Raises:
         CheckpointError: the directory has no such step, or none.
     """
-    folder = workdir / 'checkpoints'
-    present = [path.name for path in folder.iterdir()] if folder.exists() else []
-    steps = sorted(int(name) for name in present if name.isdigit())
+    steps = complete_steps(workdir)
     if not steps:
+        folder = workdir / 'checkpoints'
+        present = [path.name for path in folder.iterdir()] if folder.exists() else []
         unfinished = f' (unfinished: {", ".join(sorted(present))})' if present else ''
         raise CheckpointError(
             f'{workdir} has no complete checkpoint yet{unfinished}: training was stopped before '
@@ -180,7 +185,7 @@ def locate(directory: epath.PathLike) -> epath.Path:
         CheckpointError: the package has no checkpoint of this name.
     """
     if not str(directory).startswith(PACKAGE):
-        return epath.Path(directory)
+        return paths.of(directory)
     name = str(directory).removeprefix(PACKAGE)
     root = epath.Path(str(resources.files('rt2_jax'))) / 'pretrained'
     present = (
@@ -211,24 +216,22 @@ def pack(
     Returns:
         The size of `params.npz` in bytes.
     """
-    loaded, output = load_for_inference(workdir, step), epath.Path(output)
+    loaded, output = load_for_inference(workdir, step), paths.of(output)
     output.mkdir(parents=True, exist_ok=True)
     for name in ('tokenizer.model', 'embodiment.json', 'versions.json'):
-        write(output / name, (loaded.directory / name).read_bytes())
+        paths.write(output / name, (loaded.directory / name).read_bytes())
     config = loaded.config.unlock()
     config.compile_cache = ''  # a path of the machine that trained it
     if 'adapters' in config:
         config.adapters.rank = 0  # they are in the weights
-    write(output / 'config.json', configuration.to_json(config).encode())
+    paths.write(output / 'config.json', configuration.to_json(config).encode())
     arrays = {'step': np.int64(loaded.step), 'dtype': np.array(jnp.dtype(dtype).name)}
     for name, value in named_leaves(loaded.params).items():
         value = np.asarray(value.astype(dtype))
         # npz knows no bfloat16: its bits are kept as integers.
         arrays[f'params/{name}'] = value.view(np.uint16) if value.dtype.itemsize == 2 else value
-    temporary = output / 'params.new.npz'
-    with temporary.open('wb') as file:
+    with paths.writing(output / PACKED) as local, local.open('wb') as file:
         np.savez_compressed(file, **arrays)
-    temporary.replace(output / PACKED)
     return (output / PACKED).stat().length
 
 
@@ -258,7 +261,7 @@ def is_ours(directory: epath.PathLike) -> bool:
     """Whether a directory is a run's, a packed or a converted one."""
     if str(directory).startswith(PACKAGE):
         return True
-    path = epath.Path(directory)
+    path = paths.of(directory)
     return (path / MODEL).exists() or (path / 'embodiment.json').exists()
 
 
@@ -318,15 +321,16 @@ def initial_params(init_from: str, parts: Sequence[str], tokenizer: Tokenizer) -
 
 def _parts_of(directory: str, tokenizer: Tokenizer) -> dict[str, Any]:
     """Top-level parts of a directory's parameters."""
-    if (epath.Path(directory) / MODEL).exists():
-        named = {tuple(n.split('/')): t for n, t in tensors.open_tensors(directory).items()}
+    path = locate(directory)
+    if (path / MODEL).exists():
+        named = {tuple(n.split('/')): t for n, t in tensors.open_tensors(path).items()}
         return flax.traverse_util.unflatten_dict(named)
     return _trained_parts(directory, tokenizer)
 
 
 def _check_integers(directory: str, tokenizer: Tokenizer) -> None:
     """Raises CheckpointError where a converted directory has other tokens for integers than the run."""
-    path = epath.Path(directory) / MODEL
+    path = locate(directory) / MODEL
     told = json.loads(path.read_text()).get('integers') if path.exists() else None
     if not told:  # a run's, or without a vocabulary of its own
         return

@@ -13,9 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 import psutil
 
+from rt2_jax import paths
 from rt2_jax.parallel import sharding
 
 FILE = 'metrics.jsonl'
+UPLOAD_SECONDS = 15.0  # between two uploads of a log in a bucket, which is written whole
 DROPPED = '.dropped.jsonl'
 
 
@@ -38,15 +40,15 @@ class Writer:
     def __init__(self, workdir: epath.PathLike, resume_step: int = 0, wandb_project: str = ''):
         import tensorboardX
 
-        self._path = epath.Path(workdir) / FILE
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        _drop_after(self._path, resume_step)
-        self._file = open(self._path, 'a', encoding='utf-8')
+        workdir = paths.of(workdir)
+        _drop_after(workdir / FILE, resume_step)
+        self._mirror = paths.Mirror(workdir, fetch=[FILE])
+        self._file = open(self._mirror.local / FILE, 'a', encoding='utf-8')
         self._board = tensorboardX.SummaryWriter(
-            str(self._path.parent / 'tensorboard'),
+            str(self._mirror.local / 'tensorboard'),
             purge_step=resume_step + 1 if resume_step else None,
         )
-        self._wandb = _wandb(wandb_project, workdir) if wandb_project else None
+        self._wandb = _wandb(wandb_project, self._mirror.local) if wandb_project else None
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Appends the values of one step, and flushes."""
@@ -56,11 +58,18 @@ class Writer:
             self._board.add_scalar(name, value, step)
         if self._wandb is not None:
             self._wandb.log(dict(values), step=step)
+        self._mirror.upload(after_seconds=UPLOAD_SECONDS)
+
+    def flush(self) -> None:
+        """Writes out what is buffered; raises PathError where that fails."""
+        self._board.flush()
+        self._mirror.upload()
 
     def close(self) -> None:
         """Writes out what is buffered."""
         self._file.close()
         self._board.close()
+        self._mirror.close()
         if self._wandb is not None:
             self._wandb.finish()
 
@@ -77,14 +86,15 @@ class ExampleLog:
     """
 
     def __init__(self, workdir: epath.PathLike, resume_step: int = 0):
-        folder = epath.Path(workdir) / 'examples'
+        folder = paths.of(workdir) / 'examples'
         folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f'{jax.process_count()}_{jax.process_index()}.jsonl'
+        name = f'{jax.process_count()}_{jax.process_index()}.jsonl'
         if jax.process_index() == 0:
             for other in _example_files(folder):
                 _drop_after(other, resume_step)
         multihost_utils.sync_global_devices('examples')
-        self._file = open(path, 'a', encoding='utf-8')
+        self._mirror = paths.Mirror(folder, fetch=[name])
+        self._file = open(self._mirror.local / name, 'a', encoding='utf-8')
 
     def write(self, step: int, index: jax.Array) -> None:
         """Appends the numbers of this process's rows, [B] int32 over all processes.
@@ -99,10 +109,16 @@ class ExampleLog:
         mine = [number for start in sorted(rows) for number in rows[start]]
         self._file.write(json.dumps({'step': step, 'examples': mine}) + '\n')
         self._file.flush()
+        self._mirror.upload(after_seconds=UPLOAD_SECONDS)
+
+    def flush(self) -> None:
+        """Writes out what is buffered; raises PathError where that fails."""
+        self._mirror.upload()
 
     def close(self) -> None:
         """Closes the file."""
         self._file.close()
+        self._mirror.close()
 
 
 def _example_files(folder: epath.Path) -> list[epath.Path]:
@@ -112,7 +128,7 @@ def _example_files(folder: epath.Path) -> list[epath.Path]:
 def read_examples(workdir: epath.PathLike) -> dict[int, list[int]]:
     """The examples of every step, sorted, over all processes."""
     found: dict[int, list[int]] = {}
-    for path in _example_files(epath.Path(workdir) / 'examples'):
+    for path in _example_files(paths.of(workdir) / 'examples'):
         for line in path.read_text().splitlines():
             row = json.loads(line)
             found.setdefault(row['step'], []).extend(row['examples'])
@@ -140,28 +156,29 @@ def _drop_after(path: epath.Path, step: int) -> None:
             dropped.append(line)
     if dropped:
         aside = path.parent / f'{path.stem}{DROPPED}'
-        with open(aside, 'a', encoding='utf-8') as file:
-            file.write(''.join(line + '\n' for line in dropped))
-        temporary = path.parent / (path.name + '.new')
-        temporary.write_text(''.join(line + '\n' for line in kept))
-        temporary.replace(path)
+        before = paths.read(aside) if aside.exists() else b''
+        paths.write(aside, before + _lines(dropped))
+        paths.write(path, _lines(kept))
         logging.info(
             '%d lines of %s are past step %d and moved to %s', len(dropped), path, step, aside
         )
 
 
+def _lines(lines: list[str]) -> bytes:
+    return ''.join(line + '\n' for line in lines).encode()
+
+
 def read(workdir: epath.PathLike) -> list[dict[str, float]]:
     """The metrics of a run, one dict a logged step, without a half-written last line."""
-    lines = (epath.Path(workdir) / FILE).read_text().splitlines()
+    path = paths.of(workdir) / FILE
+    lines = path.read_text().splitlines()
     rows = {}
     for number, line in enumerate(lines):
         try:
             row = json.loads(line)
         except json.JSONDecodeError:
             if number + 1 < len(lines):
-                raise ValueError(
-                    f'{epath.Path(workdir) / FILE}, line {number + 1} is not JSON: {line[:80]!r}'
-                ) from None
+                raise ValueError(f'{path}, line {number + 1} is not JSON: {line[:80]!r}') from None
             break
         rows[row['step']] = row
     return [rows[step] for step in sorted(rows)]

@@ -4,16 +4,14 @@ import json
 
 from etils import epath
 
+from rt2_jax import paths
+
 FILES = 'files.json'
 
 
 def sizes(folder: epath.Path) -> dict[str, int]:
     """Bytes of every file in the items of a step's folder, by its path there."""
-    items = (path for path in folder.iterdir() if path.is_dir())
-    files = sorted(
-        root / name for item in items for root, _, names in item.walk() for name in names
-    )
-    return {str(path.relative_to(folder)): path.stat().length for path in files}
+    return {name: size for name, size in paths.files(folder).items() if '/' in name}
 
 
 def wrong(folder: epath.Path, prefix: str = '') -> list[str]:

@@ -11,6 +11,7 @@ from absl import logging
 from etils import epath
 import numpy as np
 
+from rt2_jax import paths
 from rt2_jax.nearest import closest
 
 _SALT = 5  # tells these draws from others with the same seed
@@ -43,7 +44,7 @@ class Paraphrases:
         Raises:
           ValueError: the file is missing, no JSON, or no mapping of instructions to lists of texts.
         """
-        return cls(_read(epath.Path(path)), keep, seed)
+        return cls(_read(paths.of(path)), keep, seed)
 
     @property
     def fingerprint(self) -> str:

@@ -23,6 +23,7 @@ from absl import logging
 from etils import epath
 import numpy as np
 
+from rt2_jax import paths
 from rt2_jax.data.robot import step_columns
 from rt2_jax.data.robot.rlds import StepSource
 from rt2_jax.nearest import check, closest
@@ -54,7 +55,7 @@ class PlanFile:
           ValueError: no such file, no JSON, or an entry that can't be, by its number.
         """
         file = cls(str(path), {}, {}, {})
-        for number, entry in enumerate(_entries(epath.Path(path)), start=1):
+        for number, entry in enumerate(_entries(paths.of(path)), start=1):
             file._add(entry, f'{path}, entry {number}')
         for episode, ranges in file.ranges.items():
             ranges.sort()

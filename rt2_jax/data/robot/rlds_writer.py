@@ -18,6 +18,7 @@ from etils import epath
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core import example_serializer
 
+from rt2_jax import paths
 from rt2_jax.data import images, tfrecord
 
 FEATURES_JSON = 'features.json'
@@ -92,14 +93,11 @@ def shard_name(name: str, split: str, shard: int, shards: int) -> str:
 
 def write_shard(path: epath.PathLike, payloads: Iterable[bytes]) -> None:
     """Writes one shard whole or not at all."""
-    path = epath.Path(path)
-    temporary = path.with_name(f'{path.name}.incomplete-{os.getpid()}')
-    with open(temporary, 'wb') as file:
+    with paths.writing(paths.of(path)) as local, local.open('wb') as file:
         for payload in payloads:
             tfrecord.write_record(file, payload)
         file.flush()
         os.fsync(file.fileno())
-    os.replace(temporary, path)
 
 
 def finish(
@@ -126,9 +124,11 @@ def finish(
     Raises:
       FileNotFoundError: for a missing shard.
     """
-    directory = epath.Path(directory)
+    directory = paths.of(directory)
     names = [shard_name(name, split, i, len(shard_lengths)) for i in range(len(shard_lengths))]
-    sizes = [os.path.getsize(directory / shard) for shard in names]
+    present = paths.files(directory)
+    if missing := [name for name in names if name not in present]:
+        raise FileNotFoundError(f'{directory} lacks {", ".join(missing)}')
     features.save_config(os.fspath(directory))
     info = {
         'name': name,
@@ -139,14 +139,13 @@ def finish(
             {
                 'name': split,
                 'shardLengths': [str(n) for n in shard_lengths],
-                'numBytes': str(sum(sizes)),
+                'numBytes': str(sum(present[name] for name in names)),
                 'filepathTemplate': '{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}',
             }
         ],
     }
-    temporary = directory / f'{DATASET_INFO_JSON}.incomplete-{os.getpid()}'
-    temporary.write_text(json.dumps(info, indent=2, sort_keys=True))
-    os.replace(temporary, directory / DATASET_INFO_JSON)
+    content = json.dumps(info, indent=2, sort_keys=True)
+    paths.write(directory / DATASET_INFO_JSON, content.encode())
 
 
 def _leaves(features: Mapping[str, Any] | Any, prefix: str = ''):

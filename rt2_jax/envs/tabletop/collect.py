@@ -19,7 +19,6 @@ import hashlib
 import itertools
 import json
 import os
-import sys
 import time
 from typing import Any
 
@@ -27,10 +26,12 @@ from absl import app, flags, logging
 from etils import epath
 import numpy as np
 
+from rt2_jax import paths
 from rt2_jax.data import tf_example, tfrecord
 from rt2_jax.data.robot import rlds_writer
 from rt2_jax.envs.tabletop import detours, expert, pool, schema, suites, tasks as tabletop_tasks
 from rt2_jax.envs.tabletop.env import TabletopEnv
+from rt2_jax.errors import UserError, exit_on_user_error
 
 FLAGS = flags.FLAGS
 
@@ -93,7 +94,7 @@ class Settings:
         return [len(part) for part in np.array_split(np.arange(self.episodes), shards)]
 
 
-class OutputError(ValueError):
+class OutputError(UserError, ValueError):
     """The output directory holds something else; says what to do."""
 
 
@@ -114,9 +115,9 @@ def collect(
       OutputError: `output` holds something other than this collection.
       BrokenProcessPool: workers died `CRASHES` times.
     """
-    output = epath.Path(output)
+    output = paths.of(output)
     lengths = settings.shard_lengths()
-    paths = [
+    shards = [
         output / rlds_writer.shard_name(schema.NAME, SPLIT, shard, len(lengths))
         for shard in range(len(lengths))
     ]
@@ -124,12 +125,12 @@ def collect(
     for crashes in itertools.count(1):
         if _prepare(output, settings):
             logging.info('%s is complete already; nothing to do', output)
-            return summary(paths)
-        left = [shard for shard, path in enumerate(paths) if not path.exists()]
-        if len(left) < len(paths):
-            there = len(paths) - len(left)
-            logging.info('going on with %s: %d of %d shards are there', output, there, len(paths))
-        jobs = [(paths[s], settings, int(starts[s]), int(starts[s + 1])) for s in left]
+            return summary(shards)
+        left = [shard for shard, path in enumerate(shards) if not path.exists()]
+        if len(left) < len(shards):
+            there = len(shards) - len(left)
+            logging.info('going on with %s: %d of %d shards are there', output, there, len(shards))
+        jobs = [(shards[s], settings, int(starts[s]), int(starts[s + 1])) for s in left]
         try:
             pool.run(_collect_shard, jobs, processes or os.cpu_count() or 1)
             break
@@ -147,7 +148,7 @@ def collect(
         shard_lengths=lengths,
         split=SPLIT,
     )
-    return summary(paths)
+    return summary(shards)
 
 
 def play(env: TabletopEnv, settings: Settings, number: int) -> dict[str, Any]:
@@ -198,14 +199,14 @@ def play(env: TabletopEnv, settings: Settings, number: int) -> dict[str, Any]:
     }
 
 
-def summary(paths: Sequence[epath.Path]) -> dict[str, Any]:
+def summary(shards: Sequence[epath.Path]) -> dict[str, Any]:
     """Counts of what the shards hold, checking every record on the way.
 
     Raises:
       tfrecord.CorruptRecord: a damaged record.
     """
     tried, succeeded, steps = Counter(), Counter(), 0
-    for path in paths:
+    for path in shards:
         for record in tfrecord.scan(path):
             if record.error:
                 raise record.error
@@ -261,10 +262,8 @@ def _prepare(output: epath.Path, settings: Settings) -> bool:
         )
     else:
         output.mkdir(parents=True, exist_ok=True)
-        temporary = output.with_name(f'{output.name}.{COLLECTION_JSON}.{os.getpid()}')
-        temporary.write_text(json.dumps(about, indent=2))
-        os.replace(temporary, path)
-    for leftover in output.glob('*.incomplete-*'):
+        paths.write(path, json.dumps(about, indent=2).encode())
+    for leftover in output.glob(f'{paths.NEW}*'):
         leftover.unlink()
     return complete
 
@@ -322,7 +321,7 @@ def main(argv: Sequence[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f'unexpected arguments: {argv[1:]}')
     started = time.monotonic()
-    try:
+    with exit_on_user_error('collect', ValueError):
         settings = Settings(
             episodes=FLAGS.episodes,
             seed=FLAGS.seed,
@@ -333,11 +332,6 @@ def main(argv: Sequence[str]) -> None:
             tasks=tuple(FLAGS.tasks),
         )
         result = collect(FLAGS.output, settings, FLAGS.processes)
-    except ValueError as error:
-        # What the user can put right needs no stack trace.
-        sys.exit(f'collect: {error}')
-    except KeyboardInterrupt:
-        sys.exit(130)
     success = ', '.join(f'{task} {rate:.1%}' for task, rate in result['success'].items())
     print(
         f'{FLAGS.output}: {result["episodes"]} episodes, {result["steps"]} steps in '

@@ -15,6 +15,8 @@ from absl import logging
 import mujoco
 import numpy as np
 
+from rt2_jax.errors import UserError
+
 # One thread draws a 128 px frame fastest; more threads only take cores from other processes.
 os.environ.setdefault('LP_NUM_THREADS', '1')
 
@@ -22,7 +24,7 @@ _LIBRARIES = {'egl': 'libEGL.so.1', 'osmesa': 'libOSMesa.so'}
 _DEBIAN = {'egl': 'libegl1 libgl1-mesa-dri', 'osmesa': 'libosmesa6'}
 
 
-class RenderingUnavailable(RuntimeError):
+class RenderingUnavailable(UserError, RuntimeError):
     """Neither EGL nor OSMesa can draw here; the message names what to install."""
 
 
