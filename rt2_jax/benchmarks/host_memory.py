@@ -7,7 +7,8 @@
 the highest resident memory that a process came to, above what it had before there was a state, and
 how many bytes it read from files, without those that it mapped into memory. On CPU devices the share
 itself is part of the memory, and with --config.init_from so are the mapped pages of the files. The
-largest of all processes counts. Linux only.
+largest of all processes counts. The directory is one that a run can start from: give it as the
+--config.init_from of another call. Linux only.
 """
 
 import gc
@@ -79,6 +80,8 @@ def measure(config: Any, workdir: epath.Path) -> dict[str, Any]:
     with Peak() as saved:
         checkpoints.save(state, zeros, {}, 1)
         checkpoints.wait()
+    if distributed.is_leader():
+        checkpoint.write_assets(workdir, config, tokenizer, {})
     expected = [_sum(x) for x in jax.tree.leaves(state)]
     del params
     jax.tree.map(lambda x: x.delete(), state)
