@@ -5,6 +5,7 @@
 
 import contextlib
 import io
+import os
 import pathlib
 import re
 import shutil
@@ -178,3 +179,36 @@ def test_processes_that_are_alone_wait_for_each_other(root, tmp_path):
     assert [process.returncode for process in running] == [0, 0]
     assert sorted(text.count('indexed') for text in printed) == [0, 8]
     assert len(set(fingerprints(''.join(printed)))) == 1
+
+
+@pytest.mark.slow
+def test_a_run_in_a_bucket_restarts_without_reading_its_data(root, bucket, monkeypatch, tmp_path):
+    """python -m pytest -m slow -s tests/data/test_index_together.py prints requests and bytes."""
+    for name, value in bucket.environment.items():
+        monkeypatch.setenv(name, value)
+    address, workdir = f'{bucket.url}/data/tabletop', f'{bucket.url}/run'
+    paths.upload(root / 'bucket/tabletop', address)
+    whole, rows = sum(paths.files(address).values()), {}
+    for number, steps in enumerate((2, 4)):
+        monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / f'cache{number}'))
+        bucket.clear()
+        result = subprocess.run(
+            [sys.executable, 'launch/local_pod.py', '--processes=2', '--']
+            + [sys.executable, '-m', 'rt2_jax.train', f'--workdir={workdir}']
+            + ['--config=tests/training/tiny_config.py:robot', f'--config.total_steps={steps}']
+            + [f'--config.data.robot.tabletop.directory={address}', '--config.log_every=1'],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=280,
+            env=os.environ | {'JAX_DISABLE_MOST_OPTIMIZATIONS': '1'},
+        )
+        assert result.returncode == 0, result.stdout + result.stderr
+        rows[steps] = {
+            prefix: (bucket.count('GET', prefix=prefix), bucket.bytes('GET', prefix=prefix))
+            for prefix in ('data', 'run/indexes', 'run/checkpoints')
+        }
+        print(f'\nto step {steps}, set of {whole:,} bytes: (requests, bytes) {rows[steps]}')
+    assert 'resumed at step 2' in result.stdout
+    # What is left are the pictures of the batches.
+    assert rows[2]['data'][1] < 1.3 * whole and rows[4]['data'][1] < 0.3 * whole
