@@ -28,10 +28,12 @@ import time
 from typing import Any
 
 from absl import app, flags, logging
+from etils import epath
 import jax
 from jax.sharding import Mesh
 
 from rt2_jax import command, paths
+from rt2_jax.data import sources
 from rt2_jax.data.embodiment import Embodiment
 from rt2_jax.data.embodiments import TABLETOP
 from rt2_jax.data.web import small_web
@@ -192,12 +194,18 @@ def play(
     return closed_loop.gathered(run)
 
 
+def _indexes() -> epath.Path | None:
+    """The run's own indexes of its data, if it has some."""
+    folder = loading.locate(FLAGS.workdir) / sources.INDEXES
+    return folder if paths.files(folder) else None
+
+
 def answer(policy: Policy, suite: str) -> dict[str, Any]:
     """Offline measures: `web`, those and the actions of new episodes, or those of held-out ones."""
     if suite == 'held_out':
         space = policy.action_tokenizer.space
         try:
-            sets = offline.held_out_steps(policy.config, space, FLAGS.episodes)
+            sets = offline.held_out_steps(policy.config, space, FLAGS.episodes, _indexes())
         except ValueError as error:
             raise app.UsageError(f'--suite=held_out: {error}') from error
         return {'sets': {name: offline.actions(policy, steps) for name, steps in sets.items()}}

@@ -148,11 +148,13 @@ class Policy:
           ValueError: no such type of weights.
         """
         check('weights', weights, compact.KINDS)
-        onto = functools.partial(weights_lib.shapes, mesh=mesh, stored=True)
-        loaded = loading.load_for_inference(workdir, step, onto)
-        params = loaded.params
         if untrained:
+            loaded = loading.open_for_inference(workdir, step)
             params = weights_lib.random(loaded.config, loaded.tokenizer, settings.get('seed', 0))
+        else:
+            onto = functools.partial(weights_lib.shapes, mesh=mesh)
+            loaded = loading.load_for_inference(workdir, step, onto)
+            params = loaded.params
         chosen = loaded.source(source)
         settings = {'embodiment': chosen.card, 'mesh': mesh, 'weights': weights} | settings
         policy = cls.from_config(

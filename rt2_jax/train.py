@@ -21,6 +21,7 @@ import numpy as np
 
 from rt2_jax import command, configuration, paths
 from rt2_jax.data import pipeline
+from rt2_jax.data.sources import INDEXES
 from rt2_jax.errors import UserError
 from rt2_jax.parallel import distributed, mesh as mesh_lib, topology
 from rt2_jax.text.actions import ActionSpace
@@ -80,11 +81,14 @@ def _train(config: Any, workdir: epath.Path, stop: Callable[[int], bool]) -> Non
     tokenizer = Tokenizer.load(config.tokenizer) if config.tokenizer else Tokenizer.load_default()
     if (workdir / 'config.json').exists():
         checkpoint.check_same_config(workdir, config)
-    batches, spaces = program_lib.open_batches(config, tokenizer, mesh)
+    indexes = workdir / INDEXES
+    batches, spaces = program_lib.open_batches(config, tokenizer, mesh, indexes)
     program = program_lib.build(config, mesh, tokenizer, batches.sources, batches.kinds, spaces)
     validation = None
     if config.validation.every:
-        validation = validation_lib.Validation(config, program, tokenizer, batches.datasets)
+        validation = validation_lib.Validation(
+            config, program, tokenizer, batches.datasets, indexes
+        )
 
     checkpoints = checkpoint.Checkpoints(workdir, keep=config.keep)
     start = checkpoints.latest() or 0

@@ -4,9 +4,11 @@
         --config=FILE[:ARG] --config.mesh.fsdp=4 --workdir=DIR --output=FILE.json
 
 `whole` is the training state in bytes, `share` what lies on one process's devices. Each phase says
-the highest resident memory that a process came to, above what it had before there was a state; on
-CPU devices the share itself is part of it, and with --config.init_from so are the pages of the files
-that it has read. The largest of all processes counts. Linux only.
+the highest resident memory that a process came to, above what it had before there was a state, and
+how many bytes it read from files, without those that it mapped into memory. On CPU devices the share
+itself is part of the memory, and with --config.init_from so are the mapped pages of the files. The
+largest of all processes counts. The directory is one that a run can start from: give it as the
+--config.init_from of another call. Linux only.
 """
 
 import gc
@@ -31,11 +33,18 @@ FLAGS = flags.FLAGS
 
 
 class Peak:
-    """Highest resident memory inside a `with`, in bytes, and the seconds that it took."""
+    """What happens inside a `with`.
+
+    Attributes:
+        bytes: highest resident memory.
+        read_bytes: read from files (and sockets) by system calls.
+        seconds: how long it took.
+    """
 
     def __enter__(self) -> 'Peak':
         gc.collect()
         pathlib.Path('/proc/self/clear_refs').write_text('5')  # proc(5): the high-water mark anew
+        self.read_before = _read_bytes()
         self.begin = time.perf_counter()
         return self
 
@@ -43,6 +52,12 @@ class Peak:
         self.seconds = time.perf_counter() - self.begin
         status = pathlib.Path('/proc/self/status').read_text()
         self.bytes = 1024 * int(re.search(r'VmHWM:\s+(\d+) kB', status)[1])
+        self.read_bytes = _read_bytes() - self.read_before
+
+
+def _read_bytes() -> int:
+    """Bytes that this process has read so far, proc(5)."""
+    return int(re.search(r'rchar: (\d+)', pathlib.Path('/proc/self/io').read_text())[1])
 
 
 def measure(config: Any, workdir: epath.Path) -> dict[str, Any]:
@@ -52,12 +67,12 @@ def measure(config: Any, workdir: epath.Path) -> dict[str, Any]:
     sources = [*config.data.robot, *config.data.web]
     program = program_lib.build(config, mesh, tokenizer, sources, sources, {})
     zeros = jax.block_until_ready(program.zeros())
-    params = None
-    if config.init_from:
-        params = loading.initial_params(config.init_from, config.init_parts, tokenizer)
     with Peak() as before:
         pass
     with Peak() as made:
+        params = None
+        if config.init_from:
+            params = loading.initial_params(config.init_from, config.init_parts, tokenizer)
         state = jax.block_until_ready(program.init(params))
     share = sum(shard.data.nbytes for x in jax.tree.leaves(state) for shard in x.addressable_shards)
     whole = sum(x.nbytes for x in jax.tree.leaves(state))
@@ -65,7 +80,10 @@ def measure(config: Any, workdir: epath.Path) -> dict[str, Any]:
     with Peak() as saved:
         checkpoints.save(state, zeros, {}, 1)
         checkpoints.wait()
+    if distributed.is_leader():
+        checkpoint.write_assets(workdir, config, tokenizer, {})
     expected = [_sum(x) for x in jax.tree.leaves(state)]
+    del params
     jax.tree.map(lambda x: x.delete(), state)
     with Peak() as restored:
         state, _, _ = checkpoints.restore(1, program.state, program.accumulated)
@@ -73,17 +91,24 @@ def measure(config: Any, workdir: epath.Path) -> dict[str, Any]:
     assert expected == [_sum(x) for x in jax.tree.leaves(state)], 'another state came back'
     checkpoints.close()
     phases = {'made': made, 'saved': saved, 'restored': restored}
-    said = distributed.gather(
-        {name: (phase.bytes - before.bytes, phase.seconds) for name, phase in phases.items()}
+    measured = distributed.gather(
+        {
+            name: (phase.bytes - before.bytes, phase.read_bytes, phase.seconds)
+            for name, phase in phases.items()
+        }
     )
+    largest = {
+        name: [max(column) for column in zip(*(m[name] for m in measured))] for name in phases
+    }
     return {'whole_bytes': whole, 'share_bytes': share, 'processes': jax.process_count()} | {
         name: {
-            'peak_bytes': max(one[name][0] for one in said),
-            'of_share': round(max(one[name][0] for one in said) / share, 2),
-            'of_whole': round(max(one[name][0] for one in said) / whole, 2),
-            'seconds': round(max(one[name][1] for one in said), 1),
+            'peak_bytes': peak,
+            'of_share': round(peak / share, 2),
+            'of_whole': round(peak / whole, 2),
+            'read_bytes': read,
+            'seconds': round(seconds, 1),
         }
-        for name in phases
+        for name, (peak, read, seconds) in largest.items()
     }
 
 

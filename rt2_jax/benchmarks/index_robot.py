@@ -35,7 +35,10 @@ class Robots:
 
     def files(self) -> list[str]:
         """Its shards."""
-        return [os.fspath(shard) for shard in tfds_directory.split_files(self.directory)]
+        return [
+            os.path.join(self.directory, name)
+            for name in tfds_directory.shard_names(self.directory)
+        ]
 
     def build(self, location: str) -> None:
         """Indexes it."""

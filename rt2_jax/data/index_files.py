@@ -1,4 +1,6 @@
-"""How an index is made, whatever it is of: resumable, by several processes, whole or not at all."""
+"""How an index is made, whatever it is of: resumable, whole or not at all, by several processes of one
+machine and of several machines.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +17,10 @@ from typing import Any, Protocol, TypeVar
 from absl import logging
 from etils import epath
 
-from rt2_jax.data import files, remote
-from rt2_jax.data.errors import DataSetError
+from rt2_jax import paths
+from rt2_jax.data import index_places, remote
+from rt2_jax.data.errors import DataSetError, IndexMismatch
 
-ABOUT = 'index.json'
 ON_CORRUPT = ('raise', 'skip')
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -33,29 +35,58 @@ class _Job(Protocol):
 Job = TypeVar('Job', bound=_Job)
 
 
-def place(location: epath.PathLike | None, directory: epath.PathLike, name: str) -> epath.Path:
-    """The folder of an index: `location`, or else the default one of that name.
+class _Alone:
+    """What `parallel.distributed` does with a job's processes, done by this one alone."""
 
-    That is inside the data set or, of a remote one, in the user's cache.
+    by_leader = staticmethod(lambda work: work())
+    together = staticmethod(lambda work: [work()])
+    share = staticmethod(lambda work: work)
 
-    Raises:
-      ValueError: a remote location.
+
+def _processes(together: bool) -> Any:
+    if not together:
+        return _Alone
+    # Workers that index import this file, and need no JAX.
+    from rt2_jax.parallel import distributed  # pylint: disable=g-import-not-at-top
+
+    return distributed
+
+
+def ensure(
+    location: epath.Path,
+    directory: epath.PathLike,
+    build_it: Callable[..., Any],
+    *,
+    together: bool = False,
+) -> None:
+    """Builds an index unless it is there.
+
+    Args:
+      location: the index's folder.
+      directory: what is indexed.
+      build_it: builds it; takes `again` as `build`.
+      together: whether all processes of the job call this, to build it together.
     """
-    if location and remote.is_remote(location):
-        raise ValueError(
-            f'an index is mapped into memory, so its location must be a local folder, not {location}'
-        )
-    if location:
-        return epath.Path(location)
-    directory = files.path(directory)
-    if not isinstance(directory, epath.Path):
-        directory = files.default_cache() / str(directory).replace('://', '/').rstrip('/')
-    return directory / 'rt2_index' / name
+    if _processes(together).by_leader(lambda: index_places.exists(location)):
+        return
+    logging.info('indexing %s into %s', directory, location)
+    build_it(again=False)
 
 
-def building(location: epath.Path) -> epath.Path:
-    """The folder in which an index is being made."""
-    return location.with_name(f'{location.name}.building')
+def checked(check: Callable[[], list], directory: epath.PathLike, together: bool) -> list:
+    """What a check of a data set returns; of a remote one, all processes of a job leave it to one.
+
+    Args:
+      check: returns what JSON can say.
+      directory: the data set.
+      together: whether all processes of the job call this.
+    """
+    processes = _processes(together)
+    if remote.is_remote(directory):
+        return processes.by_leader(check)
+    results = []
+    processes.together(lambda: results.extend(check()))
+    return results
 
 
 def combined(fingerprints: Sequence[str]) -> str:
@@ -73,69 +104,113 @@ def build(
     processes: int | None,
     worth_it: bool,
     progress: Callable[[int, int], None] | None,
+    together: bool = False,
+    again: bool = True,
 ) -> epath.Path:
     """Does the jobs whose results aren't there yet, then joins the results; returns `location`.
 
     Args:
       work: does a job, into the file `job.result`; a module's function, so that it can go to another
         process.
-      jobs: all of them; results lie in `building(location)`.
+      jobs: all of them; results lie in `index_places.scratch(location)`.
       join: writes the index.
       directory: what is indexed.
-      location: the index's folder.
-      processes: how many to use; by default one a core where that is `worth_it`.
+      location: the index's folder, of this machine or of a bucket.
+      processes: how many to use on this machine; by default one a core where that is `worth_it`.
       worth_it: whether the jobs take longer than starting processes.
-      progress: called with (jobs done, jobs in all).
+      progress: called with (jobs done, jobs in all), of this machine.
+      together: whether all processes of the job call this: each does its share of the jobs, and the
+        leader joins the results.
+      again: whether an index that is there, or that another process makes meanwhile, is made again.
 
     Raises:
       OSError: no room on the disk; says what to do about it. What is done stays.
     """
-    scratch = building(location)
-    scratch.mkdir(parents=True, exist_ok=True)
-    try:
-        todo = [job for job in jobs if not os.path.exists(job.result)]
-        done = len(jobs) - len(todo)
-        if done:
-            logging.info('%s: goes on, %d of %d parts are there', location, done, len(jobs))
-        if done and progress:
-            progress(done, len(jobs))
-        for done, _ in enumerate(_run(work, todo, processes, worth_it), start=done + 1):
-            if progress:
-                progress(done, len(jobs))
-        join()
-    except DataSetError:
-        shutil.rmtree(scratch, ignore_errors=True)  # to another card the parts are of no use
-        raise
-    except OSError as error:
-        if _is_no_room(error):
-            raise _no_room(error, directory, scratch, jobs) from error
-        # Another process indexing the same data came first and took the parts; its index is as good.
-        of_parts = str(error.filename or '').startswith(str(scratch))
-        if not (isinstance(error, FileNotFoundError) and of_parts and (location / ABOUT).exists()):
+    scratch = index_places.scratch(location)
+    with contextlib.nullcontext() if together else index_places.alone(scratch):
+        if not (together or again) and index_places.exists(location):
+            shutil.rmtree(scratch, ignore_errors=True)
+            return location
+        scratch.mkdir(parents=True, exist_ok=True)
+        try:
+            _build(work, jobs, join, location, processes, worth_it, progress, _processes(together))
+        except DataSetError:
+            shutil.rmtree(scratch, ignore_errors=True)  # to another card the parts are of no use
             raise
-    shutil.rmtree(scratch, ignore_errors=True)
+        except OSError as error:
+            if _is_no_room(error):
+                raise _no_room(error, directory, scratch, jobs) from error
+            raise
+        shutil.rmtree(scratch, ignore_errors=True)
     return location
+
+
+def _build(work, jobs, join, location, processes, worth_it, progress, group) -> None:
+    """As `build`, with the processes that `_processes` gives."""
+    parts = index_places.building(location)
+    present = group.by_leader(lambda: list(paths.files(parts)))
+    todo = [job for job in jobs if os.path.basename(job.result) not in present]
+    done = len(jobs) - len(todo)
+    if done:
+        logging.info('%s: goes on, %d of %d parts are there', location, done, len(jobs))
+    own = _run(work, group.share(todo), processes, worth_it)
+    group.together(lambda: _make(own, parts, done, len(jobs), progress))
+    group.by_leader(lambda: _finish(jobs, parts, join))
+
+
+def _make(
+    running: Iterator[Job],
+    parts: epath.Path,
+    done: int,
+    total: int,
+    progress: Callable[[int, int], None] | None,
+) -> None:
+    """Lets jobs run, and puts their results where all processes find them."""
+    if done and progress:
+        progress(done, total)
+    for done, job in enumerate(running, start=done + 1):
+        if paths.is_remote(parts):
+            paths.upload(job.result, parts / os.path.basename(job.result))
+        if progress:
+            progress(done, total)
+
+
+def _finish(jobs: Sequence[Job], parts: epath.Path, join: Callable[[], None]) -> None:
+    """Joins the results of all processes."""
+    for job in jobs:
+        if paths.is_remote(parts) and not os.path.exists(job.result):
+            paths.download(parts / os.path.basename(job.result), job.result)
+    if missing := [job.result for job in jobs if not os.path.exists(job.result)]:
+        raise IndexMismatch(
+            f'{len(missing)} of {len(jobs)} parts of the index that other processes made are not in '
+            f'{parts}, such as {os.path.basename(missing[0])}: set `location` to a folder that all '
+            'hosts reach, or to one of a bucket'
+        )
+    join()
+    if paths.is_remote(parts):
+        for name in paths.files(parts):
+            paths.delete(parts / name)
 
 
 def _run(
     work: Callable[[Job], Any], jobs: Sequence[Job], processes: int | None, worth_it: bool
-) -> Iterator[None]:
-    """Does jobs, in any order; yields after each."""
+) -> Iterator[Job]:
+    """Does jobs, in any order; yields each that is done."""
     if processes is None:
         processes = min(len(jobs), os.cpu_count() or 1) if worth_it else 1
     if processes <= 1:
         for job in jobs:
             work(job)
-            yield
+            yield job
         return
     # Forking a process that runs JAX's threads may hang it.
     context = multiprocessing.get_context('spawn')
     with concurrent.futures.ProcessPoolExecutor(processes, mp_context=context) as pool:
-        running = [pool.submit(work, job) for job in jobs]
+        running = {pool.submit(work, job): job for job in jobs}
         try:
             for future in concurrent.futures.as_completed(running):
                 future.result()
-                yield
+                yield running[future]
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
@@ -155,31 +230,3 @@ def _no_room(error: OSError, directory, scratch: epath.Path, jobs: Sequence[Job]
         f'kept in {scratch}. Make room, or set `location` to a folder on another disk, and run the '
         'same command again',
     )
-
-
-@contextlib.contextmanager
-def written(location: epath.Path) -> Iterator[epath.Path]:
-    """Gives a folder to write to, which takes its place at `location` once all is written."""
-    temporary = location.with_name(f'{location.name}.incomplete-{os.getpid()}')
-    temporary.mkdir(parents=True, exist_ok=True)
-    try:
-        yield temporary
-        _move_into_place(temporary, location)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _move_into_place(temporary: epath.Path, location: epath.Path) -> None:
-    stale = location.with_name(f'{location.name}.stale-{os.getpid()}')
-    try:
-        os.rename(location, stale)
-    except FileNotFoundError:
-        pass
-    try:
-        os.rename(temporary, location)
-    except OSError:
-        # Another process indexing the same data at the same time came first; its index is as good.
-        if not (location / ABOUT).exists():
-            raise
-    if stale.exists():
-        shutil.rmtree(stale)

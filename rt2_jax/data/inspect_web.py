@@ -50,7 +50,7 @@ def report(table: WebTable) -> dict[str, Any]:
     arrays, size = table.arrays, len(table)
     sizes = np.bincount(arrays['language'], minlength=len(table.languages))
     languages = sorted(zip(sizes.tolist(), table.languages), reverse=True)
-    files = list(table.location.glob('*.npy'))
+    files = list(table.local.glob('*.npy'))
     found = {
         'directory': table.directory,
         'kind': table.about['kind'],

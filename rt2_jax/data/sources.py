@@ -3,16 +3,19 @@
 from collections.abc import Mapping
 from typing import Any
 
+from etils import epath
+
 from rt2_jax.data.robot import sources as robot_sources, splits
 from rt2_jax.data.schedules import Schedule
 from rt2_jax.data.web import small_web, sources as web_sources, splits as web_splits
 from rt2_jax.nearest import check
 
+INDEXES = 'indexes'  # in a run's directory: the indexes of its data
 WEIGHTS_PER = ('source', 'step')
 WEB_KINDS = ('small', *web_sources.KINDS)
 
 
-def open_sources(data: Any) -> tuple[dict, dict]:
+def open_sources(data: Any, indexes: epath.PathLike | None = None) -> tuple[dict, dict]:
     """Opens the sources of `config.data`.
 
     What a set holds out is left out. Weights are numbers or schedules; those of robot sets count for
@@ -20,6 +23,7 @@ def open_sources(data: Any) -> tuple[dict, dict]:
 
     Args:
       data: the config's `data` part (see configs/tabletop.py and `robot_sources.open_robot`).
+      indexes: as for `rlds.open_source`, for all sets.
 
     Returns:
       Two dicts, name -> (source, weight): the robot's side of the mixture and the web's.
@@ -27,11 +31,13 @@ def open_sources(data: Any) -> tuple[dict, dict]:
     robot, others = {}, {}
     per_step = check('data.weights_per', data.get('weights_per', 'source'), WEIGHTS_PER) == 'step'
     for name, given in data.robot.items():
-        acting, asking = robot_sources.open_robot(name, given, data, per_step=per_step)
+        acting, asking = robot_sources.open_robot(
+            name, given, data, per_step=per_step, indexes=indexes
+        )
         robot |= acting
         others |= asking
     for name, given in data.web.items():
-        others[name] = _web_set(name, given, data)
+        others[name] = _web_set(name, given, data, indexes=indexes)
     return robot, others
 
 
@@ -42,12 +48,15 @@ def holds_out(config: Any) -> bool:
     return bool(own.robot or own.web or any(given.get('holdout', 0) for given in sets))
 
 
-def open_validation(config: Any, trained: Mapping[str, Any]) -> tuple[dict, dict]:
+def open_validation(
+    config: Any, trained: Mapping[str, Any], indexes: epath.PathLike | None = None
+) -> tuple[dict, dict]:
     """Opens what is never trained on: what sets hold out, and the sets of `config.validation`.
 
     Args:
       config: a run's config.
       trained: the sources that are trained on, by name.
+      indexes: as for `rlds.open_source`, for all sets.
 
     Returns:
       As `open_sources`; every source weighs the same.
@@ -65,11 +74,11 @@ def open_validation(config: Any, trained: Mapping[str, Any]) -> tuple[dict, dict
             'config.validation.robot or .web'
         )
     for name, given, part in _held_out(data.robot, own.robot, 'robot'):
-        acting, asking = robot_sources.open_robot(name, given, data, part)
+        acting, asking = robot_sources.open_robot(name, given, data, part, indexes=indexes)
         robot |= acting
         others |= asking
     for name, given, part in _held_out(data.web, own.web, 'web'):
-        others[name] = _web_set(name, given, data, part)
+        others[name] = _web_set(name, given, data, part, indexes)
     sources = {name: source for name, (source, _) in {**robot, **others}.items()}
     splits.check_apart(trained, sources)
     web_splits.check_apart(trained, sources)
@@ -85,7 +94,9 @@ def _held_out(sets: Any, own: Any, side: str) -> list[tuple[str, Any, str]]:
     return parts + [(name, given, 'train') for name, given in own.items()]
 
 
-def _web_set(name: str, given: Any, data: Any, part: str = 'train') -> tuple[Any, Schedule]:
+def _web_set(
+    name: str, given: Any, data: Any, part: str = 'train', indexes: epath.PathLike | None = None
+) -> tuple[Any, Schedule]:
     """A web set of the `kind` that is given, by default the small web, and its weight."""
     given = dict(given)
     weight = Schedule.from_config(given.pop('weight'))
@@ -101,5 +112,5 @@ def _web_set(name: str, given: Any, data: Any, part: str = 'train') -> tuple[Any
         return small_web.SmallWeb(name=name, size=data.image_size, **kinds, **given), weight
     for field in ('tasks', 'fields', 'languages'):
         given[field] = dict(given.get(field) or {})
-    given |= {'name': name, 'part': part, 'on_corrupt': data.on_corrupt}
+    given |= {'name': name, 'part': part, 'on_corrupt': data.on_corrupt, 'indexes': indexes}
     return web_sources.open_source(kind, **given), weight

@@ -12,6 +12,9 @@ from rt2_jax.data import files, remote
 from rt2_jax.data.errors import DataSetError
 from rt2_jax.nearest import beside, nearest
 
+# tensorflow_datasets/core/naming.py, DEFAULT_FILENAME_TEMPLATE; a split may name another.
+TEMPLATE = '{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}'
+
 
 def version_folder(directory: epath.PathLike) -> files.Path:
     """The folder of a data set's version, where the folder above it is given and has only one.
@@ -28,13 +31,13 @@ def version_folder(directory: epath.PathLike) -> files.Path:
     return path / versions[0] if versions else path
 
 
-def split_files(directory: epath.PathLike, split: str = 'train') -> list[files.Path]:
-    """The shards of a split, as dataset_info.json declares them.
+def shard_names(directory: epath.PathLike, split: str = 'train') -> list[str]:
+    """The shards of a split within the directory, as dataset_info.json declares them.
 
     Raises:
       DataSetError: if the directory is missing, half-written, or lacks the split or a shard.
     """
-    return [file for file, _ in declared(directory, split)]
+    return [name for name, _ in declared(directory, split)]
 
 
 def dataset_name(directory: epath.PathLike) -> str:
@@ -42,8 +45,8 @@ def dataset_name(directory: epath.PathLike) -> str:
     return _info(files.path(directory))['name']
 
 
-def declared(directory: epath.PathLike, split: str) -> list[tuple[files.Path, int]]:
-    """The shards of a split with the number of records that each shall hold."""
+def declared(directory: epath.PathLike, split: str) -> list[tuple[str, int]]:
+    """The shards of a split with the number of records that each shall hold; as `shard_names`."""
     directory = files.path(directory)
     info = _info(directory)
     entries = {entry['name']: entry for entry in info.get('splits', ())}
@@ -58,14 +61,35 @@ def declared(directory: epath.PathLike, split: str) -> list[tuple[files.Path, in
     lengths = [int(length) for length in entries[split].get('shardLengths', ())]
     if not lengths:
         raise DataSetError(f'{directory}: dataset_info.json declares no shards of split {split!r}')
-    stem = f'{info["name"]}-{split}.{kind}'
-    shards = [directory / f'{stem}-{i:05d}-of-{len(lengths):05d}' for i in range(len(lengths))]
-    if missing := files.missing(shards):
+    template = entries[split].get('filepathTemplate') or TEMPLATE
+    names = _filled(directory, template, info['name'], split, kind, len(lengths))
+    paths = [directory / name for name in names]
+    if missing := files.missing(paths):
         raise DataSetError(
-            f'{directory} lacks {len(missing)} of {len(shards)} shards of split {split!r}, first '
-            f'{missing[0].name}. Restore them from where the data came from.'
+            f'{directory} lacks {len(missing)} of {len(names)} shards of split {split!r}, first '
+            f'{names[paths.index(missing[0])]}. Restore them from where the data came from.'
         )
-    return list(zip(shards, lengths, strict=True))
+    return list(zip(names, lengths, strict=True))
+
+
+def _filled(
+    directory: files.Path, template: str, dataset: str, split: str, kind: str, shards: int
+) -> list[str]:
+    """The names of shards by TFDS's template (core/naming.py, ShardedFileTemplate)."""
+    digits = max(5, len(str(shards)))
+    fields = {'DATASET': dataset, 'SPLIT': split, 'FILEFORMAT': kind}
+    names = []
+    for number in range(shards):
+        index, total = f'{number:0{digits}d}', f'{shards:0{digits}d}'
+        own = {'SHARD_INDEX': index, 'NUM_SHARDS': total, 'SHARD_X_OF_Y': f'{index}-of-{total}'}
+        try:
+            names.append(template.format_map(fields | own))
+        except (KeyError, ValueError, IndexError) as error:
+            raise DataSetError(
+                f'{directory}/dataset_info.json: the filepathTemplate {template!r} of split {split!r} '
+                f'names something else than {", ".join(fields | own)}'
+            ) from error
+    return names
 
 
 def features(directory: epath.PathLike) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from etils import epath
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -59,7 +60,9 @@ def expert_steps(
     return examples
 
 
-def held_out_steps(config: Any, space: ActionSpace, episodes: int) -> dict[str, list[Example]]:
+def held_out_steps(
+    config: Any, space: ActionSpace, episodes: int, indexes: epath.PathLike | None = None
+) -> dict[str, list[Example]]:
     """Steps of the episodes that a run held out, by data set, for those of this action space.
 
     Several processes take a share of the episodes each.
@@ -68,16 +71,17 @@ def held_out_steps(config: Any, space: ActionSpace, episodes: int) -> dict[str, 
       config: the run's config.
       space: of the policy.
       episodes: most episodes a set.
+      indexes: the run's folder for indexes of its data, see `sources.open_sources`.
 
     Raises:
       ValueError: the run held no such episodes out, or trained on them (splits.Leakage).
     """
     if 'validation' not in config:
         raise ValueError('the run is older than validation: it held no episodes out')
-    trained = [side.items() for side in sources.open_sources(config.data)]
+    trained = [side.items() for side in sources.open_sources(config.data, indexes)]
     trained = {name: source for side in trained for name, (source, _) in side}
     found = {}
-    for name, (source, _) in sources.open_validation(config, trained)[0].items():
+    for name, (source, _) in sources.open_validation(config, trained, indexes)[0].items():
         if isinstance(source, StepSource) and source.action_space == space:
             chosen = distributed.share(range(min(episodes, len(source.episodes))))
             found[name] = [source[i] for number in chosen for i in source.episode_steps(number)]

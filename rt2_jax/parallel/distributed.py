@@ -1,6 +1,6 @@
 """Starting JAX in several processes, when the environment says that there are several."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import itertools
 import json
 import os
@@ -12,11 +12,17 @@ from jax.experimental import multihost_utils
 import numpy as np
 import orbax.checkpoint as ocp
 
+from rt2_jax.errors import UserError
+
 _LOCAL_POD = ('JAX_COORDINATOR_ADDRESS', 'JAX_NUM_PROCESSES', 'JAX_PROCESS_ID')
 _CLUSTER = ('SLURM_NTASKS', 'OMPI_COMM_WORLD_SIZE', 'TPU_WORKER_HOSTNAMES', 'MEGASCALE_NUM_SLICES')
 _TOLD = 'RT2_JAX_CLUSTER'
 _PATIENCE = 24 * 3600  # seconds that a process waits for the others to have something to say
 _gathered = itertools.count()
+
+
+class OtherProcessFailed(UserError, RuntimeError):
+    """Another process of the job failed, and this one cannot go on without it."""
 
 
 def initialize() -> None:
@@ -90,3 +96,36 @@ def gather(value: Any) -> list[Any]:
 def gather_rows(rows: np.ndarray) -> np.ndarray:
     """Arrays of several processes, one after another along the first axis; in every process."""
     return np.concatenate([np.array(part, rows.dtype) for part in gather(rows.tolist())])
+
+
+def together(work: Callable[[], Any]) -> list[Any]:
+    """Does work in every process; where it fails in one, it fails in all.
+
+    Args:
+        work: returns something that JSON can say.
+
+    Returns:
+        What it returned in each process, in their order.
+
+    Raises:
+        OtherProcessFailed: in the processes whose own work went well.
+    """
+    if jax.process_count() == 1:
+        return [work()]
+    result, error = None, None
+    try:
+        result = work()
+    except Exception as own:
+        error = own
+    outcomes = gather([result, error and f'{type(error).__name__}: {error}'])
+    if error:
+        raise error
+    for number, (_, failure) in enumerate(outcomes):
+        if failure:
+            raise OtherProcessFailed(f'process {number} of {len(outcomes)} failed: {failure}')
+    return [outcome for outcome, _ in outcomes]
+
+
+def by_leader(work: Callable[[], Any]) -> Any:
+    """What work returns in the leader, in every process; arguments and errors as for `together`."""
+    return together(lambda: work() if is_leader() else None)[0]

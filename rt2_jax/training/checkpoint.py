@@ -399,34 +399,6 @@ class Checkpoints:
         accumulated = rest.pop('accumulated')
         return state_lib.TrainState(params=found['params'], **rest), accumulated, found['data']
 
-    def restore_params(self, step: int, shapes: Any = None) -> Any:
-        """Restores the parameters alone.
-
-        Args:
-            step: which one.
-            shapes: tree of `ShapeDtypeStruct` with the types and shardings that they shall have; by
-                default as they were saved, on the first local device.
-
-        Raises:
-            CheckpointError: a file is missing or damaged, or parameters differ in name or shape.
-        """
-        self._check_files(step, 'params/')
-        if shapes is None:
-            where = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-            shapes = jax.tree.map(
-                lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), self._shapes(step)
-            )
-        else:
-            self._check(step, shapes)
-        try:
-            return self._orbax.restore(
-                step, args=ocp.args.Composite(params=ocp.args.StandardRestore(shapes))
-            )['params']
-        except Exception as error:
-            raise CheckpointError(
-                f'{self.directory / str(step)} cannot be restored: {error}'
-            ) from error
-
     def _shapes(self, step: int) -> Any:
         try:
             # Of this item alone: whatever befell the optimizer's state, the parameters can be had.

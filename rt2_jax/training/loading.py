@@ -28,10 +28,9 @@ from rt2_jax.parallel.sharding import named_leaves
 from rt2_jax.pretrained import tensors
 from rt2_jax.text.actions import ActionSpace
 from rt2_jax.text.tokenizer import INTEGERS, Tokenizer
-from rt2_jax.training import acting, adapters, recorded, state as state_lib
+from rt2_jax.training import acting, recorded, state as state_lib, stored
 from rt2_jax.training.checkpoint import (
     CheckpointError,
-    Checkpoints,
     check_action_tokens,
     complete_steps,
     read_config,
@@ -107,32 +106,41 @@ def load_for_inference(
 
     Raises:
         CheckpointError: no such directory, empty, half-written, no such step, or another tokenizer
-            than the run's.
+            than the run's, or parameters that differ in name or shape from those of `onto`.
     """
+    loaded = open_for_inference(workdir, step)
+    if onto:
+        shapes = onto(loaded.config, loaded.tokenizer)
+    else:
+        where = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        shapes = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), loaded.params
+        )
+    try:
+        params = state_lib.place_params(loaded.params, shapes, str(loaded.directory))
+    except ValueError as error:
+        raise CheckpointError(str(error)) from error
+    return dataclasses.replace(loaded, params=params)
+
+
+def open_for_inference(workdir: epath.PathLike, step: int | None = None) -> Loaded:
+    """As `load_for_inference`, with parameters that are not read yet: a tree for `state.place_params`."""
     workdir = locate(workdir)
     config = read_config(workdir)
     tokenizer = read_tokenizer(workdir)
     embodiment = recorded.embodiment(workdir / 'embodiment.json')
     # Older runs did not record them.
     check_action_tokens(workdir, embodiment.get('action_tokens', ()), tokenizer)
-    shapes = onto(config, tokenizer) if onto else None
     if (workdir / PACKED).exists():
-        params, step = _read_packed(workdir / PACKED, step)
-        params = (
-            state_lib.place_params(params, shapes, str(workdir))
-            if shapes
-            else jax.device_put(params)
-        )
+        params, step = _open_packed(workdir / PACKED, step)
     else:
         step = choose_step(workdir, step)
-        checkpoints = Checkpoints(workdir, read_only=True)
-        params = checkpoints.restore_params(step, shapes)
-        checkpoints.close()
+        params = stored.parameters(workdir, step, config)
     spaces = {name: ActionSpace.from_json(x) for name, x in embodiment['sources'].items()}
     cards = {name: Embodiment.from_json(x) for name, x in embodiment['cards'].items()}
     return Loaded(
         config=config,
-        params=adapters.plain(params, config),
+        params=params,
         tokenizer=tokenizer,
         step=step,
         directory=workdir,
@@ -222,17 +230,26 @@ def pack(
     return (output / PACKED).stat().length
 
 
-def _read_packed(path: epath.Path, step: int | None) -> tuple[Any, int]:
+def _open_packed(path: epath.Path, step: int | None) -> tuple[Any, int]:
+    """The parameters of a packed directory, a tree of tensors, and their step."""
     with paths.local_copy(path) as local, local.open('rb') as file, _npz(path, file) as arrays:
         if step is not None and step != int(arrays['step']):
             raise CheckpointError(f'{path} holds step {int(arrays["step"])}, not {step}')
-        dtype = jnp.dtype(str(arrays['dtype']))
-        params = {}
-        for name in arrays.files:
-            if name.startswith('params/'):
-                value = arrays[name].view(dtype).astype(np.float32)
-                params[tuple(name.split('/')[1:])] = value
-        return flax.traverse_util.unflatten_dict(params), int(arrays['step'])
+        step, dtype = int(arrays['step']), jnp.dtype(str(arrays['dtype']))
+
+    def one(name: str, tensor: tensors.Tensor) -> tensors.Tensor:
+        return dataclasses.replace(
+            tensor,
+            dtype=np.dtype(np.float32),
+            read=lambda: tensor.read().view(dtype).astype(np.float32),
+        )
+
+    found = {
+        name.removeprefix('params/'): one(name, tensor)
+        for name, tensor in tensors.open_tensors(path).items()
+        if name.startswith('params/')
+    }
+    return flax.traverse_util.unflatten_dict(found, sep='/'), step
 
 
 def _npz(path: epath.Path, file: Any) -> Any:
@@ -292,7 +309,7 @@ def initial_params(init_from: str, parts: Sequence[str], tokenizer: Tokenizer) -
         tokenizer: of the run that starts.
 
     Returns:
-        A tree of arrays, or of tensors that are read where they are needed.
+        A tree for `state.place_params`: nothing is read before its place is known.
 
     Raises:
         CheckpointError: as `load_for_inference`, a part that no directory has or several have, or one
@@ -344,11 +361,11 @@ def _check_integers(directory: str, tokenizer: Tokenizer) -> None:
 
 
 def _trained_parts(directory: str, tokenizer: Tokenizer) -> dict[str, Any]:
-    loaded = load_for_inference(directory)
+    loaded = open_for_inference(directory)
     if loaded.tokenizer.model_bytes != tokenizer.model_bytes:
         raise CheckpointError(
             f'config.init_from={directory} was trained with another vocabulary than this run has; '
             'set config.tokenizer to its tokenizer.model'
         )
     logging.info('starting from %s, step %d', loaded.directory, loaded.step)
-    return jax.device_get(loaded.params)
+    return loaded.params

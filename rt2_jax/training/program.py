@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 from typing import Any
 
+from etils import epath
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -151,10 +152,17 @@ def build(
 
 
 def open_batches(
-    config: Any, tokenizer: Tokenizer, mesh: Mesh
+    config: Any, tokenizer: Tokenizer, mesh: Mesh, indexes: epath.PathLike | None = None
 ) -> tuple[pipeline.BatchIterator, dict[str, ActionSpace]]:
-    """The run's batches, split over the mesh, and the action space of each source that has one."""
-    robot, others = sources_lib.open_sources(config.data)
+    """The run's batches, split over the mesh, and the action space of each source that has one.
+
+    Args:
+        config: the run's config.
+        tokenizer: of the run.
+        mesh: where the batches go.
+        indexes: the run's folder for indexes of its data, see `sources.open_sources`.
+    """
+    robot, others = sources_lib.open_sources(config.data, indexes)
     batches = iterate(
         config,
         tokenizer,

@@ -2,6 +2,8 @@
 the rest.
 """
 
+from collections.abc import Callable
+import dataclasses
 from typing import Any
 
 from absl import logging
@@ -14,6 +16,7 @@ import numpy as np
 import optax
 
 from rt2_jax.parallel import sharding
+from rt2_jax.pretrained.tensors import Tensor
 
 
 @flax.struct.dataclass
@@ -31,6 +34,24 @@ class TrainState:
     params: Any
     opt_state: Any
     rng: jax.Array
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Stored:
+    """A parameter of a checkpoint that is not read yet.
+
+    Attributes:
+        name: slash-separated.
+        shape, dtype: as it is saved.
+        read: from name -> `jax.ShapeDtypeStruct` with a sharding to name -> array, for any of the
+            checkpoint's parameters; each process reads what lies on its devices. All processes of a
+            sharding call it together.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: Any
+    read: Callable[[dict[str, jax.ShapeDtypeStruct]], dict[str, jax.Array]]
 
 
 def _init_function(model: Any, batch: dict[str, Any]):
@@ -104,9 +125,9 @@ def init_state(
         batch: arrays or shapes of one batch.
         mesh: where the arrays go.
         seed: of the initial parameters and of the run.
-        params: parameters to start from instead of random ones (a tree of arrays on host or
-            devices); top-level parts of the model that it lacks start at random, and so do the
-            words that a longer vocabulary has behind theirs.
+        params: parameters to start from instead of random ones, a tree as for `place_params`;
+            top-level parts of the model that it lacks start at random, and so do the words that a
+            longer vocabulary has behind theirs.
 
     Raises:
         ValueError: `params` does not fit the model; names and shapes that differ are listed.
@@ -196,8 +217,8 @@ def place_params(given: Any, onto: Any, what: str = 'the parameters') -> Any:
     """Puts parameters where they shall lie, in the types that they shall have.
 
     Args:
-        given: tree of arrays, or of anything with a shape that gives what an index asks for: of these
-            each process reads what lies on its devices.
+        given: tree of arrays, or of what is not read yet (`Stored`, `pretrained.tensors.Tensor`): of
+            that each process reads what lies on its devices.
         onto: tree of `jax.ShapeDtypeStruct` with shardings.
         what: who says what they are, for the error.
 
@@ -206,16 +227,31 @@ def place_params(given: Any, onto: Any, what: str = 'the parameters') -> Any:
     """
     check_params(given, onto, what)
     named = sharding.named_leaves(given)
+    restored = _restored(named, sharding.named_leaves(onto))
 
     def one(path, to):
-        value = named[sharding.parameter_name(path)]
+        name = sharding.parameter_name(path)
+        if name in restored:
+            return restored[name]
+        value = named[name]
         if isinstance(value, jax.Array):
             return jax.device_put(value.astype(to.dtype), to.sharding)
+        if isinstance(value, Tensor) and not value.take:
+            value = value.read()  # once, not for each device
         return jax.make_array_from_callback(
             to.shape, to.sharding, lambda index: np.asarray(value[index]).astype(to.dtype)
         )
 
     return jax.tree_util.tree_map_with_path(one, onto)
+
+
+def _restored(named: dict[str, Any], onto: dict[str, Any]) -> dict[str, jax.Array]:
+    """The parameters that checkpoints have, those of one checkpoint read together."""
+    wanted: dict[Any, dict[str, jax.ShapeDtypeStruct]] = {}
+    for name, value in named.items():
+        if isinstance(value, Stored):
+            wanted.setdefault(value.read, {})[name] = onto[name]
+    return {name: x for read, some in wanted.items() for name, x in read(some).items()}
 
 
 def as_used(params: Any, dtype: Any) -> Any:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from etils import epath
 import jax
 
 from rt2_jax.data import schedules, sources as sources_lib
@@ -22,6 +23,7 @@ class Validation:
         program: the run's.
         tokenizer: the run's.
         trained: the sources that are trained on, by name.
+        indexes: the run's folder for indexes of its data, see `sources.open_validation`.
 
     Raises:
         holdouts.Leakage: a held-out episode or record is trained on as well.
@@ -34,8 +36,9 @@ class Validation:
         program: program_lib.Program,
         tokenizer: Tokenizer,
         trained: Mapping[str, Any],
+        indexes: epath.PathLike | None = None,
     ):
-        robot, others = sources_lib.open_validation(config, trained)
+        robot, others = sources_lib.open_validation(config, trained, indexes)
         self._batches = program_lib.iterate(
             config,
             tokenizer,

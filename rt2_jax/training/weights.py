@@ -16,9 +16,7 @@ from rt2_jax.text.tokenizer import Tokenizer
 from rt2_jax.training import adapters, state as state_lib
 
 
-def shapes(
-    config: Any, tokenizer: Tokenizer, mesh: Mesh | None = None, stored: bool = False
-) -> Any:
+def shapes(config: Any, tokenizer: Tokenizer, mesh: Mesh | None = None) -> Any:
     """Shapes, types and places of the parameters: kernels in the type they are multiplied in.
 
     Args:
@@ -26,7 +24,6 @@ def shapes(
       tokenizer: of the run.
       mesh: of devices of this process, over which the sharding table splits; by default all lies on
         the first of them.
-      stored: as a checkpoint has them, with adapters if the run had some.
 
     Returns:
       A tree of `jax.ShapeDtypeStruct`.
@@ -34,7 +31,7 @@ def shapes(
     Raises:
       ValueError: a parameter that doesn't split over the mesh.
     """
-    boxed, dtype = _boxed(config, tokenizer, stored)
+    boxed, dtype = _boxed(config, tokenizer)
     used = state_lib.as_used(nn.meta.unbox(boxed), dtype)
     if mesh is None:
         where = SingleDeviceSharding(jax.local_devices()[0])
@@ -82,7 +79,7 @@ def random(config: Any, tokenizer: Tokenizer, seed: int = 0) -> Any:
     return initialise(jax.random.key(seed))
 
 
-def _boxed(config: Any, tokenizer: Tokenizer, stored: bool) -> tuple[Any, Any]:
+def _boxed(config: Any, tokenizer: Tokenizer, stored: bool = False) -> tuple[Any, Any]:
     """Shapes of the parameters, boxed with their logical axes, and what the model computes in."""
     model, inputs = _model(config, tokenizer)
     if stored:

@@ -59,15 +59,15 @@ def make_episode(number: int) -> dict:
     }
 
 
-def write_dataset(directory, episodes: int = 30):
-    """A whole data set of `episodes` episodes in SHARDS shards."""
+def write_dataset(directory, episodes: int = 30, shards: int = SHARDS):
+    """A whole data set of `episodes` episodes in `shards` shards."""
     directory.mkdir(parents=True, exist_ok=True)
     features = schema.features(SIZE)
     encode = rlds_writer.EpisodeEncoder(features)
-    numbers = np.array_split(np.arange(episodes), SHARDS)
+    numbers = np.array_split(np.arange(episodes), shards)
     for shard, inside in enumerate(numbers):
         rlds_writer.write_shard(
-            directory / rlds_writer.shard_name(schema.NAME, 'train', shard, SHARDS),
+            directory / rlds_writer.shard_name(schema.NAME, 'train', shard, shards),
             (encode(make_episode(int(n))) for n in inside),
         )
     rlds_writer.finish(

@@ -12,6 +12,7 @@ import numpy as np
 import object_server
 import pytest
 
+from rt2_jax import paths
 from rt2_jax.data import embodiments, errors, files, remote, tfrecord
 from rt2_jax.data.mixture import Schedule
 from rt2_jax.data.pipeline import make_iterator
@@ -174,8 +175,10 @@ def test_missing_data_set(server):
         rlds.open_source(f'{server.url}/bucket/nothing', 'tabletop')
     with pytest.raises(ValueError, match="can't have a query"):
         rlds.open_source(f'{server.url}/bucket/tabletop?token=1', 'tabletop')
-    with pytest.raises(ValueError, match='must be a local folder'):
-        rlds.open_source(f'{server.url}/x', 'tabletop', location='gs://bucket/index')
+    with pytest.raises(
+        paths.PathError, match='http: is not supported; use a folder, gs:// or s3://'
+    ):
+        rlds.open_source(f'{server.url}/x', 'tabletop', location=f'{server.url}/index')
 
 
 @pytest.mark.parametrize('size', [1, 8, 4096, 100_000])

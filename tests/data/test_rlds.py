@@ -5,26 +5,24 @@ import json
 import os
 import pickle
 import shutil
+import subprocess
+import sys
 
 import conftest
 from etils import epath
 import numpy as np
 import pytest
 
-from rt2_jax.data import (
-    embodiment,
-    embodiments,
-    errors,
-    history,
-    images,
-    index_files,
-    tfds_directory,
-    tfrecord,
-)
+from rt2_jax.data import embodiment, embodiments, errors, history, images, tfds_directory, tfrecord
 from rt2_jax.data.robot import rlds, rlds_index, rlds_writer
 from rt2_jax.envs.tabletop import schema
 from rt2_jax.text import prompts
 
+OPEN = """
+import sys
+from rt2_jax.data.robot import rlds
+print(rlds.open_source(*sys.argv[1:]).index.location)
+"""
 EPISODES = [conftest.make_episode(n) for n in range(30)]
 STEPS = [(e, t) for e, episode in enumerate(EPISODES) for t in range(len(episode['steps']))]
 
@@ -141,7 +139,7 @@ def test_flipped_byte_is_found_and_named(dataset):
         tfrecord.CorruptRecord, match=f'00000-of-00003, record at byte {second.offset}'
     ):
         rlds.open_source(dataset, 'tabletop')
-    assert not index_files.place(None, dataset, 'train').exists()
+    assert not rlds_index.place(dataset, embodiments.TABLETOP).exists()
 
 
 def test_skipping_is_counted_and_remembered(dataset, caplog):
@@ -210,11 +208,13 @@ def test_a_copy_of_the_data_keeps_its_index(dataset, tmp_path):
     assert rlds.open_source(copied, 'tabletop').fingerprint == source.fingerprint
 
 
-def test_index_of_another_card(dataset):
+def test_each_card_has_an_index_of_its_own(dataset):
     rlds.open_source(dataset, 'tabletop')
     other = dataclasses.replace(embodiments.TABLETOP, columns=())
+    assert len(rlds.open_source(dataset, other)) == len(STEPS)
     with pytest.raises(errors.IndexMismatch, match='card_fingerprint'):
-        rlds.open_source(dataset, other)
+        location = rlds_index.place(dataset, embodiments.TABLETOP)
+        rlds.open_source(dataset, other, location=location)
 
 
 def test_bad_directories(dataset, tmp_path):
@@ -304,7 +304,8 @@ def test_writer_refuses_what_the_schema_lacks():
 
 def test_index_json_names_its_files(whole_dataset):
     rlds.open_source(whole_dataset, 'tabletop')
-    about = json.loads((index_files.place(None, whole_dataset, 'train') / 'index.json').read_text())
+    place = rlds_index.place(whole_dataset, embodiments.TABLETOP)
+    about = json.loads((place / 'index.json').read_text())
     assert about['episodes'] == 30 and about['steps'] == len(STEPS) and not about['skipped']
     assert [f['name'] for f in about['files']] == [
         rlds_writer.shard_name('tabletop', 'train', i, 3) for i in range(3)
@@ -325,3 +326,50 @@ def test_a_folder_above_versions_is_its_only_version(dataset, tmp_path):
         errors.DataSetError, match=r'several versions of the data set: 1.0.0, 1.1.0'
     ):
         rlds.open_source(above, 'tabletop')
+
+
+def test_a_folder_that_moved_keeps_its_index(dataset, tmp_path, caplog):
+    source = rlds.open_source(dataset, 'tabletop')
+    moved = dataset.rename(tmp_path / 'elsewhere')
+    with caplog.at_level('INFO'):
+        again = rlds.open_source(moved, 'tabletop')
+    assert again.fingerprint == source.fingerprint and 'indexing' not in caplog.text
+    assert len(again[3].frames) == 1
+
+
+def test_shards_by_a_template_of_their_own(dataset):
+    """As `tfds.convert_format` and builders with a file name template write them."""
+    whole = rlds.open_source(dataset, 'tabletop')
+    expected = whole[20].frames
+    info = json.loads((dataset / 'dataset_info.json').read_text())
+    info['splits'][0]['filepathTemplate'] = '{SPLIT}/data-{SHARD_INDEX}.{FILEFORMAT}'
+    (dataset / 'train').mkdir()
+    for number in range(3):
+        shard = dataset / rlds_writer.shard_name('tabletop', 'train', number, 3)
+        shard.rename(dataset / f'train/data-{number:05d}.tfrecord')
+    (dataset / 'dataset_info.json').write_text(json.dumps(info))
+    location = dataset.parent / 'index'
+    source = rlds.open_source(dataset, 'tabletop', location=location)
+    assert source.fingerprint == whole.fingerprint
+    np.testing.assert_array_equal(source[20].frames, expected)
+    info['splits'][0]['filepathTemplate'] = '{SPLIT}/data-{SHARD}.{FILEFORMAT}'
+    (dataset / 'dataset_info.json').write_text(json.dumps(info))
+    with pytest.raises(errors.DataSetError, match='SHARD}.*names something else than DATASET'):
+        rlds.open_source(dataset, 'tabletop')
+
+
+def test_a_folder_that_cannot_be_written(dataset, tmp_path):
+    command = [sys.executable, '-c', OPEN, str(dataset), 'tabletop']
+    if not os.getuid():  # to root nothing is read-only, unless it gives up that right
+        if not shutil.which('setpriv'):
+            pytest.skip('root needs setpriv: apt-get install util-linux')
+        command = ['setpriv', '--bounding-set=-dac_override', *command]
+    dataset.chmod(0o555)
+    environment = os.environ | {'XDG_CACHE_HOME': str(tmp_path / 'cache')}
+    result = subprocess.run(command, capture_output=True, text=True, env=environment)
+    dataset.chmod(0o755)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith(str(tmp_path / 'cache')), result.stdout
+    assert not (dataset / 'rt2_index').exists()
+    assert 'cannot be written, so its index goes to' in result.stderr
+    assert '`location` names another folder' in result.stderr

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import pathlib
 import resource
 import shutil
 import subprocess
@@ -12,7 +13,7 @@ import numpy as np
 import open_x
 import pytest
 
-from rt2_jax.data import embodiments, errors, tfrecord
+from rt2_jax.data import embodiments, errors, index_places, tfrecord
 from rt2_jax.data.robot import action_statistics, index, rlds, rlds_index
 from rt2_jax.text.actions import MINIMUM_RANGE, ActionSpace
 
@@ -39,9 +40,9 @@ def reference(whole_dataset, tmp_path_factory):
 def test_a_killed_build_goes_on(dataset, reference):
     command = [sys.executable, '-c', KILLED, str(dataset)]
     assert subprocess.run(command, env=os.environ).returncode == 9
-    building = dataset / 'rt2_index/train.building'
+    building = pathlib.Path(index_places.building(rlds_index.place(dataset, CARD)))
     kept = {path: path.stat().st_mtime_ns for path in building.iterdir()}
-    assert len(kept) == 2 and not (dataset / 'rt2_index/train').exists()
+    assert len(kept) == 2 and not rlds_index.place(dataset, CARD).exists()
     calls = []
 
     def progress(done, total):
@@ -75,7 +76,7 @@ def test_no_room(dataset, reference):
 
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
-        with pytest.raises(OSError, match='2 of 3 parts are done and kept in .*train.building'):
+        with pytest.raises(OSError, match='2 of 3 parts are done and kept in .*train-.*building'):
             rlds_index.build(dataset, CARD, progress=fill)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)

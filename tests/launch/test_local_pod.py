@@ -92,6 +92,40 @@ def test_two_processes_start_from_weights_on_disk_as_one_does(cache, tokenizer, 
 
 
 @pytest.mark.slow
+def test_two_processes_start_from_a_run_as_one_does(alone, cache, tmp_path):
+    """Over other axes than it was saved, and over other devices."""
+    flags = [f'--config.init_from={alone}', '--config.total_steps=3']
+    train(1, 1, tmp_path / 'one', cache, *flags)
+    train(2, 2, tmp_path / 'two', cache, *flags, '--config.mesh.fsdp=2', '--config.mesh.tensor=2')
+    np.testing.assert_allclose(losses(tmp_path / 'two'), losses(tmp_path / 'one'), rtol=1e-5)
+    assert losses(alone)[0] - losses(tmp_path / 'one')[0] > 0.01
+
+
+@pytest.mark.slow
+def test_four_processes_that_start_from_a_run_read_a_quarter_each(tmp_path):
+    """python -m pytest -m slow tests/launch/test_local_pod.py -k quarter; needs 4 GB, Linux."""
+    figures = []
+    for name, start in {'first': '', 'next': str(tmp_path / 'first')}.items():
+        output = tmp_path / f'{name}.json'
+        sizes = dict(width=512, mlp=2048, depth=4, heads=8, head_dim=64)
+        process = pod(
+            4, 1, sys.executable, '-m', 'rt2_jax.benchmarks.host_memory',
+            '--config=tests/training/tiny_config.py:web', '--config.mesh.fsdp=4',
+            '--config.optimizer.name=adafactor', '--config.optimizer.weight_decay=0',
+            *(f'--config.model.{part}.{k}={v}' for part in ('encoder', 'decoder') for k, v in sizes.items()),
+            f'--config.init_from={start}', f'--workdir={tmp_path / name}', f'--output={output}',
+        )  # fmt: skip
+        out, err = process.communicate(timeout=300)
+        assert process.returncode == 0, out + err
+        figures.append(json.loads(output.read_text()))
+    size = sum(path.stat().st_size for path in (tmp_path / 'first/checkpoints/1/params').rglob('*'))
+    random, started = (figure['made'] for figure in figures)
+    print(f'parameters {size:,} bytes; a process read {started["read_bytes"]:,}')
+    assert started['read_bytes'] - random['read_bytes'] < 0.35 * size
+    assert started['of_whole'] < 0.6
+
+
+@pytest.mark.slow
 def test_200_steps_are_the_same_however_they_are_split(cache, tmp_path):
     """Loss within 1e-6 of one device for 75 steps; then float32 sums in another order drift apart."""
     steps = ['--config.total_steps=200', '--config.checkpoint_every=200']

@@ -9,7 +9,7 @@ from absl import logging
 from etils import epath
 import numpy as np
 
-from rt2_jax.data import arrays, embodiment, files, index_files, tfds_directory
+from rt2_jax.data import arrays, embodiment, files, index_files, index_places, tfds_directory
 from rt2_jax.data.errors import IndexMismatch
 from rt2_jax.data.robot import rlds_index
 
@@ -42,7 +42,8 @@ class Index:
       directory: the data set.
       card: the embodiment's card.
       split: which split.
-      location: the index's folder; inside the data set by default.
+      location: the index's folder, see `rlds_index.place`.
+      together: whether all processes of a job open it at once; one of them then checks a remote set.
 
     Raises:
       FileNotFoundError: no index there.
@@ -56,15 +57,17 @@ class Index:
         *,
         split: str = 'train',
         location: epath.PathLike | None = None,
+        together: bool = False,
     ):
         self.directory = files.path(directory)
         self.card = card
-        self.location = index_files.place(location, directory, split)
-        path = self.location / index_files.ABOUT
-        if not path.exists():
+        self.location = rlds_index.place(directory, card, split, location)
+        if not index_places.exists(self.location):
             raise FileNotFoundError(
                 f'no index at {self.location}; build it with rt2_jax.data.robot.rlds_index.build'
             )
+        folder = index_places.on_this_machine(self.location)
+        path = folder / index_places.ABOUT
         try:
             self.about: dict[str, Any] = json.loads(path.read_text())
         except ValueError as error:
@@ -72,9 +75,9 @@ class Index:
                 f'{path} is damaged ({error}). Delete {self.location} and index again.'
             ) from error
         self.files = [self.directory / file['name'] for file in self.about['files']]
-        self._check(split)
+        self.stamps = index_files.checked(lambda: self._check(split), self.directory, together)
         self.fingerprint: str = self.about['fingerprint']
-        self.arrays = arrays.mapped(self.location, self.about['arrays'])
+        self.arrays = arrays.mapped(folder, self.about['arrays'])
         self.texts = Texts(self.arrays['text'], self.arrays['text_end'])
 
     @property
@@ -106,7 +109,8 @@ class Index:
     def _remedy(self) -> str:
         return f'Delete {self.location} and index again (rt2_jax.data.robot.rlds_index.build).'
 
-    def _check(self, split: str) -> None:
+    def _check(self, split: str) -> list[dict[str, Any]]:
+        """Compares the data with the index; returns the stamps of the shards as of now."""
         remedy = self._remedy
         expected = {
             'format': rlds_index.FORMAT,
@@ -120,7 +124,7 @@ class Index:
                     f'the index at {self.location} was built with {name} {self.about.get(name)!r}, '
                     f'but {value!r} is wanted. {remedy}'
                 )
-        present = [file.name for file in tfds_directory.split_files(self.directory, split)]
+        present = tfds_directory.shard_names(self.directory, split)
         indexed = [file['name'] for file in self.about['files']]
         if present != indexed:
             raise IndexMismatch(
@@ -128,8 +132,8 @@ class Index:
                 f'{self.directory} have {len(present)}. {remedy}'
             )
         touched = False
-        self.stamps = files.stamps(self.files)
-        for file, stamp in zip(self.about['files'], self.stamps, strict=True):
+        stamps = files.stamps(self.files)
+        for file, stamp in zip(self.about['files'], stamps, strict=True):
             if stamp['size'] != file['size']:
                 raise IndexMismatch(
                     f'{self.directory / file["name"]} has {stamp["size"]} bytes; the index at '
@@ -138,6 +142,7 @@ class Index:
             touched |= {'name': file['name'], **stamp} != file
         if touched:
             self._check_content(remedy)
+        return stamps
 
     def _check_content(self, remedy: str) -> None:
         # Copying changes times but not content, and the records' own checksums tell the two apart.

@@ -24,6 +24,7 @@ from rt2_jax.data import (
     embodiments,
     history,
     index_files,
+    index_places,
     tf_example,
     tfds_directory,
     tfrecord,
@@ -274,6 +275,7 @@ def open_source(
     *,
     split: str = 'train',
     location: epath.PathLike | None = None,
+    indexes: epath.PathLike | None = None,
     on_corrupt: str = 'raise',
     **selection: Any,
 ) -> StepSource:
@@ -283,18 +285,20 @@ def open_source(
       directory: a TFDS data set in RLDS form, of this machine or remote (see remote).
       card: an embodiment card or its name.
       split: which split.
-      location: the index's folder; by default inside the data set or, of a remote one, in the
-        user's cache.
+      location: the index's folder, of this machine or of a bucket; for the default see
+        `index_places.place`.
+      indexes: a folder that all processes of a job reach and that all of them give, to make and check
+        the index together; None for a process that is alone.
       on_corrupt: 'raise' or 'skip', for unreadable records and pictures alike.
       **selection: see StepSource.
     """
     card = embodiments.find(card) if isinstance(card, str) else card
     directory = tfds_directory.version_folder(directory)
-    place = index_files.place(location, directory, split)
-    if not (place / index_files.ABOUT).exists():
-        logging.info('indexing %s into %s', directory, place)
-        rlds_index.build(directory, card, split=split, location=place, on_corrupt=on_corrupt)
-    index = Index(directory, card, split=split, location=place)
+    place = rlds_index.place(directory, card, split, location, indexes)
+    settings = {'split': split, 'location': place, 'together': index_places.are_several(indexes)}
+    build = functools.partial(rlds_index.build, directory, card, on_corrupt=on_corrupt, **settings)
+    index_files.ensure(place, directory, build, together=settings['together'])
+    index = Index(directory, card, **settings)
     if index.about['skipped'] and on_corrupt == 'raise':
         file, offset, reason = index.about['skipped'][0]
         raise tfrecord.CorruptRecord(

@@ -15,8 +15,8 @@ processes on one machine share the pages.
     column_*.npy                        further features that the card keeps
     text.npy, text_end.npy              the distinct texts as one run of UTF-8, and where each ends
 
-Shards are indexed by several processes, each into a file of its own in `<index>.building`; a build
-that was stopped goes on from there.
+Shards are indexed by several processes, of one machine or of all that train, each into a file of its
+own in `<index>.building`; a build that was stopped goes on from there.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from absl import logging
 from etils import epath
 import numpy as np
 
-from rt2_jax.data import embodiment, files, index_files, tfds_directory, tfrecord
+from rt2_jax.data import embodiment, files, index_files, index_places, tfds_directory, tfrecord
 from rt2_jax.data.errors import DataSetError
 from rt2_jax.data.robot import action_statistics, rlds_join, rlds_schema, rlds_shard
 from rt2_jax.nearest import check
@@ -51,6 +51,8 @@ def build(
     on_corrupt: str = 'raise',
     processes: int | None = None,
     progress: Callable[[int, int], None] | None = None,
+    together: bool = False,
+    again: bool = True,
 ) -> epath.Path:
     """Indexes a data set; returns the index's folder. Whole or not at all, and resumable.
 
@@ -58,11 +60,13 @@ def build(
       directory: the data set, with features.json, dataset_info.json and TFRecord shards.
       card: what its features mean.
       split: which split.
-      location: the index's folder; inside the data set by default.
+      location: the index's folder, see `place`.
       on_corrupt: 'raise' stops at the first unreadable record; 'skip' leaves such records out, and
         logs and counts each.
       processes: how many to use; by default one a core where the data are large.
       progress: called with (shards done, shards in all).
+      together: whether all processes of the job call this: they share the shards.
+      again: whether an index that is there is made again.
 
     Raises:
       tfrecord.CorruptRecord: an unreadable record, by file and byte, with on_corrupt='raise'.
@@ -70,22 +74,17 @@ def build(
       OSError: no room for the index; what is done is kept.
     """
     check('on_corrupt', on_corrupt, index_files.ON_CORRUPT)
-    declared = tfds_directory.declared(directory, split)
-    location = index_files.place(location, directory, split)
+    # As of before the reading: what changes meanwhile is then found when the index is opened.
+    shards = index_files.checked(lambda: _shards(directory, split), directory, together)
+    location = place(directory, card, split, location)
     schema = rlds_schema.read(directory)
     rlds_schema.check_card(schema, card, directory)
-    # As of before the reading: what changes meanwhile is then found when the index is opened.
-    stamps = [
-        {'name': file.name, **stamp}
-        for (file, _), stamp in zip(
-            declared, files.stamps(file for file, _ in declared), strict=True
-        )
-    ]
-    scratch = index_files.building(location)
+    scratch, folder = index_places.scratch(location), files.path(directory)
     jobs = [
-        _job(file, stamp, records, scratch, card, schema, on_corrupt)
-        for (file, records), stamp in zip(declared, stamps, strict=True)
+        _job(folder / stamp['name'], stamp, records, scratch, card, schema, on_corrupt)
+        for records, stamp in shards
     ]
+    stamps = [stamp for _, stamp in shards]
     return index_files.build(
         rlds_shard.run,
         jobs,
@@ -95,7 +94,31 @@ def build(
         processes=processes,
         worth_it=sum(stamp['size'] for stamp in stamps) >= PARALLEL_BYTES,
         progress=progress,
+        together=together,
+        again=again,
     )
+
+
+def place(
+    directory: epath.PathLike,
+    card: embodiment.Embodiment,
+    split: str = 'train',
+    location: epath.PathLike | None = None,
+    indexes: epath.PathLike | None = None,
+) -> epath.Path:
+    """The folder of a set's index, by default one for each split and card; see index_places."""
+    name = f'{split}-{card.name}-{card.fingerprint[:8]}'
+    return index_places.place(location, directory, name, indexes)
+
+
+def _shards(directory: epath.PathLike, split: str) -> list[tuple[int, dict[str, Any]]]:
+    """Of each shard how many records it holds, and its name with its stamp."""
+    declared = tfds_directory.declared(directory, split)
+    stamps = files.stamps(files.path(directory) / name for name, _ in declared)
+    return [
+        (records, {'name': name, **stamp})
+        for (name, records), stamp in zip(declared, stamps, strict=True)
+    ]
 
 
 def framing_fingerprint(path: epath.PathLike) -> str:
@@ -125,7 +148,7 @@ def _write(location: epath.Path, jobs, stamps, directory, split: str) -> None:
         for number, path in enumerate(card.columns)
     }
     texts = ['instruction', *(c['array'] for c in columns.values() if c['text'])]
-    with index_files.written(location) as folder:
+    with index_places.written(location) as folder:
         shards, arrays = rlds_join.join([job.result for job in jobs], folder, texts)
         about = {
             'format': FORMAT,
@@ -134,7 +157,11 @@ def _write(location: epath.Path, jobs, stamps, directory, split: str) -> None:
             'split': split,
             'files': stamps,
             'fingerprint': index_files.combined([shard['fingerprint'] for shard in shards]),
-            'skipped': [place for shard in shards for place in shard['skipped']],
+            'skipped': [
+                [stamp['name'], *place]
+                for stamp, shard in zip(stamps, shards, strict=True)
+                for place in shard['skipped']
+            ],
             'columns': columns,
             'arrays': arrays,
             **_counts(folder, shards, card),
@@ -143,7 +170,7 @@ def _write(location: epath.Path, jobs, stamps, directory, split: str) -> None:
             logging.warning('%s: left out %d unreadable records', directory, len(about['skipped']))
         if not about['steps']:
             raise DataSetError(f'{directory}, split {split!r}: no readable steps')
-        (folder / index_files.ABOUT).write_text(json.dumps(about, indent=1))
+        (folder / index_places.ABOUT).write_text(json.dumps(about, indent=1))
 
 
 def _counts(folder: epath.Path, shards: Sequence[dict], card) -> dict[str, Any]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 import dataclasses
 import hashlib
-import os
 from typing import Any
 
 from absl import logging
@@ -144,7 +143,7 @@ class _Builder:
         if self._job.on_corrupt == 'raise':
             raise error
         logging.warning('left out an unreadable record: %s', error)
-        self._skipped.append([os.path.basename(error.path), error.offset, error.reason])
+        self._skipped.append([error.offset, error.reason])
 
     def _episode(self, record: tfrecord.Record) -> dict[str, np.ndarray]:
         card, schema = self._job.card, self._job.schema

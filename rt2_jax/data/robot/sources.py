@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from etils import epath
+
 from rt2_jax.data.robot import (
     frame_questions,
     plan_files,
@@ -20,7 +22,12 @@ Weighted = dict[str, tuple[Any, Schedule]]
 
 
 def open_robot(
-    name: str, given: Mapping[str, Any], data: Any, part: str = 'train', per_step: bool = False
+    name: str,
+    given: Mapping[str, Any],
+    data: Any,
+    part: str = 'train',
+    per_step: bool = False,
+    indexes: epath.PathLike | None = None,
 ) -> tuple[Weighted, Weighted]:
     """Opens `config.data.robot.NAME`.
 
@@ -40,6 +47,7 @@ def open_robot(
       data: the config's `data` part.
       part: 'train', or 'validation' for the episodes in `holdout`.
       per_step: whether `weight` is that of each step, not of the set.
+      indexes: as for `rlds.open_source`.
 
     Returns:
       Two dicts, name -> (source, weight): the robot's side of the mixture and the web's.
@@ -53,7 +61,7 @@ def open_robot(
         raise ValueError(f'config.data.robot.{name}.plan_share must be 0 to 1, not {plan_share}')
     if part == 'validation':
         given.pop('episodes', None)  # so many of those that are trained on
-    steps = _open_steps(name, given | {'part': part}, data)
+    steps = _open_steps(name, given | {'part': part, 'indexes': indexes}, data)
     weight = weight.times(len(steps)) if per_step else weight
     robot, others = {}, {}
     if plan_share < 1:

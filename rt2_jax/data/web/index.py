@@ -24,7 +24,7 @@ from typing import Any
 from absl import logging
 from etils import epath
 
-from rt2_jax.data import arrays, files as files_lib, index_files, tfrecord
+from rt2_jax.data import arrays, files as files_lib, index_files, index_places, tfrecord
 from rt2_jax.data.errors import DataSetError
 from rt2_jax.data.web import columns as web_columns
 from rt2_jax.data.web.cards import TEXTS, find
@@ -51,10 +51,12 @@ class _Job:
     on_corrupt: str
 
 
-def location_of(dataset: Format, location: epath.PathLike | None = None) -> epath.Path:
-    """The folder of a set's index: `location`, or the default, one for each way to read a set."""
+def place(
+    dataset: Format, location: epath.PathLike | None = None, indexes: epath.PathLike | None = None
+) -> epath.Path:
+    """The folder of a set's index, by default one for each way to read a set; see index_places."""
     own = hashlib.sha256(dataset.fingerprint.encode()).hexdigest()[:8]
-    return index_files.place(location, dataset.directory, f'{dataset.kind}-{own}')
+    return index_places.place(location, dataset.directory, f'{dataset.kind}-{own}', indexes)
 
 
 def build(
@@ -64,17 +66,20 @@ def build(
     on_corrupt: str = 'raise',
     processes: int | None = None,
     progress: Callable[[int, int], None] | None = None,
+    together: bool = False,
+    again: bool = True,
 ) -> epath.Path:
     """Indexes a web set; returns the index's folder. Whole or not at all, and resumable.
 
     Args:
       dataset: the set.
-      location: the index's folder; by default inside the set or, of a remote one, in the user's
-        cache.
+      location: the index's folder, see `place`.
       on_corrupt: 'raise' stops at the first unreadable record; 'skip' leaves such records out, and
         logs and counts each.
       processes: how many to use; by default one a core where the data are large.
       progress: called with (units done, units in all).
+      together: whether all processes of the job call this: they share the units.
+      again: whether an index that is there is made again.
 
     Raises:
       tfrecord.CorruptRecord: an unreadable record, by file and byte, with on_corrupt='raise'.
@@ -82,12 +87,12 @@ def build(
       OSError: no room on the disk; what is done is kept.
     """
     check('on_corrupt', on_corrupt, index_files.ON_CORRUPT)
-    location = location_of(dataset, location)
+    location = place(dataset, location)
     dataset = dataset.prepare()
     # As of before the reading: what changes meanwhile is then found when the index is opened.
-    now = stamps(dataset)
+    now = index_files.checked(lambda: stamps(dataset), dataset.directory, together)
     units = dataset.units([stamp['size'] for stamp in now])
-    scratch = index_files.building(location)
+    scratch = index_places.scratch(location)
     jobs = [_job(dataset, unit, now[unit.file], scratch, on_corrupt) for unit in units]
     return index_files.build(
         _index_unit,
@@ -98,6 +103,8 @@ def build(
         processes=processes,
         worth_it=sum(stamp['size'] for stamp in now) >= PARALLEL_BYTES,
         progress=progress,
+        together=together,
+        again=again,
     )
 
 
@@ -141,7 +148,7 @@ def _index_unit(job: _Job) -> None:
         logging.warning('left out an unreadable record: %s', record)
         count += 1
         if count <= NAMED:
-            skipped.append([job.path, record.offset, record.reason])
+            skipped.append([record.offset, record.reason])
     about = {'framing': digest.hexdigest(), 'skipped': skipped, 'skipped_count': count}
     part.write(job.result, about)
 
@@ -149,8 +156,9 @@ def _index_unit(job: _Job) -> None:
 def _join(dataset: Format, now: Sequence[dict], jobs: Sequence[_Job], location) -> None:
     paths = [job.result for job in jobs]
     parts = [arrays.about_part(path) for path in paths]
-    about = _about(dataset, now, parts)
-    with index_files.written(location) as folder:
+    names = [now[job.unit.file]['name'] for job in jobs]
+    about = _about(dataset, now, names, parts)
+    with index_places.written(location) as folder:
         about['arrays'] = web_columns.join(
             paths, [job.unit.file for job in jobs], parts, about['languages'], folder
         )
@@ -159,11 +167,13 @@ def _join(dataset: Format, now: Sequence[dict], jobs: Sequence[_Job], location) 
         digest = hashlib.sha256(f'{about["framing"]} {pictures} {dataset.fingerprint}'.encode())
         about['fingerprint'] = digest.hexdigest()[:32]
         text = json.dumps(about, indent=1, sort_keys=True)
-        (folder / index_files.ABOUT).write_text(text)
+        (folder / index_places.ABOUT).write_text(text)
 
 
-def _about(dataset: Format, now: Sequence[dict], parts: Sequence[dict]) -> dict[str, Any]:
-    skipped = [place for part in parts for place in part['skipped']]
+def _about(
+    dataset: Format, now: Sequence[dict], names: Sequence[str], parts: Sequence[dict]
+) -> dict[str, Any]:
+    skipped = [[name, *place] for name, part in zip(names, parts) for place in part['skipped']]
     count = sum(part['skipped_count'] for part in parts)
     records = sum(part['records'] for part in parts)
     if count:

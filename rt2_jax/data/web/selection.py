@@ -22,6 +22,7 @@ from etils import epath
 import numpy as np
 
 from rt2_jax import records
+from rt2_jax.data import index_places
 from rt2_jax.data.errors import IndexMismatch
 from rt2_jax.data.holdouts import PARTS
 from rt2_jax.data.web.filters import Filters, check_left
@@ -146,7 +147,7 @@ def select(
         **({'holdout': holdout, 'part': part} if holdout else {}),
     }
     own = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
-    folder = table.location / f'selection-{own}'
+    folder = table.local / f'selection-{own}'
     if not (folder / 'selection.json').exists():
         return _compute(table, settings, folder)
     about = records.read(folder / 'selection.json', IndexMismatch)
@@ -238,7 +239,7 @@ def _grouped(table: WebTable, filters: Filters, counts) -> Iterator[tuple[int, n
 
 def _keep(folder: epath.Path, selection: Selection, write: Callable[[BinaryIO], None]) -> bool:
     """Writes a selection beside the index; False where that can't be."""
-    temporary = folder.with_name(f'{folder.name}.incomplete-{os.getpid()}')
+    temporary = index_places.temporary_beside(folder)
     about = {
         'languages': selection.languages,
         'counts': selection.counts,

@@ -10,12 +10,13 @@ The first use makes the index; later ones map it.
 from __future__ import annotations
 
 from collections.abc import Mapping
+import functools
 from typing import Any
 
 from absl import logging
 from etils import epath
 
-from rt2_jax.data import index_files, tfrecord
+from rt2_jax.data import files as files_lib, index_files, index_places, tfrecord
 from rt2_jax.data.web import index as web_index
 from rt2_jax.data.web.cards import WebCard, find
 from rt2_jax.data.web.jsonl import Jsonl
@@ -75,24 +76,36 @@ def open_format(
 
 
 def open_table(
-    dataset: Format, *, location: epath.PathLike | None = None, on_corrupt: str = 'raise'
+    dataset: Format,
+    *,
+    location: epath.PathLike | None = None,
+    indexes: epath.PathLike | None = None,
+    on_corrupt: str = 'raise',
 ) -> WebTable:
     """A web set's index, made first if there is none.
+
+    Args:
+      dataset: the set.
+      location: the index's folder, of this machine or of a bucket; for the default see
+        `index_places.place`.
+      indexes: a folder that all processes of a job reach and that all of them give, to make and check
+        the index together; None for a process that is alone.
+      on_corrupt: 'raise' or 'skip', for unreadable records.
 
     Raises:
       tfrecord.CorruptRecord: an unreadable record, or an index that leaves some out, with
         on_corrupt='raise'.
     """
-    place = web_index.location_of(dataset, location)
-    if not (place / index_files.ABOUT).exists():
-        logging.info('indexing %s into %s', dataset.directory, place)
-        web_index.build(dataset, location=place, on_corrupt=on_corrupt)
-    table = WebTable(dataset, place)
+    place = web_index.place(dataset, location, indexes)
+    settings = {'location': place, 'together': index_places.are_several(indexes)}
+    build = functools.partial(web_index.build, dataset, on_corrupt=on_corrupt, **settings)
+    index_files.ensure(place, dataset.directory, build, together=settings['together'])
+    table = WebTable(dataset, **settings)
     if count := table.about['skipped_count']:
         file, offset, reason = table.about['skipped'][0]
         if on_corrupt == 'raise':
             raise tfrecord.CorruptRecord(
-                file,
+                files_lib.path(dataset.directory) / file,
                 offset,
                 f'{reason}. It is the first of {count} unreadable records that the index at {place} '
                 "leaves out; repair the data and delete the index, or set on_corrupt='skip'.",
@@ -107,22 +120,22 @@ def open_source(kind: str, directory: epath.PathLike = '', **settings: Any) -> W
     Args:
       kind: of KINDS.
       directory: where it is.
-      **settings: `location` of the index, `name`, `on_corrupt`, and those of `open_format` and of
-        WebSet.
+      **settings: `location`, `indexes` and `on_corrupt` as for `open_table`, `name`, and those of
+        `open_format` and of WebSet.
 
     Raises:
       ValueError: an unknown setting, with the nearest valid name, or one that is lacking.
     """
     whose = f'web set {settings.get("name", directory)!r}:'
-    valid = (*FORMAT_SETTINGS, *SET_SETTINGS, 'location', 'name', 'on_corrupt')
+    valid = (*FORMAT_SETTINGS, *SET_SETTINGS, 'location', 'indexes', 'name', 'on_corrupt')
     for key in settings:
         check(f'setting of the {whose}', key, valid)
     needed = {'directory': directory, 'tasks': settings.get('tasks')}
     if lacking := [key for key, value in needed.items() if not value]:
         raise ValueError(f'{whose} it lacks {", ".join(lacking)}')
     on_corrupt = settings.pop('on_corrupt', 'raise')
-    location = settings.pop('location', None)
+    where = {key: settings.pop(key, None) for key in ('location', 'indexes')}
     given = {key: settings.pop(key) for key in FORMAT_SETTINGS if key in settings}
     dataset = open_format(kind, directory, **given)
-    table = open_table(dataset, location=location, on_corrupt=on_corrupt)
+    table = open_table(dataset, on_corrupt=on_corrupt, **where)
     return WebSet(table, on_corrupt=on_corrupt, **settings)

@@ -10,7 +10,7 @@ from etils import epath
 import numpy as np
 
 from rt2_jax import records
-from rt2_jax.data import arrays, files, holdouts, index_files
+from rt2_jax.data import arrays, files, holdouts, index_files, index_places
 from rt2_jax.data.errors import IndexMismatch
 from rt2_jax.data.web import index as web_index, jsonl
 from rt2_jax.data.web.cards import TEXTS
@@ -40,29 +40,36 @@ class WebTable:
 
     Args:
       dataset: the set.
-      location: the index's folder; inside the set by default.
+      location: the index's folder, see `index.place`.
+      together: whether all processes of a job open it at once; one of them then checks a remote set.
+
+    Attributes:
+      location: the index's folder.
+      local: the folder of this machine that it is mapped from.
 
     Raises:
       FileNotFoundError: no index there.
       IndexMismatch: the index isn't this set's, this card's, or this version's.
     """
 
-    def __init__(self, dataset: Format, location: epath.PathLike | None = None):
-        self.location = web_index.location_of(dataset, location)
-        path = self.location / index_files.ABOUT
-        if not path.exists():
+    def __init__(
+        self, dataset: Format, location: epath.PathLike | None = None, *, together: bool = False
+    ):
+        self.location = web_index.place(dataset, location)
+        if not index_places.exists(self.location):
             raise FileNotFoundError(
                 f'no index at {self.location}; build it with rt2_jax.data.web.index.build'
             )
         self.directory = dataset.directory
-        self.about = records.read(path, IndexMismatch)
-        self._check(dataset)
+        self.local = index_places.on_this_machine(self.location)
+        self.about = records.read(self.local / index_places.ABOUT, IndexMismatch)
+        self.stamps = index_files.checked(lambda: self._check(dataset), dataset.directory, together)
         self.fingerprint: str = self.about['fingerprint']
         self.languages: list[str] = self.about['languages']
         folder = files.path(self.directory)
         self.files = [folder / file['name'] for file in self.about['files']]
         self.folder = dataset.folder
-        self.arrays = arrays.mapped(self.location, self.about['arrays'])
+        self.arrays = arrays.mapped(self.local, self.about['arrays'])
 
     def __len__(self) -> int:
         return self.about['records']
@@ -130,9 +137,10 @@ class WebTable:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self.arrays = arrays.mapped(self.location, self.about['arrays'])
+        self.arrays = arrays.mapped(self.local, self.about['arrays'])
 
-    def _check(self, dataset: Format) -> None:
+    def _check(self, dataset: Format) -> list[dict[str, Any]]:
+        """Compares the data with the index; returns the stamps of the files as of now."""
         remedy = self._remedy
         expected = {'format': web_index.FORMAT, 'dataset': dataset.fingerprint}
         for name, value in expected.items():
@@ -142,7 +150,6 @@ class WebTable:
                     f'but {value!r} is wanted. {remedy}'
                 )
         then, now = self.about['files'], web_index.stamps(dataset)
-        self.stamps = now
         if [file['name'] for file in then] != [file['name'] for file in now]:
             raise IndexMismatch(
                 f'the index at {self.location} covers {len(then)} files, {self.directory} has '
@@ -162,3 +169,4 @@ class WebTable:
                     f'same sizes, other records. {remedy}'
                 )
             logging.info('%s: other times than when indexed, same records', self.directory)
+        return now

@@ -45,7 +45,7 @@ class Tfds:
         """
         import tensorflow_datasets as tfds  # pylint: disable=g-import-not-at-top
 
-        tfds_directory.split_files(self.directory, self.split)
+        tfds_directory.shard_names(self.directory, self.split)
         schema = _leaves(tfds_directory.features(self.directory))
         names = {}
         for field, path in {'image': self.card.image, **self.card.paths}.items():
@@ -63,7 +63,7 @@ class Tfds:
 
     def files(self) -> list[str]:
         """The split's shards."""
-        return [file.name for file in tfds_directory.split_files(self.directory, self.split)]
+        return tfds_directory.shard_names(self.directory, self.split)
 
     def units(self, sizes: Sequence[int]) -> list[Unit]:
         """One a shard."""

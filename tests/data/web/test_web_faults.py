@@ -212,7 +212,7 @@ def test_indexing_goes_on_where_it_was(jsonl, monkeypatch, tmp_path):
     hidden = picture.rename(tmp_path / 'hidden')
     with pytest.raises(tfrecord.CorruptRecord, match='line 10'):
         web_index.build(dataset, processes=1)
-    location = web_index.location_of(dataset)
+    location = web_index.place(dataset)
     assert not location.exists()
     hidden.rename(picture)
     done = []
@@ -231,7 +231,7 @@ def test_a_full_disk_is_named_and_leaves_nothing_half(jsonl, monkeypatch):
     """Files are limited in size, which fails as a full disk does."""
     monkeypatch.setattr(web_jsonl, 'UNIT_BYTES', 600)
     dataset = web_sources.open_format('jsonl', jsonl, fields=web_files.JSONL_FIELDS)
-    location = web_index.location_of(dataset)
+    location = web_index.place(dataset)
     limits, units = resource.getrlimit(resource.RLIMIT_FSIZE), count_units(dataset)
 
     def fill(done, _):

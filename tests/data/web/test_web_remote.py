@@ -10,6 +10,7 @@ import object_server
 import pytest
 import web_files
 
+from rt2_jax import paths
 from rt2_jax.data import errors, read_ahead, remote, tfrecord
 from rt2_jax.data.web import sources as web_sources
 
@@ -182,8 +183,10 @@ def test_what_is_not_there_is_named(store):
         open_set(address, 'tar', files='part/*.tar')
     with pytest.raises(errors.DataSetError, match=r"no file '\*\.tarr'; it holds part"):
         open_set('s3://bucket/tar', 'tar', files='*.tarr')
-    with pytest.raises(ValueError, match='must be a local folder'):
-        open_set(address, 'tar', location='gs://bucket/index')
+    with pytest.raises(
+        paths.PathError, match='http: is not supported; use a folder, gs:// or s3://'
+    ):
+        open_set(address, 'tar', location=f'{address}/index')
 
 
 class Counted:
