@@ -8,6 +8,8 @@ import cv2
 import numpy as np
 import simplejpeg
 
+from rt2_jax.data.errors import lfs_remedy
+
 JPEG_MAGIC = b'\xff\xd8\xff'
 PNG_MAGIC = b'\x89PNG\r\n\x1a\n'
 
@@ -38,7 +40,8 @@ def decode(encoded: bytes) -> np.ndarray:
             raise ValueError(f'a PNG of {len(encoded)} bytes cannot be decoded: it is damaged')
         return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
     raise ValueError(
-        f'{len(encoded)} bytes starting with {encoded[:8]!r} are neither a JPEG nor a PNG'
+        lfs_remedy(encoded)
+        or f'{len(encoded)} bytes starting with {encoded[:8]!r} are neither a JPEG nor a PNG'
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from etils import epath
 
 from rt2_jax.data import files
-from rt2_jax.data.errors import DataSetError
+from rt2_jax.data.errors import DataSetError, lfs_remedy
 from rt2_jax.nearest import beside, nearest
 
 
@@ -68,9 +68,8 @@ def features(directory: epath.PathLike) -> Any:
     try:
         return tfds.features.FeaturesDict.from_json(json.loads(path.read_text()))
     except Exception as error:  # a damaged file fails in any of TFDS's and protobuf's ways
-        raise DataSetError(
-            f'{path} is damaged, or of a newer TFDS: {type(error).__name__}: {error}'
-        ) from error
+        reason = lfs_remedy(path.read_bytes()) or f'{type(error).__name__}: {error}'
+        raise DataSetError(f'{path} is damaged, or of a newer TFDS: {reason}') from error
 
 
 def class_names(directory: epath.PathLike, keys: Sequence[str]) -> tuple[str, ...]:
@@ -109,5 +108,6 @@ def _info(directory: files.Path) -> dict[str, Any]:
         for entry in info.get('splits', ()):
             [entry['name'], *map(int, entry.get('shardLengths', ()))]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataSetError(f'{path} is damaged: {type(error).__name__}: {error}') from error
+        reason = lfs_remedy(path.read_bytes()) or f'{type(error).__name__}: {error}'
+        raise DataSetError(f'{path} is damaged: {reason}') from error
     return info

@@ -3,7 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
+from absl import logging
+
 from rt2_jax.data.robot import (
+    action_statistics,
     frame_questions,
     plan_files,
     plans,
@@ -16,6 +19,7 @@ from rt2_jax.data.schedules import Schedule
 from rt2_jax.nearest import check
 
 PLANS = {'grounded': plans.Grounded, 'instruction': plans.Instruction}
+MUCH_CLIPPED = 0.02  # more than what lies outside of q01..q99
 Weighted = dict[str, tuple[Any, Schedule]]
 
 
@@ -99,6 +103,21 @@ def _open_steps(name: str, given: dict[str, Any], data: Any) -> rlds.StepSource:
         paraphrases=paraphrases,
         **(given | history),
     )
+    if given.get('part', 'train') == 'train':
+        _log_ranges(steps)
     if paraphrases:
         paraphrases.check(step_columns.texts(steps)[1], f'{name}, {file}')
     return steps
+
+
+def _log_ranges(steps: rlds.StepSource) -> None:
+    """Says how many of a set's steps have actions beyond their ranges, and what is odd of a gripper."""
+    index = steps.index
+    beyond = action_statistics.clipped(index.arrays['action'], steps.action_space)
+    shares = ', '.join(f'{name} {share:.2%}' for name, share in beyond.items())
+    log = logging.warning if max(beyond.values()) > MUCH_CLIPPED else logging.info
+    log('%s: share of the steps beyond the range, which are clipped: %s', steps.name, shares)
+    if 'gripper' in index.about and (
+        odd := action_statistics.gripper_warning(index.card.gripper, index.about['gripper'])
+    ):
+        logging.warning('%s: %s', steps.name, odd)
