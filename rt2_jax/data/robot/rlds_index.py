@@ -107,7 +107,7 @@ def framing_fingerprint(path: epath.PathLike) -> str:
 
 
 def _job(file, stamp, records, building, card, schema, on_corrupt) -> rlds_shard.Job:
-    used = {path: schema[rlds_schema.full_path(path)] for path in card.paths}
+    used = {path: schema.get(rlds_schema.full_path(path)) for path in card.paths}
     depends = [FORMAT, card.fingerprint, repr(used), records, on_corrupt, stamp]
     key = hashlib.sha256(json.dumps(depends).encode()).hexdigest()[:16]
     result = os.fspath(building / f'{file.name}.{key}.npz')
