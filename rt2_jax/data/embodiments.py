@@ -223,6 +223,13 @@ def find(name: str) -> Embodiment:
     return CARDS[name]
 
 
+def known(name: str) -> Embodiment | None:
+    """As `find`; None where there is no such card or file."""
+    if name.endswith('.json'):
+        return _read(name) if files.path(name).exists() else None
+    return CARDS.get(name)
+
+
 def _read(path: str) -> Embodiment:
     if not files.path(path).exists():
         raise CardError(f'no card at {path}: there is no such file')

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rt2_jax.data import history, sources
+from rt2_jax.data.embodiment import Embodiment
 from rt2_jax.data.example import Example
 from rt2_jax.data.robot.rlds import StepSource
 from rt2_jax.data.web import small_web
@@ -59,7 +60,9 @@ def expert_steps(
     return examples
 
 
-def held_out_steps(config: Any, space: ActionSpace, episodes: int) -> dict[str, list[Example]]:
+def held_out_steps(
+    config: Any, space: ActionSpace, episodes: int, cards: Mapping[str, Embodiment]
+) -> dict[str, list[Example]]:
     """Steps of the episodes that a run held out, by data set, for those of this action space.
 
     Several processes take a share of the episodes each.
@@ -68,12 +71,14 @@ def held_out_steps(config: Any, space: ActionSpace, episodes: int) -> dict[str, 
       config: the run's config.
       space: of the policy.
       episodes: most episodes a set.
+      cards: those that the run has recorded, by robot set; others are looked up by the config's name.
 
     Raises:
       ValueError: the run held no such episodes out, or trained on them (splits.Leakage).
     """
     if 'validation' not in config:
         raise ValueError('the run is older than validation: it held no episodes out')
+    config = _with_cards(config, cards)
     trained = [side.items() for side in sources.open_sources(config.data)]
     trained = {name: source for side in trained for name, (source, _) in side}
     found = {}
@@ -84,6 +89,16 @@ def held_out_steps(config: Any, space: ActionSpace, episodes: int) -> dict[str, 
     if not found:
         raise ValueError('nothing that is held out has the action space of the policy')
     return found
+
+
+def _with_cards(config: Any, cards: Mapping[str, Embodiment]) -> Any:
+    """The config with the cards themselves in the place of their names."""
+    config = config.copy_and_resolve_references()
+    for sets in (config.data.robot, config.validation.robot):
+        for name in sets:
+            with sets[name].unlocked() as fields, fields.ignore_type():
+                fields.card = cards.get(name, fields.card)
+    return config
 
 
 def actions(policy: Policy, examples: Sequence[Example], batch: int = 64) -> dict[str, Any]:

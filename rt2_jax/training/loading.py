@@ -76,7 +76,8 @@ class Loaded:
         Raises:
             CheckpointError: the run learnt from no such source, or from several that could be meant.
         """
-        own = acting.Source(self.config.embodiment, self.action_space, card_of(self.embodiment))
+        card = card_of(self.embodiment)
+        own = acting.Source(card.name if card else self.config.embodiment, self.action_space, card)
         try:
             return acting.choose(name, own, self.action_spaces, self.cards)
         except ValueError as error:
@@ -134,7 +135,10 @@ def load_for_inference(
         params = checkpoints.restore_params(step, shapes)
         checkpoints.close()
     spaces = {name: ActionSpace.from_json(x) for name, x in embodiment['sources'].items()}
-    recorded = {name: Embodiment.from_json(x) for name, x in embodiment.get('cards', {}).items()}
+    if 'cards' in embodiment:
+        cards = {name: Embodiment.from_json(x) for name, x in embodiment['cards'].items()}
+    else:  # older runs did not record them
+        cards = acting.cards_of(config, spaces)
     return Loaded(
         config=config,
         params=adapters.plain(params, config),
@@ -144,7 +148,7 @@ def load_for_inference(
         action_space=ActionSpace.from_json(embodiment['action_space']),
         action_spaces=spaces,
         embodiment=embodiment['embodiment'],
-        cards=acting.cards_of(config, spaces) | recorded,
+        cards=cards,
     )
 
 
