@@ -21,8 +21,8 @@ from rt2_jax.data.robot import rlds
 from rt2_jax.data.web import small_web
 from rt2_jax.evaluation import closed_loop, offline, video
 from rt2_jax.policy import Policy
-from rt2_jax.training import checkpoint
 from rt2_jax.text import prompts
+from rt2_jax.training import checkpoint
 
 pytestmark = pytest.mark.usefixtures('quick_compile')
 
