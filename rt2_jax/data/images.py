@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import cv2
@@ -124,6 +125,17 @@ def resize(frames: np.ndarray, size: int, out: np.ndarray | None = None) -> np.n
     for frame, resized in pairs:
         cv2.resize(frame, (size, size), dst=resized, interpolation=method)
     return out
+
+
+def of_one_size(frames: Sequence[np.ndarray]) -> np.ndarray:
+    """Frames uint8 [H, W, 3] as one array [F, H, W, 3]; others are resized to the size of the last."""
+    height, width = frames[-1].shape[:2]
+    if all(frame.shape == frames[-1].shape for frame in frames):
+        return np.stack(frames)
+    method = lambda frame: cv2.INTER_AREA if frame.shape[0] > height else cv2.INTER_LINEAR
+    return np.stack(
+        [cv2.resize(frame, (width, height), interpolation=method(frame)) for frame in frames]
+    )
 
 
 def observed(image: Any) -> np.ndarray:
