@@ -132,31 +132,6 @@ class ActionSpace:
             terminate=False,
         )
 
-    @classmethod
-    def from_quantiles(
-        cls,
-        actions: np.ndarray,
-        lower: float = 0.01,
-        upper: float = 0.99,
-        like: ActionSpace | None = None,
-    ) -> ActionSpace:
-        """Ranges from a data set's own actions: its q01 and q99 by default (see `range_of`).
-
-        Args:
-          actions: float [N, D], without the terminate flag.
-          lower, upper: the quantiles.
-          like: what has the dimensions and all but the ranges; RT-1's by default.
-        """
-        like = cls.rt1_bounds() if like is None else like
-        actions = np.asarray(actions, np.float64)
-        if actions.ndim != 2 or actions.shape[1] != len(like.names) or not len(actions):
-            raise ValueError(f'Expected actions [N, {len(like.names)}], got {actions.shape}.')
-        if not np.isfinite(actions).all():
-            raise ValueError('Cannot take quantiles: some actions are NaN or infinite.')
-        columns = np.quantile(actions, [lower, upper, 0, 1], axis=0).T.tolist()
-        low, high = zip(*(range_of(*column) for column in columns), strict=True)
-        return dataclasses.replace(like, low=low, high=high)
-
     @property
     def length(self) -> int:
         """Numbers, and tokens, an action."""

@@ -65,9 +65,11 @@ def test_frames_of_several_sizes_in_one_history(tmp_path):
 
 
 REFUSED = """
-import jax
+from rt2_jax import configuration
 from rt2_jax.data import pipeline
+from rt2_jax.parallel import mesh as mesh_lib, sharding
 from rt2_jax.text.tokenizer import Tokenizer
+from rt2_jax.training import program
 
 config = configuration.defaults()
 config.batch_size = 4
