@@ -17,12 +17,13 @@ import google_crc32c
 
 from rt2_jax.data import files
 from rt2_jax.data.errors import lfs_remedy
+from rt2_jax.errors import UserError
 
 HEADER_BYTES = 12
 FOOTER_BYTES = 4
 
 
-class CorruptRecord(ValueError):
+class CorruptRecord(UserError, ValueError):
     """A record that cannot be trusted; names the file and the byte at which the record starts."""
 
     def __init__(self, path: str | os.PathLike, offset: int, reason: str):

@@ -141,6 +141,20 @@ def test_a_first_camera_without_pictures_is_no_worse(tmp_path):
     inspect.inspect(directory, tmp_path / 'report', card=card_file(tmp_path))
 
 
+def test_a_video_in_the_schema_stops_nothing(tmp_path):
+    """TFDS can't even name such a feature without TensorFlow."""
+    directory = write(tmp_path / 'mine', [episode(0)])
+    tree = json.loads((directory / 'features.json').read_text())
+    steps = tree['featuresDict']['features']['steps']['sequence']['feature']
+    shape = {'dimensions': ['-1', '8', '8', '3']}
+    steps['featuresDict']['features']['clip'] = {
+        'pythonClassName': 'tensorflow_datasets.core.features.video_feature.Video',
+        'video': {'shape': shape, 'dtype': 'uint8', 'encodingFormat': 'png'},
+    }
+    (directory / 'features.json').write_text(json.dumps(tree))
+    assert len(rlds.open_source(directory, CARD)) == 4
+
+
 def test_episodes_with_a_missing_picture_are_left_out_if_asked(tmp_path):
     gap = lambda number, t: b'' if (number, t) == (1, 2) else png()
     directory = write(tmp_path / 'mine', [episode(n, wrist=gap) for n in range(3)])

@@ -102,7 +102,7 @@ def _read(path: epath.Path) -> dict[str, tuple[str, ...]]:
         present = [str(other) for other in path.parent.glob('*.json*')]
         raise ValueError(f'there is no file {path}{closest(str(path), present)}')
     try:
-        content = json.loads(path.read_bytes())
+        content = json.loads(path.read_text())
     except ValueError as error:
         raise ValueError(f'{path} is no JSON: {error}') from error
     if not isinstance(content, dict) or not content:

@@ -23,7 +23,6 @@ from absl import logging
 from etils import epath
 import numpy as np
 
-from rt2_jax.data import encoded_text
 from rt2_jax.data.robot import step_columns
 from rt2_jax.data.robot.rlds import StepSource
 from rt2_jax.nearest import check, closest
@@ -140,8 +139,8 @@ def _entries(path: epath.Path) -> list[Any]:
     if not path.exists():
         present = [str(other) for other in path.parent.glob('*.json*')]
         raise ValueError(f'there is no file {path}{closest(str(path), present)}')
+    text = path.read_text()
     try:
-        text = encoded_text.decoded(path.read_bytes())
         if path.suffix == '.jsonl':
             return [json.loads(line) for line in text.splitlines() if line.strip()]
         content = json.loads(text)

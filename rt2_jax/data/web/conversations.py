@@ -16,6 +16,7 @@ from rt2_jax.nearest import nearest
 
 # Key of the speaker -> key of what is said.
 FORMS = {'from': 'value', 'role': 'content'}
+SAID = tuple(FORMS.values())
 HUMAN, ASSISTANT = ('human', 'user'), ('gpt', 'assistant')
 UNUSED = ('system',)
 _PICTURE = '<image>'

@@ -62,6 +62,8 @@ def _elements(text: str) -> Iterator[tuple[int, int]]:
     while True:
         begin = _BETWEEN.match(text, end).end()
         if text.startswith(']', begin):
+            if text[begin + 1 :].strip():  # not silently: what follows the array is named
+                yield begin + 1, len(text)
             return
         try:
             _, end = decoder.raw_decode(text, begin)

@@ -126,7 +126,10 @@ class Jsonl:
         names = web_records.look_up(tree, self.card.image)
         if len(names) != 1 or not isinstance(names[0], str):
             keys = ', '.join(sorted(tree)) if isinstance(tree, dict) else type(tree).__name__
-            raise ValueError(f'{self.card.image!r} names no picture; the line holds {keys}')
+            raise ValueError(
+                f'{self.card.image!r} names no picture; the line holds {keys}. Texts without a '
+                "picture, and videos, can't be used; on_corrupt='skip' leaves them out"
+            )
         picture = self._picture(names[0])
         values = {
             field: web_records.look_up(tree, place) for field, place in self.card.paths.items()

@@ -175,9 +175,9 @@ def _by_language(record: Record, found: Sequence[Any]) -> list[Record]:
 
 def look_up(tree: Any, path: str) -> list[Any]:
     """Everything under a slash path of JSON's dicts and lists; a list stands for its elements."""
-    nodes = [tree]
+    nodes, is_turn = [tree], conversations.is_turn
     for key in path.split('/'):
-        if any(conversations.is_turn(node, key) for node in _flat(nodes)):
+        if key in conversations.SAID and any(is_turn(node, key) for node in _flat(nodes)):
             raise ValueError(
                 f'{path!r} are turns of a conversation, of which only some are answers: name the path '
                 f'of the turns, {path.rpartition("/")[0]!r}, as the field `conversation`'

@@ -120,6 +120,13 @@ def test_an_array_that_breaks_off_is_named(tmp_path):
         examples(folder)
 
 
+def test_what_follows_an_array_is_named(tmp_path):
+    line = json.dumps(LLAVA)
+    folder = folder_with(tmp_path, f'[{line}]\n{line}\n{line}\n')
+    with pytest.raises(tfrecord.CorruptRecord, match='not JSON: Extra data'):
+        examples(folder)
+
+
 def test_nothing_readable_says_why(tmp_path):
     folder = folder_with(tmp_path, '{"id": 1}\n')
     with pytest.raises(
