@@ -17,6 +17,7 @@ from collections.abc import Mapping
 import dataclasses
 import hashlib
 import json
+import re
 from typing import Any
 
 import numpy as np
@@ -153,6 +154,10 @@ class Embodiment:
     drop_zero_first: bool = False
 
     def __post_init__(self):
+        if not re.fullmatch(r'[\w.-]+', self.name):  # it's part of a folder's name
+            raise ValueError(
+                f'card {self.name!r}: its name may have letters, digits, "_", "-" and "." alone'
+            )
         check(f'terminate rule of card {self.name!r}:', self.terminate_rule, TERMINATE_RULES)
         check(f'motion of card {self.name!r}:', self.motion, MOTIONS)
         names = self.action_space.names

@@ -55,6 +55,7 @@ WRONG = {
         changed(gripper=GRIPPER | {'kind': 'relativ'}),
         'gripper: .*did you mean .relative',
     ),
+    'name': (changed(name='my/arm'), 'letters, digits'),
     'space': (changed(action_space=SPACE | {'hihg': 1}), "field action_space: .*'hihg'"),
     'git-lfs': ('version https://git-lfs.github.com/spec/v1\n', 'run `git lfs pull`'),
 }

@@ -141,6 +141,18 @@ def test_a_first_camera_without_pictures_is_no_worse(tmp_path):
     inspect.inspect(directory, tmp_path / 'report', card=card_file(tmp_path))
 
 
+def test_a_camera_that_cannot_be_decoded(tmp_path):
+    """Depth under the name of colours: an unused camera is warned of, a used one refused by step."""
+    depth = cv2.imencode('.png', np.full([8, 8], 900, np.uint16))[1].tobytes()
+    directory = write(tmp_path / 'mine', [episode(0, wrist=lambda n, t: depth)])
+    assert rlds.open_source(directory, CARD)[1].frames[0, 0, 0, 0] == 50
+    report = inspect.inspect(directory, tmp_path / 'report', card=card_file(tmp_path))
+    (warning,) = [words for words in report['warnings'] if words.startswith('wrist')]
+    assert 'step 0 of episode 0' in warning and 'a PNG of 16 bits a channel' in warning
+    with pytest.raises(tfrecord.CorruptRecord, match=r'16 bits a channel.*\(step 1 of episode 0\)'):
+        rlds.open_source(directory, CARD, camera=1)[1]
+
+
 def test_a_video_in_the_schema_stops_nothing(tmp_path):
     """TFDS can't even name such a feature without TensorFlow."""
     directory = write(tmp_path / 'mine', [episode(0)])

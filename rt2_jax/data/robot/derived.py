@@ -44,7 +44,7 @@ class Derived:
     def examples(self, chosen: Sequence[int]) -> Iterator[Example]:
         """The Examples of these numbers: looked up at once, read as they are asked for."""
         for i, read in zip(chosen, self.readers(chosen), strict=True):
-            yield self._stand_ins.read(int(i), len(self), self._alone, read)
+            yield self._stand_ins.read(int(i), len(self), self._alone, read, self.steps.where)
 
     def _alone(self, i: int) -> Example:
         return next(self.readers([i]))()

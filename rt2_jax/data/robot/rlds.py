@@ -152,7 +152,7 @@ class StepSource:
         """The Examples of these numbers: looked up at once, read as they are asked for."""
         for i, known in zip(chosen, self._look_up(chosen), strict=True):
             yield self._stand_ins.read(
-                int(i), len(self), self._alone, functools.partial(self._example, *known)
+                int(i), len(self), self._alone, functools.partial(self._example, *known), self.where
             )
 
     @property
@@ -187,6 +187,12 @@ class StepSource:
     def instruction(self, i: int) -> str:
         """The i-th selected step's instruction as the data have it."""
         return self.index.texts[int(self.index.arrays['instruction'][self.row(i)])]
+
+    def where(self, i: int) -> str:
+        """The i-th selected step's place in the data set, in words."""
+        row, episode = self.row(i), self.episode_index(i)
+        first = int(self.index.arrays['episode_first'][episode])
+        return f'step {row - first} of episode {episode}'
 
     def wording(self, i: int) -> str:
         """The i-th selected step's instruction as its prompts have it: paraphrased, or as it is."""

@@ -153,7 +153,10 @@ def _instruction_problem(schema: Schema, path: str) -> str:
         return missing
     field = schema[full_path(path)]
     if field.dtype == 'text' and field.shape:
-        return f'the instruction {_described(schema, path)}: several texts a step, one is needed'
+        return (
+            f'the instruction {_described(schema, path)}: several texts a step; name, or write, a '
+            'feature of one'
+        )
     whole = field.dtype.startswith(('int', 'uint')) and field.shape and None not in field.shape
     if field.dtype == 'text' or whole:
         return ''

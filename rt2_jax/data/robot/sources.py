@@ -30,8 +30,8 @@ def open_robot(
 
     Args:
       name: of the data set.
-      given: its fields. `directory`, `card` and `weight` must be there. Those below may be, and what
-        else there is goes to `rlds.open_source`.
+      given: its fields. `directory`, `card` (a name or FILE.json) and `weight` must be there. Those
+        below may be, and what else there is goes to `rlds.open_source`.
           plan_share: share of the steps that are answered with a plan first.
           plans: where plans come from: 'grounded', 'instruction', 'column:PATH', or a .json or
             .jsonl file (`plan_files`).
