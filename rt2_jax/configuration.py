@@ -52,7 +52,7 @@ def defaults() -> ml_collections.ConfigDict:
             checkpoint_every=1_000,
             keep=2,
             tokenizer='',  # a SentencePiece model or a tokenizer.json; '' for the project's own
-            embodiment='tabletop',  # the card of the robot that the policy acts for
+            embodiment='tabletop',  # card of the robot that the policy acts for: its name or FILE.json
             init_from='',
             init_parts=(),  # top-level parts of the model that are taken from init_from; all if empty
             data=dict(

@@ -205,7 +205,9 @@ def answer(policy: Policy, suite: str) -> dict[str, Any]:
     if suite == 'held_out':
         space = policy.action_tokenizer.space
         try:
-            sets = offline.held_out_steps(policy.config, space, FLAGS.episodes, _indexes())
+            sets = offline.held_out_steps(
+                policy.config, space, FLAGS.episodes, policy.cards, _indexes()
+            )
         except ValueError as error:
             raise app.UsageError(f'--suite=held_out: {error}') from error
         return {'sets': {name: offline.actions(policy, steps) for name, steps in sets.items()}}

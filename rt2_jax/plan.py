@@ -139,15 +139,12 @@ JOBS = {'train': _train_job, 'decode': _decode_job}
 
 
 def _spaces(config: Any) -> dict[str, ActionSpace]:
-    return {
-        source: embodiments.CARDS[given.card].action_space
-        for source, given in config.data.robot.items()
-        if given.card in embodiments.CARDS
-    }
+    cards = {name: embodiments.known(fields.card) for name, fields in config.data.robot.items()}
+    return {name: card.action_space for name, card in cards.items() if card}
 
 
 def _acted_on(config: Any) -> ActionSpace:
-    card = embodiments.CARDS.get(config.embodiment)
+    card = embodiments.known(config.embodiment)
     return card.action_space if card else ActionSpace.rt1_bounds()
 
 

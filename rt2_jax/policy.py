@@ -57,6 +57,7 @@ class Policy:
       embodiment: the card of the robot that it acts for, None if unknown.
       source, sources: the robot data set that it acts for, of all those that it learnt from, by name;
         '' and none if made without a checkpoint, or learnt from no robot.
+      cards: the cards that the checkpoint has recorded, by robot set or source.
       image_size: height and width of the frames that the model takes, pixels.
       frames, frame_stride: number F of frames an observation has, oldest first; steps between them.
       prompts: makes a text the prompt that the model takes; prompt_length: its most tokens, P.
@@ -104,6 +105,7 @@ class Policy:
         self.batch_sizes = batches.check_sizes(batch_sizes, mesh)
         self.embodiment = embodiment
         self.source, self.sources = '', ()
+        self.cards: dict[str, Embodiment] = {}
         self.config: Any = None
         self.step: int | None = None
         self.sampler = Sampler(
@@ -161,6 +163,7 @@ class Policy:
             loaded.config, params, loaded.tokenizer, chosen.action_space, **settings
         )
         policy.source, policy.sources = chosen.name, tuple(sorted(loaded.action_spaces))
+        policy.cards = loaded.cards
         policy.step = 0 if untrained else loaded.step
         return policy
 

@@ -1,5 +1,6 @@
 """The evaluation binary and its measures, on the real tabletop."""
 
+import dataclasses
 import json
 import pathlib
 import runpy
@@ -14,12 +15,14 @@ import pytest
 pytest.importorskip('mujoco', reason="the tabletop needs pip install 'rt2_jax[sim]'")
 
 from rt2_jax import evaluate
+from rt2_jax.data import embodiments
 from rt2_jax.data.example import Example
 from rt2_jax.data.robot import rlds
 from rt2_jax.data.web import small_web
 from rt2_jax.evaluation import closed_loop, offline, video
 from rt2_jax.policy import Policy
 from rt2_jax.text import prompts
+from rt2_jax.training import checkpoint
 
 pytestmark = pytest.mark.usefixtures('quick_compile')
 
@@ -143,6 +146,26 @@ def test_held_out_episodes(tiny, tiny_checkpoint, tmp_path):
     held = rlds.open_source(directory, 'tabletop', holdout=5, part='validation')
     assert list(figures) == ['table'] and figures['table']['steps'] == len(held)
     assert len(figures['table']['error']) == 7
+
+
+def test_held_out_episodes_of_a_card_that_only_the_checkpoint_has(
+    tiny, tiny_checkpoint, tokenizer, tmp_path
+):
+    writer = runpy.run_path(pathlib.Path(__file__).parent / 'data' / 'conftest.py')
+    directory = writer['write_dataset'](tmp_path / 'episodes')
+    file = tmp_path / 'mine.json'
+    card = dataclasses.replace(embodiments.TABLETOP, name='mine', columns=())
+    file.write_text(json.dumps(dataclasses.asdict(card)))
+    config = tiny.config().unlock()
+    config.update(embodiment=str(file), validation=dict(robot={}, web={}))
+    fields = dict(directory=str(directory), card=str(file), weight=1.0, holdout=5)
+    config.data.update(robot={'table': fields}, web={}, on_corrupt='raise')
+    workdir = shutil.copytree(tiny_checkpoint, tmp_path / 'run')
+    checkpoint.write_assets(workdir, config, tokenizer, {'table': card.action_space})
+    file.unlink()
+    results = evaluated(tmp_path, workdir=str(workdir), suite=['held_out'], parallel=8)
+    assert list(results['policies']['checkpoint']['held_out']['sets']) == ['table']
+    assert Policy.from_checkpoint(workdir, batch_sizes=(8,)).embodiment == card
 
 
 def test_the_models_own_actions_have_no_error(tiny_checkpoint):

@@ -17,11 +17,13 @@ from collections.abc import Mapping
 import dataclasses
 import hashlib
 import json
+import re
 from typing import Any
 
 import numpy as np
 
-from rt2_jax.nearest import check
+from rt2_jax.data.errors import CardError
+from rt2_jax.nearest import check, nearest
 from rt2_jax.text.actions import ActionSpace
 
 # How the terminate feature of a step says that the episode ends with it.
@@ -101,10 +103,12 @@ class Gripper:
     def _settled(self, values: np.ndarray) -> np.ndarray:
         at_end = np.abs(values) >= 1 - 2 * self.binary
         steps = np.arange(len(values))
-        # The next step at an end, or the last step where none follows.
-        following = np.where(at_end, steps, len(values) - 1)
+        finite = np.isfinite(values)
+        # The next step at an end, or the last step that has a value where none follows.
+        last = int(np.flatnonzero(finite)[-1]) if finite.any() else 0
+        following = np.where(at_end & finite, steps, last)
         following = np.minimum.accumulate(following[::-1])[::-1]
-        return np.where(values[following] > 0, 1.0, -1.0)
+        return np.where(finite, np.where(values[following] > 0, 1.0, -1.0), np.nan)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,6 +154,10 @@ class Embodiment:
     drop_zero_first: bool = False
 
     def __post_init__(self):
+        if not re.fullmatch(r'[\w.-]+', self.name):  # it's part of a folder's name
+            raise ValueError(
+                f'card {self.name!r}: its name may have letters, digits, "_", "-" and "." alone'
+            )
         check(f'terminate rule of card {self.name!r}:', self.terminate_rule, TERMINATE_RULES)
         check(f'motion of card {self.name!r}:', self.motion, MOTIONS)
         names = self.action_space.names
@@ -175,20 +183,32 @@ class Embodiment:
         """The inverse of `dataclasses.asdict` by way of JSON; takes the text or what it parses to.
 
         Raises:
-          ValueError: unknown fields, missing ones, or values that no card has.
+          CardError: a field that is unknown, missing or of the wrong type, or a value that no card
+            has; names the field.
         """
-        fields = dict(json.loads(text) if isinstance(text, str) else text)
-        for field in fields:
-            check('field of a card', field, [each.name for each in dataclasses.fields(cls)])
         try:
-            fields['action'] = tuple(ActionPart(**part) for part in fields['action'])
+            fields = json.loads(text) if isinstance(text, str) else text
+        except ValueError as error:
+            raise CardError(f'a card must be JSON: {error}') from error
+        what = f'card {fields.get("name")!r}' if isinstance(fields, Mapping) else 'a card'
+        fields = _checked(what, cls, fields)
+        if not fields['action'] or not isinstance(fields['action'], (list, tuple)):
+            raise CardError(f'{what}, field action: a list of parts is needed')
+        fields['action'] = tuple(
+            _made(f'{what}, field action[{number}]', ActionPart, part)
+            for number, part in enumerate(fields['action'])
+        )
+        if fields['gripper'] is not None:
+            fields['gripper'] = _made(f'{what}, field gripper', Gripper, fields['gripper'])
+        try:
             fields['action_space'] = ActionSpace.from_json(fields['action_space'])
-            gripper = fields['gripper']
-            fields['gripper'] = None if gripper is None else Gripper(**gripper)
-            lists = {name: tuple(fields[name]) for name in ('images', 'columns') if name in fields}
+        except (ValueError, TypeError) as error:
+            raise CardError(f'{what}, field action_space: {error}') from error
+        lists = {name: tuple(fields[name]) for name in ('images', 'columns') if name in fields}
+        try:
             return cls(**fields | lists)
-        except (KeyError, TypeError) as error:
-            raise ValueError(f'card {fields.get("name")!r} in JSON: {error}') from error
+        except ValueError as error:
+            raise CardError(str(error)) from error
 
     @property
     def fingerprint(self) -> str:
@@ -209,11 +229,7 @@ class Embodiment:
 
     def to_action(self, features: Mapping[str, np.ndarray]) -> np.ndarray:
         """One episode's features, [T, ...] by path, to actions float32 [T, terminate + D]."""
-        parts = [
-            _rows(features[part.path])[:, part.start : part.stop].astype(np.float32)
-            for part in self.action
-        ]
-        values = np.concatenate(parts, axis=1)
+        values = self._dimensions(features)
         if self.gripper:
             place = self.action_space.names.index('gripper')
             values[:, place] = self.gripper.to_action(values[:, place])
@@ -222,6 +238,17 @@ class Embodiment:
         flag = _rows(features[self.terminate or 'is_last'])
         ends = flag.argmax(axis=1) == 0 if self.terminate_rule == 'argmax' else flag[:, 0] > 0.5
         return np.concatenate([ends[:, None], values], axis=1, dtype=np.float32)
+
+    def gripper_values(self, features: Mapping[str, np.ndarray]) -> np.ndarray:
+        """The gripper's values of one episode as the data have them, float32 [T]."""
+        return self._dimensions(features)[:, self.action_space.names.index('gripper')]
+
+    def _dimensions(self, features: Mapping[str, np.ndarray]) -> np.ndarray:
+        parts = [
+            _rows(features[part.path])[:, part.start : part.stop].astype(np.float32)
+            for part in self.action
+        ]
+        return np.concatenate(parts, axis=1)
 
     def to_command(self, action: np.ndarray) -> dict[str, np.ndarray]:
         """The inverse of `to_action` for one action, as the robot that made the data takes it.
@@ -264,3 +291,43 @@ class Embodiment:
 def _rows(values: np.ndarray) -> np.ndarray:
     values = np.asarray(values)
     return values.reshape(len(values), int(np.prod(values.shape[1:])))
+
+
+# What JSON may hold for a field of these types; a field of another type is checked where it is made.
+_JSON_TYPES = {
+    'str': (str, 'a text'),
+    'int': (int, 'a whole number'),
+    'float': ((int, float), 'a number'),
+    'bool': (bool, 'true or false'),
+    'tuple[str, ...]': ((list, tuple), 'a list of texts'),
+}
+
+
+def _made(what: str, cls: type, fields: Any) -> Any:
+    """An instance of a card's part; CardError names it."""
+    fields = _checked(what, cls, fields)
+    try:
+        return cls(**fields)
+    except ValueError as error:
+        raise CardError(f'{what}: {error}') from error
+
+
+def _checked(what: str, cls: type, fields: Any) -> dict[str, Any]:
+    """The fields of a dataclass as JSON has them; CardError for a name or type that doesn't fit."""
+    if not isinstance(fields, Mapping):
+        raise CardError(f'{what}: an object is needed, not {fields!r:.60}')
+    declared = {field.name: field for field in dataclasses.fields(cls)}
+    for name, value in fields.items():
+        if name not in declared:
+            raise CardError(f'{what}: unknown field {name!r}{nearest(name, declared)}')
+        kind, words = _JSON_TYPES.get(declared[name].type, (object, ''))
+        wrong = not isinstance(value, kind) or (
+            isinstance(value, bool) and kind not in (bool, object)
+        )
+        wrong |= words == 'a list of texts' and not all(isinstance(text, str) for text in value)
+        if wrong:
+            raise CardError(f'{what}: field {name!r} must be {words}, not {value!r:.60}')
+    needed = [name for name, field in declared.items() if field.default is dataclasses.MISSING]
+    if missing := [name for name in needed if name not in fields]:
+        raise CardError(f'{what}: it lacks the field {", ".join(missing)}')
+    return dict(fields)

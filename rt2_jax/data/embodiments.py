@@ -1,7 +1,8 @@
 """Embodiment cards: what a robot data set's features are called and what its actions mean.
 
 A card is a declaration. The indexer reads it to know which features to keep and how an action
-vector is put together; everything downstream sees the same numbers whatever the robot.
+vector is put together; everything downstream sees the same numbers whatever the robot. A robot of
+your own has its card in a JSON file (see `find`).
 
 Schemas are those of the data sets' own features.json; conventions were looked up in Octo's
 oxe_standardization_transforms.py, OpenVLA's transforms.py and the sets' own documentation. Ranges
@@ -12,8 +13,11 @@ are RT-1's where the set's makers give none: `inspect` says how many bins that l
 from __future__ import annotations
 
 import dataclasses
+import json
 
+from rt2_jax.data import files
 from rt2_jax.data.embodiment import ActionPart, Embodiment, Gripper
+from rt2_jax.data.errors import CardError, lfs_remedy
 from rt2_jax.nearest import nearest
 from rt2_jax.text.actions import ActionSpace
 
@@ -201,7 +205,42 @@ CARDS = {
 
 
 def find(name: str) -> Embodiment:
-    """The card called `name`; KeyError with the nearest valid name otherwise."""
+    """The card called `name`, or the one in the file FILE.json.
+
+    Such a file holds a card's fields as `dataclasses.asdict` gives them; a run's embodiment.json,
+    which has one as its `embodiment`, will do as well.
+
+    Raises:
+      CardError: there is no such card or file, or the file holds none; says which field is wrong.
+    """
+    if name.endswith('.json'):
+        return _read(name)
     if name not in CARDS:
-        raise KeyError(f'no embodiment card called {name!r}' + nearest(name, CARDS))
+        raise CardError(
+            f'no embodiment card called {name!r}{nearest(name, CARDS)}. A card of your own is given as '
+            'FILE.json'
+        )
     return CARDS[name]
+
+
+def known(name: str) -> Embodiment | None:
+    """As `find`; None where there is no such card or file."""
+    if name.endswith('.json'):
+        return _read(name) if files.path(name).exists() else None
+    return CARDS.get(name)
+
+
+def _read(path: str) -> Embodiment:
+    if not files.path(path).exists():
+        raise CardError(f'no card at {path}: there is no such file')
+    content = files.read(path)
+    try:
+        fields = json.loads(content)
+        if isinstance(fields, dict) and 'embodiment' in fields:
+            fields = fields['embodiment']
+        return Embodiment.from_json(fields)
+    except CardError as error:
+        raise CardError(f'{path}: {error}') from error
+    except (ValueError, RecursionError) as error:
+        reason = lfs_remedy(content) or f'not JSON: {error}'
+        raise CardError(f'{path}: {reason}') from error

@@ -9,3 +9,18 @@ class DataSetError(UserError, ValueError):
 
 class IndexMismatch(UserError, ValueError):
     """An index that doesn't belong to the data, the card or this version of the code."""
+
+
+class CardError(UserError, ValueError):
+    """An embodiment card that there isn't, or that can't be one."""
+
+
+# How the files begin that git-lfs puts in the place of large ones (git-lfs/docs/spec.md).
+GIT_LFS = b'version https://git-lfs'
+
+
+def lfs_remedy(start: bytes) -> str:
+    """What to do about a file whose first 12 bytes or more are these; '' if it is no git-lfs pointer."""
+    is_pointer = len(start) >= 12 and start.startswith(GIT_LFS[: len(start)])
+    remedy = 'it is a git-lfs pointer, not the file itself: run `git lfs pull` in its repository'
+    return remedy if is_pointer else ''

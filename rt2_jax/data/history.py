@@ -8,6 +8,8 @@ import collections
 
 import numpy as np
 
+from rt2_jax.data import images
+
 
 def steps(
     now: np.ndarray | int, first: np.ndarray | int, frames: int, stride: int = 1
@@ -56,7 +58,11 @@ class History:
         self._past = collections.deque(maxlen=stride * (frames - 1) + 1)
 
     def add(self, picture: np.ndarray) -> np.ndarray:
-        """Takes the next frame uint8 [H, W, 3]; returns the observation uint8 [F, H, W, 3]."""
+        """Takes the next frame uint8 [H, W, 3]; returns the observation uint8 [F, H, W, 3].
+
+        Frames of another size, as before a camera was set anew, are resized to this one's.
+        """
         self._past.append(picture)
         now = len(self._past) - 1
-        return np.stack([self._past[i] for i in steps(now, 0, self._frames, self._stride)])
+        shown = steps(now, 0, self._frames, self._stride)
+        return images.of_one_size([self._past[i] for i in shown])

@@ -9,7 +9,7 @@ with their instruction (frames.png). It indexes the data first, which training t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import json
 from typing import Any
 
@@ -18,10 +18,10 @@ from etils import epath
 import numpy as np
 
 from rt2_jax import command, paths
-from rt2_jax.data import charts, embodiments, tfds_directory
-from rt2_jax.data.errors import DataSetError
-from rt2_jax.data.robot import rlds, survey
-from rt2_jax.nearest import nearest
+from rt2_jax.data import charts, embodiments, tfds_directory, tfrecord
+from rt2_jax.data.embodiment import Embodiment
+from rt2_jax.data.errors import CardError, DataSetError
+from rt2_jax.data.robot import rlds, step_pictures, survey
 from rt2_jax.text.actions import ActionTokenizer
 from rt2_jax.text.tokenizer import Tokenizer
 
@@ -29,19 +29,18 @@ FLAGS = flags.FLAGS
 EPISODES, FRAMES, EXAMPLES = 6, 5, 4  # shown; frames are an episode's
 
 
-def card_of(directory: epath.PathLike, name: str | None) -> str:
-    """The card's name: as given, or that of the data set.
+def card_of(directory: epath.PathLike, name: str | None) -> Embodiment:
+    """The card of this name or file, by default the one that is named after the data set.
 
     Raises:
-      DataSetError: without a name, for a data set that no card is named after.
+      DataSetError: there is no such card.
     """
-    name = name or tfds_directory.dataset_name(directory)
-    if name not in embodiments.CARDS:
+    try:
+        return embodiments.find(name or tfds_directory.dataset_name(directory))
+    except CardError as error:
         raise DataSetError(
-            f'there is no card {name!r} for {directory}; name one by --card'
-            f'{nearest(name, embodiments.CARDS)}'
-        )
-    return name
+            f'{error} (for {directory}; --card takes a name or a JSON file)'
+        ) from error
 
 
 def inspect(
@@ -58,7 +57,7 @@ def inspect(
     Args:
       directory: a TFDS data set in RLDS form.
       output: the folder, made if need be.
-      card: the embodiment card's name; the data set's own by default.
+      card: the embodiment card's name or JSON file; the data set's own by default.
       split: which split.
       location: the index's folder; inside the data set by default.
       on_corrupt: 'raise' or 'skip', for unreadable records.
@@ -66,15 +65,18 @@ def inspect(
     output = paths.of(output)
     output.mkdir(parents=True, exist_ok=True)
     directory = tfds_directory.version_folder(directory)
-    source = rlds.open_source(
+    index = rlds.open_index(
         directory, card_of(directory, card), split=split, location=location, on_corrupt=on_corrupt
     )
-    source.index.verify()
+    index.verify()
+    cameras = range(len(index.card.images))
+    camera = min(cameras, key=index.without_picture)
+    source = rlds.StepSource(index, camera=camera, on_corrupt=on_corrupt)
     report = {'dataset': str(directory), 'split': split, **survey.survey(source.index)}
     shown = _shown_episodes(source)
-    views = [rlds.StepSource(source.index, camera=c) for c in range(len(source.index.card.images))]
-    frames = {step: [v.frames(step)[-1] for v in views] for steps in shown for step in steps}
-    report['warnings'] += _picture_warnings(source, frames)
+    unreadable: dict[str, str] = {}
+    frames = _frames(source, [step for steps in shown for step in steps], unreadable)
+    report['warnings'] += _picture_warnings(source, frames, unreadable)
     report['examples'] = [decoded(source, steps[0]) for steps in shown[:EXAMPLES]]
     content = json.dumps(report, indent=1, ensure_ascii=False)
     paths.write(output / 'report.json', content.encode())
@@ -137,6 +139,7 @@ def _action_lines(report: Mapping[str, Any]) -> list[str]:
     card, data = report['bounds']['card'], report['bounds']['q01-q99']
     lines = [
         f'  {"dimension":12}{"".join(f"{name:>11}" for name in names)}   bins of 98 %: card, q01-q99'
+        '   clipped: card, q01-q99'
     ]
     for name, values in report['statistics'].items():
         label = name if card[name]['unit'] == '1' else f'{name} [{card[name]["unit"]}]'
@@ -144,6 +147,7 @@ def _action_lines(report: Mapping[str, Any]) -> list[str]:
             f'  {label:12}{"".join(f"{values[key]:11.4g}" for key in names)}   '
             f'{card[name]["bins_of_98_percent"]:>12}/{card[name]["bins"]}, '
             f'{data[name]["bins_of_98_percent"]}/{data[name]["bins"]}'
+            f'   {card[name]["clipped"]:.2%}, {data[name]["clipped"]:.2%}'
         )
     return lines
 
@@ -162,14 +166,47 @@ def _shown_episodes(source: rlds.StepSource) -> list[list[int]]:
     ]
 
 
-def _picture_warnings(source: rlds.StepSource, frames: Mapping[int, list[np.ndarray]]) -> list[str]:
-    found = []
+def _frames(
+    source: rlds.StepSource, steps: Sequence[int], unreadable: dict[str, str]
+) -> dict[int, list[np.ndarray]]:
+    """The picture of every camera at the given steps; black where there is none that can be read.
+
+    Args:
+      source: of the steps.
+      steps: numbers of steps.
+      unreadable: gets the first reason for each camera with unreadable pictures, by its path.
+    """
+    index, frames = source.index, {step: [] for step in steps}
+    for camera, path in enumerate(index.card.images):
+        pictures = step_pictures.Pictures(index, camera)
+        for step in steps:
+            row, episode = source.row(step), source.episode_index(step)
+            picture = np.zeros([64, 64, 3], np.uint8)
+            if index.arrays['image_length'][row, camera]:
+                (place,) = pictures.places(np.array([[row]]), np.array([episode]))
+                try:
+                    picture = pictures.frames(place)[-1]
+                except tfrecord.CorruptRecord as error:
+                    number = row - int(index.arrays['episode_first'][episode])
+                    unreadable.setdefault(path, f'step {number} of episode {episode}, {error}')
+            frames[step].append(picture)
+    return frames
+
+
+def _picture_warnings(
+    source: rlds.StepSource, frames: Mapping[int, list[np.ndarray]], unreadable: Mapping[str, str]
+) -> list[str]:
+    warnings = [f'{path} has unreadable pictures: {reason}' for path, reason in unreadable.items()]
     for camera, path in enumerate(source.index.card.images):
+        if path in unreadable or source.index.without_picture(camera):
+            continue
         pictures = [pictures[camera] for pictures in frames.values()]
         plain = sum(np.ptp(picture.reshape(-1, 3), axis=0).max() < 8 for picture in pictures)
         if plain:
-            found.append(f'{path} is of one colour in {plain} of {len(pictures)} frames looked at')
-    return found
+            warnings.append(
+                f'{path} is of one colour in {plain} of {len(pictures)} frames looked at'
+            )
+    return warnings
 
 
 def _action_chart(report: Mapping[str, Any]) -> np.ndarray:
@@ -209,7 +246,7 @@ def _frame_sheet(source, report, shown, frames) -> np.ndarray:
         words = f'episode {examples[0]["episode"]}: {examples[0]["instruction"]}'
         # The numbers of an action are hard to tell apart with one narrow blank between them.
         notes = [f'{e["step"]}:  {e["tokens"].replace(" ", "  ")}' for e in examples]
-        strips.append(charts.Strip(words, [frames[step][0] for step in steps], notes))
+        strips.append(charts.Strip(words, [frames[step][source.camera] for step in steps], notes))
     if len(cameras := source.index.card.images) > 1:
         steps = [steps[len(steps) // 2] for steps in shown]
         strips.append(
@@ -226,7 +263,9 @@ def define_flags() -> None:
     """Defines the flags of the command; importing this file defines none."""
     flags.DEFINE_string('dataset', None, 'A TFDS data set in RLDS form: its version folder.')
     flags.DEFINE_string('output', None, 'The folder for the report.')
-    flags.DEFINE_string('card', None, "The embodiment card; the data set's own by default.")
+    flags.DEFINE_string(
+        'card', None, "The embodiment card's name or JSON file; the set's own by default."
+    )
     flags.DEFINE_string('split', 'train', 'Which split.')
     flags.DEFINE_string('location', None, "The index's folder; inside the data set by default.")
     flags.DEFINE_string('on_corrupt', 'skip', "'raise' or 'skip', for unreadable records.")

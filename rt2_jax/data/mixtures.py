@@ -10,7 +10,7 @@ calls `bridge_orig`.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 from rt2_jax.data import embodiments
 from rt2_jax.nearest import check
@@ -89,13 +89,19 @@ def weights(name: str) -> dict[str, float]:
     return dict(WEIGHTS[check('mixture', name, WEIGHTS)])
 
 
-def robot_sets(name: str, directory: str, leave_out: Collection[str] = ()) -> dict[str, dict]:
+def robot_sets(
+    name: str,
+    directory: str,
+    leave_out: Collection[str] = (),
+    cards: Mapping[str, str] | None = None,
+) -> dict[str, dict]:
     """What `config.data.robot` needs for a mixture: directory, card and weight of each set, by name.
 
     Args:
       name: of `WEIGHTS`.
       directory: holds the sets as TFDS does, in SET/VERSION.
       leave_out: sets that are not wanted.
+      cards: card, by name or as FILE.json, of sets that have none of their own name.
 
     Raises:
       ValueError: no such mixture, a set to leave out that isn't in it, or one without a card.
@@ -103,14 +109,19 @@ def robot_sets(name: str, directory: str, leave_out: Collection[str] = ()) -> di
     wanted = weights(name)
     for unwanted in leave_out:
         del wanted[check(f'set of mixture {name}', unwanted, wanted)]
-    if without := sorted(set(wanted) - set(embodiments.CARDS)):
+    cards = dict(cards or {})
+    for with_card in cards:
+        check(f'set of mixture {name}', with_card, wanted)
+    if without := sorted(set(wanted) - set(embodiments.CARDS) - set(cards)):
         raise ValueError(
-            f'mixture {name!r}: there is no embodiment card for {", ".join(without)}; write them in '
-            'rt2_jax/data/embodiments.py, or leave these sets out'
+            f'mixture {name!r}: there is no embodiment card for {", ".join(without)}; give theirs in '
+            'files (`cards`), or leave these sets out'
         )
     return {
         name: dict(
-            directory=f'{directory}/{name}/{VERSIONS.get(name, "0.1.0")}', card=name, weight=weight
+            directory=f'{directory}/{name}/{VERSIONS.get(name, "0.1.0")}',
+            card=cards.get(name, name),
+            weight=weight,
         )
         for name, weight in wanted.items()
     }

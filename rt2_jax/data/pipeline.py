@@ -189,9 +189,20 @@ class BatchIterator(Iterator[dict[str, jax.Array]]):
 
 
 def rows_of_host(sharding: jax.sharding.Sharding, batch_size: int) -> list[int]:
-    """Rows of the global batch that this process's devices hold, by the sharding of axis 0."""
+    """Rows of the global batch that this process's devices hold, by the sharding of axis 0.
+
+    Raises:
+      ValueError: the sharding can't share out so many rows.
+    """
+    try:
+        taken_by_device = sharding.addressable_devices_indices_map((batch_size,))
+    except ValueError as error:
+        raise ValueError(
+            f'a batch of {batch_size} examples cannot be shared out evenly over '
+            f'{sharding.num_devices} devices'
+        ) from error
     rows: set[int] = set()
-    for (taken,) in sharding.addressable_devices_indices_map((batch_size,)).values():
+    for (taken,) in taken_by_device.values():
         rows.update(range(*taken.indices(batch_size)))
     return sorted(rows)
 

@@ -34,10 +34,10 @@ def open_sources(data: Any, indexes: epath.PathLike | None = None) -> tuple[dict
         acting, asking = robot_sources.open_robot(
             name, given, data, per_step=per_step, indexes=indexes
         )
-        robot |= acting
-        others |= asking
+        _add(robot, acting, others)
+        _add(others, asking, robot)
     for name, given in data.web.items():
-        others[name] = _web_set(name, given, data, indexes=indexes)
+        _add(others, {name: _web_set(name, given, data, indexes=indexes)}, robot)
     return robot, others
 
 
@@ -75,14 +75,31 @@ def open_validation(
         )
     for name, given, part in _held_out(data.robot, own.robot, 'robot'):
         acting, asking = robot_sources.open_robot(name, given, data, part, indexes=indexes)
-        robot |= acting
-        others |= asking
+        _add(robot, acting, others)
+        _add(others, asking, robot)
     for name, given, part in _held_out(data.web, own.web, 'web'):
-        others[name] = _web_set(name, given, data, part, indexes)
+        _add(others, {name: _web_set(name, given, data, part, indexes)}, robot)
     sources = {name: source for name, (source, _) in {**robot, **others}.items()}
     splits.check_apart(trained, sources)
     web_splits.check_apart(trained, sources)
     return tuple({name: (made[0], 1.0) for name, made in side.items()} for side in (robot, others))
+
+
+def _add(side: dict, opened: Mapping[str, Any], other_side: Mapping[str, Any]) -> None:
+    """Adds opened sources to one side of the mixture.
+
+    Raises:
+      ValueError: a source of this name is there already. A robot set NAME makes sources NAME_plans,
+        NAME_tasks and NAME_frames, which another set may be called.
+    """
+    for name, source in opened.items():
+        if name in side or name in other_side:
+            maker = name.rpartition('_')[0]
+            raise ValueError(
+                f'two sources are called {name!r}: a data set of this name, and what the robot set '
+                f'{maker!r} makes; rename one of the sets in the config'
+            )
+        side[name] = source
 
 
 def _held_out(sets: Any, own: Any, side: str) -> list[tuple[str, Any, str]]:

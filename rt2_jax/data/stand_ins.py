@@ -35,6 +35,7 @@ class StandIns:
         length: int,
         example: Callable[[int], Example],
         first: Callable[[], Example] | None = None,
+        where: Callable[[int], str] | None = None,
     ) -> Example:
         """Example `i` of `length`.
 
@@ -42,6 +43,7 @@ class StandIns:
           i, length: which, of how many.
           example: reads one by its number.
           first: reads number `i`, where it has been looked up already.
+          where: says for an error message which part of the data an example is.
 
         Raises:
           tfrecord.CorruptRecord: with 'raise', or where none can be read.
@@ -49,8 +51,11 @@ class StandIns:
         try:
             return first() if first else example(i)
         except tfrecord.CorruptRecord as error:
+            if where:
+                reason = f'{error.reason} ({where(i)})'
+                error = tfrecord.CorruptRecord(error.path, error.offset, reason)
             if not self._skips:
-                raise
+                raise error
             return self._next(i, length, example, error)
 
     def _next(self, i: int, length: int, example, error: tfrecord.CorruptRecord) -> Example:

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 import json
 from typing import Any
 
+from absl import logging
 from etils import epath
 
 from rt2_jax.data import files, remote
-from rt2_jax.data.errors import DataSetError
+from rt2_jax.data.errors import DataSetError, lfs_remedy
 from rt2_jax.nearest import beside, nearest
 
 # tensorflow_datasets/core/naming.py, DEFAULT_FILENAME_TEMPLATE; a split may name another.
@@ -105,11 +106,34 @@ def features(directory: epath.PathLike) -> Any:
     if not path.exists():
         raise DataSetError(f'{directory} has no features.json, so its schema is unknown')
     try:
-        return tfds.features.FeaturesDict.from_json(json.loads(path.read_text()))
+        tree = json.loads(path.read_text())
+        try:
+            return tfds.features.FeaturesDict.from_json(tree)
+        except ImportError:
+            return tfds.features.FeaturesDict.from_json(_without_tensorflow(tree, str(directory)))
     except Exception as error:  # a damaged file fails in any of TFDS's and protobuf's ways
-        raise DataSetError(
-            f'{path} is damaged, or of a newer TFDS: {type(error).__name__}: {error}'
-        ) from error
+        reason = lfs_remedy(path.read_bytes()) or f'{type(error).__name__}: {error}'
+        raise DataSetError(f'{path} is damaged, or of a newer TFDS: {reason}') from error
+
+
+def _without_tensorflow(feature: dict[str, Any], path: str) -> dict[str, Any] | None:
+    """The JSON of a feature without what only TensorFlow reads, as videos and sound, which is logged."""
+    import tensorflow_datasets as tfds  # pylint: disable=g-import-not-at-top
+
+    if 'featuresDict' in feature:
+        inner = feature['featuresDict']['features']
+        inner = {key: _without_tensorflow(inner[key], f'{path}/{key}') for key in inner}
+        kept = {key: value for key, value in inner.items() if value}
+        return feature | {'featuresDict': {'features': kept}} if kept else None
+    if 'sequence' in feature:
+        inner = _without_tensorflow(feature['sequence']['feature'], path)
+        return feature | {'sequence': feature['sequence'] | {'feature': inner}} if inner else None
+    try:
+        tfds.features.FeatureConnector.from_json(feature)
+    except ImportError:
+        logging.warning('%s is left out: its type needs TensorFlow to be read', path)
+        return None
+    return feature
 
 
 def class_names(directory: epath.PathLike, keys: Sequence[str]) -> tuple[str, ...]:
@@ -161,5 +185,6 @@ def _info(directory: files.Path) -> dict[str, Any]:
         for entry in info.get('splits', ()):
             [entry['name'], *map(int, entry.get('shardLengths', ()))]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataSetError(f'{path} is damaged: {type(error).__name__}: {error}') from error
+        reason = lfs_remedy(path.read_bytes()) or f'{type(error).__name__}: {error}'
+        raise DataSetError(f'{path} is damaged: {reason}') from error
     return info

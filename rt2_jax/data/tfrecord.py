@@ -16,6 +16,7 @@ from typing import BinaryIO
 import google_crc32c
 
 from rt2_jax.data import files
+from rt2_jax.data.errors import lfs_remedy
 from rt2_jax.errors import UserError
 
 HEADER_BYTES = 12
@@ -117,6 +118,8 @@ def _broken_header(header: bytes, left: int) -> tuple[str, int]:
     """What is wrong with a record's header given the bytes left in the file, and its length."""
     if len(header) < HEADER_BYTES:
         return f'truncated: {len(header)} of the {HEADER_BYTES} header bytes are there', 0
+    if remedy := lfs_remedy(header):
+        return remedy, 0
     length, stored = struct.unpack('<QI', header)
     if masked(checksum(header[:8])) != stored:
         return "the length field doesn't match its checksum", 0

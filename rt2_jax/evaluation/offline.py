@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from etils import epath
@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rt2_jax.data import history, sources
+from rt2_jax.data.embodiment import Embodiment
 from rt2_jax.data.example import Example
 from rt2_jax.data.robot.rlds import StepSource
 from rt2_jax.data.web import small_web
@@ -61,7 +62,11 @@ def expert_steps(
 
 
 def held_out_steps(
-    config: Any, space: ActionSpace, episodes: int, indexes: epath.PathLike | None = None
+    config: Any,
+    space: ActionSpace,
+    episodes: int,
+    cards: Mapping[str, Embodiment],
+    indexes: epath.PathLike | None = None,
 ) -> dict[str, list[Example]]:
     """Steps of the episodes that a run held out, by data set, for those of this action space.
 
@@ -71,6 +76,7 @@ def held_out_steps(
       config: the run's config.
       space: of the policy.
       episodes: most episodes a set.
+      cards: those that the run has recorded, by robot set; others are looked up by the config's name.
       indexes: the run's folder for indexes of its data, see `sources.open_sources`.
 
     Raises:
@@ -78,6 +84,7 @@ def held_out_steps(
     """
     if 'validation' not in config:
         raise ValueError('the run is older than validation: it held no episodes out')
+    config = _with_cards(config, cards)
     trained = [side.items() for side in sources.open_sources(config.data, indexes)]
     trained = {name: source for side in trained for name, (source, _) in side}
     found = {}
@@ -88,6 +95,16 @@ def held_out_steps(
     if not found:
         raise ValueError('nothing that is held out has the action space of the policy')
     return found
+
+
+def _with_cards(config: Any, cards: Mapping[str, Embodiment]) -> Any:
+    """The config with the cards themselves in the place of their names."""
+    config = config.copy_and_resolve_references()
+    for sets in (config.data.robot, config.validation.robot):
+        for name in sets:
+            with sets[name].unlocked() as fields, fields.ignore_type():
+                fields.card = cards.get(name, fields.card)
+    return config
 
 
 def actions(policy: Policy, examples: Sequence[Example], batch: int = 64) -> dict[str, Any]:

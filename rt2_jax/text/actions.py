@@ -132,30 +132,6 @@ class ActionSpace:
             terminate=False,
         )
 
-    @classmethod
-    def from_quantiles(
-        cls,
-        actions: np.ndarray,
-        lower: float = 0.01,
-        upper: float = 0.99,
-        like: ActionSpace | None = None,
-    ) -> ActionSpace:
-        """Ranges from a data set's own actions: its q01 and q99 by default.
-
-        Args:
-          actions: float [N, D], without the terminate flag.
-          lower, upper: the quantiles.
-          like: what has the dimensions and all but the ranges; RT-1's by default.
-        """
-        like = cls.rt1_bounds() if like is None else like
-        actions = np.asarray(actions, np.float64)
-        if actions.ndim != 2 or actions.shape[1] != len(like.names) or not len(actions):
-            raise ValueError(f'Expected actions [N, {len(like.names)}], got {actions.shape}.')
-        if not np.isfinite(actions).all():
-            raise ValueError('Cannot take quantiles: some actions are NaN or infinite.')
-        low, high = np.quantile(actions, [lower, upper], axis=0)
-        return dataclasses.replace(like, low=tuple(low.tolist()), high=tuple(high.tolist()))
-
     @property
     def length(self) -> int:
         """Numbers, and tokens, an action."""
@@ -216,6 +192,25 @@ class ActionSpace:
             raise ValueError(f'ActionSpace JSON has unknown fields {unknown}; valid: {valid}.')
         lists = {k: tuple(fields[k]) for k in ('low', 'high', 'names', 'units')}
         return cls(bins=int(fields['bins']), terminate=fields.get('terminate', True), **lists)
+
+
+def range_of(lower: float, upper: float, least: float, greatest: float) -> tuple[float, float]:
+    """The range of a dimension: its quantiles, or its extremes where the quantiles coincide.
+
+    A dimension that moves in fewer than 1 % of the steps has both quantiles at rest; a range around
+    them would clip every command. If it rests at zero the range is symmetric, so that zero stays
+    exact.
+
+    Args:
+      lower, upper: its lower and upper quantile.
+      least, greatest: its extremes.
+    """
+    if upper - lower >= MINIMUM_RANGE or greatest - least < MINIMUM_RANGE:
+        return lower, upper
+    if lower <= 0 <= upper:
+        reach = max(-least, greatest)
+        return -reach, reach
+    return least, greatest
 
 
 class ActionTokenizer:

@@ -6,8 +6,8 @@ from typing import Any
 
 from absl import logging
 
+from rt2_jax.data import embodiments
 from rt2_jax.data.embodiment import Embodiment
-from rt2_jax.data.embodiments import CARDS
 from rt2_jax.nearest import nearest
 from rt2_jax.text.actions import ActionSpace
 
@@ -28,10 +28,14 @@ class Source:
 
 
 def cards_of(config: Any, spaces: Mapping[str, ActionSpace]) -> dict[str, Embodiment]:
-    """The card of each source of `spaces` whose robot set, or else whose own name, has one."""
-    robots = config.data.get('robot', {})
-    names = {name: _card_of(name, robots) or name for name in spaces}
-    return {name: CARDS[card] for name, card in names.items() if card in CARDS}
+    """The card of each robot set of a config, and of each source of `spaces`.
+
+    A source has its robot set's card, or else that of its own name; without either it is left out.
+    """
+    robots = {**config.get('validation', {}).get('robot', {}), **config.data.get('robot', {})}
+    names = {name: _card_of(name, robots) or name for name in (*robots, *spaces)}
+    cards = {name: embodiments.known(card) for name, card in names.items()}
+    return {name: card for name, card in cards.items() if card}
 
 
 def choose(
@@ -87,15 +91,15 @@ def acted_on(config: Any, card: Embodiment, spaces: Mapping[str, ActionSpace]) -
     Raises:
         ValueError: the sources have several spaces, and none is said to be the card's.
     """
-    robots = config.data.get('robot', {})
-    own = [name for name in spaces if _card_of(name, robots) == card.name]
+    cards = cards_of(config, spaces)
+    own = [name for name in spaces if name in cards and cards[name].name == card.name]
     own = own or [name for name in spaces if name == card.name] or list(spaces)
     if not own:
         return card.action_space
     others = [name for name in own if spaces[name] != spaces[own[0]]]
     if not others:
         return spaces[own[0]]
-    if _card_of(own[0], robots) != card.name:
+    if own[0] not in cards or cards[own[0]].name != card.name:
         raise ValueError(
             f'config.embodiment={card.name!r} is the card of no robot set, and those that there are '
             f'({", ".join(own)}) have different action spaces; name the card of one of them'

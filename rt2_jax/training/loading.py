@@ -76,9 +76,8 @@ class Loaded:
         Raises:
             CheckpointError: the run learnt from no such source, or from several that could be meant.
         """
-        own = acting.Source(
-            self.config.embodiment, self.action_space, recorded.card_of(self.embodiment)
-        )
+        card = recorded.card_of(self.embodiment)
+        own = acting.Source(card.name if card else self.config.embodiment, self.action_space, card)
         try:
             return acting.choose(name, own, self.action_spaces, self.cards)
         except ValueError as error:
@@ -147,7 +146,8 @@ def open_for_inference(workdir: epath.PathLike, step: int | None = None) -> Load
         action_space=ActionSpace.from_json(embodiment['action_space']),
         action_spaces=spaces,
         embodiment=embodiment['embodiment'],
-        cards=acting.cards_of(config, spaces) | cards,
+        # Older runs did not record them.
+        cards=cards or acting.cards_of(config, spaces),
     )
 
 

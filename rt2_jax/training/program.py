@@ -77,6 +77,17 @@ class Program:
         return min(metrics.count_flops(traced.jaxpr), 3 * metrics.count_flops(forward))
 
 
+def check_batch_size(config: Any, mesh: Mesh) -> None:
+    """Raises ValueError, with a size that fits, for a batch that the mesh can't share out evenly."""
+    parts = mesh.shape['data'] * mesh.shape['fsdp']
+    if config.batch_size % (parts * config.accumulate):
+        raise ValueError(
+            f'config.batch_size={config.batch_size} is not divisible by '
+            f'config.accumulate={config.accumulate} times the mesh '
+            f'axes data x fsdp = {parts}; take a multiple of {parts * config.accumulate}'
+        )
+
+
 def build(
     config: Any,
     mesh: Mesh,
@@ -98,13 +109,7 @@ def build(
     Raises:
         ValueError: something in the config that cannot be.
     """
-    parts = mesh.shape['data'] * mesh.shape['fsdp']
-    if config.batch_size % (parts * config.accumulate):
-        raise ValueError(
-            f'config.batch_size={config.batch_size} is not divisible by '
-            f'config.accumulate={config.accumulate} times the mesh '
-            f'axes data x fsdp = {parts}; take a multiple of {parts * config.accumulate}'
-        )
+    check_batch_size(config, mesh)
     model = vla.build(config.model, tokenizer.vocab_size, tokenizer.integer_ids)
     model = adapters.adapted(model, config)
     learning = config.optimizer.copy_and_resolve_references().unlock()
@@ -161,7 +166,12 @@ def open_batches(
         tokenizer: of the run.
         mesh: where the batches go.
         indexes: the run's folder for indexes of its data, see `sources.open_sources`.
+
+    Raises:
+        ValueError: a batch size that doesn't fit the mesh, before any data are opened; and as
+            `sources.open_sources` and `pipeline.make_iterator`.
     """
+    check_batch_size(config, mesh)
     robot, others = sources_lib.open_sources(config.data, indexes)
     batches = iterate(
         config,

@@ -72,6 +72,6 @@ def test_decoded_examples_and_what_is_wrong(name, tmp_path):
 
 def test_no_card_of_that_name(whole_dataset, tmp_path):
     done = run(f'--dataset={whole_dataset}', f'--output={tmp_path}', '--card=fractal')
-    assert done.returncode == 1 and "no card 'fractal'" in done.stderr
+    assert done.returncode == 1 and "no embodiment card called 'fractal'" in done.stderr
     with pytest.raises(errors.DataSetError, match='no such directory'):
         inspect.inspect(tmp_path / 'nothing', tmp_path)

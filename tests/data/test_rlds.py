@@ -222,7 +222,7 @@ def test_bad_directories(dataset, tmp_path):
         rlds.open_source(tmp_path / 'table_top', 'tabletop')
     with pytest.raises(errors.DataSetError, match="no split 'trian'; did you mean 'train'"):
         rlds.open_source(dataset, 'tabletop', split='trian')
-    with pytest.raises(KeyError, match="did you mean 'tabletop'"):
+    with pytest.raises(errors.CardError, match="did you mean 'tabletop'"):
         rlds.open_source(dataset, 'tabeltop')
     wrong = dataclasses.replace(embodiments.TABLETOP, instruction='observation/instruction')
     with pytest.raises(errors.DataSetError, match="no feature 'steps/observation/instruction'"):

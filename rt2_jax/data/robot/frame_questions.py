@@ -5,13 +5,15 @@ step of an episode whose set says where the gripper and the visible things are m
 the web's own words, answered by places as `rt2_jax.data.web.small_web` writes them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import dataclasses
+import functools
 
 import numpy as np
 
 from rt2_jax.data.example import Example
-from rt2_jax.data.robot.rlds import StepSource
+from rt2_jax.data.robot.derived import Derived
+from rt2_jax.data.robot.rlds import Step, StepSource
 from rt2_jax.data.web import small_web
 from rt2_jax.nearest import check
 from rt2_jax.text import prompts
@@ -21,7 +23,7 @@ KINDS = {'frame_where': 0.35, 'frame_way_gripper': 0.2, 'frame_gripper': 0.35, '
 
 
 @dataclasses.dataclass(frozen=True)
-class FrameQuestions:
+class FrameQuestions(Derived):
     """Question `i` is about step `i` of `steps`; a pure function of (seed, i).
 
     The steps need the columns `observation/gripper_pixel` [2], `observation/object_names` (names by
@@ -40,6 +42,7 @@ class FrameQuestions:
     name: str = 'frames'
 
     def __post_init__(self):
+        super().__post_init__()
         for kind in self.kind_weights:
             check('kind of question', kind, KINDS)
 
@@ -51,17 +54,18 @@ class FrameQuestions:
     def fingerprint(self) -> str:
         return f'{self.steps.fingerprint} {sorted(self.kind_weights.items())} {self.seed}'
 
-    def __len__(self) -> int:
-        return len(self.steps)
+    def readers(self, chosen: Sequence[int]) -> Iterator[Callable[[], Example]]:
+        for index, step in zip(chosen, self.steps.look_up(chosen), strict=True):
+            yield functools.partial(self._example, index, step)
 
-    def __getitem__(self, index: int) -> Example:
+    def _example(self, index: int, step: Step) -> Example:
         rng = np.random.Generator(np.random.Philox(key=[self.seed, index]))
         weights = np.array([self.kind_weights[kind] for kind in self.kinds], np.float64)
         kind = self.kinds[int(np.searchsorted(np.cumsum(weights / weights.sum()), rng.random()))]
-        step = self.steps.raw(index)
-        question, answer = _ask(kind, _visible(step), step['observation/gripper_pixel'], rng)
+        gripper = step.raw['observation/gripper_pixel']
+        question, answer = _ask(kind, _visible(step.raw), gripper, rng)
         return Example(
-            frames=self.steps.frames(index),
+            frames=self.steps.read(step.place),
             prompt=prompts.web(question),
             answer=answer,
             source=self.name,

@@ -97,6 +97,11 @@ class Index:
         """Of each action dimension: 'min', 'max', 'mean', 'std', 'q01' and 'q99'."""
         return self.about['statistics']
 
+    def without_picture(self, camera: int) -> int:
+        """How many steps have no picture of one of the card's cameras."""
+        # Older indexes were built only where all had one.
+        return self.about.get('without_picture', [0] * len(self.card.images))[camera]
+
     def verify(self) -> None:
         """Reads all of the index and compares its checksums; as long as reading it takes.
 

@@ -6,8 +6,9 @@ Where the plans come from is a `Planner`: the instruction itself, a column of su
 (`rt2_jax.data.robot.plan_files`), or what the tabletop knows of its things and the gripper.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import dataclasses
+import functools
 from typing import Any, Protocol
 
 from absl import logging
@@ -16,7 +17,8 @@ import numpy as np
 from rt2_jax.data.errors import DataSetError
 from rt2_jax.data.example import Example
 from rt2_jax.data.robot import step_columns
-from rt2_jax.data.robot.rlds import StepSource
+from rt2_jax.data.robot.derived import Derived
+from rt2_jax.data.robot.rlds import Step, StepSource
 from rt2_jax.data.web import small_web
 from rt2_jax.nearest import check
 from rt2_jax.text import prompts
@@ -40,7 +42,7 @@ class Planner(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
-class Planned:
+class Planned(Derived):
     """Step `i` of `steps` with a plan.
 
     Attributes:
@@ -60,6 +62,7 @@ class Planned:
     name: str = 'plans'
 
     def __post_init__(self):
+        super().__post_init__()
         check('plans_missing', self.missing, MISSING)
         known = self.planner.known(self.steps)
         if known.all():
@@ -89,22 +92,20 @@ class Planned:
         """Those answers whose length depends on the data; an action follows each."""
         return (prompts.plan(text) for text in self.planner.texts(self.steps))
 
-    def __len__(self) -> int:
-        return len(self.steps)
+    def readers(self, chosen: Sequence[int]) -> Iterator[Callable[[], Example]]:
+        for step in self.steps.look_up(chosen):
+            yield functools.partial(self._example, step)
 
-    def __getitem__(self, index: int) -> Example:
-        step = self.steps.raw(index)
-        plan = self.planner.plan(step)
-        if not plan:
-            return dataclasses.replace(self.steps[index], source=self.name)
+    def _example(self, step: Step) -> Example:
+        plan = self.planner.plan(step.raw)
         return Example(
-            frames=self.steps.frames(index),
-            prompt=prompts.robot_plan(self.steps.wording(index)),
-            answer=prompts.plan(plan),
-            action=step['action'],
+            frames=self.steps.read(step.place),
+            prompt=(prompts.robot_plan if plan else prompts.robot)(step.wording),
+            answer=prompts.plan(plan) if plan else '',
+            action=step.raw['action'],
             source=self.name,
-            kind='robot_plan',
-            places=True,
+            kind='robot_plan' if plan else 'robot',
+            places=bool(plan),
         )
 
 

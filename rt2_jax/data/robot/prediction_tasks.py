@@ -16,8 +16,9 @@ each episode ends when what its instruction says is done (arXiv 2210.06407):
                    first half and the last tenth is not asked about: it looks like either.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import dataclasses
+import functools
 
 from absl import logging
 import numpy as np
@@ -26,6 +27,7 @@ from rt2_jax.data import history
 from rt2_jax.data.errors import DataSetError
 from rt2_jax.data.example import Example
 from rt2_jax.data.robot import step_columns
+from rt2_jax.data.robot.derived import Derived
 from rt2_jax.data.robot.rlds import StepSource
 from rt2_jax.data.web import small_web
 from rt2_jax.nearest import check
@@ -38,7 +40,7 @@ _SALT = 4  # tells these draws from others with the same seed
 
 
 @dataclasses.dataclass(frozen=True)
-class PredictionTasks:
+class PredictionTasks(Derived):
     """Example `i` asks one of the tasks about step `i` of `steps`; a pure function of (seed, i).
 
     Attributes:
@@ -70,6 +72,7 @@ class PredictionTasks:
     name: str = 'tasks'
 
     def __post_init__(self):
+        super().__post_init__()
         for task, weight in self.weights.items():
             check('prediction task', task, TASKS)
             if not 0 <= weight < float('inf'):
@@ -103,14 +106,14 @@ class PredictionTasks:
         """Those answers whose length depends on the data."""
         return step_columns.texts(self.steps)[1] if 'instruction' in self.kinds else ()
 
-    def __len__(self) -> int:
-        return len(self.steps)
+    def readers(self, chosen: Sequence[int]) -> Iterator[Callable[[], Example]]:
+        return (functools.partial(self._example, int(index)) for index in chosen)
 
-    def __getitem__(self, index: int) -> Example:
+    def _example(self, index: int) -> Example:
         rng = np.random.default_rng([_SALT, self.seed, index])
         weights = np.array([self.weights[kind] for kind in self.kinds], np.float64)
         kind = self.kinds[int(rng.choice(len(weights), p=weights / weights.sum()))]
-        frames, prompt, answer = TASKS[kind](self, int(index), rng)
+        frames, prompt, answer = TASKS[kind](self, index, rng)
         return Example(frames, prompt, answer, source=self.name, kind=kind)
 
     def _check_flags(self):

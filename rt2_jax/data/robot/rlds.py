@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Iterator, Sequence
+import dataclasses
 import functools
 import hashlib
 import json
@@ -36,6 +37,21 @@ from rt2_jax.data.robot.index import Index
 from rt2_jax.data.robot.paraphrases import Paraphrases
 from rt2_jax.data.stand_ins import StandIns
 from rt2_jax.text import prompts
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """A step that was looked up in the index; its pictures haven't been read.
+
+    Attributes:
+      raw: as `StepSource.raw`.
+      wording: as `StepSource.wording`.
+      place: where its pictures are, for `StepSource.read`.
+    """
+
+    raw: dict[str, Any]
+    wording: str
+    place: step_pictures.Place
 
 
 class StepSource:
@@ -92,6 +108,7 @@ class StepSource:
         self.action_space = action_statistics.action_space(
             index.card.action_space, bounds, index.statistics
         )
+        self.camera, self.on_corrupt = camera, on_corrupt
         self._stand_ins = StandIns(self.name, on_corrupt)
         self.frames_shown = history.check('frames', frames)
         self._stride = history.check('frame_stride', frame_stride)
@@ -103,6 +120,8 @@ class StepSource:
             holdout=holdout,
             part=part,
             missing_instructions=missing_instructions,
+            camera=camera,
+            on_corrupt=on_corrupt,
         )
         first = np.asarray(index.arrays['episode_first'])
         self._ends = np.cumsum(np.diff(first)[self.episodes])
@@ -142,7 +161,7 @@ class StepSource:
         """The Examples of these numbers: looked up at once, read as they are asked for."""
         for i, known in zip(chosen, self._look_up(chosen), strict=True):
             yield self._stand_ins.read(
-                int(i), len(self), self._alone, functools.partial(self._example, *known)
+                int(i), len(self), self._alone, functools.partial(self._example, *known), self.where
             )
 
     @property
@@ -178,6 +197,12 @@ class StepSource:
         """The i-th selected step's instruction as the data have it."""
         return self.index.texts[int(self.index.arrays['instruction'][self.row(i)])]
 
+    def where(self, i: int) -> str:
+        """The i-th selected step's place in the data set, in words."""
+        row, episode = self.row(i), self.episode_index(i)
+        first = int(self.index.arrays['episode_first'][episode])
+        return f'step {row - first} of episode {episode}'
+
     def wording(self, i: int) -> str:
         """The i-th selected step's instruction as its prompts have it: paraphrased, or as it is."""
         return self._wordings(self._rows([i])[0])[0]
@@ -201,18 +226,17 @@ class StepSource:
         Keys: 'episode', 'step' (within the episode), 'success' (1, 0 or -1: unknown),
         'instruction', 'action' float32 [L], and each column under its path.
         """
-        row, episode, arrays = self.row(i), self.episode_index(i), self.index.arrays
-        step: dict[str, Any] = {
-            'episode': episode,
-            'step': row - int(arrays['episode_first'][episode]),
-            'success': int(arrays['episode_success'][episode]),
-            'instruction': self.index.texts[int(arrays['instruction'][row])],
-            'action': np.array(self.index.arrays['action'][row]),
-        }
-        for path, column in self.index.about['columns'].items():
-            value = arrays[column['array']][row]
-            step[path] = self.index.texts[int(value)] if column['text'] else np.array(value)
-        return step
+        return next(self._raws(*self._rows([i])))
+
+    def look_up(self, chosen: Sequence[int]) -> Iterator[Step]:
+        """The steps of these numbers, without their pictures."""
+        rows, episodes = self._rows(chosen)
+        parts = self._raws(rows, episodes), self._wordings(rows), self._shown(rows, episodes)
+        return map(Step, *parts)
+
+    def read(self, place: step_pictures.Place) -> np.ndarray:
+        """The pictures of a step that was looked up, as `frames`."""
+        return self._pictures.frames(place)
 
     def episode_features(self, episode: int) -> dict[str, Any]:
         """Every feature of an episode's record, by flat path: numbers as arrays, else lists of bytes."""
@@ -237,6 +261,25 @@ class StepSource:
         numbers = numbers % len(self)
         positions = np.searchsorted(self._ends, numbers, side='right')
         return numbers + self._before[positions], self.episodes[positions]
+
+    def _raws(self, rows: np.ndarray, episodes: np.ndarray) -> Iterator[dict[str, Any]]:
+        arrays, texts = self.index.arrays, self.index.texts
+        columns = {
+            'episode': episodes.tolist(),
+            'step': (rows - arrays['episode_first'][episodes]).tolist(),
+            'success': arrays['episode_success'][episodes].tolist(),
+            'instruction': [texts[number] for number in arrays['instruction'][rows].tolist()],
+            'action': arrays['action'][rows],
+        }
+        for path, column in self.index.about['columns'].items():
+            values = arrays[column['array']][rows]
+            columns[path] = (
+                [texts[number] for number in values.tolist()] if column['text'] else values
+            )
+        return (
+            dict(zip(columns, values, strict=True))
+            for values in zip(*columns.values(), strict=True)
+        )
 
     def _look_up(self, chosen: Sequence[int]) -> Iterator[tuple[Any, str, np.ndarray]]:
         """Of selected steps, all that is known without reading: see `_example`."""
@@ -279,18 +322,38 @@ def open_source(
     on_corrupt: str = 'raise',
     **selection: Any,
 ) -> StepSource:
-    """The steps of a data set, indexing it first if it has no index.
+    """The steps of a data set; `selection` is for StepSource, the rest and errors as `open_index`."""
+    index = open_index(
+        directory, card, split=split, location=location, indexes=indexes, on_corrupt=on_corrupt
+    )
+    return StepSource(index, on_corrupt=on_corrupt, **selection)
+
+
+def open_index(
+    directory: epath.PathLike,
+    card: str | embodiment.Embodiment,
+    *,
+    split: str = 'train',
+    location: epath.PathLike | None = None,
+    indexes: epath.PathLike | None = None,
+    on_corrupt: str = 'raise',
+) -> Index:
+    """The index of a data set, built first if there is none.
 
     Args:
       directory: a TFDS data set in RLDS form, of this machine or remote (see remote).
-      card: an embodiment card or its name.
+      card: an embodiment card, its name, or a JSON file that holds one.
       split: which split.
       location: the index's folder, of this machine or of a bucket; for the default see
         `index_places.place`.
       indexes: a folder that all processes of a job reach and that all of them give, to make and check
         the index together; None for a process that is alone.
       on_corrupt: 'raise' or 'skip', for unreadable records and pictures alike.
-      **selection: see StepSource.
+
+    Raises:
+      tfrecord.CorruptRecord: an unreadable record, or an index that leaves some out, with
+        on_corrupt='raise'.
+      DataSetError: not a whole data set, or one that doesn't fit the card.
     """
     card = embodiments.find(card) if isinstance(card, str) else card
     directory = tfds_directory.version_folder(directory)
@@ -299,17 +362,21 @@ def open_source(
     build = functools.partial(rlds_index.build, directory, card, on_corrupt=on_corrupt, **settings)
     index_files.ensure(place, directory, build, together=settings['together'])
     index = Index(directory, card, **settings)
-    if index.about['skipped'] and on_corrupt == 'raise':
-        file, offset, reason = index.about['skipped'][0]
-        raise tfrecord.CorruptRecord(
-            index.directory / file,
-            offset,
-            f'{reason}. It is the first of '
-            f'{len(index.about["skipped"])} unreadable records that the index at {place} leaves out; '
-            "repair the data and delete the index, or set on_corrupt='skip'.",
-        )
-    if index.about['skipped']:
+    if skipped := index.about['skipped']:
+        file, offset, reason = skipped[0]
+        if on_corrupt == 'raise':
+            raise tfrecord.CorruptRecord(
+                index.directory / file,
+                offset,
+                f'{reason}. It is the first of {len(skipped)} unreadable records that the index at '
+                f"{place} leaves out; repair the data and delete the index, or set on_corrupt='skip'.",
+            )
         logging.warning(
-            '%s: %d unreadable records are left out', directory, len(index.about['skipped'])
+            '%s: %d unreadable records are left out, the first: %s, byte %d: %s',
+            directory,
+            len(skipped),
+            file,
+            offset,
+            reason,
         )
-    return StepSource(index, on_corrupt=on_corrupt, **selection)
+    return index

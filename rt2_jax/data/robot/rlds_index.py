@@ -130,7 +130,7 @@ def framing_fingerprint(path: epath.PathLike) -> str:
 
 
 def _job(file, stamp, records, building, card, schema, on_corrupt) -> rlds_shard.Job:
-    used = {path: schema[rlds_schema.full_path(path)] for path in card.paths}
+    used = {path: schema.get(rlds_schema.full_path(path)) for path in card.paths}
     depends = [FORMAT, card.fingerprint, repr(used), records, on_corrupt, stamp]
     key = hashlib.sha256(json.dumps(depends).encode()).hexdigest()[:16]
     result = os.fspath(building / f'{file.name}.{key}.npz')
@@ -169,8 +169,18 @@ def _write(location: epath.Path, jobs, stamps, directory, split: str) -> None:
         if about['skipped']:
             logging.warning('%s: left out %d unreadable records', directory, len(about['skipped']))
         if not about['steps']:
-            raise DataSetError(f'{directory}, split {split!r}: no readable steps')
+            raise DataSetError(
+                f'{directory}, split {split!r}: no readable steps{_first(about["skipped"])}'
+            )
         (folder / index_places.ABOUT).write_text(json.dumps(about, indent=1))
+
+
+def _first(skipped: Sequence[Sequence[Any]]) -> str:
+    """The end of a message: the first of the unreadable records, as index.json lists them."""
+    if not skipped:
+        return ''
+    file, offset, reason = skipped[0]
+    return f'; {len(skipped)} records are unreadable, the first: {file}, byte {offset}: {reason}'
 
 
 def _counts(folder: epath.Path, shards: Sequence[dict], card) -> dict[str, Any]:
@@ -182,9 +192,13 @@ def _counts(folder: epath.Path, shards: Sequence[dict], card) -> dict[str, Any]:
         'empty_episodes': int((np.diff(np.load(folder / 'episode_first.npy')) == 0).sum()),
         'unlabelled_steps': int(np.load(folder / 'episode_unlabelled.npy').sum()),
     }
+    if uses := [shard['gripper'] for shard in shards if 'gripper' in shard]:
+        counts['gripper'] = action_statistics.joined_gripper_use(uses)
     for name in ('dropped_first', 'dropped_last'):
         counts[name] = sum(shard['counts'][name] for shard in shards)
     if steps:
+        lengths = np.load(folder / 'image_length.npy', mmap_mode='r')
+        counts['without_picture'] = (lengths == 0).sum(axis=0).tolist()  # steps, by camera
         actions = np.load(folder / 'action.npy', mmap_mode='r')
         counts['statistics'] = action_statistics.compute(actions, card.action_space)
     return counts

@@ -16,7 +16,7 @@ from absl import logging
 import numpy as np
 
 from rt2_jax.data import arrays, embodiment, tfrecord
-from rt2_jax.data.robot import rlds_schema
+from rt2_jax.data.robot import action_statistics, rlds_schema
 
 # The dtypes of the arrays that every index has; [N] but for cameras C and action length L.
 DTYPES = {
@@ -90,6 +90,9 @@ class _Builder:
         self._texts: dict[str, int] = {}
         self._counts = {'records': 0, 'dropped_first': 0, 'dropped_last': 0}
         self._parts: dict[str, list[np.ndarray]] = {name: [] for name in self._names()}
+        self._gripper: list[np.ndarray] = []  # the data's own values
+        fits = lambda path: not rlds_schema.camera_problem(job.schema, path)
+        self._cameras = {c: path for c, path in enumerate(job.card.images) if fits(path)}
 
     def _names(self) -> list[str]:
         return [*DTYPES, *(column_name(i) for i in range(len(self._job.card.columns)))]
@@ -105,7 +108,8 @@ class _Builder:
                     self._parts[name].append(part)
                 return
             except ValueError as problem:
-                error = tfrecord.CorruptRecord(self._job.path, record.offset, str(problem))
+                reason = f'episode {self._counts["records"] - 1} of the file, {problem}'
+                error = tfrecord.CorruptRecord(self._job.path, record.offset, reason)
         self._unreadable(error)
 
     def finish(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -128,6 +132,9 @@ class _Builder:
             'skipped': self._skipped,
             'counts': self._counts,
         }
+        if gripper := self._job.card.gripper:
+            values = np.concatenate([np.zeros(0, np.float32), *self._gripper])
+            about['gripper'] = action_statistics.gripper_use(values, gripper)
         return {**joined, **packed_texts(list(self._texts))}, about
 
     def _joined(self, name: str) -> np.ndarray:
@@ -148,19 +155,16 @@ class _Builder:
     def _episode(self, record: tfrecord.Record) -> dict[str, np.ndarray]:
         card, schema = self._job.card, self._job.schema
         read = rlds_schema.Record(record.payload, schema, self._paths)
-        cameras = [read.spans(f'steps/{path}') for path in card.images]
-        steps = len(cameras[0])
-        if len({len(spans) for spans in cameras}) > 1:
-            raise ValueError(
-                f'cameras have different numbers of pictures: {[len(s) for s in cameras]}'
-            )
-        action = self._action(read, steps)
+        steps = read.steps(rlds_schema.full_path(card.action[0].path))
+        features = self._action_features(read, steps)
+        action = card.to_action(features)
         kept = card.examples(action)
-        spans = np.stack(cameras, axis=1)[kept]
+        _check_finite(action, kept, card.action_space.number_names)
+        spans = self._pictures(read, steps)[kept]
         checksums = [
             [tfrecord.checksum(record.payload[a:b]) for a, b in row] for row in spans.tolist()
         ]
-        texts = self._instructions(read, steps)[kept]
+        texts = self._instructions(read, steps, kept)
         values = {
             'episode_offset': [record.offset],
             'episode_length': [record.length],
@@ -176,26 +180,46 @@ class _Builder:
         found = {name: np.asarray(value, DTYPES[name]) for name, value in values.items()}
         for number, path in enumerate(card.columns):
             found[column_name(number)] = self._column(read, path, steps, kept)
+        if card.gripper:
+            self._gripper.append(card.gripper_values(features)[kept])
         self._counts['dropped_first'] += kept.start
         self._counts['dropped_last'] += steps - kept.stop
         return found
 
-    def _action(self, read: rlds_schema.Record, steps: int) -> np.ndarray:
+    def _action_features(self, read: rlds_schema.Record, steps: int) -> dict[str, np.ndarray]:
         card = self._job.card
         paths = [part.path for part in card.action]
         if card.terminate_rule != 'none':
             paths.append(card.terminate or 'is_last')
-        action = card.to_action({path: read.numbers(f'steps/{path}', steps) for path in paths})
-        if not np.isfinite(action).all():
-            step = int(np.argwhere(~np.isfinite(action))[0][0])
-            raise ValueError(f"step {step}: action isn't finite")
-        return action
+        return {path: read.numbers(f'steps/{path}', steps) for path in paths}
 
-    def _instructions(self, read: rlds_schema.Record, steps: int) -> list[str]:
+    def _pictures(self, read: rlds_schema.Record, steps: int) -> np.ndarray:
+        """Where each step's pictures lie in the payload, int64 [steps, cameras, 2].
+
+        Both numbers are 0 for a camera that hasn't a picture for each step of this episode.
+
+        Raises:
+          ValueError: no camera has.
+        """
+        spans = np.zeros([steps, len(self._job.card.images), 2], np.int64)
+        counts = {}
+        for camera, path in self._cameras.items():
+            try:
+                pictures = read.spans(f'steps/{path}')
+            except ValueError:
+                pictures = spans[:0, 0]
+            counts[path] = len(pictures)
+            if len(pictures) == steps:
+                spans[:, camera] = pictures
+        if steps not in counts.values():
+            raise ValueError(f'{steps} steps, but other numbers of pictures: {counts}')
+        return spans
+
+    def _instructions(self, read: rlds_schema.Record, steps: int, kept: slice) -> list[str]:
         path = self._job.card.instruction
         if path.startswith('/'):
-            return read.texts(path[1:], None) * steps
-        return read.texts(rlds_schema.full_path(path), steps)
+            return read.texts(path[1:], None) * (kept.stop - kept.start)
+        return read.texts(rlds_schema.full_path(path), steps, kept)
 
     def _success(self, read: rlds_schema.Record) -> int:
         path = self._job.card.success
@@ -204,11 +228,20 @@ class _Builder:
     def _column(self, read: rlds_schema.Record, path: str, steps: int, kept: slice) -> np.ndarray:
         full = f'steps/{path}'
         if self._job.schema[full].dtype == 'text':
-            return self._interned(read.texts(full, steps)[kept])
+            return self._interned(read.texts(full, steps, kept))
         return read.numbers(full, steps)[kept]
 
     def _interned(self, texts: Sequence[str]) -> np.ndarray:
         return np.array([self._texts.setdefault(t, len(self._texts)) for t in texts], np.int32)
+
+
+def _check_finite(action: np.ndarray, kept: slice, names: Sequence[str]) -> None:
+    """Raises ValueError for an example's action [T, L] that isn't finite, by its step."""
+    bad = np.argwhere(~np.isfinite(action[kept]))
+    if len(bad):
+        step, number = bad[0].tolist()
+        value = action[kept][step, number]
+        raise ValueError(f'step {kept.start + step}: {names[number]!r} of the action is {value}')
 
 
 def update_fingerprint(digest, record: tfrecord.Record) -> None:

@@ -21,6 +21,8 @@ def choose(
     holdout: float = 0,
     part: str = 'train',
     missing_instructions: str = 'drop',
+    camera: int = 0,
+    on_corrupt: str = 'raise',
 ) -> tuple[np.ndarray, int]:
     """Numbers of the episodes, int64 [N], and how many were left out for want of an instruction.
 
@@ -31,6 +33,8 @@ def choose(
       holdout, part: see splits.
       missing_instructions: 'drop' leaves out episodes with a step that has no instruction, which is
         logged and counted; 'raise' refuses such data.
+      camera, on_corrupt: 'skip' leaves out episodes with a step that has no picture of this camera,
+        which is logged; 'raise' refuses such data.
 
     Raises:
       DataSetError: the data don't say what is asked, or too few episodes are left.
@@ -38,6 +42,7 @@ def choose(
     check('missing_instructions', missing_instructions, MISSING_INSTRUCTIONS)
     check('part', part, splits.PARTS)
     chosen, unlabelled = _labelled(index, missing_instructions)
+    chosen = _seen(index, chosen, camera, on_corrupt)
     if holdout:
         chosen = chosen[np.isin(chosen, splits.part_of(index, holdout, part))]
     if success_only:
@@ -72,6 +77,33 @@ def _labelled(index: Index, missing_instructions: str) -> tuple[np.ndarray, int]
         )
     lengths = np.diff(index.arrays['episode_first'])
     return np.flatnonzero((lengths > 0) & ~unlabelled), count
+
+
+def _seen(index: Index, chosen: np.ndarray, camera: int, on_corrupt: str) -> np.ndarray:
+    """Those of the chosen episodes whose steps all have a picture of the camera."""
+    if not index.without_picture(camera):
+        return chosen
+    first, path = index.arrays['episode_first'], index.card.images[camera]
+    rows = np.flatnonzero(index.arrays['image_length'][:, camera] == 0)
+    blind = np.unique(np.searchsorted(first, rows, side='right') - 1)
+    row, episode = int(rows[0]), int(blind[0])
+    problem = (
+        f'{index.directory}: {len(rows)} of {index.steps} steps, in {len(blind)} of {index.episodes} '
+        f'episodes, have no picture of the camera {path!r}, first step {row - int(first[episode])} of '
+        f'episode {episode}'
+    )
+    if on_corrupt == 'raise' or len(blind) == index.episodes:
+        others = [
+            f'{number} ({other})'
+            for number, other in enumerate(index.card.images)
+            if not index.without_picture(number)
+        ]
+        raise DataSetError(
+            f"{problem}; set on_corrupt='skip' to leave those episodes out, or another camera"
+            f'{": " + ", ".join(others) if others else ""}'
+        )
+    logging.warning('%s; those episodes are left out', problem)
+    return np.setdiff1d(chosen, blind)
 
 
 def _success(index: Index) -> np.ndarray:

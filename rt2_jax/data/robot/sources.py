@@ -3,9 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
+from absl import logging
 from etils import epath
 
 from rt2_jax.data.robot import (
+    action_statistics,
     frame_questions,
     plan_files,
     plans,
@@ -18,6 +20,7 @@ from rt2_jax.data.schedules import Schedule
 from rt2_jax.nearest import check
 
 PLANS = {'grounded': plans.Grounded, 'instruction': plans.Instruction}
+MUCH_CLIPPED = 0.02  # more than what lies outside of q01..q99
 Weighted = dict[str, tuple[Any, Schedule]]
 
 
@@ -33,8 +36,8 @@ def open_robot(
 
     Args:
       name: of the data set.
-      given: its fields. `directory`, `card` and `weight` must be there. Those below may be, and what
-        else there is goes to `rlds.open_source`.
+      given: its fields. `directory`, `card` (a name or FILE.json) and `weight` must be there. Those
+        below may be, and what else there is goes to `rlds.open_source`.
           plan_share: share of the steps that are answered with a plan first.
           plans: where plans come from: 'grounded', 'instruction', 'column:PATH', or a .json or
             .jsonl file (`plan_files`).
@@ -107,6 +110,21 @@ def _open_steps(name: str, given: dict[str, Any], data: Any) -> rlds.StepSource:
         paraphrases=paraphrases,
         **(given | history),
     )
+    if given.get('part', 'train') == 'train':
+        _log_ranges(steps)
     if paraphrases:
         paraphrases.check(step_columns.texts(steps)[1], f'{name}, {file}')
     return steps
+
+
+def _log_ranges(steps: rlds.StepSource) -> None:
+    """Says how many of a set's steps have actions beyond their ranges, and what is odd of a gripper."""
+    index = steps.index
+    beyond = action_statistics.clipped(index.arrays['action'], steps.action_space)
+    shares = ', '.join(f'{name} {share:.2%}' for name, share in beyond.items())
+    log = logging.warning if max(beyond.values()) > MUCH_CLIPPED else logging.info
+    log('%s: share of the steps beyond the range, which are clipped: %s', steps.name, shares)
+    if 'gripper' in index.about and (
+        odd := action_statistics.gripper_warning(index.card.gripper, index.about['gripper'])
+    ):
+        logging.warning('%s: %s', steps.name, odd)

@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from rt2_jax.data import picture_files
+from rt2_jax.data import images, picture_files
 from rt2_jax.data.robot.index import Index
 
 # Of an example's frames: the file's number, and the offset, length and checksum of each.
@@ -41,7 +41,7 @@ class Pictures:
         return list(zip(*numbers, strict=True))
 
     def frames(self, place: Place) -> np.ndarray:
-        """An example's frames, uint8 [F, H, W, 3].
+        """An example's frames, uint8 [F, H, W, 3], in the size of the newest.
 
         Raises:
           tfrecord.CorruptRecord: one isn't there as it was indexed.
@@ -55,7 +55,7 @@ class Pictures:
             span[0]: self._decode(file, span[0], encoded, wanted[span])
             for span, encoded in zip(wanted, self.read(file, list(wanted)))
         }
-        return np.stack([shown[offset] for offset in offsets])
+        return images.of_one_size([shown[offset] for offset in offsets])
 
     def read(self, file: int, spans: Sequence[tuple[int, int]]) -> list[bytes]:
         """The bytes at each (offset, length) of a file.

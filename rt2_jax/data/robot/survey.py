@@ -9,7 +9,7 @@ import numpy as np
 
 from rt2_jax.data.robot import action_statistics
 from rt2_jax.data.robot.index import Index
-from rt2_jax.text.actions import ActionSpace, ActionTokenizer
+from rt2_jax.text.actions import MINIMUM_RANGE, ActionSpace, ActionTokenizer
 from rt2_jax.text.tokenizer import Tokenizer
 
 # What is worth a warning.
@@ -69,6 +69,11 @@ def survey(index: Index) -> dict[str, Any]:
             )
             for bounds in ('card', 'q01-q99')
         },
+        'gripper': _gripper_warning(index),
+        'unreadable': [f'{file}, byte {at}: {why}' for file, at, why in index.about['skipped'][:3]],
+        'without_picture': {
+            path: index.without_picture(camera) for camera, path in enumerate(card.images)
+        },
     }
     return report | {'warnings': warnings(report)}
 
@@ -78,6 +83,13 @@ def _gripper_words(gripper) -> str:
         return 'none'
     kind = 'binary' if gripper.binary else 'continuous'
     return f'{gripper.kind}, {kind}: {gripper.closed:g} closes, {gripper.open:g} opens in the data'
+
+
+def _gripper_warning(index: Index) -> str:
+    # Older indexes don't hold how the data's own values were used.
+    if 'gripper' not in index.about:
+        return ''
+    return action_statistics.gripper_warning(index.card.gripper, index.about['gripper'])
 
 
 def _successes(success: np.ndarray) -> dict[str, int]:
@@ -131,7 +143,13 @@ def warnings(report: Mapping[str, Any]) -> list[str]:
     counts, steps = report['counts'], report['counts']['steps']
     found = []
     if counts['unreadable_records']:
-        found.append(f'{counts["unreadable_records"]} records are unreadable and left out')
+        found.append(
+            f'{counts["unreadable_records"]} records are unreadable and left out, the first: '
+            f'{report["unreadable"][0]}'
+        )
+    for path, missing in report['without_picture'].items():
+        if missing:
+            found.append(f'{path} has no picture in {missing} of {steps} steps')
     if counts['empty_episodes']:
         found.append(f'{counts["empty_episodes"]} episodes have no steps')
     if missing := counts['episodes_without_instruction']:
@@ -152,9 +170,22 @@ def warnings(report: Mapping[str, Any]) -> list[str]:
         found.append(f'{report["still_steps"] / steps:.0%} of the steps move nothing')
     if endless := report['terminate']['episodes_ending_without']:
         found.append(f'{endless} episodes end without the terminate flag')
+    if report['gripper']:
+        found.append(report['gripper'])
     for name in report['degenerate']:
-        found.append(f'{name} hardly varies; with q01-q99 its range is widened to 0.001')
+        found.append(_degenerate_warning(name, report))
     return found + _range_warnings(report)
+
+
+def _degenerate_warning(name: str, report: Mapping[str, Any]) -> str:
+    values, ranges = report['statistics'][name], report['bounds']['q01-q99'][name]
+    low, high = ranges['low'], ranges['high']
+    if values['max'] - values['min'] < MINIMUM_RANGE:
+        return f'{name} hardly varies; with q01-q99 its range is widened to {high - low:g}'
+    return (
+        f'{name} rarely moves: q01 and q99 are both near {values["q01"]:.4g}, but its values reach '
+        f'{values["min"]:.4g} and {values["max"]:.4g}; with q01-q99 its range is {low:.4g}..{high:.4g}'
+    )
 
 
 def _range_warnings(report: Mapping[str, Any]) -> list[str]:

@@ -33,10 +33,13 @@ class WebCard:
     Attributes:
       name: the card's name.
       image: path of the encoded picture (TFDS), of its file's name (JSONL), or the extensions that
-        a picture's member may have (WebDataset: 'jpg|jpeg|png').
+        a picture's member may have (WebDataset: 'jpg|jpeg|png|webp').
       caption: path of captions.
       question: path of a question; of several, each has the answer of the same place.
       answer: path of the answers to the question.
+      conversation: path of a list of turns, as LLaVA's `conversations` ("from", "value") or OpenAI's
+        `messages` ("role", "content"). Each turn of a human is a question, the assistant's next turn
+        its answer; earlier turns aren't shown.
       ocr: path of texts that are read in the picture, in reading order.
       label: path of the names of objects.
       box: path of their boxes, four numbers each.
@@ -52,6 +55,7 @@ class WebCard:
     caption: str = ''
     question: str = ''
     answer: str = ''
+    conversation: str = ''
     ocr: str = ''
     label: str = ''
     box: str = ''
@@ -73,13 +77,15 @@ class WebCard:
     @functools.cached_property
     def paths(self) -> dict[str, str]:
         """Field -> path, of the fields that the set holds, but for the picture."""
-        names = (*TEXTS, 'box', 'language', 'score')
+        names = (*TEXTS, 'conversation', 'box', 'language', 'score')
         return {name: getattr(self, name) for name in names if getattr(self, name)}
 
     @property
     def fingerprint(self) -> str:
         """Changes with anything that changes what an index holds."""
         fields = {k: v for k, v in dataclasses.asdict(self).items() if k != 'name'}
+        if not self.conversation:  # as before there was this field
+            del fields['conversation']
         return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -93,7 +99,7 @@ _CARDS = (
     # KEY.jpg, KEY.txt and, as far as there, these keys of KEY.json.
     WebCard(
         'webdataset',
-        image='jpg|jpeg|png',
+        image='jpg|jpeg|png|webp',
         caption='txt',
         language='json/language',
         score='json/similarity',
@@ -104,6 +110,7 @@ _CARDS = (
         caption='caption',
         question='question',
         answer='answer',
+        conversation='conversations',
         ocr='ocr',
         label='objects/label',
         box='objects/box',

@@ -37,6 +37,8 @@ def matching(directory: str, pattern: str) -> list[str]:
         names = sorted(_listed(folder, pattern.split('/')))
     else:
         names = sorted(os.path.relpath(path, directory) for path in folder.glob(pattern))
+    # macOS puts a file ._NAME beside each on foreign disks.
+    names = [name for name in names if not os.path.basename(name).startswith('._')]
     if not names:
         raise DataSetError(f'{directory} has no file {pattern!r}; it holds {_holds(folder)}')
     return names

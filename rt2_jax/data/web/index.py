@@ -179,7 +179,8 @@ def _about(
     if count:
         logging.warning('%s: left out %d unreadable records', dataset.directory, count)
     if not records:
-        raise DataSetError(f'{dataset.directory} has no readable records')
+        first = f': {skipped[0][0]}, byte {skipped[0][1]}: {skipped[0][2]}' if skipped else ''
+        raise DataSetError(f'{dataset.directory} has no readable records{first}')
     _check_fields(dataset, {field for part in parts for field in part['texts']})
     return {
         'format': FORMAT,

@@ -2,7 +2,8 @@
 
     {"image": "a/1.jpg", "question": "what is it", "answer": ["a cat", "cat"], "language": "en"}
 
-A file of many lines is indexed in stretches, each from the first line that begins inside it.
+A file of many lines is indexed in stretches, each from the first line that begins inside it. A file
+may be one array of such objects, too (see json_objects).
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ import os
 from typing import Any
 
 from rt2_jax.data import files, remote, tfrecord
-from rt2_jax.data.web import file_patterns, records as web_records
+from rt2_jax.data.errors import lfs_remedy
+from rt2_jax.data.web import file_patterns, json_objects, records as web_records
 from rt2_jax.data.web.cards import WebCard
 from rt2_jax.data.web.records import Record, Unit
 
@@ -26,7 +28,6 @@ UNIT_BYTES = 8 << 20
 # Remote pictures that are asked for together, each by a request of its own.
 TOGETHER = 512
 
-_TAIL_BYTES = 1 << 16
 _BLOCK_BYTES = 1 << 20
 
 
@@ -79,54 +80,58 @@ class Jsonl:
     def records(
         self, path: str, unit: Unit, digest: Any
     ) -> Iterator[Record | tfrecord.CorruptRecord]:
-        """The lines that begin inside the unit; blank ones say nothing."""
+        """Of the objects that begin inside the unit."""
         together = TOGETHER if remote.is_remote(self.folder) else 1
         numbers = _LineNumbers(path)
         with concurrent.futures.ThreadPoolExecutor(files.THREADS) as pool:
             run = pool.map if together > 1 else map
-            for lines in _groups(_lines(path, unit), together):
+            for lines in _groups(json_objects.read(path, unit), together):
                 made = run(self._attempt, (line for _, line in lines))
-                for (offset, line), record in zip(lines, made, strict=True):
+                for (offset, line), records in zip(lines, made, strict=True):
                     digest.update(line)
-                    if isinstance(record, ValueError):
+                    if isinstance(records, ValueError):
                         # To count lines means to read all that is before them.
-                        line_ = '' if remote.is_remote(path) else f'line {numbers(offset)}: '
-                        record = tfrecord.CorruptRecord(path, offset, f'{line_}{record}')
-                    yield record
+                        place = '' if remote.is_remote(path) else f'line {numbers(offset)}: '
+                        records = [tfrecord.CorruptRecord(path, offset, f'{place}{records}')]
+                    yield from records
 
     def framing(self, path: str, unit: Unit, digest: Any) -> None:
         """Of the lines themselves; pictures are checked when they are read."""
-        for _, line in _lines(path, unit):
+        for _, line in json_objects.read(path, unit):
             digest.update(line)
 
     def keys(self) -> list[str]:
         """Paths of the first line."""
         for name in self.files():
-            for _, line in _lines(
-                os.fspath(files.path(self.directory) / name), Unit(0, 0, _TAIL_BYTES)
-            ):
+            path = os.fspath(files.path(self.directory) / name)
+            for _, line in json_objects.read(path, Unit(0, 0, UNIT_BYTES)):
                 return web_records.paths(json.loads(line))
         return []
 
-    def _attempt(self, line: bytes) -> Record | ValueError:
+    def _attempt(self, line: bytes) -> list[Record] | ValueError:
         try:
-            return self._record(line)
+            return self._records(line)
         except ValueError as error:
             return error
 
-    def _record(self, line: bytes) -> Record:
+    def _records(self, line: bytes) -> list[Record]:
+        if remedy := lfs_remedy(line):
+            raise ValueError(remedy)
         try:
             tree = json.loads(line)
         except RecursionError as error:
             raise ValueError('brackets nested too deeply') from error
         except UnicodeDecodeError as error:
             raise ValueError(f'not UTF-8: {error}') from error
-        except json.JSONDecodeError as error:
+        except (json.JSONDecodeError, RecursionError) as error:
             raise ValueError(f'not JSON: {error}') from error
         names = web_records.look_up(tree, self.card.image)
         if len(names) != 1 or not isinstance(names[0], str):
             keys = ', '.join(sorted(tree)) if isinstance(tree, dict) else type(tree).__name__
-            raise ValueError(f'{self.card.image!r} names no picture; the line holds {keys}')
+            raise ValueError(
+                f'{self.card.image!r} names no picture; the line holds {keys}. Texts without a '
+                "picture, and videos, can't be used; on_corrupt='skip' leaves them out"
+            )
         picture = self._picture(names[0])
         values = {
             field: web_records.look_up(tree, place) for field, place in self.card.paths.items()
@@ -159,29 +164,6 @@ def _groups(items: Iterator[Any], size: int) -> Iterator[list[Any]]:
             group = []
     if group:
         yield group
-
-
-def _lines(path: str, unit: Unit) -> Iterator[tuple[int, bytes]]:
-    """Each line that begins inside the unit, with its first byte."""
-    with files.open_file(path) as file:
-        # The byte before tells whether a line begins here or is another unit's.
-        begin = max(unit.start - 1, 0)
-        data = file.read(begin, unit.stop - begin)
-        at = data.find(b'\n') + 1 or len(data) if unit.start else 0
-        if at < len(data) and not data.endswith(b'\n'):
-            data += _rest_of_line(file, unit.stop)
-    while at < len(data):
-        end = data.find(b'\n', at) + 1 or len(data)
-        if data[at:end].strip():
-            yield begin + at, data[at:end]
-        at = end
-
-
-def _rest_of_line(file: Any, offset: int) -> bytes:
-    rest = b''
-    while b'\n' not in rest and (more := file.read(offset + len(rest), _TAIL_BYTES)):
-        rest += more
-    return rest[: rest.find(b'\n') + 1 or len(rest)]
 
 
 class _LineNumbers:

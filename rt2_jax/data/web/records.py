@@ -15,7 +15,9 @@ from typing import Any, Protocol
 import numpy as np
 import simplejpeg
 
-from rt2_jax.data import images, tfrecord
+from rt2_jax.data import encoded_text, images, tfrecord
+from rt2_jax.data.errors import lfs_remedy
+from rt2_jax.data.web import conversations
 from rt2_jax.data.web.cards import TEXTS, WebCard
 
 # Boxes may reach so far (fraction of a side) beyond the picture, as rounding makes them.
@@ -102,8 +104,8 @@ class Format(Protocol):
 
 def make(
     values: Mapping[str, Any], picture: bytes, offset: int, card: WebCard, path: str = ''
-) -> Record:
-    """A Record from what a format found.
+) -> list[Record]:
+    """The Records of a picture from what a format found: one for each language of its texts.
 
     Args:
       values: field -> list of what was found under the card's path; fields not found are left out.
@@ -123,6 +125,11 @@ def make(
         kept = found if field == 'label' else [text for text in found if text]
         if kept:
             texts[field] = kept
+    if turns := _flat(values.get('conversation', ())):
+        said = conversations.questions_and_answers(turns)
+        for field, more in zip(('question', 'answer'), said, strict=True):
+            if more:
+                texts[field] = texts.get(field, []) + more
     questions, answers = len(texts.get('question', ())), len(texts.get('answer', ()))
     if questions > 1 and answers != questions:
         raise ValueError(f'{questions} questions have {answers} answers: of several, one each')
@@ -132,22 +139,49 @@ def make(
             f'{len(boxes)} boxes (under {card.box!r}) have {len(texts.get("label", ()))} labels '
             f'(under {card.label!r})'
         )
-    return Record(
+    whole = Record(
         offset=offset,
         length=len(picture),
         checksum=tfrecord.checksum(picture),
         texts=texts,
         boxes=boxes,
-        language=_language(values.get('language', ()), card),
+        language=card.default_language,
         score=_score(values.get('score', ())),
         path=path,
     )
+    return _by_language(whole, values.get('language', ()))
+
+
+def _by_language(record: Record, found: Sequence[Any]) -> list[Record]:
+    """A record in its language; or one for each, where each of its texts has one of its own."""
+    languages = [_text('language', value).lower() for value in _flat(found)]
+    names = sorted(set(languages) - {''})
+    if len(names) < 2:
+        return [dataclasses.replace(record, language=names[0])] if names else [record]
+    counts = {field: len(texts) for field, texts in record.texts.items()}
+    if set(counts.values()) != {len(languages)}:
+        raise ValueError(
+            f'language: one is expected, or one for each text; there are {languages} for {counts}'
+        )
+
+    def part(name: str) -> Record:
+        rows = [row for row, language in enumerate(languages) if language == name]
+        texts = {field: [texts[row] for row in rows] for field, texts in record.texts.items()}
+        boxes = record.boxes[rows] if len(record.boxes) else record.boxes
+        return dataclasses.replace(record, texts=texts, boxes=boxes, language=name)
+
+    return [part(name) for name in names]
 
 
 def look_up(tree: Any, path: str) -> list[Any]:
     """Everything under a slash path of JSON's dicts and lists; a list stands for its elements."""
-    nodes = [tree]
+    nodes, is_turn = [tree], conversations.is_turn
     for key in path.split('/'):
+        if key in conversations.SAID and any(is_turn(node, key) for node in _flat(nodes)):
+            raise ValueError(
+                f'{path!r} are turns of a conversation, of which only some are answers: name the path '
+                f'of the turns, {path.rpartition("/")[0]!r}, as the field `conversation`'
+            )
         nodes = [node[key] for node in _flat(nodes) if isinstance(node, dict) and key in node]
         if not nodes:  # as most of a card's paths, in most records
             return nodes
@@ -184,15 +218,19 @@ def _picture_size(picture: bytes) -> tuple[int, int]:
     if picture[:8] == images.PNG_MAGIC and len(picture) >= 24:
         width, height = struct.unpack('>II', picture[16:24])
         return height, width
+    if images.is_webp(picture):
+        return images.webp_size(picture)
     raise ValueError(
-        f'picture: {len(picture)} bytes starting with {picture[:8]!r} are neither a JPEG nor a PNG'
+        lfs_remedy(picture)
+        or f'picture: {len(picture)} bytes starting with {picture[:8]!r} are neither a JPEG nor a PNG '
+        'nor a WebP'
     )
 
 
 def _text(field: str, value: Any) -> str:
     if isinstance(value, bytes):
         try:
-            return value.decode().strip()
+            return encoded_text.decoded(value).strip()
         except UnicodeDecodeError as error:
             raise ValueError(f'{field}: not UTF-8: {error}') from error
     if isinstance(value, (int, float)) and not isinstance(value, bool):
@@ -200,13 +238,6 @@ def _text(field: str, value: Any) -> str:
     if not isinstance(value, str):
         raise ValueError(f'{field}: a text is expected, not {value!r:.80}')
     return value.strip()
-
-
-def _language(found: Sequence[Any], card: WebCard) -> str:
-    names = {_text('language', value).lower() for value in _flat(found)} - {''}
-    if len(names) > 1:
-        raise ValueError(f'language: one is expected, not {sorted(names)}')
-    return names.pop() if names else card.default_language
 
 
 def _score(found: Sequence[Any]) -> float:

@@ -18,9 +18,21 @@ import tarfile
 from typing import Any
 
 from rt2_jax.data import files, remote, tfrecord
+from rt2_jax.data.errors import lfs_remedy
 from rt2_jax.data.web import file_patterns, records as web_records
 from rt2_jax.data.web.cards import WebCard
 from rt2_jax.data.web.records import Record, Unit
+
+# WebDataset's own members, and what macOS puts beside files.
+_NO_SAMPLE = re.compile(r'(^|/)(__[^/]*__($|/)|__MACOSX/|\._)')
+
+# First bytes of compressed files -> by what, and what makes them plain.
+_COMPRESSED = {
+    b'\x1f\x8b': ('gzip', 'gunzip FILE.tar.gz'),
+    b'BZh': ('bzip2', 'bunzip2 FILE.tar.bz2'),
+    b'\xfd7zXZ': ('xz', 'unxz FILE.tar.xz'),
+    b'\x28\xb5\x2f\xfd': ('zstd', 'unzstd FILE.tar.zst'),
+}
 
 # A member with its content, or None where that isn't wanted.
 Member = tuple[tarfile.TarInfo, bytes | None]
@@ -69,7 +81,7 @@ class WebDataset:
                 yield sample
                 continue
             try:
-                yield self._record(sample)
+                yield from self._records(sample)
             except ValueError as error:
                 header = sample[0][0]
                 reason = f'sample {_split(header.name)[0]!r}: {error}'
@@ -101,7 +113,7 @@ class WebDataset:
             if _split(header.name)[1] not in self._pictures:
                 digest.update(content)
 
-    def _record(self, sample: list[Member]) -> Record:
+    def _records(self, sample: list[Member]) -> list[Record]:
         members: dict[str, Member] = {}
         for header, content in sample:
             extension = _split(header.name)[1]
@@ -150,7 +162,8 @@ def _samples(
             end = file.tell() - tarfile.BLOCKSIZE
         except tarfile.ReadError as error:
             offset = sample[0][0].offset if sample else 0
-            reason = f'{error}: truncated, or no plain tar file'
+            file.seek(0)
+            reason = _why_not(file.read(12)) or f'{error}: truncated, or no plain tar file'
             yield tfrecord.CorruptRecord(path, offset, reason)
             return
         if sample:
@@ -168,8 +181,19 @@ def _headers(file: Any) -> Iterator[tarfile.TarInfo]:
     with tarfile.open(fileobj=file, mode='r:') as archive:
         while (header := archive.next()) is not None:
             archive.members = []  # the library would keep them all
-            if header.isfile() and not re.search(r'(^|/)__[^/]*__($|/)', header.name):
+            if header.isfile() and not _NO_SAMPLE.search(header.name):
                 yield header
+
+
+def _why_not(start: bytes) -> str:
+    """Why a file that begins so is no plain tar file; '' if that isn't known."""
+    for magic, (name, remedy) in _COMPRESSED.items():
+        if start.startswith(magic):
+            return (
+                f'compressed by {name}; pictures are read where they lie in the archive, so that it '
+                f'must be plain: `{remedy}`'
+            )
+    return lfs_remedy(start)
 
 
 def _content(file: Any, header: tarfile.TarInfo) -> bytes:

@@ -79,7 +79,7 @@ class Tfds:
                 yield found.error
                 continue
             try:
-                yield self._record(found)
+                yield from self._records(found)
             except ValueError as error:
                 yield tfrecord.CorruptRecord(path, found.offset, str(error))
 
@@ -93,7 +93,7 @@ class Tfds:
         """Nothing new: `prepare` has held the card against the schema."""
         return list(self.card.paths.values())
 
-    def _record(self, found: tfrecord.Record) -> Record:
+    def _records(self, found: tfrecord.Record) -> list[Record]:
         payload = found.payload
         features = tf_example.parse(payload)
         picture = features.get(self.card.image)
