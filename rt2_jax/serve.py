@@ -3,9 +3,10 @@
     python -m rt2_jax.serve --workdir=runs/cofinetune --port=8000
 
 Robots that run openpi's client connect to ws://HOST:8000; OpenVLA's POST to http://HOST:8000/act;
-both work with `python -m rt2_jax.evaluate --server=URL`. What else the port answers is in
-rt2_jax/serving/app.py. GET /healthz answers 200 once all that will be used is compiled. The key of
---api_key_file, or of the environment variable RT2_API_KEY, is asked of everybody.
+both work with `python -m rt2_jax.evaluate --server=URL`. Actions are in the robot's own numbers, as
+its data have them, unless --convention or the client's ?convention=NAME says otherwise:
+rt2_jax/serving/README.md has that, the keys, the limits and the errors. GET /healthz answers 200 once
+all that will be used is compiled. The key of --api_key_file, or of the environment variable RT2_API_KEY, is asked of everybody.
 
 SIGTERM: what was accepted is answered, then the process exits with 0.
 """
@@ -95,6 +96,7 @@ def make_server(policy: Policy) -> Any:
                 deadline=FLAGS.deadline_ms / 1000,
                 threads=FLAGS.threads,
                 temperature=FLAGS.temperature,
+                convention=FLAGS.convention,
             ),
         )
         return server.Server(
@@ -113,6 +115,11 @@ def define_flags() -> None:
     flags.DEFINE_list('mesh', [], "Split over this machine's devices, 'tensor=4'; else one device.")
     flags.DEFINE_bool('plan', None, 'Plan before each action; by default as it was trained.')
     flags.DEFINE_float('temperature', 0.0, '0 takes the likeliest action.', lower_bound=0)
+    flags.DEFINE_string(
+        'convention',
+        None,
+        "In whose numbers actions go out: 'robot' (default), position, internal.",
+    )
     flags.DEFINE_bool('clip_prompts', False, 'Cut prompts that are too long instead of refusing.')
     flags.DEFINE_string('host', '127.0.0.1', '0.0.0.0 listens to other machines as well.')
     flags.DEFINE_integer('port', 8000, 'Where to listen.', lower_bound=0)

@@ -25,6 +25,7 @@ ROWS = (
     ('data', 'models'),
     ('pretrained',),
     ('training', 'decoding', 'envs', 'robot'),
+    ('conventions',),
     ('policy',),
     ('serving',),
     ('evaluation', 'exported'),

@@ -23,7 +23,8 @@ def decode(encoded: bytes) -> np.ndarray:
     """JPEG or PNG bytes -> uint8 [H, W, 3], RGB.
 
     Raises:
-      ValueError: for bytes that are neither, or that are damaged.
+      ValueError: for bytes that are neither, that are damaged, or a PNG of 16 bits a channel, which is
+        how depth is stored: cut to 8 bits it would be nearly black.
     """
     if encoded[:3] == JPEG_MAGIC:
         height, width, *_ = simplejpeg.decode_jpeg_header(encoded)
@@ -33,6 +34,13 @@ def decode(encoded: bytes) -> np.ndarray:
         memory = np.empty([height * width * 3 + 1], np.uint8)[1:]
         return simplejpeg.decode_jpeg(encoded, colorspace='RGB', buffer=memory)
     if encoded[:8] == PNG_MAGIC:
+        # The header's bit depth and colour type (RFC 2083, 11.2.1).
+        if encoded[24:25] == b'\x10':
+            kind = 'grey, as depth is stored' if encoded[25:26] == b'\x00' else 'colour'
+            raise ValueError(
+                f'a PNG of 16 bits a channel ({kind}) is no picture of a camera: name a camera of '
+                '8 bits, or convert it to them'
+            )
         pixels = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR)
         if pixels is None:
             raise ValueError(f'a PNG of {len(encoded)} bytes cannot be decoded: it is damaged')
@@ -100,13 +108,24 @@ def observed(image: Any) -> np.ndarray:
             raise ValueError(f'The frames of one observation differ in shape: {sorted(shapes)}.')
     image = np.asarray(image)
     if image.dtype != np.uint8:
-        finite = np.issubdtype(image.dtype, np.number) and np.isfinite(image).all()
-        raise ValueError(
-            f'An image must be uint8 RGB, 0..255; got {image.dtype}'
-            + ('' if finite else ' with values that are NaN, infinite or no numbers')
-            + '. Scale and round it first, e.g. (255 * image).round().astype(np.uint8).'
-        )
+        raise ValueError(f'An image must be uint8 RGB, 0..255; got {_why_no_image(image)}')
     frames = image[None] if image.ndim == 3 else image
     if frames.ndim != 4 or frames.shape[-1] != 3 or 0 in frames.shape:
         raise ValueError(f'An image must be [H, W, 3] or [F, H, W, 3]; got {list(frames.shape)}.')
     return frames
+
+
+def _why_no_image(image: np.ndarray) -> str:
+    """What an array of another type than uint8 is likely to be, and what to do."""
+    if not np.issubdtype(image.dtype, np.number) or not np.isfinite(image).all():
+        return f'{image.dtype} with values that are NaN, infinite or no numbers.'
+    if (
+        np.issubdtype(image.dtype, np.integer)
+        or image.shape[-1:] != (3,)
+        or image.max(initial=0) > 1
+    ):
+        return (
+            f'{image.dtype} {list(image.shape)} with values up to {image.max(initial=0):g}. If it is '
+            "depth, send the camera's colours instead."
+        )
+    return f'{image.dtype}. Scale and round it first, e.g. (255 * image).round().astype(np.uint8).'

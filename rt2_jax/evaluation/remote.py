@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import dataclasses
 import os
 from typing import Any
 import urllib.parse
@@ -16,7 +17,9 @@ import numpy as np
 import requests
 from websockets.sync.client import connect
 
+from rt2_jax.conventions import to_internal
 from rt2_jax.data import embodiments
+from rt2_jax.data.embodiment import Embodiment, Gripper
 from rt2_jax.evaluation.closed_loop import Decide
 from rt2_jax.serving import json_arrays, msgpack_arrays
 from rt2_jax.serving.access import VARIABLE
@@ -29,6 +32,9 @@ _SECONDS = 60.0
 class Server:
     """A server at an address, and what it says of its policy.
 
+    Actions come in the robot's own numbers, or in those that the server was started with, and are
+    turned to the project's own by what the server says of them.
+
     The key that it may ask for is the environment variable RT2_API_KEY.
 
     Args:
@@ -38,7 +44,7 @@ class Server:
     Attributes:
       metadata: what the server says of its policy.
       frames, frame_stride, embodiment: what `closed_loop.run` is to do here: openpi's protocol has the
-        server remember frames and gripper.
+        server remember frames, and a gripper that comes as changes is followed here.
 
     Raises:
       ValueError: no such address, or nobody there.
@@ -61,8 +67,7 @@ class Server:
             raise ValueError(f'{url} gives no description of its policy: {error}') from error
         self.frames = 1 if self._openpi else self.metadata['frames']
         self.frame_stride = self.metadata['frame_stride']
-        card = None if self._openpi else self.metadata.get('card')
-        self.embodiment = embodiments.CARDS.get(card)
+        self.embodiment = self._card()
 
     def close(self) -> None:
         self._open.close()
@@ -79,6 +84,13 @@ class Server:
             return [one.result() for one in asked]
 
         return decided
+
+    def _card(self) -> Embodiment | None:
+        """The tabletop's card, with the gripper's kind that comes: what `Robot.settle` goes by."""
+        if self.metadata.get('gripper', {}).get('kind') != 'relative':
+            return None
+        gripper = Gripper('relative', closed=1.0, open=-1.0)
+        return dataclasses.replace(embodiments.TABLETOP, gripper=gripper)
 
     def _describe(self) -> dict[str, Any]:
         url = self._url.replace('ws', 'http', 1) if self._openpi else self._url
@@ -115,7 +127,7 @@ class Server:
         else:
             action, terminate = self._by_openvla(robot, image, instruction)
         flag = [] if terminate is None else [float(terminate)]
-        return np.array([*flag, *action], np.float32)
+        return np.array([*flag, *to_internal(action, self.metadata)], np.float32)
 
     def _by_openpi(self, robot: Any, image: np.ndarray, instruction: str, begins: bool):
         message = {'observation/image': image, 'prompt': instruction, 'reset': begins}
