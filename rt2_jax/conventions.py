@@ -85,6 +85,22 @@ class Convention:
             action = robot.settle(action)
         return self.card.command_values(action)
 
+    def centres(self) -> np.ndarray:
+        """What each integer of an action's tokens stands for: float64 [D, bins].
+
+        Raises:
+          ValueError: one stands for different values, as the convention `needs_memory`.
+        """
+        if self.needs_memory:
+            raise ValueError(
+                f"The convention 'position' follows the gripper of {self.card.name!r} from step to "
+                "step, which a function without memory cannot; 'robot' gives its changes."
+            )
+        actions = self.space.centres.T  # [bins, D]
+        if self.space.terminate:
+            actions = np.pad(actions, [(0, 0), (1, 0)])
+        return np.stack([self.values(action) for action in actions], axis=1)
+
     def describe(self) -> dict[str, Any]:
         """What the numbers mean, of plain values: names, units, ranges and the gripper.
 

@@ -6,7 +6,8 @@ Robots that run openpi's client connect to ws://HOST:8000; OpenVLA's POST to htt
 both work with `python -m rt2_jax.evaluate --server=URL`. Actions are in the robot's own numbers, as
 its data have them, unless --convention or the client's ?convention=NAME says otherwise:
 rt2_jax/serving/README.md has that, the keys, the limits and the errors. GET /healthz answers 200 once
-all that will be used is compiled. The key of --api_key_file, or of the environment variable RT2_API_KEY, is asked of everybody.
+all that will be used is compiled. The key of --api_key_file, or of the environment variable
+RT2_API_KEY, is asked of everybody.
 
 SIGTERM: what was accepted is answered, then the process exits with 0.
 """

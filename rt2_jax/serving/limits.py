@@ -53,7 +53,8 @@ class Limits:
     def check_picture(self, what: str, picture: Any) -> np.ndarray:
         """A picture or several, sent as pixels or as JPEG or PNG, as uint8 [F, H, W, 3].
 
-        Pixels are an array, or lists of whole numbers within each other. A compressed picture's size is read from its head, before anything is decoded.
+        Pixels are an array, or lists of whole numbers within each other. A compressed picture's size
+        is read from its head, before anything is decoded.
         """
         if isinstance(picture, list) and picture and isinstance(picture[0], list):
             picture = _as_pixels(what, picture)

@@ -8,8 +8,8 @@ Clients that use the package `msgpack-numpy` write the same otherwise, and are a
     {b'nd': True, b'type': '|u1', b'kind': b'', b'shape': [H, W, 3], b'data': bytes}
     {b'nd': False, b'type': '<i8', b'data': bytes}
 
-Source: the messages of the published `openpi-client` 0.1.2 and `msgpack-numpy` 0.4.8. Unlike them, sizes are checked before an
-array is made, and a message may hold a few hundred values, not as many as fit.
+Source: the messages of the published `openpi-client` 0.1.2 and `msgpack-numpy` 0.4.8. Unlike them,
+sizes are checked before an array is made, and a message's maps and lists have a largest length.
 """
 
 from __future__ import annotations

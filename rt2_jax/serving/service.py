@@ -17,8 +17,9 @@ from absl import logging
 from starlette.requests import ClientDisconnect
 from starlette.websockets import WebSocketDisconnect
 
-from rt2_jax.conventions import Convention
+from rt2_jax.conventions import CONVENTIONS, Convention
 from rt2_jax.decoding.grammar import Kind
+from rt2_jax.nearest import check
 from rt2_jax.policy import Policy
 from rt2_jax.serving.batching import Batcher
 from rt2_jax.serving.limits import Limits
@@ -63,6 +64,8 @@ class Settings:
                 f'queue is {self.queue}, threads {self.threads}, deadline {self.deadline} s; at '
                 'least 1, at least 1 and above 0 are needed.'
             )
+        if self.convention is not None:
+            check('convention', self.convention, CONVENTIONS)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -31,8 +31,8 @@ class Running:
     def http(self) -> str:
         return f'http://127.0.0.1:{self.port}'
 
-    def robot(self, **settings) -> 'Robot':
-        return Robot(f'ws://127.0.0.1:{self.port}', **settings)
+    def robot(self, query: str = '', **settings) -> 'Robot':
+        return Robot(f'ws://127.0.0.1:{self.port}/{query}', **settings)
 
     def metric(self, line: str) -> float:
         """The value of one line of /metrics."""
