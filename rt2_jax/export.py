@@ -73,7 +73,8 @@ def export(
 
     Raises:
         ValueError: the directory holds something else, or the model or its weights can't be exported;
-            the convention needs a robot's memory; or what was written doesn't repeat the policy's own answers.
+            the convention needs a robot's memory; or what was written doesn't repeat the policy's own
+            answers.
     """
     acts_by = Kind.PLAN if policy.plan else Kind.ACTION
     kinds = tuple(kinds) or (acts_by,)

@@ -32,8 +32,8 @@ def _pack(value: Any, foreign: bool = False) -> dict[bytes, Any]:
     check_plain(value.dtype)
     scalar, kind = isinstance(value, np.generic), value.dtype.str
     if foreign:
-        fields = {b'nd': not scalar, b'type': kind, b'data': value.tobytes()}
-        return fields if scalar else fields | {b'kind': b'', b'shape': value.shape}
+        shape = {} if scalar else {b'kind': b'', b'shape': value.shape}
+        return {b'nd': not scalar, b'type': kind, **shape, b'data': value.tobytes()}
     if scalar:
         return {b'__npgeneric__': True, b'data': value.item(), b'dtype': kind}
     return {b'__ndarray__': True, b'data': value.tobytes(), b'dtype': kind, b'shape': value.shape}

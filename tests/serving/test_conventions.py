@@ -4,6 +4,7 @@ import contextlib
 import copy
 import json
 import pathlib
+import re
 
 import numpy as np
 import open_x
@@ -16,7 +17,7 @@ from rt2_jax.conventions import CONVENTIONS, Convention, to_internal
 from rt2_jax.data import embodiments
 from rt2_jax.data.robot import rlds
 from rt2_jax.decoding.batches import Answer
-from rt2_jax.decoding.decision import decided
+from rt2_jax.decoding.decision import Decision, decided
 from rt2_jax.evaluation import remote
 from rt2_jax.policy import Policy
 from rt2_jax.robot import Robot
@@ -56,18 +57,22 @@ def journey(request, tmp_path_factory, tiny):
 @contextlib.contextmanager
 def emitting(policy, tokens, **settings):
     """A server of a policy that decides these tokens, one action a request."""
-    policy, left = copy.copy(policy), iter(tokens)
+    zeros = np.zeros(policy.action_tokenizer.length, np.float32)
+    answers = [Answer(ids, zeros, zeros) for ids in tokens]
+    with deciding(
+        policy,
+        [decided(answer, policy.action_tokenizer, policy.tokenizer) for answer in answers],
+        **settings,
+    ) as server:
+        yield server
 
-    def run(questions, **_):
-        decisions = []
-        for _ in questions:
-            ids = next(left)
-            zeros = np.zeros(len(ids), np.float32)
-            answer = Answer(ids, zeros, zeros, ())
-            decisions.append(decided(answer, policy.action_tokenizer, policy.tokenizer))
-        return decisions
 
-    policy.run, policy.warm_up = run, lambda *_, **__: None
+@contextlib.contextmanager
+def deciding(policy, decisions, **settings):
+    """A server of a policy that decides these, one a request."""
+    policy, left = copy.copy(policy), iter(decisions)
+    policy.run = lambda questions, **_: [next(left) for _ in questions]
+    policy.warm_up = lambda *_, **__: None
     with running(policy, **settings) as server:
         yield server
 
@@ -192,6 +197,41 @@ def test_evaluation_turns_them_back(journey, scheme, convention):
             found.append(follows.settle(action))
         server.close()
     assert_same(card, np.stack(found), np.stack(wanted))
+
+
+def documented():
+    """The README's examples: {card: [{convention: numbers}, ...]}."""
+    examples = {}
+    pattern = r'^\| `(\w+)` \| [\w ]+ \| `([^`]+)` \| `([^`]+)` \| `([^`]+)` \|$'
+    for card, *columns in re.findall(pattern, README.read_text(), re.MULTILINE):
+        values = [np.array(column.split(), np.float64) for column in columns]
+        examples.setdefault(card, []).append(dict(zip(CONVENTIONS, values, strict=True)))
+    return examples
+
+
+@pytest.mark.parametrize('name', sorted({*embodiments.CARDS} - {*embodiments.LANGUAGE_TABLE_SIM}))
+def test_the_documented_example_of_a_card(name, tiny):
+    """What the README says each protocol sends is what a client gets."""
+    card, examples = embodiments.find(name), documented()[name]
+    space = card.action_space
+    policy = Policy.from_config(
+        tiny.config(), tiny.params(1), tiny.tokenizer, space, embodiment=card
+    )
+    flag, zeros = [0.0] * space.terminate, np.zeros(space.length)
+    decisions = [
+        Decision(np.float32([*flag, *example['internal']]), 0.0, zeros, '', zeros, zeros, zeros)
+        for example in examples
+    ]
+    for convention in CONVENTIONS:
+        wanted = np.stack([example[convention] for example in examples])
+        query = f'?convention={convention}' if convention != 'robot' else ''
+        with deciding(policy, decisions * 2) as server:
+            with server.robot(query) as robot:
+                found = np.stack([robot.infer(PICTURE)['actions'][0] for _ in examples])
+            np.testing.assert_allclose(found, wanted, atol=1e-7)
+            if convention != 'position' or not policy.convention(convention).needs_memory:
+                posted = np.stack([by_act(server, query) for _ in examples])
+                np.testing.assert_allclose(posted, wanted, atol=1e-7)
 
 
 def test_without_a_card_there_are_only_the_projects_own_numbers(tiny):
