@@ -29,7 +29,7 @@ import jax
 import jax.export
 import numpy as np
 
-from rt2_jax.conventions import Convention
+from rt2_jax.conventions import CONVENTIONS, Convention
 from rt2_jax.decoding.grammar import Kind
 from rt2_jax.evaluation import report
 from rt2_jax.exported import card as card_lib, exported_policy, function as function_lib
@@ -235,6 +235,7 @@ def settings() -> dict[str, Any]:
     try:
         for platform in FLAGS.platforms:
             check('platform', platform, function_lib.PLATFORMS)
+        check('convention', FLAGS.convention or 'robot', CONVENTIONS)
         kinds = [Kind[check('kind', name, names).upper()] for name in FLAGS.kind]
         if FLAGS.batch_sizes == [SYMBOLIC]:
             sizes = None

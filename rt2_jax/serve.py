@@ -22,6 +22,8 @@ from etils import epath
 import jax
 from jax.sharding import Mesh
 
+from rt2_jax.conventions import CONVENTIONS
+from rt2_jax.nearest import check
 from rt2_jax.parallel import mesh as mesh_lib
 from rt2_jax.policy import Policy
 
@@ -143,6 +145,10 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f'Unknown arguments: {argv[1:]}')
     if missing := [name for name in _EXTRA if importlib.util.find_spec(name) is None]:
         raise app.UsageError(f"{', '.join(missing)} missing: pip install 'rt2_jax[serve]'")
+    try:
+        check('convention', FLAGS.convention or 'robot', CONVENTIONS)
+    except ValueError as error:
+        raise app.UsageError(f'--convention: {error}') from error
     make_server(load_policy()).serve_on()
 
 

@@ -38,7 +38,7 @@ class Server:
     The key that it may ask for is the environment variable RT2_API_KEY.
 
     Args:
-      url: of one of SCHEMES.
+      url: of one of SCHEMES, '?convention=NAME' included (`rt2_jax/conventions.py`).
       parallel: how many may ask at a time.
 
     Attributes:
@@ -54,7 +54,9 @@ class Server:
         parts = urllib.parse.urlsplit(url)
         if parts.scheme not in SCHEMES or not parts.netloc:
             raise ValueError(f'{url!r} is no address such as ws://HOST:8000 or http://HOST:8000.')
-        self._url, self._openpi = url.rstrip('/'), parts.scheme.startswith('ws')
+        self._url = parts._replace(path=parts.path.rstrip('/'), query='').geturl()
+        self._query = f'?{parts.query}' if parts.query else ''
+        self._openpi = parts.scheme.startswith('ws')
         self._headers = {'Authorization': f'Api-Key {os.environ.get(VARIABLE, "")}'}
         self._pool = concurrent.futures.ThreadPoolExecutor(parallel)
         self._open = contextlib.ExitStack()
@@ -94,7 +96,7 @@ class Server:
 
     def _describe(self) -> dict[str, Any]:
         url = self._url.replace('ws', 'http', 1) if self._openpi else self._url
-        reply = requests.get(f'{url}/', headers=self._headers, timeout=_SECONDS)
+        reply = requests.get(f'{url}/{self._query}', headers=self._headers, timeout=_SECONDS)
         reply.raise_for_status()
         return reply.json()
 
@@ -102,7 +104,10 @@ class Server:
         if id(env) not in self._robots:
             if self._openpi:
                 opening = connect(
-                    self._url, compression=None, max_size=None, additional_headers=self._headers
+                    f'{self._url}/{self._query}',
+                    compression=None,
+                    max_size=None,
+                    additional_headers=self._headers,
                 )
                 robot = self._open.enter_context(opening)
                 robot.recv()  # the metadata again
@@ -140,7 +145,7 @@ class Server:
 
     def _by_openvla(self, robot: requests.Session, image: np.ndarray, instruction: str):
         message = json_arrays.dumps({'image': image, 'instruction': instruction})
-        reply = robot.post(f'{self._url}/act', message, timeout=_SECONDS)
+        reply = robot.post(f'{self._url}/act{self._query}', message, timeout=_SECONDS)
         if not reply.ok:
             raise RuntimeError(f'{self._url} refuses: {reply.text}')
         flag = reply.headers.get(TERMINATE)

@@ -2,12 +2,14 @@
 
 import base64
 import pathlib
+import re
 
 import cv2
 import msgpack
 import numpy as np
 import pytest
 
+from rt2_jax import serve
 from rt2_jax.serving import dialects, json_arrays, msgpack_arrays, requests
 from rt2_jax.serving.limits import Limits
 from rt2_jax.serving.refusals import Malformed
@@ -123,5 +125,11 @@ def test_depth_is_no_picture():
         with pytest.raises(Malformed, match='16 bits a channel .grey, as depth is stored'):
             read({camera: picture, text: 'pick banana'}, protocol)
     for array in (depth, depth[..., None], (depth / 1000).astype(np.float32)):
-        with pytest.raises(Malformed, match='If it is depth, send'):
+        with pytest.raises(Malformed, match='depth is no picture: send'):
             read({'observation/image': array, 'prompt': 'pick banana'}, 'websocket')
+
+
+def test_the_flags_that_the_readme_names_exist():
+    source = pathlib.Path(serve.__file__).read_text()
+    named = set(re.findall(r'--(\w+)', README.read_text()))
+    assert named and named <= {*re.findall(r'DEFINE_\w+\(\s*[\'"](\w+)', source), 'server'}
