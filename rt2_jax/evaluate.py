@@ -11,7 +11,8 @@ Policies: `checkpoint`; `untrained` (the checkpoint's model with random weights)
 --workdir) and `expert_rounded` (its actions rounded to the bins).
 
 With --server=URL the policy is one that `python -m rt2_jax.serve` serves: ws://HOST:8000 is asked by
-openpi's protocol, http://HOST:8000 by OpenVLA's; the key, if it needs one, is RT2_API_KEY's.
+openpi's protocol, http://HOST:8000 by OpenVLA's; the key, if it needs one, is RT2_API_KEY's. Whatever
+convention the server answers in, its metadata say it, and actions are turned to the tabletop's.
 
 A job of several processes plays and answers a share in each: `launch/local_pod.py`, or as for
 training. The weights must fit the devices of one process, over which --mesh splits them.

@@ -30,6 +30,7 @@ import jax.export
 import numpy as np
 
 from rt2_jax import command, paths
+from rt2_jax.conventions import CONVENTIONS, Convention
 from rt2_jax.decoding.grammar import Kind
 from rt2_jax.evaluation import report
 from rt2_jax.exported import card as card_lib, exported_policy, function as function_lib
@@ -51,6 +52,7 @@ def export(
     kinds: Sequence[Kind] = (),
     platforms: Sequence[str] = ('cpu', 'tpu', 'cuda'),
     batch_sizes: Sequence[int] | None = None,
+    convention: str | None = None,
     instruction: str = 'pick banana',
     run: bool = True,
 ) -> dict[str, Any]:
@@ -62,6 +64,8 @@ def export(
         kinds: of answers, a function each; the kind that the policy acts by if none is named.
         platforms: on which it shall run: 'cpu', 'tpu', 'cuda', 'rocm'.
         batch_sizes: numbers of rows, a function each; None for functions of any number.
+        convention: in whose numbers the actions are, the robot's own by default
+            (`rt2_jax/conventions.py`).
         instruction: of the example.
         run: whether what was written is compiled and run, where this machine is of the platforms.
 
@@ -70,13 +74,16 @@ def export(
 
     Raises:
         ValueError: the directory holds something else, or the model or its weights can't be exported;
-            or what was written doesn't repeat the policy's own answers.
+            the convention needs a robot's memory; or what was written doesn't repeat the policy's own
+            answers.
     """
     acts_by = Kind.PLAN if policy.plan else Kind.ACTION
     kinds = tuple(kinds) or (acts_by,)
+    convention = policy.convention(convention)
+    convention.centres()  # raises before anything is written
     mirror = paths.Mirror(_emptied(paths.of(output)))
     try:
-        told = _write(policy, mirror, kinds, platforms, batch_sizes, instruction)
+        told = _write(policy, mirror, kinds, platforms, batch_sizes, instruction, convention)
         if run and jax.export.default_export_platform() in platforms:
             _check(mirror, kinds)
         mirror.upload()
@@ -92,20 +99,22 @@ def _write(
     platforms: Sequence[str],
     batch_sizes: Sequence[int] | None,
     instruction: str,
+    convention: Convention,
 ) -> dict[str, Any]:
     """Writes the files into the local folder and uploads all but policy.json; returns what that says."""
     output = mirror.local
     functions = {
         kind.name.lower(): [
             _written(output, kind, found)
-            for found in function_lib.export(policy, kind, platforms, batch_sizes)
+            for found in function_lib.export(policy, kind, platforms, batch_sizes, convention)
         ]
         for kind in kinds
     }
     weights = _write_weights(policy, output / exported_policy.WEIGHTS)
     (output / card_lib.TOKENIZER).write_bytes(policy.tokenizer.model_bytes)
     shutil.copy(exported_policy.__file__, output / 'exported_policy.py')
-    example = _write_example(policy, kinds, instruction, min(batch_sizes or [2]), output)
+    rows = min(batch_sizes or [2])
+    example = _write_example(policy, kinds, convention, instruction, rows, output)
     first = next(iter(functions))
     told = {
         'format': 1,
@@ -115,7 +124,7 @@ def _write(
         'weights': weights,
         'inputs': card_lib.inputs(policy),
         'outputs': card_lib.outputs(policy, list(kinds)),
-        'action': card_lib.action(policy),
+        'action': card_lib.action(policy, convention),
         **card_lib.words(policy, list(kinds)),
         'example': example,
         'call': card_lib.call(functions[first][0]['file'], first),
@@ -172,7 +181,12 @@ def _write_weights(policy: Policy, path: pathlib.Path) -> dict[str, Any]:
 
 
 def _write_example(
-    policy: Policy, kinds: Sequence[Kind], instruction: str, rows: int, output: pathlib.Path
+    policy: Policy,
+    kinds: Sequence[Kind],
+    convention: Convention,
+    instruction: str,
+    rows: int,
+    output: pathlib.Path,
 ) -> dict[str, Any]:
     """Some pictures, prompts and what the policy makes of them, by its own sampler."""
     rng = np.random.default_rng(0)
@@ -190,7 +204,10 @@ def _write_example(
         if kind != Kind.TEXT:
             length = policy.action_tokenizer.length
             ends = [row[:n][-length:] for row, n in zip(answer['tokens'], answer['lengths'])]
-            answer['actions'] = policy.action_tokenizer.decode(np.stack(ends))
+            decided = policy.action_tokenizer.decode(np.stack(ends))
+            flag = policy.action_tokenizer.space.terminate
+            commands = [[*action[:flag], *convention.values(action)] for action in decided]
+            answer['actions'] = np.array(commands, np.float32)
         name = kind.name.lower()
         arrays |= {
             f'{name}/{key}': x for key, x in ({'images': images, 'prompt': prompt} | answer).items()
@@ -228,6 +245,9 @@ def define_flags() -> None:
     flags.DEFINE_list('kind', [], 'Of answers: action, text, plan; by default what it acts by.')
     flags.DEFINE_list('platforms', ['cpu', 'tpu', 'cuda'], 'cpu, tpu, cuda, rocm.')
     flags.DEFINE_list('batch_sizes', [SYMBOLIC], "'symbolic' for any, or sizes: '1,4,16'.")
+    flags.DEFINE_string(
+        'convention', None, "In whose numbers the actions are: 'robot' (default) or internal."
+    )
     flags.DEFINE_string('instruction', 'pick banana', 'What the example asks for.')
     flags.DEFINE_bool('run', True, 'Whether what was written is run, to see that it acts the same.')
     flags.mark_flags_as_required(['workdir', 'output'])
@@ -238,6 +258,7 @@ def settings() -> dict[str, Any]:
     names = [kind.name.lower() for kind in Kind]
     for platform in FLAGS.platforms:
         check('platform', platform, function_lib.PLATFORMS)
+    check('convention', FLAGS.convention or 'robot', CONVENTIONS)
     kinds = [Kind[check('kind', name, names).upper()] for name in FLAGS.kind]
     if FLAGS.batch_sizes == [SYMBOLIC]:
         sizes = None
@@ -254,7 +275,14 @@ def main(argv: list[str]) -> None:
     logging.set_verbosity(logging.ERROR)
     begin = time.perf_counter()
     policy = Policy.from_checkpoint(FLAGS.workdir, FLAGS.step, source=FLAGS.source)
-    told = export(policy, FLAGS.output, instruction=FLAGS.instruction, run=FLAGS.run, **settings())
+    told = export(
+        policy,
+        FLAGS.output,
+        convention=FLAGS.convention,
+        instruction=FLAGS.instruction,
+        run=FLAGS.run,
+        **settings(),
+    )
     functions = [found for group in told['functions'].values() for found in group]
     print(
         f'{FLAGS.output}: {told["weights"]["parameters"]:,} parameters '

@@ -7,7 +7,7 @@ number, the policy never ends an episode: whoever runs it has to.
     policy = Policy.from_checkpoint("runs/cofinetune")
     robot = policy.robot()
     decision = policy.act(robot.see(image), "pick banana")
-    observation, ... = env.step(robot.settle(decision.action))
+    arm.move(policy.convention().values(decision.action, robot))  # in the robot's own numbers
     policy.answer(image, "where is the banana")
 """
 
@@ -23,6 +23,7 @@ import jax
 from jax.sharding import Mesh
 import numpy as np
 
+from rt2_jax.conventions import Convention
 from rt2_jax.data import history, images as image_processing
 from rt2_jax.data.augmentation import Augmentation
 from rt2_jax.data.embodiment import Embodiment
@@ -333,8 +334,12 @@ class Policy:
         """What is to be remembered of one robot (its frames, its gripper) while the policy acts for it."""
         return Robot(self.frames, self.frame_stride, self.embodiment)
 
+    def convention(self, name: str | None = None) -> Convention:
+        """In whose numbers actions leave for the robot, by default its own; see `Convention.create`."""
+        return Convention.create(name, self.action_tokenizer.space, self.embodiment)
+
     def command(self, action: np.ndarray) -> dict[str, np.ndarray]:
-        """A decided action [L] as the robot that made the data takes it; see `Embodiment.to_command`.
+        """A decided action [L] by feature, as the robot's data hold it; see `Embodiment.to_command`.
 
         Raises:
           ValueError: no card is known, or the action has another length.

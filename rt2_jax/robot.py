@@ -3,11 +3,12 @@
 robot = policy.robot()  # one for each robot that the policy acts for
 robot.reset()  # where an episode begins
 decision = policy.act(robot.see(image), 'pick banana')
-arm.move(robot.settle(decision.action))
+arm.move(policy.convention().values(decision.action, robot))
 """
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,7 @@ class Robot:
 
     Attributes:
       gripper: where a relative gripper was last told to be: -1 open, as an episode begins, +1 closed.
+      steps: frames seen since the episode began.
     """
 
     def __init__(self, frames: int = 1, frame_stride: int = 1, card: Embodiment | None = None):
@@ -46,6 +48,13 @@ class Robot:
         self._history = History(*self._seeing)
         self._shape: tuple[int, ...] | None = None
         self.gripper = OPEN
+        self.steps = 0
+
+    def copy(self) -> Robot:
+        """The same memory, which changes on its own from now on; the frames are shared."""
+        other = copy.copy(self)
+        other._history = self._history.copy()
+        return other
 
     def see(self, image: Any) -> np.ndarray:
         """Takes the robot's next frame, and gives what the policy is to see.
@@ -68,6 +77,7 @@ class Robot:
                 'reset() begins another episode.'
             )
         self._shape = frames.shape
+        self.steps += 1
         return self._history.add(frames[0])
 
     def settle(self, action: np.ndarray) -> np.ndarray:
@@ -75,7 +85,7 @@ class Robot:
 
         A relative gripper ("sticky": +1 closes, -1 opens, 0 holds) becomes +1 from the first command
         above `DEAD_BAND` on and -1 from the first one below -`DEAD_BAND`; what is between holds. The
-        robot that made the data takes changes itself: send it `Policy.command` of what was decided.
+        robot that made the data takes changes itself; `rt2_jax/conventions.py` has both in its numbers.
 
         Args:
           action: float [L], as the policy decided it.

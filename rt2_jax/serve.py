@@ -3,9 +3,11 @@
     python -m rt2_jax.serve --workdir=runs/cofinetune --port=8000
 
 Robots that run openpi's client connect to ws://HOST:8000; OpenVLA's POST to http://HOST:8000/act;
-both work with `python -m rt2_jax.evaluate --server=URL`. What else the port answers is in
-rt2_jax/serving/app.py. GET /healthz answers 200 once all that will be used is compiled. The key of
---api_key_file, or of the environment variable RT2_API_KEY, is asked of everybody.
+both work with `python -m rt2_jax.evaluate --server=URL`. Actions are in the robot's own numbers, as
+its data have them, unless --convention or the client's ?convention=NAME says otherwise:
+rt2_jax/serving/README.md has that, the keys, the limits and the errors. GET /healthz answers 200 once
+all that will be used is compiled. The key of --api_key_file, or of the environment variable
+RT2_API_KEY, is asked of everybody.
 
 SIGTERM: what was accepted is answered, then the process exits with 0.
 """
@@ -21,6 +23,8 @@ import jax
 from jax.sharding import Mesh
 
 from rt2_jax import command
+from rt2_jax.conventions import CONVENTIONS
+from rt2_jax.nearest import check
 from rt2_jax.parallel import mesh as mesh_lib
 from rt2_jax.policy import Policy
 from rt2_jax.training import loading
@@ -113,6 +117,7 @@ def make_server(policy: Policy) -> Any:
                 deadline=FLAGS.deadline_ms / 1000,
                 threads=FLAGS.threads,
                 temperature=FLAGS.temperature,
+                convention=FLAGS.convention,
             ),
         )
         return server.Server(
@@ -131,6 +136,11 @@ def define_flags() -> None:
     flags.DEFINE_list('mesh', [], "Split over this machine's devices, 'tensor=4'; else one device.")
     flags.DEFINE_bool('plan', None, 'Plan before each action; by default as it was trained.')
     flags.DEFINE_float('temperature', 0.0, '0 takes the likeliest action.', lower_bound=0)
+    flags.DEFINE_string(
+        'convention',
+        None,
+        "In whose numbers actions go out: 'robot' (default), position, internal.",
+    )
     flags.DEFINE_bool('clip_prompts', False, 'Cut prompts that are too long instead of refusing.')
     flags.DEFINE_string('host', '127.0.0.1', '0.0.0.0 listens to other machines as well.')
     flags.DEFINE_integer('port', 8000, 'Where to listen.', 0, 65535)
@@ -153,6 +163,7 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f'Unknown arguments: {argv[1:]}')
     if missing := [name for name in _EXTRA if importlib.util.find_spec(name) is None]:
         raise app.UsageError(f"{', '.join(missing)} missing: pip install 'rt2_jax[serve]'")
+    check('convention', FLAGS.convention or 'robot', CONVENTIONS)
     check_address(FLAGS.host, FLAGS.port)
     make_server(load_policy()).serve_on()
 

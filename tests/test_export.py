@@ -14,6 +14,7 @@ import pytest
 pytest.importorskip('flatbuffers', reason="exporting needs pip install 'rt2_jax[export]'")
 
 from rt2_jax import export
+from rt2_jax.data import embodiments
 from rt2_jax.decoding.grammar import Kind
 from rt2_jax.exported import function
 from rt2_jax.exported.exported_policy import ExportedPolicy
@@ -118,6 +119,34 @@ def test_plans_of_a_bfloat16_model_in_listed_batches(tiny, tmp_path):
         np.testing.assert_array_equal(row, policy.action_tokenizer.decode(tokens[:length][-2:]))
     with pytest.raises(ValueError, match=r'5 rows; the exported batches are \[4\]'):
         played(*tiny.inputs(0, 5))
+
+
+def test_actions_are_in_the_robots_own_numbers(tiny, tmp_path):
+    """Bridge's gripper is 1 open and 0 closed; a position where the data have changes needs memory."""
+    settings = dict(platforms=['cpu'], batch_sizes=[2])
+    card = embodiments.BRIDGE_DATASET
+    policy = Policy.from_config(
+        tiny.config(), tiny.params(2), tiny.tokenizer, card.action_space, embodiment=card
+    )
+    told = export.export(policy, tmp_path / 'robot', run=False, **settings)
+    assert told['action']['convention'] == 'robot'
+    assert told['action']['gripper'] == {'kind': 'absolute', 'closed': 0.0, 'open': 1.0}
+    assert (told['action']['low'][7], told['action']['high'][7]) == (0.0, 1.0)
+    played = ExportedPolicy(tmp_path / 'robot')
+    answer = played(**played.example()[0])
+    decided = policy.action_tokenizer.decode(answer['tokens'][:, :8])
+    commands = [card.command_values(action) for action in decided]
+    np.testing.assert_array_equal(answer['actions'][:, 1:], np.float32(commands))
+    sticky = Policy.from_config(
+        tiny.config(),
+        tiny.params(2),
+        tiny.tokenizer,
+        card.action_space,
+        embodiment=embodiments.KUKA,
+    )
+    with pytest.raises(ValueError, match='a function without memory cannot'):
+        export.export(sticky, tmp_path / 'position', convention='position', **settings)
+    assert not (tmp_path / 'position').exists()
 
 
 ATTENTION = dict(heads=2, kv_heads=1, head_dim=8, scale=0.5)

@@ -27,6 +27,7 @@ ROWS = (
     ('data', 'models'),
     ('pretrained',),
     ('training', 'decoding', 'envs', 'robot'),
+    ('conventions',),
     ('policy',),
     ('serving',),
     ('evaluation', 'exported'),

@@ -45,8 +45,9 @@ def exchanges(policy: Policy, pictures: Sequence[np.ndarray]) -> list[Exchange]:
         for start in range(0, len(pictures), size):
             rows = [pictures[i % len(pictures)] for i in range(start, start + size)]
             decisions += policy.act_batch(rows, [_INSTRUCTION] * size)
-        flag = policy.action_tokenizer.space.terminate
-        by_size.append([one.action[flag:].tobytes() for one in decisions[: len(pictures)]])
+        values = policy.convention().values
+        commands = [values(decision.action) for decision in decisions[: len(pictures)]]
+        by_size.append([command.astype(np.float32).tobytes() for command in commands])
     for picture, answers in zip(pictures, zip(*by_size, strict=True), strict=True):
         if len(set(answers)) == 1:
             message = {'observation/image': picture, 'prompt': _INSTRUCTION}

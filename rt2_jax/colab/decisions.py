@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 import numpy as np
 
 from rt2_jax.colab import colours, table
+from rt2_jax.conventions import Convention
 from rt2_jax.decoding.decision import Decision
 from rt2_jax.decoding.grammar import Kind
 from rt2_jax.policy import Policy
@@ -14,26 +15,46 @@ from rt2_jax.text.actions import ActionSpace
 
 
 def show(policy: Policy, decision: Decision) -> HTML:
-    """Every number of the action with its token, its probability and how undecided it was."""
+    """Every number of the action with its token, its probability and how undecided it was.
+
+    The last column is what the robot is sent, in its own numbers; a line below says what the gripper's
+    mean.
+    """
     space = policy.action_tokenizer.space
+    convention = policy.convention()
+    sent = ['end' if x else 'go on' for x in decision.action[: space.terminate]]
+    sent += [f'{x:g}' for x in convention.values(decision.action).astype(np.float32)]
     integers = policy.action_tokenizer.bin_of_id[decision.tokens]
     units = ('',) * space.terminate + space.units
     rows = [
-        (name, unit, float(value), int(integer), float(np.exp(log_prob)), float(entropy))
-        for name, unit, value, integer, log_prob, entropy in zip(
+        (name, unit, float(value), int(integer), float(np.exp(log_prob)), float(entropy), own)
+        for name, unit, value, integer, log_prob, entropy, own in zip(
             space.number_names,
             units,
             decision.action,
             integers,
             decision.log_probs,
             decision.entropies,
+            sent,
             strict=True,
         )
     ]
-    header = ('number', 'unit', 'value', 'token', 'probability', 'entropy, nats')
+    header = ('number', 'unit', 'value', 'token', 'probability', 'entropy, nats', 'sent')
     plan = f'<p><b>Plan:</b> {decision.plan}</p>' if decision.plan else ''
     whole = f'<p>Log-probability of the whole answer: {decision.log_prob:.2f} nats.</p>'
-    return HTML(plan + table.show(header, rows).data + whole)
+    return HTML(plan + table.show(header, rows).data + _meaning(convention) + whole)
+
+
+def _meaning(convention: Convention) -> str:
+    """What the gripper's numbers mean, as the model writes them and as the robot is sent them."""
+    gripper = convention.describe().get('gripper')
+    if not gripper:
+        return ''
+    words = ('closes', 'opens') if gripper['kind'] == 'relative' else ('is closed', 'is open')
+    return (
+        f'<p>The gripper {words[0]} at the value +1 and {words[1]} at -1; the robot is sent '
+        f'{gripper["closed"]:g} and {gripper["open"]:g} for these.</p>'
+    )
 
 
 def bars(policy: Policy, decision: Decision) -> Figure:

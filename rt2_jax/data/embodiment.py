@@ -89,12 +89,13 @@ class Gripper:
         values = values * slope + offset
         return (self._settled(values) if self.binary else values).astype(np.float32)
 
-    def to_command(self, value: float) -> float:
-        """The inverse: what the robot is sent for +1 closed, -1 open."""
+    def to_command(self, values: np.ndarray | float) -> np.ndarray:
+        """The inverse: what the robot is sent for +1 closed, -1 open, float64 of the same shape."""
+        values = np.asarray(values, np.float64)
         if self.binary:
-            return self.closed if value > 0 else self.open
+            return np.where(values > 0, self.closed, self.open)
         slope, offset = self._line()
-        return (value - offset) / slope
+        return (values - offset) / slope
 
     def _line(self) -> tuple[float, float]:
         slope = 2 / (self.closed - self.open)
@@ -250,12 +251,18 @@ class Embodiment:
         ]
         return np.concatenate(parts, axis=1)
 
-    def to_command(self, action: np.ndarray) -> dict[str, np.ndarray]:
-        """The inverse of `to_action` for one action, as the robot that made the data takes it.
+    def command_values(self, action: np.ndarray) -> np.ndarray:
+        """An action's dimensions in the numbers of the robot that made the data.
+
+        Args:
+          action: float [terminate + D], as `to_action` gives it.
 
         Returns:
-          Path -> float64 [entries that the card's parts take]; the terminate feature, where the
-          card names one, as the rule has it: [1], or one-hot int32 [3] whose entry 1 is 'carry on'.
+          float64 [D], in the order of `action_space.names`: the gripper in the data's own sense and
+          scale, a relative one as the change that the data hold.
+
+        Raises:
+          ValueError: the action has another length.
         """
         action = np.asarray(action, np.float64)
         if action.shape != (self.action_space.length,):
@@ -267,6 +274,19 @@ class Embodiment:
         if self.gripper:
             place = self.action_space.names.index('gripper')
             values[place] = self.gripper.to_command(values[place])
+        return values
+
+    def to_command(self, action: np.ndarray) -> dict[str, np.ndarray]:
+        """`command_values` by feature: what the data would hold for this action.
+
+        Returns:
+          Path -> float64 [entries that the card's parts take]; the terminate feature, where the
+          card names one, as the rule has it: [1], or one-hot int32 [3] whose entry 1 is 'carry on'.
+
+        Raises:
+          ValueError: the action has another length.
+        """
+        values = self.command_values(action)
         command: dict[str, np.ndarray] = {}
         for part in self.action:
             taken, values = np.split(values, [part.stop - part.start])

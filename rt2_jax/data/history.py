@@ -57,6 +57,12 @@ class History:
         self._frames, self._stride = check('frames', frames), check('stride', stride)
         self._past = collections.deque(maxlen=stride * (frames - 1) + 1)
 
+    def copy(self) -> 'History':
+        """Another history with the same frames so far."""
+        other = History(self._frames, self._stride)
+        other._past.extend(self._past)
+        return other
+
     def add(self, picture: np.ndarray) -> np.ndarray:
         """Takes the next frame uint8 [H, W, 3]; returns the observation uint8 [F, H, W, 3].
 

@@ -173,7 +173,7 @@ def _why_no_image(image: np.ndarray) -> str:
         or image.max(initial=0) > 1
     ):
         return (
-            f'{image.dtype} {list(image.shape)} with values up to {image.max(initial=0):g}. If it is '
-            "depth, send the camera's colours instead."
+            f'{image.dtype} {list(image.shape)} with values up to {image.max(initial=0):g}. Round '
+            "colours to uint8 first; depth is no picture: send the camera's colours."
         )
     return f'{image.dtype}. Scale and round it first, e.g. (255 * image).round().astype(np.uint8).'

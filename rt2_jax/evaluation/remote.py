@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import dataclasses
 import os
 from typing import Any
 import urllib.parse
@@ -16,7 +17,9 @@ import numpy as np
 import requests
 from websockets.sync.client import connect
 
+from rt2_jax.conventions import to_internal
 from rt2_jax.data import embodiments
+from rt2_jax.data.embodiment import Embodiment, Gripper
 from rt2_jax.evaluation.closed_loop import Decide
 from rt2_jax.serving import json_arrays, msgpack_arrays
 from rt2_jax.serving.access import VARIABLE
@@ -29,16 +32,19 @@ _SECONDS = 60.0
 class Server:
     """A server at an address, and what it says of its policy.
 
+    Actions come in the robot's own numbers, or in those that the server was started with, and are
+    turned to the project's own by what the server says of them.
+
     The key that it may ask for is the environment variable RT2_API_KEY.
 
     Args:
-      url: of one of SCHEMES.
+      url: of one of SCHEMES, '?convention=NAME' included (`rt2_jax/conventions.py`).
       parallel: how many may ask at a time.
 
     Attributes:
       metadata: what the server says of its policy.
       frames, frame_stride, embodiment: what `closed_loop.run` is to do here: openpi's protocol has the
-        server remember frames and gripper.
+        server remember frames, and a gripper that comes as changes is followed here.
 
     Raises:
       ValueError: no such address, or nobody there.
@@ -48,7 +54,9 @@ class Server:
         parts = urllib.parse.urlsplit(url)
         if parts.scheme not in SCHEMES or not parts.netloc:
             raise ValueError(f'{url!r} is no address such as ws://HOST:8000 or http://HOST:8000.')
-        self._url, self._openpi = url.rstrip('/'), parts.scheme.startswith('ws')
+        self._url = parts._replace(path=parts.path.rstrip('/'), query='').geturl()
+        self._query = f'?{parts.query}' if parts.query else ''
+        self._openpi = parts.scheme.startswith('ws')
         self._headers = {'Authorization': f'Api-Key {os.environ.get(VARIABLE, "")}'}
         self._pool = concurrent.futures.ThreadPoolExecutor(parallel)
         self._open = contextlib.ExitStack()
@@ -61,8 +69,7 @@ class Server:
             raise ValueError(f'{url} gives no description of its policy: {error}') from error
         self.frames = 1 if self._openpi else self.metadata['frames']
         self.frame_stride = self.metadata['frame_stride']
-        card = None if self._openpi else self.metadata.get('card')
-        self.embodiment = embodiments.CARDS.get(card)
+        self.embodiment = self._card()
 
     def close(self) -> None:
         self._open.close()
@@ -80,9 +87,16 @@ class Server:
 
         return decided
 
+    def _card(self) -> Embodiment | None:
+        """The tabletop's card, with the gripper's kind that comes: what `Robot.settle` goes by."""
+        if self.metadata.get('gripper', {}).get('kind') != 'relative':
+            return None
+        gripper = Gripper('relative', closed=1.0, open=-1.0)
+        return dataclasses.replace(embodiments.TABLETOP, gripper=gripper)
+
     def _describe(self) -> dict[str, Any]:
         url = self._url.replace('ws', 'http', 1) if self._openpi else self._url
-        reply = requests.get(f'{url}/', headers=self._headers, timeout=_SECONDS)
+        reply = requests.get(f'{url}/{self._query}', headers=self._headers, timeout=_SECONDS)
         reply.raise_for_status()
         return reply.json()
 
@@ -90,7 +104,10 @@ class Server:
         if id(env) not in self._robots:
             if self._openpi:
                 opening = connect(
-                    self._url, compression=None, max_size=None, additional_headers=self._headers
+                    f'{self._url}/{self._query}',
+                    compression=None,
+                    max_size=None,
+                    additional_headers=self._headers,
                 )
                 robot = self._open.enter_context(opening)
                 robot.recv()  # the metadata again
@@ -115,7 +132,7 @@ class Server:
         else:
             action, terminate = self._by_openvla(robot, image, instruction)
         flag = [] if terminate is None else [float(terminate)]
-        return np.array([*flag, *action], np.float32)
+        return np.array([*flag, *to_internal(action, self.metadata)], np.float32)
 
     def _by_openpi(self, robot: Any, image: np.ndarray, instruction: str, begins: bool):
         message = {'observation/image': image, 'prompt': instruction, 'reset': begins}
@@ -128,7 +145,7 @@ class Server:
 
     def _by_openvla(self, robot: requests.Session, image: np.ndarray, instruction: str):
         message = json_arrays.dumps({'image': image, 'instruction': instruction})
-        reply = robot.post(f'{self._url}/act', message, timeout=_SECONDS)
+        reply = robot.post(f'{self._url}/act{self._query}', message, timeout=_SECONDS)
         if not reply.ok:
             raise RuntimeError(f'{self._url} refuses: {reply.text}')
         flag = reply.headers.get(TERMINATE)

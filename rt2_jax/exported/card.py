@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from typing import Any
 
+from rt2_jax.conventions import Convention
 from rt2_jax.decoding.grammar import Kind
 from rt2_jax.exported.function import OUTPUTS
 from rt2_jax.policy import Policy
@@ -90,15 +90,16 @@ def outputs(policy: Policy, kinds: list[Kind]) -> dict[str, Any]:
     }
 
 
-def action(policy: Policy) -> dict[str, Any]:
+def action(policy: Policy, convention: Convention) -> dict[str, Any]:
     """The numbers of an action and what they mean to the robot."""
-    space = policy.action_tokenizer.space
+    space, described = policy.action_tokenizer.space, convention.describe()
     told = {
+        'convention': convention.name,
         'L': space.length,
         'names': list(space.number_names),
         'units': ['1'] * space.terminate + list(space.units),
-        'low': [0.0] * space.terminate + list(space.low),
-        'high': [1.0] * space.terminate + list(space.high),
+        'low': [0.0] * space.terminate + described['action_low'],
+        'high': [1.0] * space.terminate + described['action_high'],
         'bins': space.bins,
         'terminate': '1 ends the episode' if space.terminate else 'there is no such number',
         'space': json.loads(space.to_json()),
@@ -109,10 +110,7 @@ def action(policy: Policy) -> dict[str, Any]:
             'motion': card.motion,
             'frame': card.frame,
             'frequency_hz': card.frequency,
-            'gripper': {
-                'means': '+1 closed or closing, -1 open or opening',
-                'of_data': dataclasses.asdict(card.gripper) if card.gripper else None,
-            },
+            'gripper': described.get('gripper'),
         }
     return told
 

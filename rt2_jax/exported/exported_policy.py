@@ -6,7 +6,7 @@ and flatbuffers, which jax reads its files with.
     from exported_policy import ExportedPolicy
     policy = ExportedPolicy('.')    # or ExportedPolicy('.', kind='text')
     answer = policy(images, prompt)
-    answer['actions']               # float32 [B, L], in the units that policy.json tells
+    answer['actions']               # float32 [B, L], the robot's own numbers, which policy.json tells
 
 images are uint8 [B, F, S, S, 3], prompt int32 [B, P]; policy.json tells the sizes, the words of the
 prompt and how to get token ids from them.

@@ -11,10 +11,11 @@ import jax
 import jax.export
 import jax.numpy as jnp
 
+from rt2_jax.conventions import Convention
 from rt2_jax.decoding.grammar import Kind
 from rt2_jax.parallel.sharding import named_leaves
 from rt2_jax.policy import Policy
-from rt2_jax.text.actions import TERMINATE
+from rt2_jax.text.actions import TERMINATE, ActionTokenizer
 
 PLATFORMS = ('cpu', 'tpu', 'cuda', 'rocm')  # as jax.export calls them
 ANY = 'any'  # of batch sizes
@@ -41,7 +42,9 @@ class Function:
     serialised: bytes
 
 
-def answering(policy: Policy, kind: Kind) -> Callable[..., dict[str, jax.Array]]:
+def answering(
+    policy: Policy, kind: Kind, convention: Convention
+) -> Callable[..., dict[str, jax.Array]]:
     """A function (weights by name, images [B, F, S, S, 3], prompt [B, P]) -> `OUTPUTS`."""
     coder = policy.action_tokenizer
 
@@ -52,24 +55,28 @@ def answering(policy: Policy, kind: Kind) -> Callable[..., dict[str, jax.Array]]
         if kind != Kind.TEXT:
             place = found['lengths'][:, None] - coder.length + jnp.arange(coder.length)
             ids = jnp.take_along_axis(found['tokens'], place, axis=1)
-            found['actions'] = _values(coder, ids)
+            found['actions'] = _values(coder, ids, convention)
         return found
 
     return answer
 
 
-def _values(coder: Any, ids: jax.Array) -> jax.Array:
-    """Token ids int32 [B, L] to numbers float32 [B, L], as `ActionTokenizer.decode`."""
+def _values(coder: ActionTokenizer, ids: jax.Array, convention: Convention) -> jax.Array:
+    """Token ids int32 [B, L] to numbers float32 [B, L]: the flag, then the convention's numbers."""
     integers = jnp.asarray(coder.bin_of_id)[ids]
     flags = int(coder.space.terminate)
-    centres = jnp.asarray(coder.space.centres.astype('float32'))
+    centres = jnp.asarray(convention.centres().astype('float32'))
     values = centres[jnp.arange(len(coder.space.names)), integers[:, flags:]]
     terminate = (integers[:, :flags] == TERMINATE).astype(jnp.float32)
     return jnp.concatenate([terminate, values], axis=1)
 
 
 def export(
-    policy: Policy, kind: Kind, platforms: Sequence[str], batch_sizes: Sequence[int] | None
+    policy: Policy,
+    kind: Kind,
+    platforms: Sequence[str],
+    batch_sizes: Sequence[int] | None,
+    convention: Convention | None = None,
 ) -> list[Function]:
     """The functions of a kind of answer.
 
@@ -78,31 +85,35 @@ def export(
       kind: of the answers.
       platforms: of `PLATFORMS`.
       batch_sizes: one function for each; None for a single one that takes any number of rows.
+      convention: of the actions, none that needs memory; the robot's own by default.
 
     Raises:
       ValueError: the model can't be traced for any number of rows.
     """
+    convention = convention or policy.convention()
     if batch_sizes is None:
         try:
             rows = jax.export.symbolic_shape('B')[0]
-            return [Function(ANY, _exported(policy, kind, platforms, rows))]
+            return [Function(ANY, _exported(policy, kind, platforms, rows, convention))]
         except (jax.errors.InconclusiveDimensionOperation, TypeError) as error:
             # What a size that isn't known cannot do raises either.
             raise ValueError(
                 f'this model cannot be exported for any number of rows; name them, as in '
                 f'--batch_sizes=1,8: {error}'
             ) from error
-    return [Function(n, _exported(policy, kind, platforms, n)) for n in batch_sizes]
+    return [Function(n, _exported(policy, kind, platforms, n, convention)) for n in batch_sizes]
 
 
-def _exported(policy: Policy, kind: Kind, platforms: Sequence[str], rows: Any) -> bytes:
+def _exported(
+    policy: Policy, kind: Kind, platforms: Sequence[str], rows: Any, convention: Convention
+) -> bytes:
     shapes = {
         name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in weights_of(policy).items()
     }
     side = policy.image_size
     images = jax.ShapeDtypeStruct((rows, policy.frames, side, side, 3), jnp.uint8)
     prompt = jax.ShapeDtypeStruct((rows, policy.prompt_length), jnp.int32)
-    function = jax.jit(answering(policy, kind))
+    function = jax.jit(answering(policy, kind, convention))
     exported = jax.export.export(function, platforms=tuple(platforms))(shapes, images, prompt)
     return bytes(exported.serialize())
 

@@ -3,6 +3,8 @@
 ws  /          openpi's protocol          POST /act      OpenVLA's
 GET /          what is served             POST /answer   a question about a picture
 GET /healthz   200 once warmed up         GET  /metrics  for Prometheus
+
+/, ws / and /act take ?convention=NAME (`rt2_jax/conventions.py`).
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from starlette.websockets import WebSocket
 
 from rt2_jax.nearest import nearest
 from rt2_jax.serving import access, openpi, openvla
+from rt2_jax.serving.description import describe
 from rt2_jax.serving.refusals import Overloaded, Refusal
 from rt2_jax.serving.service import Service
 
@@ -58,30 +61,34 @@ def make_app(
         return handler
 
     async def health(_: Request) -> Response:
-        ready = service.ready
-        return PlainTextResponse('OK\n' if ready else 'NOT READY\n', 200 if ready else 503)
+        if service.ready:
+            return PlainTextResponse('OK\n')
+        return PlainTextResponse(f'{service.state}\n', 503)
 
     async def metrics(_: Request) -> Response:
         return Response(service.metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
-    async def describe(_: Request) -> Response:
-        return JSONResponse(service.metadata)
+    async def described(request: Request) -> Response:
+        convention = service.convention(openvla.convention_name(request.query_params))
+        return JSONResponse(describe(service.policy, convention))
 
     async def websocket(connection: WebSocket) -> None:
         try:
             access.check_key(api_key, connection.headers.get('authorization'))
-            service.check_ready()
+            convention = service.convention(openvla.convention_name(connection.query_params))
+            if service.state == 'Shutting down':
+                service.check_ready()
             if service.robots >= service.limits.connections:
                 raise Overloaded(f'Overloaded: {service.robots} robots are connected.')
         except Refusal as refusal:
             await connection.send_denial_response(_refused(refusal))
             return
-        await openpi.converse(connection, service)
+        await openpi.converse(connection, service, convention)
 
     return Starlette(
         routes=[
             Route('/healthz', health),
-            Route('/', guarded(describe)),
+            Route('/', guarded(described)),
             Route('/metrics', guarded(metrics)),
             Route(
                 '/act', guarded(functools.partial(openvla.act, service=service)), methods=['POST']

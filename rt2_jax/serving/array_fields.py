@@ -12,6 +12,8 @@ import numpy as np
 # Objects (which would need pickle), records and complex numbers are no part of either protocol.
 _TYPE = re.compile(r'[<>|=](b1|[iu][1248]|f[248]|[SU]\d{1,4})')
 _MOST_AXES = 8
+# Of maps and lists within each other; pictures in a list of frames, as lists of numbers, have 6.
+_MOST_DEPTH = 12
 
 
 def array_type(name: Any) -> np.dtype:
@@ -63,3 +65,18 @@ def check_plain(dtype: np.dtype) -> None:
     """ValueError for a type that is not sent: objects, records, complex numbers."""
     if dtype.kind in 'OVc':
         raise ValueError(f'arrays of type {dtype} are not sent: only plain numbers and texts are')
+
+
+def check_depth(content: Any) -> None:
+    """ValueError for maps and lists within each other beyond any use, on which recursion would fail."""
+    level = [content] if isinstance(content, (dict, list)) else []
+    for _ in range(_MOST_DEPTH):
+        level = [
+            entry
+            for value in level
+            for entry in (value.values() if isinstance(value, dict) else value)
+            if isinstance(entry, (dict, list))
+        ]
+        if not level:
+            return
+    raise ValueError(f'its maps and lists are nested more than {_MOST_DEPTH} deep')

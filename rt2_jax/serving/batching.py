@@ -21,7 +21,7 @@ from typing import Any
 
 from absl import logging
 
-from rt2_jax.serving.refusals import Expired, Failed
+from rt2_jax.serving.refusals import SEND_AGAIN, Expired, Failed
 
 
 @dataclasses.dataclass(eq=False)
@@ -173,7 +173,7 @@ class Batcher:
 
 
 def _expired() -> Expired:
-    return Expired('The deadline passed while the request waited.')
+    return Expired(f'The deadline passed while the request waited. {SEND_AGAIN}')
 
 
 def _deliver(batch: Sequence[Ticket], answers: Sequence[Any]) -> None:

@@ -4,30 +4,36 @@ from __future__ import annotations
 
 from typing import Any
 
+from rt2_jax.conventions import CONVENTIONS, Convention
 from rt2_jax.policy import Policy
-from rt2_jax.serving.requests import OBSERVATION, UNUSED
+from rt2_jax.serving import dialects
+from rt2_jax.serving.requests import WEBSOCKET_KEYS
 
 
-def describe(policy: Policy) -> dict[str, Any]:
-    """Metadata, of plain values that both msgpack and JSON hold."""
-    space, card = policy.action_tokenizer.space, policy.embodiment
+def describe(policy: Policy, convention: Convention) -> dict[str, Any]:
+    """Metadata, of plain values that both msgpack and JSON hold.
+
+    Args:
+      policy: that is served.
+      convention: in whose numbers the actions are that come with it.
+    """
+    card = policy.embodiment
     found = {
         'model': policy.config.model.name if policy.config else type(policy.model).__name__,
         'step': policy.step,
         'source': policy.source,
         'sources': list(policy.sources),
-        'action_names': list(space.names),
-        'action_units': list(space.units),
-        'action_low': list(space.low),
-        'action_high': list(space.high),
+        **convention.describe(),
+        'conventions': dict(CONVENTIONS),
         'action_horizon': 1,
-        'terminate': space.terminate,
+        'terminate': policy.action_tokenizer.space.terminate,
         'image_size': policy.image_size,
         'frames': policy.frames,
         'frame_stride': policy.frame_stride,
         'plan': policy.plan,
-        'observation_keys': [key for key in OBSERVATION if key not in UNUSED],
-        'ignored_keys': list(UNUSED),
+        'remembers': _remembered(policy, convention),
+        'observation_keys': [*(x.camera for x in dialects.WEBSOCKET), *WEBSOCKET_KEYS],
+        'ignored_keys': list(dialects.ignored(dialects.WEBSOCKET)),
     }
     if card:
         found |= {
@@ -36,7 +42,9 @@ def describe(policy: Policy) -> dict[str, Any]:
             'action_frame': card.frame,
             'action_motion': card.motion,
         }
-        if card.gripper:
-            # By the websocket a relative one is settled to where it is to be; by POST /act it is not.
-            found['gripper'] = {'kind': card.gripper.kind, 'closed': 1.0, 'open': -1.0}
     return found
+
+
+def _remembered(policy: Policy, convention: Convention) -> list[str]:
+    """What a connection's next action depends on beside its message, until an episode begins."""
+    return ['frames'] * (policy.frames > 1) + ['gripper'] * convention.needs_memory

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from rt2_jax.serving.array_fields import array_size, array_type, check_plain, to_array
+from rt2_jax.serving.array_fields import array_size, array_type, check_depth, check_plain, to_array
 
 
 def _default(value: Any) -> dict[str, Any]:
@@ -59,11 +59,12 @@ def loads(text: bytes | str) -> Any:
       ValueError: whatever is wrong with it.
     """
     try:
-        return json.loads(text, object_hook=_array, parse_constant=_no_constant)
+        content = json.loads(text, object_hook=_array, parse_constant=_no_constant)
+        check_depth(content)
+        return content
     except (ValueError, TypeError, RecursionError, binascii.Error) as error:
-        reason = (
-            f'it is nested too deeply ({error})' if isinstance(error, RecursionError) else error
-        )
+        deep = isinstance(error, RecursionError)
+        reason = 'its maps and lists are nested thousands deep' if deep else error
         raise ValueError(f'The message is not JSON as json_numpy writes it: {reason}') from error
 
 

@@ -53,8 +53,11 @@ class Limits:
     def check_picture(self, what: str, picture: Any) -> np.ndarray:
         """A picture or several, sent as pixels or as JPEG or PNG, as uint8 [F, H, W, 3].
 
-        A compressed picture's size is read from its head, before anything is decoded.
+        Pixels are an array, or lists of whole numbers within each other. A compressed picture's size
+        is read from its head, before anything is decoded.
         """
+        if isinstance(picture, list) and picture and isinstance(picture[0], list):
+            picture = _as_pixels(what, picture)
         if isinstance(picture, bytes):
             self._check_size(what, *encoded_size(what, picture))
         elif isinstance(picture, np.ndarray):
@@ -81,6 +84,19 @@ class Limits:
             raise TooLarge(
                 f'{what} has {height} x {width} pixels; this server takes {self.image_side} a side.'
             )
+
+
+def _as_pixels(what: str, rows: list[Any]) -> np.ndarray:
+    """Lists of whole numbers 0..255 as an array uint8; Malformed for anything else."""
+    try:
+        pixels = np.asarray(rows)
+    except ValueError as error:
+        raise Malformed(f'{what} is a list whose rows differ in length or kind: {error}') from error
+    if pixels.dtype.kind != 'i' or pixels.min(initial=0) < 0 or pixels.max(initial=0) > 255:
+        raise Malformed(
+            f'{what} is a list of {pixels.dtype}; whole numbers 0..255, [H][W][3], are needed.'
+        )
+    return pixels.astype(np.uint8)
 
 
 def encoded_size(what: str, encoded: bytes) -> tuple[int, int]:

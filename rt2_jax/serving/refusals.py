@@ -4,7 +4,8 @@ openpi's protocol has one form for every error, a text frame and then close code
 what a message gets that is wrong in itself: its frame may be missing in the robot's history, so
 going on would act on another past than the robot had. Two refusals say nothing of the message, only
 that now is a bad time (`Overloaded`, `Expired`): their text frame leaves the connection open, since
-a reconnection of every robot is the last thing that a busy server needs.
+a reconnection of every robot is the last thing that a busy server needs. Nothing of what they refuse
+is remembered, neither a frame nor that an episode began, so the client sends the same message again.
 """
 
 from __future__ import annotations
@@ -77,6 +78,10 @@ class NotReady(Refusal):
 
 class Expired(Refusal):
     status, outcome, closes = 504, 'expired', False
+
+
+# What is said of every refusal that leaves the connection open.
+SEND_AGAIN = 'Nothing of the request is remembered; send it again.'
 
 
 class Failed(Refusal):

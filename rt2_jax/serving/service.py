@@ -17,13 +17,22 @@ from absl import logging
 from starlette.requests import ClientDisconnect
 from starlette.websockets import WebSocketDisconnect
 
+from rt2_jax.conventions import CONVENTIONS, Convention
 from rt2_jax.decoding.grammar import Kind
+from rt2_jax.nearest import check
 from rt2_jax.policy import Policy
 from rt2_jax.serving.batching import Batcher
-from rt2_jax.serving.description import describe
 from rt2_jax.serving.limits import Limits
 from rt2_jax.serving.metrics import Metrics
-from rt2_jax.serving.refusals import Expired, Failed, Malformed, NotReady, Overloaded, Refusal
+from rt2_jax.serving.refusals import (
+    SEND_AGAIN,
+    Expired,
+    Failed,
+    Malformed,
+    NotReady,
+    Overloaded,
+    Refusal,
+)
 from rt2_jax.serving.requests import Asked
 from rt2_jax.serving.robots import Connected
 
@@ -38,6 +47,8 @@ class Settings:
       deadline: seconds after which a request that is still waiting is not computed any more.
       threads: that read and resize.
       temperature: of what is sampled; 0 takes the likeliest.
+      convention: in whose numbers clients are answered that ask for no other
+        (`rt2_jax/conventions.py`); None for 'robot', or 'internal' where the policy knows no card.
     """
 
     longest_wait: float = 0.0
@@ -45,6 +56,7 @@ class Settings:
     deadline: float = 10.0
     threads: int = 2
     temperature: float = 0.0
+    convention: str | None = None
 
     def __post_init__(self):
         if self.queue < 1 or self.threads < 1 or self.deadline <= 0:
@@ -52,6 +64,8 @@ class Settings:
                 f'queue is {self.queue}, threads {self.threads}, deadline {self.deadline} s; at '
                 'least 1, at least 1 and above 0 are needed.'
             )
+        if self.convention is not None:
+            check('convention', self.convention, CONVENTIONS)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -59,11 +73,13 @@ class Answered:
     """What became of a request.
 
     Attributes:
-      answer: a Decision, or the text that was asked for.
+      asked: the request.
+      answer: a Decision, or the text that was asked for; None where nothing was.
       milliseconds: by stage, as in metrics.STAGES.
       batch: how many requests were computed together.
     """
 
+    asked: Asked
     answer: Any
     milliseconds: dict[str, float]
     batch: int
@@ -71,7 +87,7 @@ class Answered:
 
 @dataclasses.dataclass
 class Request:
-    """What is known of a request so far: `wants` is 'action' or 'text' once it has been read."""
+    """What is known of a request so far: `wants` is 'action', 'text' or 'reset' once it is read."""
 
     wants: str = 'unknown'
 
@@ -90,7 +106,7 @@ class Service:
         self, policy: Policy, *, limits: Limits = Limits(), settings: Settings = Settings()
     ):
         self.policy, self.limits, self.settings = policy, limits, settings
-        self.metadata = describe(policy)
+        policy.convention(settings.convention)  # raises where there is no such
         self._batcher = Batcher(
             self._compute,
             largest=policy.batch_sizes[-1],
@@ -103,6 +119,7 @@ class Service:
         self._accepted = 0
         self.robots = 0
         self._warm = self._stopping = False
+        self._settled = asyncio.Event()
         self.failure: BaseException | None = None
 
     @property
@@ -119,6 +136,7 @@ class Service:
 
         def done(error: BaseException | None) -> None:
             self.failure, self._warm = error, error is None
+            self._settled.set()
             if error is not None:
                 failed()
             else:
@@ -129,6 +147,12 @@ class Service:
     def refuse_more(self) -> None:
         """From now on nothing is accepted."""
         self._stopping = True
+        self._settled.set()
+
+    async def warm(self) -> None:
+        """Waits for the end of the warm-up; NotReady if the server stops instead."""
+        await self._settled.wait()
+        self.check_ready()
 
     async def stop(self) -> None:
         """Ends the threads; what was accepted is to be answered before."""
@@ -136,8 +160,15 @@ class Service:
         await asyncio.get_running_loop().run_in_executor(None, self._batcher.close)
         self._threads.shutdown()
 
-    def new_robot(self) -> Connected:
-        return Connected(self.policy)
+    def convention(self, name: str | None = None) -> Convention:
+        """The convention of this name, of the settings' by default; Malformed if there is none."""
+        try:
+            return self.policy.convention(name or self.settings.convention)
+        except ValueError as error:
+            raise Malformed(str(error)) from error
+
+    def new_robot(self, convention: Convention) -> Connected:
+        return Connected(self.policy, convention)
 
     def connected(self, number: int) -> None:
         """A robot came (1) or left (-1)."""
@@ -173,7 +204,7 @@ class Service:
         self.check_ready()
         if self._accepted >= self.settings.queue:
             raise Overloaded(
-                f'Overloaded: {self._accepted} requests are being answered. Try again later.'
+                f'Overloaded: {self._accepted} requests are being answered. {SEND_AGAIN}'
             )
         self._accepted += 1
         try:
@@ -184,7 +215,14 @@ class Service:
     def check_ready(self) -> None:
         """NotReady before the warm-up has ended, and when shutting down."""
         if not self.ready:
-            raise NotReady('Shutting down.' if self._stopping else 'Warming up.')
+            raise NotReady(f'{self.state}.')
+
+    @property
+    def state(self) -> str:
+        """'Warming up', 'Ready' or 'Shutting down'."""
+        if self._stopping:
+            return 'Shutting down'
+        return 'Ready' if self._warm else 'Warming up'
 
     async def answer(
         self, request: Request, read: Callable[[], Asked], robot: Connected
@@ -194,7 +232,7 @@ class Service:
         Args:
           request: of `counted`.
           read: gives what is asked; called in a thread.
-          robot: whose request it is; one at a time.
+          robot: a copy of what is remembered of whose request it is; it changes.
 
         Raises:
           Refusal: any but Overloaded.
@@ -202,10 +240,13 @@ class Service:
         begin = time.monotonic()
         loop = asyncio.get_running_loop()
         asked, prepared = await loop.run_in_executor(self._threads, self._prepare, read, robot)
+        if prepared is None:
+            request.wants = 'reset'
+            return Answered(asked, None, {}, 0)
         request.wants = 'text' if asked.wants_text else 'action'
         deadline = begin + min(self.settings.deadline, asked.seconds or self.settings.deadline)
         if time.monotonic() > deadline:
-            raise Expired('The deadline passed while the request was read.')
+            raise Expired(f'The deadline passed while the request was read. {SEND_AGAIN}')
         ticket = self._batcher.submit(prepared, deadline)
         answer = await self._batcher.answered(ticket)
         seconds = {
@@ -217,11 +258,13 @@ class Service:
         for stage, took in seconds.items():
             self.metrics.seconds[stage].observe(took)
         milliseconds = {stage: 1000 * took for stage, took in seconds.items()}
-        return Answered(answer, milliseconds, ticket.batch)
+        return Answered(asked, answer, milliseconds, ticket.batch)
 
     def _prepare(self, read: Callable[[], Asked], robot: Connected) -> tuple[Asked, Any]:
         asked = read()
         observation = robot.observation(asked)
+        if observation is None:
+            return asked, None
         kind = Kind.TEXT if asked.wants_text else self._acts
         try:
             return asked, self.policy.prepare(observation, asked.text, kind, raw=asked.wants_text)

@@ -124,6 +124,8 @@ def test_ask_and_act(tmp_path):
     action += run.cells_of('gripper')
     assert len(action) == 8
     assert all(0 <= int(row[3]) <= 255 and 0 < float(row[4]) <= 1 for row in action)
+    # The tabletop is its own robot: what it is sent is what was decided.
+    assert all(float(row[2]) == pytest.approx(float(row[6]), abs=1e-3) for row in action[1:])
     assert len(run.films) == 2
     for film in run.films:
         path = tmp_path / 'film.mp4'

@@ -322,5 +322,11 @@ def step_feature(step, path):
     return step_feature(step[head], rest)
 
 
+def raw_action(card, step):
+    """A step's action as the data hold it, in the order of the card's dimensions: float64 [D]."""
+    parts = [np.ravel(step_feature(step, p.path))[p.start : p.stop] for p in card.action]
+    return np.concatenate(parts).astype(np.float64)
+
+
 def card(name):
     return embodiments.find(name)

@@ -1,9 +1,12 @@
-"""A server in a thread, with a tiny policy: what the tests of serving share."""
+"""A server in a thread, with a tiny policy, and published clients: what the tests of serving share."""
 
 import contextlib
 import dataclasses
 import functools
+import os
+import pathlib
 import socket
+import subprocess
 import threading
 import time
 
@@ -18,6 +21,13 @@ from rt2_jax.serving.msgpack_arrays import packb, unpackb
 from rt2_jax.serving.server import Server
 from rt2_jax.serving.service import Service
 
+CLIENT = pathlib.Path(__file__).with_name('published_client.py')
+HOW = (
+    'the published clients want an environment of their own: python -m venv ENV; ENV/bin/pip install '
+    'openpi-client typing_extensions json-numpy requests; OPENPI_PYTHON=ENV/bin/python pytest -m slow '
+    'tests/serving; OPENPI_WORKDIR=DIR has them play a checkpoint'
+)
+
 
 @dataclasses.dataclass
 class Running:
@@ -31,8 +41,8 @@ class Running:
     def http(self) -> str:
         return f'http://127.0.0.1:{self.port}'
 
-    def robot(self, **settings) -> 'Robot':
-        return Robot(f'ws://127.0.0.1:{self.port}', **settings)
+    def robot(self, query: str = '', **settings) -> 'Robot':
+        return Robot(f'ws://127.0.0.1:{self.port}/{query}', **settings)
 
     def metric(self, line: str) -> float:
         """The value of one line of /metrics."""
@@ -105,3 +115,30 @@ def twelve_pictures() -> list[np.ndarray]:
     """Pictures that the tiny policy acts on differently."""
     coarse = np.random.default_rng(0).integers(0, 256, (12, 4, 4, 3), np.uint8)
     return [cv2.resize(picture, (40, 40), interpolation=cv2.INTER_NEAREST) for picture in coarse]
+
+
+@contextlib.contextmanager
+def published(protocol, port):
+    """A function: an observation to the action that the published client gets."""
+    command = [os.environ['OPENPI_PYTHON'], str(CLIENT), protocol, str(port)]
+    # Nothing of this environment is seen by the other.
+    environment = {key: value for key, value in os.environ.items() if key != 'PYTHONPATH'}
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
+    ) as process:
+
+        def ask(observation, **more):
+            asked = {'image': observation['image'][0], 'prompt': observation['instruction']}
+            asked['more'] = more
+            message = packb(asked)
+            process.stdin.write(len(message).to_bytes(8, 'big') + message)
+            process.stdin.flush()
+            head = process.stdout.read(8)
+            assert head, 'the client died'
+            found = unpackb(process.stdout.read(int.from_bytes(head, 'big')))
+            if 'error' in found:
+                raise RuntimeError(found['error'])
+            return np.array([found['terminate'], *found['action']], np.float32)
+
+        yield ask
+        process.stdin.close()

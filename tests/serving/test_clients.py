@@ -1,32 +1,20 @@
 """Closed loop over the network: the tabletop's suites, played against a server as in process."""
 
-import contextlib
 import json
 import os
-import pathlib
-import subprocess
 
 from absl import flags
 from absl.testing import flagsaver
-import numpy as np
 import pytest
-from running import running, tiny_policy
+from running import HOW, published, running, tiny_policy
 
 pytest.importorskip('mujoco', reason="the tabletop needs pip install 'rt2_jax[sim]'")
 
 from rt2_jax import evaluate
 from rt2_jax.evaluation import closed_loop
 from rt2_jax.policy import Policy
-from rt2_jax.serving import msgpack_arrays
 
 pytestmark = pytest.mark.usefixtures('quick_compile')
-
-CLIENT = pathlib.Path(__file__).with_name('published_client.py')
-HOW = (
-    'the published clients want an environment of their own: python -m venv ENV; ENV/bin/pip install '
-    'openpi-client typing_extensions json-numpy requests; OPENPI_PYTHON=ENV/bin/python pytest -m slow '
-    'tests/serving; OPENPI_WORKDIR=DIR has them play a checkpoint'
-)
 
 
 @pytest.fixture(scope='module')
@@ -81,30 +69,6 @@ def test_wrong_addresses_and_flags_are_said(server, tmp_path):
     with flagsaver.flagsaver(server='ws://127.0.0.1:1', suite=['web'], workdir=None):
         with pytest.raises(evaluate.app.UsageError, match='leave out'):
             evaluate.main(['evaluate'])
-
-
-@contextlib.contextmanager
-def published(protocol, port):
-    """A function: an observation to the action that the published client gets."""
-    command = [os.environ['OPENPI_PYTHON'], str(CLIENT), protocol, str(port)]
-    # Nothing of this environment is seen by the other.
-    environment = {key: value for key, value in os.environ.items() if key != 'PYTHONPATH'}
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
-    ) as process:
-
-        def ask(observation):
-            asked = {'image': observation['image'][0], 'prompt': observation['instruction']}
-            message = msgpack_arrays.packb(asked)
-            process.stdin.write(len(message).to_bytes(8, 'big') + message)
-            process.stdin.flush()
-            head = process.stdout.read(8)
-            assert head, 'the client died'
-            found = msgpack_arrays.unpackb(process.stdout.read(int.from_bytes(head, 'big')))
-            return np.array([found['terminate'], *found['action']], np.float32)
-
-        yield ask
-        process.stdin.close()
 
 
 @pytest.mark.slow

@@ -22,6 +22,10 @@ def policy(tiny):
     )  # fmt: skip
 
 
+def connected(policy, convention='robot'):
+    return Connected(policy, policy.convention(convention))
+
+
 def asked(picture, prompt='pick banana', **more):
     message = {'observation/image': picture, 'prompt': prompt} | more
     return requests.from_openpi(msgpack_arrays.packb(message), Limits())
@@ -29,7 +33,7 @@ def asked(picture, prompt='pick banana', **more):
 
 def test_frames_are_remembered_until_an_episode_begins(policy):
     pictures = twelve_pictures()
-    robot, other = Connected(policy), Connected(policy)
+    robot, other = connected(policy), connected(policy)
     for step in range(7):
         other.observation(asked(pictures[11 - step]))
         seen = robot.observation(asked(pictures[step]))
@@ -41,7 +45,7 @@ def test_frames_are_remembered_until_an_episode_begins(policy):
 
 def test_questions_and_a_clients_own_history_leave_the_frames_alone(policy):
     pictures = twelve_pictures()
-    robot = Connected(policy)
+    robot = connected(policy)
     robot.observation(asked(pictures[0]))
     assert robot.observation(asked(pictures[5], 'Q: what is on the table? A:')).shape[0] == 1
     own = np.stack(pictures[6:9])
@@ -54,7 +58,7 @@ def test_questions_and_a_clients_own_history_leave_the_frames_alone(policy):
 
 def test_frames_that_do_not_fit_are_refused(policy):
     pictures = twelve_pictures()
-    robot = Connected(policy)
+    robot = connected(policy)
     robot.observation(asked(pictures[0]))
     with pytest.raises(Malformed, match="'reset': True"):
         robot.observation(asked(pictures[1][:20]))
@@ -63,9 +67,22 @@ def test_frames_that_do_not_fit_are_refused(policy):
 
 
 def test_a_gripper_that_was_closed_stays_closed(policy):
-    robot = Connected(policy)
     names = FRACTAL.action_space.number_names
-    place = names.index('gripper')
-    action = lambda value: np.eye(len(names), dtype=np.float32)[place] * value
-    found = [robot.settled(action(value))[place] for value in (0, 1, 0, 0, -1, 0)]
-    assert found == [-1, 1, 1, 1, -1, -1]
+    action = lambda value: np.eye(len(names), dtype=np.float32)[names.index('gripper')] * value
+    changes = [0, 1, 0, 0, -1, 0]
+    for convention, wanted in {'robot': changes, 'position': [-1, 1, 1, 1, -1, -1]}.items():
+        robot = connected(policy, convention)
+        assert [robot.command(action(value))[-1] for value in changes] == wanted
+
+
+def test_a_copy_changes_on_its_own(policy):
+    pictures = twelve_pictures()
+    robot = connected(policy, 'position')
+    robot.observation(asked(pictures[0]))
+    copy = robot.copy()
+    copy.observation(asked(pictures[1], reset=True))
+    assert copy.command(np.ones([8], np.float32))[-1] == 1
+    assert robot.command(np.zeros([8], np.float32))[-1] == -1
+    np.testing.assert_array_equal(
+        robot.observation(asked(pictures[2])), [pictures[0], pictures[0], pictures[2]]
+    )

@@ -266,13 +266,21 @@ def test_healthy_only_when_all_is_compiled_and_until_the_end(policy, pictures):
     with running(policy, wait=False) as server:
         health = lambda: requests.get(f'{server.http}/healthz', timeout=5)
         assert health().status_code == 503
-        with pytest.raises(InvalidStatus, match='503'):
-            server.robot()
-        compiled.set()
+        assert health().text == 'Warming up\n'
+        refused = post(server, '/act', {'image': pictures[0], 'instruction': 'pick banana'})
+        assert refused.status_code == 503 and refused.headers['Retry-After'] == '5'
+        with concurrent.futures.ThreadPoolExecutor() as pool:
+            # A websocket is accepted at once, and its metadata come when all is compiled.
+            connecting = pool.submit(server.robot)
+            while server.metric('rt2_connections') == 0:
+                time.sleep(0.01)
+            assert not connecting.done()
+            compiled.set()
+            robot = connecting.result(20)
         while health().status_code == 503:
             time.sleep(0.01)
         assert health().text == 'OK\n'
-        with server.robot() as robot:
+        with robot:
             robot.send(pictures[0])
             while not server.metric('rt2_batch_size_count'):
                 time.sleep(0.01)
