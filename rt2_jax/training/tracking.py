@@ -14,9 +14,10 @@ class WandbRun:
     """Logs to the W&B run of a workdir.
 
     The run's id and its last logged step are kept in the workdir's `wandb.json`. A restarted run goes
-    on from its last checkpoint, so it repeats the steps since then: these are at W&B already, and are
-    left out. The file is written before a step is logged, so that a crash between the two can lose
-    the step but never logs it twice.
+    on from its last checkpoint, so it repeats the steps since then; those that were logged before are
+    left out. Where W&B's server has the run, the server says which these are. Else (offline) the file
+    does, which is written before a step is logged: a step is never logged twice, but a killed process
+    loses what W&B had not written yet (it writes blocks of 32 KiB). `metrics.jsonl` has all.
 
     Args:
         project: the W&B project. Another project than before starts a new W&B run.
@@ -43,6 +44,8 @@ class WandbRun:
             resume='allow',
             dir=tempfile.mkdtemp(prefix='wandb-') if remote else str(workdir),
         )
+        if self._run.resumed:
+            self._record['step'] = self._run.step - 1
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Logs the values of a step, unless that step was logged before."""

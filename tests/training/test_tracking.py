@@ -24,7 +24,8 @@ from rt2_jax.training import metrics
 workdir, project, start, stop, end = sys.argv[1:]
 writer = metrics.Writer(workdir, int(start), project)
 for step in range(int(start) + 1, int(stop) + 1):
-    writer.write(step, {'loss': 1 / step})
+    # Enough values that W&B writes them: it does so in blocks of 32 KiB.
+    writer.write(step, {f'loss/{i}': 1 / step for i in range(300)})
 if end == 'crash':
     os._exit(9)
 writer.close()
@@ -77,16 +78,16 @@ def logged(workdir: pathlib.Path) -> list[tuple[str, int]]:
 
 def test_a_restarted_run_is_the_same_run_and_repeats_no_step(tmp_path):
     pytest.importorskip('wandb', reason='needs pip install wandb')
-    run(tmp_path, 0, 7, 'crash')  # its last checkpoint is of step 4
+    run(tmp_path, 0, 7, 'crash')  # its last checkpoint is of step 3
     record = json.loads((tmp_path / tracking.FILE).read_text())
     assert record == {'project': 'robots', 'id': record['id'], 'step': 7}
-    run(tmp_path, 4, 10, 'end')
+    run(tmp_path, 3, 10, 'end')
     rows = logged(tmp_path)
     assert {name for name, _ in rows} == {record['id']}
     steps = [step for _, step in rows]
-    assert 5 in steps and 6 in steps, 'the killed run sent nothing, so nothing could be repeated'
+    assert 5 in steps, 'the killed run sent nothing, so nothing could be repeated'
     assert len(steps) == len(set(steps)) and steps == sorted(steps)
-    assert steps[-3:] == [8, 9, 10], steps  # a killed process may lose what it had not sent yet
+    assert steps[-3:] == [8, 9, 10]
     assert [row['step'] for row in metrics.read(tmp_path)] == list(range(1, 11))
 
 
