@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rt2_jax import configuration
-from rt2_jax.benchmarks import decode, decode_model, decode_ours
+from rt2_jax.benchmarks import decode_model, decode_ours
 from rt2_jax.benchmarks.gpu import ROWS, Row
 from rt2_jax.decoding import compact
 from rt2_jax.decoding.grammar import Kind
@@ -173,7 +173,7 @@ def policy(row: Row, batch: int, repeats: int, toy: bool) -> dict[str, Any]:
     first = time.perf_counter() - begin
     assert tokens.shape == (batch, 1, decode_model.LENGTH), tokens.shape
     times = timed(call, repeats)
-    needed = decode.bytes_read(size, row.weights, batch)
+    needed = decode_model.bytes_read(size, row.weights, batch)
     return {
         'unit': 'Hz',
         'ours': 1 / times['seconds'],

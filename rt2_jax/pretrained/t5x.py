@@ -133,7 +133,7 @@ def config(path: epath.PathLike) -> dict[str, Any]:
         return dict(where=str(folder / 'config.gin'))
     text = file.read_text()
     for name, known in _FIXED.items():
-        for value in re.findall(rf'(?m)^[^#\n]*\b{re.escape(name)}\s*=\s*([^\s#]+)', text):
+        for value in re.findall(rf'(?m)^[^#\n]*{re.escape(name)}\s*=\s*([^\s#]+)', text):
             if value not in known:
                 raise SourceError(
                     f'{file}: {name} is {value}; the model here computes with {known[0]}'

@@ -9,7 +9,7 @@ from etils import epath
 import jax.numpy as jnp
 import pytest
 
-from rt2_jax.benchmarks import decode, gpu, gpu_row
+from rt2_jax.benchmarks import decode_model, gpu, gpu_row
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -90,7 +90,7 @@ def test_every_size_is_what_its_name_says():
     parameters = {}
     for size in gpu.POLICY_SIZES:
         row = gpu.ROWS[f'policy_{size}_bfloat16_b1']
-        needed = decode.bytes_read(row.size, 'bfloat16', 1)
+        needed = decode_model.bytes_read(row.size, 'bfloat16', 1)
         parameters[size] = sum(needed.values())
     # What a call reads of bfloat16 weights grows with the size; the decoder's are read eight times.
     assert parameters['1b'] < parameters['3b'] < parameters['5b']
