@@ -28,15 +28,12 @@ from typing import Any
 
 from absl import flags, logging
 from etils import epath
-import jax
-import numpy as np
 
 from rt2_jax import command, convert, paths
 from rt2_jax.benchmarks import decode_model, turns
 from rt2_jax.decoding import compact
 from rt2_jax.evaluation import report
-from rt2_jax.models import cost, vla
-from rt2_jax.parallel import sharding
+from rt2_jax.models import cost
 from rt2_jax.training import loading
 
 FLAGS = flags.FLAGS
@@ -96,44 +93,13 @@ def side_by_side(
     return found
 
 
-def bytes_read(size: str, kind: str, batch: int) -> dict[str, int]:
-    """What a batch's actions must read, bytes: `prefill`, and `steps` for the eight tokens together."""
-    config = decode_model.SIZES[size]
-    vocab, length = config['vocab'], decode_model.LENGTH
-    built = vla.build(config | {'dtype': 'bfloat16'}, vocab)
-    if kind == compact.STORED:
-        raise ValueError('what is read of weights in float32 is twice that of bfloat16')
-    model = compact.apart(built, jax.default_backend())
-    shapes = compact.shapes(model, kind, decode_model.inputs(1, vocab))
-    sizes = {n: x.size * x.dtype.itemsize for n, x in sharding.named_leaves(shapes).items()}
-    # Cross-attention's keys and values are made of the encoder's states, once.
-    once = ('cross_attention/key/', 'cross_attention/value/')
-    prefill = steps = 0
-    for name, count in sizes.items():
-        if name.startswith('embedding/'):
-            prefill += batch * decode_model.PROMPT_LENGTH * count // vocab
-            steps += batch * length * count // vocab
-        elif name.startswith('head/'):
-            steps += count // vocab * (2 + (length - 1) * decode_model.BINS)
-        elif name.startswith('text_decoder/') and not any(part in name for part in once):
-            steps += length * count
-        else:
-            prefill += count
-    decoder, vision = config['decoder'], config['vision']
-    states = (decode_model.IMAGE_SIZE // vision['patch']) ** 2 + decode_model.PROMPT_LENGTH
-    kept = 2 * decoder['depth'] * decoder['heads'] * decoder['head_dim']
-    own = sum(range(1, length + 1))
-    steps += batch * kept * (length * states + own) * np.dtype(model.dtype).itemsize
-    return {'prefill': int(prefill), 'steps': int(steps)}
-
-
 def compared(found: Mapping[str, Mapping[str, Any]], size: str, batch: int) -> dict[str, Any]:
     """The figures of a batch size, from what was measured."""
     rate = lambda part: found[part]['per_second']
     kinds = [kind for kind in compact.TYPES if kind in found]
     kind = max(kinds, key=rate)
     bandwidth, flops = rate('read') * (1 << 24), rate('multiply') * 1e9
-    needed = bytes_read(size, kind, batch)
+    needed = decode_model.bytes_read(size, kind, batch)
     reading = {part: count / bandwidth for part, count in needed.items()}
     encoding = cost.decode_flops(decode_model.SIZES[size], decode_model.data(), batch) / flops
     own = {
@@ -152,7 +118,7 @@ def compared(found: Mapping[str, Mapping[str, Any]], size: str, batch: int) -> d
         'weights': kind,
         'first_action_ms': round(whole, 2),
         'prefill_ms': round(prefill, 2),
-        'bytes': {kind: bytes_read(size, kind, batch) for kind in kinds},
+        'bytes': {kind: decode_model.bytes_read(size, kind, batch) for kind in kinds},
         'bandwidth': round(bandwidth),
         'flops': round(flops),
         'parts': found,

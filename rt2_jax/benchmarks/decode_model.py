@@ -13,10 +13,14 @@ from typing import Any
 import zlib
 
 from etils import epath
+import jax
 import ml_dtypes
 import numpy as np
 
+from rt2_jax.decoding import compact
 from rt2_jax.decoding.grammar import Grammar
+from rt2_jax.models import vla
+from rt2_jax.parallel import sharding
 from rt2_jax.pretrained import tensors
 from rt2_jax.training import loading, weights
 
@@ -94,3 +98,43 @@ def _random(name: str, shape: tuple[int, ...]) -> tensors.Tensor:
 def _normal(name: str, shape: tuple[int, ...]) -> np.ndarray:
     rng = np.random.default_rng(zlib.crc32(name.encode()))
     return np.float32(0.03) * rng.standard_normal(shape, np.float32)
+
+
+def bytes_read(size: str, kind: str, batch: int) -> dict[str, int]:
+    """What a batch's actions must read, bytes: `prefill`, and `steps` for the eight tokens together.
+
+    Args:
+      size: of `SIZES`.
+      kind: of the weights, 'bfloat16' or 'int8'.
+      batch: rows.
+
+    Raises:
+      ValueError: the weights are as they are stored.
+    """
+    config = SIZES[size]
+    vocab, length = config['vocab'], LENGTH
+    built = vla.build(config | {'dtype': 'bfloat16'}, vocab)
+    if kind == compact.STORED:
+        raise ValueError('what is read of weights in float32 is twice that of bfloat16')
+    model = compact.apart(built, jax.default_backend())
+    shapes = compact.shapes(model, kind, inputs(1, vocab))
+    sizes = {n: x.size * x.dtype.itemsize for n, x in sharding.named_leaves(shapes).items()}
+    # Cross-attention's keys and values are made of the encoder's states, once.
+    once = ('cross_attention/key/', 'cross_attention/value/')
+    prefill = steps = 0
+    for name, count in sizes.items():
+        if name.startswith('embedding/'):
+            prefill += batch * PROMPT_LENGTH * count // vocab
+            steps += batch * length * count // vocab
+        elif name.startswith('head/'):
+            steps += count // vocab * (2 + (length - 1) * BINS)
+        elif name.startswith('text_decoder/') and not any(part in name for part in once):
+            steps += length * count
+        else:
+            prefill += count
+    decoder, vision = config['decoder'], config['vision']
+    states = (IMAGE_SIZE // vision['patch']) ** 2 + PROMPT_LENGTH
+    kept = 2 * decoder['depth'] * decoder['heads'] * decoder['head_dim']
+    own = sum(range(1, length + 1))
+    steps += batch * kept * (length * states + own) * np.dtype(model.dtype).itemsize
+    return {'prefill': int(prefill), 'steps': int(steps)}

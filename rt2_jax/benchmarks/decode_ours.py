@@ -30,13 +30,13 @@ from rt2_jax.decoding.grammar import Kind
 from rt2_jax.decoding.sampler import Sampler
 from rt2_jax.models import vla
 from rt2_jax.pretrained import tensors
-from rt2_jax.training import loading
+from rt2_jax.training import loading, metrics
 
 IMPORTED = time.time()
 FLAGS = flags.FLAGS
 PARTS = (*compact.KINDS, 'read', 'multiply')
 _READ_BYTES = 1 << 30  # more than caches hold
-_SIDE = 2_048
+_QUEUED = 8  # sums of it on a device, so that starting one costs nothing
 
 
 def policy(directory: epath.Path, kind: str) -> tuple[Sampler, Any]:
@@ -79,8 +79,8 @@ def read() -> Iterator[range]:
     if jax.default_backend() != 'cpu':
         array, sums = jnp.ones(_READ_BYTES // 4, jnp.float32), jax.jit(jnp.sum)
         while True:
-            sums(array).block_until_ready()
-            yield rows
+            jax.block_until_ready([sums(array) for _ in range(_QUEUED)])
+            yield range(_QUEUED * len(rows))
     threads = len(os.sched_getaffinity(0))
     parts = [np.ones(_READ_BYTES // 8 // threads, np.int64) for _ in range(threads)]
     with concurrent.futures.ThreadPoolExecutor(threads) as pool:
@@ -91,11 +91,12 @@ def read() -> Iterator[range]:
 
 def multiply() -> Iterator[range]:
     """Multiplies bfloat16 matrices; yields a row for each GFLOP."""
-    x = jnp.ones((_SIDE, _SIDE), jnp.bfloat16)
+    side, queued = metrics.product_size(jax.default_backend())
+    x = jax.random.normal(jax.random.key(0), (side, side), jnp.bfloat16)
     square = jax.jit(functools.partial(jnp.dot, preferred_element_type=jnp.float32))
     while True:
-        square(x, x).block_until_ready()
-        yield range(round(2 * _SIDE**3 / 1e9))
+        jax.block_until_ready([square(x, x) for _ in range(queued)])
+        yield range(round(queued * 2 * side**3 / 1e9))
 
 
 def define_flags() -> None:

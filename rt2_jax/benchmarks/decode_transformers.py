@@ -1,12 +1,13 @@
 """The peer of benchmarks/decode.py: the same model in transformers, decoding by `generate`.
 
 A SiglipVisionModel, our projection, and T5ForConditionalGeneration, as PaLI joins them; with a cache, and
-greedily, where `prefix_allowed_tokens_fn` allows but one token at each place: the tokens that ours says.
+greedily. In decode.py `prefix_allowed_tokens_fn` allows one token at each place: that which ours says.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+import contextlib
 import itertools
 import os
 import time
@@ -21,7 +22,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from rt2_jax import command
 from rt2_jax.benchmarks import decode_model, turns
-from rt2_jax.pretrained import tensors
+from rt2_jax.pretrained import siglip, t5, tensors
 
 IMPORTED = time.time()
 FLAGS = flags.FLAGS
@@ -30,26 +31,44 @@ FLAGS = flags.FLAGS
 class PaLI:
     """The model, on a device and in a type.
 
-    Args:
-      directory: with `ours`, `t5` and `siglip`.
-      dtype: float32 or bfloat16.
+    Attributes:
+      text: T5's; tower: SigLIP's; projection: from the tower's width to the text's, [vision, width].
+      dtype, device: of all of them.
     """
 
-    def __init__(self, directory: epath.Path, dtype: torch.dtype, device: str):
+    def __init__(self, text: Any, tower: Any, projection: torch.Tensor):
+        self.text, self.tower, self.projection = text.eval(), tower.eval(), projection
+        self.dtype, self.device = projection.dtype, projection.device
+
+    @classmethod
+    def load(cls, directory: epath.Path, dtype: torch.dtype, device: str) -> PaLI:
+        """Reads the weights of a directory with `ours`, `t5` and `siglip`."""
+        kind = transformers.T5ForConditionalGeneration
+        text = kind.from_pretrained(directory / 't5', dtype=dtype).to(device)
         options = dict(dtype=dtype, attn_implementation='sdpa')
-        t5 = transformers.T5ForConditionalGeneration
-        self.text = t5.from_pretrained(directory / 't5', dtype=dtype).to(device).eval()
         tower = transformers.SiglipVisionModel.from_pretrained(directory / 'siglip', **options)
-        self.tower = tower.to(device).eval()
         kernel = tensors.open_tensors(directory / 'ours')['projection/kernel'].read()
-        self.projection = torch.tensor(kernel.astype(np.float32)).to(device, dtype)
-        self.dtype, self.device = dtype, device
+        projection = torch.tensor(kernel.astype(np.float32)).to(device, dtype)
+        return cls(text, tower.to(device), projection)
+
+    @classmethod
+    def random(cls, model: Mapping[str, Any], dtype: torch.dtype, device: str) -> PaLI:
+        """Random weights for a `config.model` of ours, made on the device."""
+        model = dict(model) | {'image_size': decode_model.IMAGE_SIZE}
+        text, vision = t5.theirs(model), siglip.theirs(model)
+        with torch.device(device), _default_dtype(dtype):
+            text = transformers.T5ForConditionalGeneration(transformers.T5Config(**text))
+            tower = transformers.SiglipVisionModel(transformers.SiglipVisionConfig(**vision))
+            projection = torch.randn(model['vision']['width'], model['encoder']['width']) / 30
+        return cls(text, tower, projection)
 
     @torch.inference_mode()
     def encode(self, images: np.ndarray, prompt: np.ndarray) -> tuple[Any, torch.Tensor]:
         """States of the encoder, and which of them there are."""
         pixels = torch.tensor(images[:, 0]).to(self.device).permute(0, 3, 1, 2)
-        seen = self.tower(pixel_values=pixels.to(self.dtype) / 127.5 - 1).last_hidden_state
+        seen = self.tower(
+            pixel_values=(pixels.float() / 127.5 - 1).to(self.dtype)
+        ).last_hidden_state
         ids = torch.tensor(prompt).to(self.device)
         embedded = torch.cat([seen @ self.projection, self.text.shared(ids)], dim=1)
         mask = torch.cat([torch.ones(seen.shape[:2], dtype=torch.long).to(ids), ids.ne(0)], dim=1)
@@ -57,16 +76,20 @@ class PaLI:
         return encoder(inputs_embeds=embedded, attention_mask=mask).last_hidden_state, mask
 
     @torch.inference_mode()
-    def say(self, images: np.ndarray, prompt: np.ndarray, said: np.ndarray) -> np.ndarray:
-        """The tokens said, int [B, L]."""
+    def say(
+        self, images: np.ndarray, prompt: np.ndarray, length: int, said: np.ndarray | None = None
+    ) -> np.ndarray:
+        """The `length` tokens said, int [B, L]: the likeliest, or those of `said` where it is given."""
         states, mask = self.encode(images, prompt)
-        allowed = lambda row, ids: [int(said[row, len(ids) - 1])]
-        found = self.text.generate(
+        options = {}
+        if said is not None:
+            allowed = lambda row, ids: [int(said[row, len(ids) - 1])]
+            options['prefix_allowed_tokens_fn'] = allowed
+        tokens = self.text.generate(
             encoder_outputs=BaseModelOutput(last_hidden_state=states), attention_mask=mask,
-            max_new_tokens=said.shape[1], min_new_tokens=said.shape[1], do_sample=False,
-            use_cache=True, prefix_allowed_tokens_fn=allowed,
+            max_new_tokens=length, min_new_tokens=length, do_sample=False, use_cache=True, **options,
         )  # fmt: skip
-        return found[:, 1:].cpu().numpy()
+        return tokens[:, 1:].cpu().numpy()
 
     @torch.inference_mode()
     def log_probs(
@@ -86,6 +109,16 @@ class PaLI:
         return found
 
 
+@contextlib.contextmanager
+def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
 def actions(model: PaLI, vocab: int, batch: int, prefill: bool) -> Iterator[list[Any]]:
     """Decodes for ever; yields a row for each action. `prefill` alone encodes."""
     images, prompt, said = decode_model.inputs(batch, vocab)
@@ -93,7 +126,7 @@ def actions(model: PaLI, vocab: int, batch: int, prefill: bool) -> Iterator[list
         if prefill:
             model.encode(images, prompt)[0].flatten()[0].item()
         else:
-            found = model.say(images, prompt, said)
+            found = model.say(images, prompt, decode_model.LENGTH, said)
             assert np.array_equal(found, said), (found, said)
         yield list(range(batch))
 
@@ -110,7 +143,7 @@ def define_flags() -> None:
 def main(_: list[str]) -> None:
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     device = 'cuda' if torch.cuda.is_available() else 'cpu'
-    model = PaLI(epath.Path(FLAGS.directory), getattr(torch, FLAGS.dtype), device)
+    model = PaLI.load(epath.Path(FLAGS.directory), getattr(torch, FLAGS.dtype), device)
     vocab = model.text.config.vocab_size
     rows = actions(model, vocab, FLAGS.batch_size, FLAGS.prefill)
     first = next(rows)

@@ -205,7 +205,8 @@ class ViT(nn.Module):
                 f'Images of {images.shape[1]} x {images.shape[2]} pixels are no whole '
                 f'number of patches of {self.patch}'
             )
-        x = images.astype(self.dtype) / 127.5 - 1
+        # In float32: bfloat16 would round a grey level before it is scaled, and again behind that.
+        x = (images.astype(jnp.float32) / 127.5 - 1).astype(self.dtype)
         if self.stem == 'pyramid':
             x = PyramidStem(self.stem_widths, self.width, self.dtype, name='stem')(x)
         else:

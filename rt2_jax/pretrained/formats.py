@@ -14,6 +14,7 @@ from rt2_jax.pretrained import (
     big_vision,
     paligemma,
     paligemma_npz,
+    settings,
     siglip,
     t5,
     t5gemma2,
@@ -41,6 +42,7 @@ class Format:
         integers: how its vocabulary gets a token for each integer (`text.integers`).
         tensors: a path to their tensors.
         config: a path to what lies there in place of a config.json; None where nothing does.
+        renamed: what names begin with in some files -> what they begin with in the others.
     """
 
     what: str
@@ -51,6 +53,7 @@ class Format:
     integers: str = 'overwrite'
     tensors: Callable[[epath.PathLike], Tensors] = tensors_lib.open_tensors
     config: Callable[[epath.PathLike], dict[str, Any]] | None = None
+    renamed: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 def _prefix(source: Tensors, options: Sequence[str]) -> str:
@@ -61,10 +64,18 @@ def _prefix(source: Tensors, options: Sequence[str]) -> str:
     return options[-1]
 
 
+def _canonical(name: str, renamed: Mapping[str, str]) -> str:
+    """A tensor's name as the tables have it."""
+    for other, usual in renamed.items():
+        if name.startswith(other):
+            return usual + name.removeprefix(other)
+    return name
+
+
 FORMATS = {
     't5': Format(
         'T5 v1.1, Flan-T5, mT5, UL2: Hugging Face safetensors',
-        lambda config, _: t5.model(config),
+        t5.model,
         lambda *_: t5.RULES,
         t5.theirs,
         t5.MODEL_TYPES,
@@ -84,6 +95,7 @@ FORMATS = {
         lambda model, source: siglip.rules(model, _prefix(source, ('vision_model.', ''))),
         siglip.theirs,
         siglip.MODEL_TYPES,
+        renamed=siglip.RENAMED,
     ),
     'big_vision': Format(
         'ViT or SigLIP tower: big_vision npz, or the older of vision_transformer (FILE.npz:img of a '
@@ -109,6 +121,7 @@ FORMATS = {
         ),
         t5gemma2.theirs,
         t5gemma2.MODEL_TYPES,
+        renamed=t5gemma2.RENAMED,
     ),
     'paligemma': Format(
         'PaliGemma 1 and 2: Hugging Face safetensors',
@@ -118,6 +131,7 @@ FORMATS = {
         ),
         paligemma.theirs,
         paligemma.MODEL_TYPES,
+        renamed=paligemma.RENAMED,
     ),
     'paligemma_npz': Format(
         'PaliGemma 1 and 2: big_vision npz',
@@ -154,7 +168,17 @@ def open_source(source: epath.PathLike, name: str) -> Source:
         ValueError: no such format.
     """
     form = FORMATS[check('format', name, FORMATS)]
-    found = form.tensors(source)
+    stored = form.tensors(source)
+    found = {_canonical(tensor, form.renamed): x for tensor, x in stored.items()}
+    if len(found) < len(stored):
+        twice = [
+            n
+            for n in stored
+            if n != _canonical(n, form.renamed) and _canonical(n, form.renamed) in stored
+        ]
+        raise SourceError(
+            f'{source} has {twice[0]} under the name {_canonical(twice[0], form.renamed)} too'
+        )
     config: dict[str, Any] = form.config(source) if form.config else {}
     if form.model_types:
         path = paths.of(source)
@@ -164,6 +188,7 @@ def open_source(source: epath.PathLike, name: str) -> Source:
         config = records.read(path, SourceError)
         if not isinstance(config, dict):
             raise SourceError(f'{path} must hold an object')
+        settings.check_preprocessing(path.parent)
         kind = config.get('model_type')
         if kind not in form.model_types:
             other = [n for n, f in FORMATS.items() if kind in f.model_types]
@@ -173,6 +198,8 @@ def open_source(source: epath.PathLike, name: str) -> Source:
             )
     try:
         model = form.model(config, found)
+    except SourceError as error:
+        raise SourceError(f'{path}: {error}' if form.model_types else str(error)) from None
     except KeyError as error:
         where = next(iter(found.values())).where if found else source
         raise SourceError(f'{where} is no {form.what}: {error} is missing') from error

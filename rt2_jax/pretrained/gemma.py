@@ -5,6 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from rt2_jax.pretrained.rules import HEADS_IN, HEADS_OUT, PRODUCT, Rule
+from rt2_jax.pretrained.settings import Settings
+
+KINDS = 'sliding_attention', 'full_attention'  # by models.gemma's LOCAL and GLOBAL
+
+
+def check_common(settings: Settings) -> None:
+    """Checks what is the same in all of Gemma's layers here.
+
+    Raises:
+        SourceError: a field has another value.
+    """
+    settings.must('hidden_activation', 'gelu_pytorch_tanh', None)
+    settings.must('hidden_act', 'gelu_pytorch_tanh', None)
+    settings.must('rms_norm_eps', 1e-6)
+    settings.must('attention_bias', False)
+    settings.must('tie_word_embeddings', True)
+    settings.must('pad_token_id', 0, None)
 
 
 def layers(

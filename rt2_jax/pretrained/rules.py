@@ -8,7 +8,7 @@ parameter that no rule fills are errors.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 import dataclasses
 import difflib
 import fnmatch
@@ -40,7 +40,8 @@ class Rule:
 
     Attributes:
         ours: our parameter's name, 'text_encoder/layers/attention/query/kernel'; '' for a tensor that
-            we have no use for.
+            does not change what our part of the model computes. A copy of another one is no such
+            tensor: see `copies`.
         theirs: their tensor's name; with '{i}' there is one a layer, and ours has a leading layer axis.
             Of a tensor that we have no use for, '*' stands for anything.
         layout: how theirs becomes ours, as einops writes it (of one layer, where there is one a layer);
@@ -48,7 +49,10 @@ class Rule:
         sizes: of axes that the right side of `layout` joins.
         part: (axis, number, of): theirs holds `of` of ours along an axis, of which this is one.
         span: (axis, start, stop): theirs holds ours, and others, one behind the other along an axis.
-        copy_of: their name for what `theirs` is a copy of: read from there where `theirs` is missing.
+        copies: other names that files keep the same tensor under. The first that is there is read;
+            all that are there must be equal, which is checked when the tensor is read.
+        instead: names to read from where neither `theirs` nor a copy is there: a head that is the word
+            table, say. If both are there they may differ.
         resizes: ours and theirs are vectors on square grids, [tokens, width], that may differ in size:
             between them is interpolated, linearly in both directions.
         constant: what ours is all of where a checkpoint has no `theirs`; None where it must have it.
@@ -60,7 +64,8 @@ class Rule:
     sizes: tuple[tuple[str, int], ...] = ()
     part: tuple[int, int, int] | None = None
     span: tuple[int, int, int | None] | None = None
-    copy_of: str = ''
+    copies: tuple[str, ...] = ()
+    instead: tuple[str, ...] = ()
     resizes: bool = False
     constant: float | None = None
 
@@ -124,17 +129,14 @@ def imported(
 
     Raises:
         SourceError: tensors that no rule takes, parameters that no rule fills or of another shape, each
-            named with the nearest.
+            named with the nearest. Reading what is returned raises it where a copy is none.
     """
     taken: set[str] = set()
     found: dict[str, Tensor] = {}
     wrong: list[str] = []
     for rule in (rule for rule in rules if rule.ours in shapes):
         shape = tuple(shapes[rule.ours])
-        names = [
-            rule.copy_of if rule.copy_of and name not in source else name
-            for name in rule.names(shape[0])
-        ]
+        names = [_stored(rule, name, source) for name in rule.names(shape[0])]
         if missing := [name for name in names if name not in source]:
             if rule.constant is not None:
                 array = np.full(shape, rule.constant, np.float32)
@@ -143,8 +145,8 @@ def imported(
             near = _near(missing[0], source)
             wrong.append(f'{rule.ours}: the checkpoint has no {missing[0]}{near}')
             continue
-        taken |= set(names)
-        tensors = [source[name] for name in names]
+        taken |= {*names, *rule.copies}
+        tensors = [_checked(rule, source[name], source) for name in names]
         wrong += _misfits(rule, tensors, shape)
         found[rule.ours] = _ours(rule, tensors, shape)
     wrong += [f'{name}: no rule of this format fills it' for name in _unfilled(rules, shapes)]
@@ -160,6 +162,33 @@ def imported(
             + more
         )
     return found
+
+
+def _stored(rule: Rule, name: str, source: Mapping[str, Tensor]) -> str:
+    """The name that a tensor of a rule is stored under; `name` if it is not there at all."""
+    options = (name, *rule.copies, *rule.instead)
+    return next((option for option in options if option in source), name)
+
+
+def _checked(rule: Rule, tensor: Tensor, source: Mapping[str, Tensor]) -> Tensor:
+    """The tensor of a rule; what is read of it is compared with its copies."""
+    copies = [source[name] for name in rule.copies if name in source]
+    copies = [copy for copy in copies if copy is not tensor]
+    if not copies:
+        return tensor
+
+    def same(get: Callable[[Tensor], np.ndarray]) -> np.ndarray:
+        x = get(tensor)
+        for copy in copies:
+            if not np.array_equal(x, get(copy)):
+                raise SourceError(
+                    f'{copy.name} in {copy.where} is not the same as {tensor.name}, and there is one '
+                    f'{rule.ours} here; a model that has both is not known'
+                )
+        return x
+
+    take = (lambda index: same(lambda t: t[index])) if tensor.take else None
+    return dataclasses.replace(tensor, read=lambda: same(lambda t: t.read()), take=take)
 
 
 def _unfilled(rules: Sequence[Rule], shapes: Iterable[str]) -> list[str]:

@@ -10,8 +10,17 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rt2_jax.pretrained.rules import HEADS_IN, HEADS_OUT, PRODUCT, Rule
+from rt2_jax.pretrained.settings import Settings
+from rt2_jax.pretrained.tensors import SourceError
 
 MODEL_TYPES = ('siglip', 'siglip_vision_model')
+# Names of a tower within a larger model of transformers 5 -> those of a whole SigLIP.
+RENAMED = {'model.vision_model.': 'vision_model.', 'model.vision_tower.': ''}
+# Their activations -> ours, and back.
+ACTIVATIONS = {
+    'gelu': 'gelu_exact', 'gelu_pytorch_tanh': 'gelu', 'gelu_new': 'gelu', 'silu': 'silu',
+}  # fmt: skip
+ACTIVATION_NAMES = {'gelu_exact': 'gelu', 'gelu': 'gelu_pytorch_tanh', 'silu': 'silu'}
 
 
 def rules(config: Mapping[str, Any], theirs: str = 'vision_model.') -> tuple[Rule, ...]:
@@ -70,24 +79,67 @@ def product(ours: str, theirs: str) -> Iterator[Rule]:
     yield Rule(f'{ours}/bias', f'{theirs}.bias')
 
 
+# Of a whole SigLIP, what is of both sides or of its loss; of a tower, what is behind the tokens.
+_IGNORED_OF_WHOLE = ('text_config', 'logit_scale_init_value')
+IGNORED = (
+    'image_size',  # by the positions
+    'vision_use_head', 'projection_dim', 'projector_hidden_act', 'num_image_tokens',
+    'num_positions', 'bos_token_id', 'pad_token_id', 'is_encoder_decoder', 'is_decoder',
+)  # fmt: skip
+
+
 def model(theirs: Mapping[str, Any]) -> dict[str, Any]:
     """Our `config.model` of the tower, from their config.json.
 
     Raises:
-        ValueError: a tower that ours is not.
+        SourceError: a tower that ours is not.
     """
-    vision = theirs.get('vision_config', theirs)
-    if vision.get('hidden_act', 'gelu_pytorch_tanh') != 'gelu_pytorch_tanh':
-        raise ValueError(f'hidden_act is {vision["hidden_act"]!r}; gelu_pytorch_tanh is known')
-    return dict(
-        vision=dict(
-            width=vision.get('hidden_size', 768),
-            depth=vision.get('num_hidden_layers', 12),
-            heads=vision.get('num_attention_heads', 12),
-            mlp=vision.get('intermediate_size', 3072),
-            patch=vision.get('patch_size', 16),
+    if 'vision_config' not in theirs:
+        return dict(vision=tower(Settings(theirs, IGNORED)))
+    with Settings(theirs, (*IGNORED, *_IGNORED_OF_WHOLE)) as settings:
+        settings.must('model_type', *MODEL_TYPES)
+        return dict(vision=tower(settings.part('vision_config', IGNORED)))
+
+
+def tower(settings: Settings) -> dict[str, Any]:
+    """Our `config.model.vision`, from their vision_config."""
+    with settings:
+        settings.must('model_type', 'siglip_vision_model', 'siglip')
+        settings.must('num_channels', 3)
+        vision = dict(
+            width=settings.take('hidden_size', 768),
+            depth=settings.take('num_hidden_layers', 12),
+            heads=settings.take('num_attention_heads', 12),
+            mlp=settings.take('intermediate_size', 3072),
+            patch=side(settings, 'patch_size', 16),
         )
-    )
+        activation = activation_of(settings, 'hidden_act', 'gelu_pytorch_tanh')
+        epsilon = settings.take('layer_norm_eps', 1e-6)
+        # What differs from a SigLIP that is published.
+        if activation != 'gelu':
+            vision['activation'] = activation
+        if epsilon != 1e-6:
+            vision['epsilon'] = epsilon
+        return vision
+
+
+def activation_of(settings: Settings, name: str, default: str) -> str:
+    """Our activation, from theirs."""
+    settings.must(name, default, *ACTIVATIONS)
+    return ACTIVATIONS[settings.take(name, default)]
+
+
+def side(settings: Settings, name: str, default: int) -> int:
+    """A side of a square, which newer files may give twice.
+
+    Raises:
+        SourceError: it is no square.
+    """
+    value = settings.take(name, default)
+    sides = {value} if isinstance(value, int) else set(value)
+    if len(sides) > 1:
+        raise SourceError(f'{name} is {value}; patches here are squares')
+    return sides.pop()
 
 
 def theirs(model: Mapping[str, Any], image_size: int = 224) -> dict[str, Any]:
@@ -102,5 +154,7 @@ def theirs(model: Mapping[str, Any], image_size: int = 224) -> dict[str, Any]:
         intermediate_size=vision['mlp'],
         patch_size=vision['patch'],
         image_size=model.get('image_size', image_size),
+        hidden_act=ACTIVATION_NAMES[vision.get('activation', 'gelu')],
+        layer_norm_eps=vision.get('epsilon', 1e-6),
         vision_use_head=False,
     )

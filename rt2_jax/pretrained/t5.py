@@ -10,6 +10,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rt2_jax.pretrained.rules import HEADS_IN, HEADS_OUT, PRODUCT, Rule
+from rt2_jax.pretrained.settings import Settings
+from rt2_jax.pretrained.tensors import SourceError, Tensor
 
 MODEL_TYPES = ('t5', 'mt5')
 _ACTIVATIONS = {'gated-gelu': 'gelu', 'gated-silu': 'silu'}
@@ -44,46 +46,69 @@ _DECODER = {
     'cross_attention': ('cross_norm', 'EncDecAttention'),
     'mlp_block': ('mlp_norm', 'DenseReluDense'),
 }
+_COPIES = ('encoder.embed_tokens.weight', 'decoder.embed_tokens.weight')
 RULES = (
-    Rule('embedding/embedding', 'shared.weight'),
-    Rule('', 'encoder.embed_tokens.weight'),
-    Rule('', 'decoder.embed_tokens.weight'),
+    Rule('embedding/embedding', 'shared.weight', copies=_COPIES),
     *_stack('text_encoder', 'encoder', _ENCODER),
     *_stack('text_decoder', 'decoder', _DECODER),
-    Rule('head/kernel', 'lm_head.weight', 'vocab width -> width vocab', copy_of='shared.weight'),
-)
+    Rule(
+        'head/kernel', 'lm_head.weight', 'vocab width -> width vocab',
+        instead=('shared.weight', *_COPIES),
+    ),
+)  # fmt: skip
 
 
-def model(theirs: Mapping[str, Any]) -> dict[str, Any]:
+# Derived from `feed_forward_proj` when a file is loaded, or of v1.0's tokenizers.
+_IGNORED = ('dense_act_fn', 'is_gated_act', 'n_positions', 'bos_token_id')
+
+
+def model(theirs: Mapping[str, Any], source: Mapping[str, Tensor] | None = None) -> dict[str, Any]:
     """Our `config.model` of the text parts, from their config.json.
 
+    Args:
+        theirs: the config.json.
+        source: the checkpoint's tensors, by name; None for those of a whole model.
+
     Raises:
-        ValueError: a model that these layers are not.
+        SourceError: a model that these layers are not.
     """
-    if theirs.get('feed_forward_proj') not in _ACTIVATIONS:
-        raise ValueError(
-            f'feed_forward_proj is {theirs.get("feed_forward_proj")!r}; the gated hidden layers of T5 '
-            f'v1.1 and later are known ({", ".join(_ACTIVATIONS)}), T5 v1.0 is not'
+    with Settings(theirs, _IGNORED) as settings:
+        settings.must('model_type', *MODEL_TYPES)
+        projection = settings.take('feed_forward_proj', 'relu')
+        if projection not in _ACTIVATIONS:
+            raise SourceError(
+                f'feed_forward_proj is {projection!r}; the gated hidden layers of T5 v1.1 and later '
+                f'are known ({", ".join(_ACTIVATIONS)}), T5 v1.0 is not'
+            )
+        # Newer files say it; in older ones a head of its own meant that states are not scaled for it.
+        tied = settings.take('tie_word_embeddings', True)
+        if settings.take('scale_decoder_outputs', tied):
+            raise SourceError(
+                'scale_decoder_outputs is true (or tie_word_embeddings, in files without it), as in '
+                'T5 v1.0, whose output is scaled; v1.1 is known'
+            )
+        if not tied and source is not None and 'lm_head.weight' not in source:
+            raise SourceError('tie_word_embeddings is false, and there is no lm_head.weight')
+        settings.must('layer_norm_epsilon', 1e-6)
+        settings.must('relative_attention_num_buckets', 32)
+        settings.must('relative_attention_max_distance', 128)
+        settings.must('is_encoder_decoder', True)
+        settings.must('is_decoder', False)
+        settings.must('pad_token_id', 0)
+        settings.must('decoder_start_token_id', 0, None)
+        part = dict(
+            width=settings.take('d_model'),
+            heads=settings.take('num_heads'),
+            head_dim=settings.take('d_kv'),
+            mlp=settings.take('d_ff'),
+            activation=_ACTIVATIONS[projection],
         )
-    # Newer files say it; in older ones a head of its own meant that states are not scaled for it.
-    tied = theirs.get('tie_word_embeddings', True)
-    if theirs.get('scale_decoder_outputs', tied):
-        raise ValueError(
-            'the output of T5 v1.0 is scaled and its head the word table; v1.1 is known'
+        depth = settings.take('num_layers')
+        return dict(
+            vocab=settings.take('vocab_size'),
+            encoder=part | dict(depth=depth),
+            decoder=part | dict(depth=settings.take('num_decoder_layers', None) or depth),
         )
-    part = dict(
-        width=theirs['d_model'],
-        heads=theirs['num_heads'],
-        head_dim=theirs['d_kv'],
-        mlp=theirs['d_ff'],
-        activation=_ACTIVATIONS[theirs['feed_forward_proj']],
-    )
-    depth = theirs['num_layers']
-    return dict(
-        vocab=theirs['vocab_size'],
-        encoder=part | dict(depth=depth),
-        decoder=part | dict(depth=theirs.get('num_decoder_layers') or depth),
-    )
 
 
 def theirs(model: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,10 +12,13 @@ from typing import Any
 from rt2_jax.models.gemma import pattern
 from rt2_jax.pretrained import gemma, siglip
 from rt2_jax.pretrained.rules import Rule
+from rt2_jax.pretrained.settings import Settings
 
 MODEL_TYPES = ('t5gemma2',)
+# Names in memory of transformers 5 -> those in the files that its `save_pretrained` writes.
+RENAMED = {'model.encoder.text_model.': 'model.encoder.'}
 _ENCODER, _DECODER = 'model.encoder', 'model.decoder'
-_KINDS = 'sliding_attention', 'full_attention'  # by models.gemma's LOCAL and GLOBAL
+_KINDS = gemma.KINDS
 _NORMS = {
     'attention_norm': 'pre_self_attn_layernorm',
     'attention_out_norm': 'post_self_attn_layernorm',
@@ -33,10 +36,16 @@ def rules(
         *siglip.rules(config, tower)[:-3],
         Rule('projection/norm/scale', f'{projector}.mm_soft_emb_norm.weight'),
         Rule('projection/linear/kernel', f'{projector}.mm_input_projection_weight'),
-        Rule('embedding/words/embedding', f'{_ENCODER}.embed_tokens.weight'),
-        Rule('embedding/vector', f'{_ENCODER}.embed_tokens.eoi_embedding'),
-        Rule('', f'{_DECODER}.embed_tokens.*'),
-        Rule('', 'lm_head.out_proj.weight'),
+        Rule(
+            'embedding/words/embedding',
+            f'{_ENCODER}.embed_tokens.weight',
+            copies=(f'{_DECODER}.embed_tokens.weight', 'lm_head.out_proj.weight'),
+        ),
+        Rule(
+            'embedding/vector',
+            f'{_ENCODER}.embed_tokens.eoi_embedding',
+            copies=(f'{_DECODER}.embed_tokens.eoi_embedding',),
+        ),
         *gemma.layers('text_encoder/layers', f'{_ENCODER}.layers', _NORMS, qk_norm=True),
         *gemma.layers('text_decoder/layers', f'{_DECODER}.layers', _NORMS, qk_norm=True),
         Rule('text_encoder/norm/scale', f'{_ENCODER}.norm.weight'),
@@ -44,47 +53,86 @@ def rules(
     )
 
 
+# Taken from the parts, or only for how their processor writes image tokens.
+_IGNORED = ('image_token_index', 'eoi_token_index', 'bos_token_id', 'vocab_size', 'is_decoder')
+_IGNORED_OF_ENCODER = ('image_token_index', 'vocab_size', 'is_encoder_decoder', 'is_decoder')
+_IGNORED_OF_TEXT = ('max_position_embeddings', 'bos_token_id', 'is_encoder_decoder', 'is_decoder')
+
+
 def model(theirs: Mapping[str, Any]) -> dict[str, Any]:
-    """Our `config.model`, from their config.json."""
-    encoder, decoder = theirs['encoder'], theirs['decoder']
-    return dict(
-        name='t5gemma2',
-        vocab=decoder['vocab_size'],
-        image_tokens=encoder['mm_tokens_per_image'],
-        before_image=(decoder['bos_token_id'], 108, encoder['boi_token_index']),
-        after_image=(encoder['eoi_token_index'], 108),
-        end_of_image=encoder['eoi_token_index'],
-        start=decoder['bos_token_id'],
-        cap=decoder.get('final_logit_softcapping') or 0.0,
-        vision=siglip.model(encoder)['vision'],
-        encoder=_part(encoder['text_config']),
-        decoder=_part(decoder),
-    )
+    """Our `config.model`, from their config.json.
+
+    Raises:
+        SourceError: a model that these layers are not.
+    """
+    with Settings(theirs, _IGNORED) as settings:
+        settings.must('model_type', *MODEL_TYPES)
+        settings.must('tie_word_embeddings', True)
+        settings.must('is_encoder_decoder', True)
+        settings.must('pad_token_id', 0, None)
+        with settings.part('decoder', _IGNORED_OF_TEXT) as decoder:
+            found = dict(
+                vocab=decoder.take('vocab_size'),
+                start=decoder.take('bos_token_id', 2),
+                cap=decoder.take('final_logit_softcapping', None) or 0.0,
+                decoder=_part(decoder),
+            )
+        with settings.part('encoder', _IGNORED_OF_ENCODER) as encoder:
+            encoder.must('model_type', 't5gemma2_encoder')
+            encoder.must('tie_word_embeddings', True)
+            begin, end = encoder.take('boi_token_index'), encoder.take('eoi_token_index')
+            # An encoder has no logits to cap.
+            with encoder.part(
+                'text_config', (*_IGNORED_OF_TEXT, 'final_logit_softcapping')
+            ) as text:
+                text.must('vocab_size', found['vocab'])
+                stack = _part(text)
+            return found | dict(
+                name='t5gemma2',
+                image_tokens=encoder.take('mm_tokens_per_image'),
+                before_image=(found['start'], 108, begin),
+                after_image=(end, 108),
+                end_of_image=end,
+                vision=siglip.tower(encoder.part('vision_config', siglip.IGNORED)),
+                encoder=stack,
+            )
 
 
-def _part(theirs: Mapping[str, Any]) -> dict[str, Any]:
-    kinds = theirs['layer_types']
-    rope = theirs['rope_parameters']
-    turns = [rope[kind] for kind in _KINDS]
-    full = [i + 1 for i, kind in enumerate(kinds) if kind == 'full_attention']
-    every = full[0] if full else len(kinds) + 1
+def _part(settings: Settings) -> dict[str, Any]:
+    """A stack's part of our `config.model`."""
+    settings.must('model_type', 't5gemma2_text', 't5gemma2_decoder')
+    gemma.check_common(settings)
+    settings.must('rope_scaling', None)
+    depth, kinds = settings.take('num_hidden_layers'), settings.take('layer_types')
+    every = kinds.index(_KINDS[1]) + 1 if _KINDS[1] in kinds else depth + 1
+    settings.must('layer_types', [_KINDS[kind] for kind in pattern(depth, every)])
+    turns = [_turn(settings.take('rope_parameters'), kind) for kind in _KINDS]
     return dict(
-        width=theirs['hidden_size'],
-        depth=theirs['num_hidden_layers'],
-        mlp=theirs['intermediate_size'],
+        width=settings.take('hidden_size'),
+        depth=depth,
+        mlp=settings.take('intermediate_size'),
         attention=dict(
-            heads=theirs['num_attention_heads'],
-            kv_heads=theirs['num_key_value_heads'],
-            head_dim=theirs['head_dim'],
-            scale=theirs['query_pre_attn_scalar'] ** -0.5,
+            heads=settings.take('num_attention_heads'),
+            kv_heads=settings.take('num_key_value_heads'),
+            head_dim=settings.take('head_dim'),
+            scale=settings.take('query_pre_attn_scalar') ** -0.5,
             qk_norm=True,
-            cap=theirs.get('attn_logit_softcapping') or 0.0,
+            cap=settings.take('attn_logit_softcapping', None) or 0.0,
         ),
         every=every,
-        window=theirs['sliding_window'],
-        bases=tuple(turn['rope_theta'] for turn in turns),
-        stretches=tuple(turn.get('factor', 1.0) for turn in turns),
+        window=settings.take('sliding_window'),
+        bases=tuple(base for base, _ in turns),
+        stretches=tuple(stretch for _, stretch in turns),
     )
+
+
+def _turn(rope: Mapping[str, Any], kind: str) -> tuple[float, float]:
+    """Base and stretch of the rotary rates of a kind of layers."""
+    with Settings(rope[kind], name=f'rope_parameters.{kind}') as settings:
+        settings.must('rope_type', 'default', 'linear')
+        linear = settings.take('rope_type', 'default') == 'linear'
+        stretch = settings.take('factor', 1.0)
+        return settings.take('rope_theta'), stretch if linear else 1.0
 
 
 def theirs(model: Mapping[str, Any]) -> dict[str, Any]:

@@ -40,6 +40,12 @@ _ATTENTION = dict.fromkeys(('query', 'key', 'value'), 'width {heads}') | {'out':
 _HIDDEN = {'wi_0': 'width hidden', 'wi_1': 'width hidden', 'wo': 'hidden width'}
 # Their pair of the gate and the product beside it -> our activation.
 _ACTIVATIONS = {('gelu', 'linear'): 'gelu', ('silu', 'linear'): 'silu', ('swish', 'linear'): 'silu'}
+# What config.gin may say of the network beside that and beside sizes, which the arrays tell; the rest of
+# it is of data, training and decoding.
+_FIXED = {
+    'num_buckets': ('32',), 'max_distance': ('128',), 'LayerNorm.epsilon': ('1e-6', '1e-06', '0.000001'),
+    'logits_via_embedding': ('False',), 'rescale_logits': ('False',),
+}  # fmt: skip
 _HEAD = 'target/decoder/logits_dense/kernel'
 _LAST_NORM = 'target/decoder/decoder_norm/scale'
 
@@ -126,8 +132,15 @@ def config(path: epath.PathLike) -> dict[str, Any]:
     )
     if file is None:
         return dict(where=str(folder / 'config.gin'))
+    text = file.read_text()
+    for name, known in _FIXED.items():
+        for value in re.findall(rf'(?m)^[^#\n]*{re.escape(name)}\s*=\s*([^\s#]+)', text):
+            if value not in known:
+                raise SourceError(
+                    f'{file}: {name} is {value}; the model here computes with {known[0]}'
+                )
     # Of T5X's own networks `T5Config.mlp_activations`, of flaxformer's `MlpBlock.activations`.
-    found = re.findall(r'(?im)^[^#\n]*activations\s*=[\s\\]*(\([^)]*\))', file.read_text())
+    found = re.findall(r'(?im)^[^#\n]*activations\s*=[\s\\]*(\([^)]*\))', text)
     kinds = {tuple(re.findall(r'\w+', text)) for text in found}
     if len(kinds) > 1:
         raise SourceError(f'{file} has several activations: {", ".join(map(str, sorted(kinds)))}')

@@ -12,6 +12,7 @@ import dataclasses
 import json
 import math
 import os
+import re
 from typing import Any
 import zipfile
 
@@ -75,6 +76,9 @@ def open_tensors(source: epath.PathLike) -> dict[str, Tensor]:
     raise SourceError(f'{path} is neither .safetensors nor .npz, nor a directory of these')
 
 
+_PICKLED = r'(pytorch_model.*|model.*)\.(bin|pt|pth)(\.index\.json)?'
+
+
 def _directory(path: epath.Path) -> dict[str, Tensor]:
     indices = sorted(path.glob('*.safetensors.index.json'))
     files = sorted(path.glob('*.safetensors'))
@@ -82,6 +86,8 @@ def _directory(path: epath.Path) -> dict[str, Tensor]:
         return _safetensors(files[0])
     if len(indices) != 1:
         names = sorted(p.name for p in path.iterdir())
+        if not files and any(re.fullmatch(_PICKLED, name) for name in names):
+            raise SourceError(_remedy(path))
         present = ', '.join(names[:20] + ['...'] * (len(names) > 20)) or 'nothing'
         raise SourceError(
             f'{path} has {len(files)} .safetensors files and {len(indices)} indices '
@@ -105,6 +111,19 @@ def _directory(path: epath.Path) -> dict[str, Tensor]:
         if tensor not in found:
             raise SourceError(f'{path / shard} lacks {tensor}, which {indices[0].name} says it has')
     return {name: found[name] for name in shards}
+
+
+def _remedy(path: epath.Path) -> str:
+    """What to do where there are only torch's pickles, which are not read since they can run code."""
+    config = path / 'config.json'
+    names = json.loads(config.read_text()).get('architectures') if config.exists() else None
+    name = names[0] if names else 'CLASS'
+    return (
+        f'{path} has its weights as pickles of torch, and no safetensors. Write them anew, in Python:\n'
+        f'  from transformers import {name}\n'
+        f"  {name}.from_pretrained('{path}').save_pretrained('NEW', safe_serialization=True)\n"
+        'then copy the files of the tokenizer and of the preprocessor to NEW, and convert that'
+    )
 
 
 _TYPES = {

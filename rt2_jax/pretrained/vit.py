@@ -11,9 +11,9 @@ from typing import Any
 
 from rt2_jax.pretrained import siglip
 from rt2_jax.pretrained.rules import Rule
+from rt2_jax.pretrained.settings import Settings
 
 MODEL_TYPES = ('vit',)
-_ACTIVATIONS = {'gelu': 'gelu_exact', 'gelu_pytorch_tanh': 'gelu', 'gelu_new': 'gelu'}
 
 
 def rules(config: Mapping[str, Any], theirs: str = '') -> tuple[Rule, ...]:
@@ -50,35 +50,40 @@ def _layers(theirs: str) -> Iterator[Rule]:
     yield from siglip.norm(f'{ours}/mlp_norm', f'{theirs}.layernorm_after')
 
 
+# By the positions; of the pooling, of masked images, and of frames that training drops parts of.
+_IGNORED = (
+    'image_size', 'pooler_act', 'pooler_output_size', 'encoder_stride', 'drop_path_rate',
+    'is_encoder_decoder', 'is_decoder',
+)  # fmt: skip
+
+
 def model(theirs: Mapping[str, Any]) -> dict[str, Any]:
     """Our `config.model` of the tower, from their config.json.
 
     Raises:
-        ValueError: a tower that ours is not.
+        SourceError: a tower that ours is not.
     """
-    activation = theirs.get('hidden_act', 'gelu')
-    if activation not in _ACTIVATIONS:
-        raise ValueError(f'hidden_act is {activation!r}; known are {", ".join(_ACTIVATIONS)}')
-    if not theirs.get('qkv_bias', True):
-        raise ValueError('qkv_bias is false; towers with these biases are known')
-    return dict(
-        vision=dict(
-            width=theirs['hidden_size'],
-            depth=theirs['num_hidden_layers'],
-            heads=theirs['num_attention_heads'],
-            mlp=theirs['intermediate_size'],
-            patch=theirs['patch_size'],
-            class_token='placed',
-            activation=_ACTIVATIONS[activation],
-            epsilon=theirs.get('layer_norm_eps', 1e-12),
+    with Settings(theirs, _IGNORED) as settings:
+        settings.must('model_type', *MODEL_TYPES)
+        settings.must('num_channels', 3)
+        settings.must('qkv_bias', True)
+        return dict(
+            vision=dict(
+                width=settings.take('hidden_size'),
+                depth=settings.take('num_hidden_layers'),
+                heads=settings.take('num_attention_heads'),
+                mlp=settings.take('intermediate_size'),
+                patch=siglip.side(settings, 'patch_size', 16),
+                class_token='placed',
+                activation=siglip.activation_of(settings, 'hidden_act', 'gelu'),
+                epsilon=settings.take('layer_norm_eps', 1e-12),
+            )
         )
-    )
 
 
 def theirs(model: Mapping[str, Any], image_size: int = 224) -> dict[str, Any]:
     """Their config.json, from our `config.model`."""
     vision = model['vision']
-    names = {our: their for their, our in reversed(_ACTIVATIONS.items())}
     return dict(
         model_type='vit',
         architectures=['ViTModel'],
@@ -88,6 +93,6 @@ def theirs(model: Mapping[str, Any], image_size: int = 224) -> dict[str, Any]:
         intermediate_size=vision['mlp'],
         patch_size=vision['patch'],
         image_size=model.get('image_size', image_size),
-        hidden_act=names[vision.get('activation', 'gelu')],
+        hidden_act=siglip.ACTIVATION_NAMES[vision.get('activation', 'gelu')],
         layer_norm_eps=vision.get('epsilon', 1e-6),
     )

@@ -15,6 +15,7 @@ import psutil
 
 from rt2_jax import paths
 from rt2_jax.parallel import sharding
+from rt2_jax.training import tracking
 
 FILE = 'metrics.jsonl'
 UPLOAD_SECONDS = 15.0  # between two uploads of a log in a bucket, which is written whole
@@ -48,7 +49,7 @@ class Writer:
             str(self._mirror.local / 'tensorboard'),
             purge_step=resume_step + 1 if resume_step else None,
         )
-        self._wandb = _wandb(wandb_project, self._mirror.local) if wandb_project else None
+        self._wandb = tracking.WandbRun(wandb_project, workdir) if wandb_project else None
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Appends the values of one step, and flushes."""
@@ -57,7 +58,7 @@ class Writer:
         for name, value in values.items():
             self._board.add_scalar(name, value, step)
         if self._wandb is not None:
-            self._wandb.log(dict(values), step=step)
+            self._wandb.write(step, values)
         self._mirror.upload(after_seconds=UPLOAD_SECONDS)
 
     def flush(self) -> None:
@@ -71,7 +72,7 @@ class Writer:
         self._board.close()
         self._mirror.close()
         if self._wandb is not None:
-            self._wandb.finish()
+            self._wandb.close()
 
 
 class ExampleLog:
@@ -133,16 +134,6 @@ def read_examples(workdir: epath.PathLike) -> dict[int, list[int]]:
             row = json.loads(line)
             found.setdefault(row['step'], []).extend(row['examples'])
     return {step: sorted(examples) for step, examples in sorted(found.items())}
-
-
-def _wandb(project: str, workdir):
-    try:
-        import wandb
-    except ImportError as error:
-        raise ImportError(
-            f'config.wandb_project is {project!r}, but W&B is missing: pip install wandb'
-        ) from error
-    return wandb.init(project=project, dir=str(workdir), resume='allow')
 
 
 def _drop_after(path: epath.Path, step: int) -> None:
@@ -224,16 +215,29 @@ class Clock:
         return values
 
 
-def matmul_peak(dtype: Any = jnp.float32, size: int = 1024, seconds: float = 0.4) -> float:
-    """FLOP/s that a plain square matmul reaches on one device here, the best of many runs."""
-    x = jnp.ones((size, size), dtype)
+def product_size(platform: str) -> tuple[int, int]:
+    """Side of the square matrices that show a device's peak, and how many products to queue.
+
+    A product of 1,024 takes microseconds on an accelerator, less than it takes to start it, and does
+    not fill one; products of 8,192 do, queued so that starting them costs nothing.
+    """
+    return (1024, 1) if platform == 'cpu' else (8192, 8)
+
+
+def matmul_peak(dtype: Any = jnp.float32, seconds: float = 0.4) -> float:
+    """FLOP/s that a plain square matmul reaches on one device here, the best of many runs.
+
+    The numbers are random: a GPU multiplies constant ones faster, since they take less power.
+    """
+    size, queued = product_size(jax.default_backend())
+    x = jax.random.normal(jax.random.key(0), (size, size), dtype)
     multiply = jax.jit(jnp.dot)
     multiply(x, x).block_until_ready()
     best, end = 0.0, time.perf_counter() + seconds
-    while time.perf_counter() < end:
+    while best == 0.0 or time.perf_counter() < end:
         start = time.perf_counter()
-        multiply(x, x).block_until_ready()
-        best = max(best, 2 * size**3 / (time.perf_counter() - start))
+        jax.block_until_ready([multiply(x, x) for _ in range(queued)])
+        best = max(best, queued * 2 * size**3 / (time.perf_counter() - start))
     return best
 
 

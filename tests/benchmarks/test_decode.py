@@ -24,10 +24,10 @@ def test_transformers_gives_the_same_probabilities_and_says_the_same(directory):
     sampler, params = decode_ours.policy(directory / 'ours', 'stored')
     grammar, question = sampler.grammar, decode_model.inputs(2, sampler.model.vocab)
     ours = sampler(params, *question[:2], Kind.ACTION, forced=question[2]).log_probs[:, 0]
-    peer = decode_transformers.PaLI(directory, torch.float32, 'cpu')
+    peer = decode_transformers.PaLI.load(directory, torch.float32, 'cpu')
     columns = [grammar.first_columns] + [grammar.bin_columns] * (decode_model.LENGTH - 1)
     np.testing.assert_allclose(ours, peer.log_probs(*question, columns), atol=1e-4)
-    np.testing.assert_array_equal(peer.say(*question), question[2])
+    np.testing.assert_array_equal(peer.say(*question[:2], 8, question[2]), question[2])
 
 
 @pytest.mark.usefixtures('quick_compile')
@@ -38,13 +38,13 @@ def test_our_half_gives_a_row_for_each_action(directory):
 
 
 def test_what_must_be_read():
-    of = {kind: decode.bytes_read('base', kind, 1) for kind in ('bfloat16', 'int8')}
+    of = {kind: decode_model.bytes_read('base', kind, 1) for kind in ('bfloat16', 'int8')}
     whole = {kind: sum(parts.values()) for kind, parts in of.items()}
     # 334 M parameters less the tables, the decoder's eight times, 2 bytes each.
     assert 1.8e9 < whole['bfloat16'] < 2.2e9 and of['bfloat16']['steps'] > 3 * of['int8']['prefill']
     # Less than half is saved only of what is no kernel: the cache and a few rows of words.
     assert 0.5 < whole['int8'] / whole['bfloat16'] < 0.56
-    more = decode.bytes_read('base', 'int8', 8)
+    more = decode_model.bytes_read('base', 'int8', 8)
     assert whole['int8'] < sum(more.values()) < 2 * whole['int8']
 
 

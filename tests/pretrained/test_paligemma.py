@@ -17,7 +17,10 @@ pytestmark = pytest.mark.usefixtures('quick_compile')
 
 VOCAB, SIZE, SOFT, SEPARATOR = 97, 24, 90, 8
 KINDS = {
-    'gemma': dict(num_key_value_heads=1, hidden_activation='gelu_pytorch_tanh'),
+    'gemma': dict(
+        num_key_value_heads=1, hidden_activation='gelu_pytorch_tanh',
+        rope_parameters=dict(rope_type='default', rope_theta=50.0),
+    ),
     'gemma2': dict(
         num_key_value_heads=2, sliding_window=6, query_pre_attn_scalar=20, attn_logit_softcapping=3.0,
         final_logit_softcapping=2.0,

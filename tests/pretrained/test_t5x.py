@@ -209,6 +209,28 @@ def test_ul2_says_its_activation_and_has_no_last_scale(directory, tmp_path):
         formats.open_source(source, 't5x')
 
 
+@pytest.mark.parametrize(
+    'line, message',
+    [
+        (
+            'position_biases.RelativePositionBiases.num_buckets = 64',
+            'num_buckets is 64; .* with 32',
+        ),
+        ('network.T5Config:\n  logits_via_embedding = True', 'logits_via_embedding is True'),
+        ('layer_norm.T5LayerNorm.epsilon = 1e-5  # other', 'LayerNorm.epsilon is 1e-5'),
+    ],
+)
+def test_what_config_gin_says_of_the_network_is_checked(directory, tmp_path, line, message):
+    source = write(tmp_path / 'checkpoint_1', as_t5x(directory))
+    (source / 'config.gin').write_text(
+        UL2 + 'position_biases.num_buckets = 32\n# max_distance = 7\n'
+    )
+    formats.open_source(source, 't5x')
+    (source / 'config.gin').write_text(UL2 + line)
+    with pytest.raises(tensors.SourceError, match=message):
+        formats.open_source(source, 't5x')
+
+
 def test_convert_takes_the_words_along(checkpoint, tmp_path):
     (checkpoint / 'spiece.model').write_bytes(Tokenizer.load_default().model_bytes)
     count = convert.import_(checkpoint, 't5x', tmp_path / 'ours', None)

@@ -46,6 +46,7 @@ SIZES = dict(
 )  # fmt: skip
 FAMILIES = {
     'siglip': ('siglip', 'SiglipVision', {}),
+    'siglip, other': ('siglip', 'SiglipVision', dict(hidden_act='gelu', layer_norm_eps=1e-2)),
     'vit': ('vit', 'ViT', dict(layer_norm_eps=1e-2)),
     'vit, tanh': ('vit', 'ViT', dict(hidden_act='gelu_pytorch_tanh', layer_norm_eps=1e-6)),
 }
