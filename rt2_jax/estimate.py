@@ -50,7 +50,7 @@ from absl import app, flags
 from etils import epath
 import jax
 
-from rt2_jax import configuration
+from rt2_jax import configuration, errors
 from rt2_jax.decoding import compact
 from rt2_jax.estimation import advice, job as job_lib, program, run, text
 from rt2_jax.evaluation import report
@@ -207,22 +207,31 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f'unknown arguments {argv[1:]}')
     try:
-        options = _options()
-        if not options.topology.startswith('gpu'):
-            # The TPU's compiler would look for a TPU here.
-            jax.config.update('jax_platforms', 'cpu')
-        fields, hlo = estimate(FLAGS.config, options)
-    except ValueError as error:
-        sys.exit(f'estimate: {error}')
+        with errors.exit_on_user_error('estimate', ValueError):
+            options = _options()
+            outputs = [_writable(path) for path in (FLAGS.output, FLAGS.program)]
+            if not options.topology.startswith('gpu'):
+                # The TPU's compiler would look for a TPU here.
+                jax.config.update('jax_platforms', 'cpu')
+            fields, hlo = estimate(FLAGS.config, options)
     except KeyboardInterrupt:
         print('\nestimate: interrupted', file=sys.stderr, flush=True)
         os._exit(INTERRUPTED)  # the compiler's thread cannot be stopped in another way
     print(text.table(fields))
     fields['manifest'] = report.manifest(config=FLAGS.config.to_dict())
-    if FLAGS.output:
-        epath.Path(FLAGS.output).write_text(json.dumps(fields, indent=2))
-    if FLAGS.program:
-        epath.Path(FLAGS.program).write_text(hlo)
+    with errors.exit_on_user_error('estimate'):
+        for path, content in zip(outputs, (json.dumps(fields, indent=2), hlo), strict=True):
+            if path:
+                path.write_text(content)
+
+
+def _writable(name: str | None) -> epath.Path | None:
+    """The path of an output, with its folder made: what cannot be written is known before compiling."""
+    if not name:
+        return None
+    path = epath.Path(name).expanduser()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
 
 
 if __name__ == '__main__':

@@ -169,6 +169,7 @@ def test_no_tokenizer_file_is_needed_where_the_config_has_the_vocabulary(toy):
         (['--topology=cpu:4', '--mode=trane'], "did you mean 'train'"),
         (['--topology=cpu:4', '--config.batch_size=6'], 'not divisible'),
         (['--topology=cpu:64'], '4 cpu devices are here'),
+        (['--topology=cpu:4', '--output=README.md/report.json'], 'README.md'),
     ],
 )
 def test_what_cannot_be_is_one_line(flags, message, toy):

@@ -20,8 +20,10 @@ MODULES = sorted(path for path in PACKAGE.rglob('*.py'))
 
 # Imports run downward only: a room may import from the rows above its own.
 ROWS = (
-    ('nearest',),
-    ('configuration', 'text', 'parallel'),
+    ('nearest', 'errors'),
+    ('buckets',),
+    ('paths',),
+    ('bucket_filesystem', 'configuration', 'text', 'parallel'),
     ('data', 'models'),
     ('pretrained',),
     ('training', 'decoding', 'envs', 'robot'),

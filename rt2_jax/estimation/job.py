@@ -13,6 +13,7 @@ from rt2_jax.data import embodiments
 from rt2_jax.decoding import compact
 from rt2_jax.decoding.grammar import Grammar, Kind
 from rt2_jax.decoding.sampler import Sampler
+from rt2_jax.errors import UserError
 from rt2_jax.models import cost, vla
 from rt2_jax.nearest import check
 from rt2_jax.parallel import sharding
@@ -21,7 +22,7 @@ from rt2_jax.text.tokenizer import Tokenizer
 from rt2_jax.training import program as program_lib, state as state_lib, weights as weights_lib
 
 
-class EstimateError(ValueError):
+class EstimateError(UserError, ValueError):
     """A job that cannot be estimated, for a reason that its user can mend."""
 
 
@@ -85,8 +86,9 @@ def load_tokenizer(config: Any) -> tuple[Tokenizer, str]:
     """
     if not config.tokenizer:
         return Tokenizer.load_default(), ''
-    if epath.Path(config.tokenizer).expanduser().exists():
-        return Tokenizer.load(epath.Path(config.tokenizer).expanduser()), ''
+    path = epath.Path(config.tokenizer).expanduser()
+    if path.exists():
+        return Tokenizer.load(path), ''
     if config.model.get('vocab', 0):
         return Tokenizer.load_default(), config.tokenizer
     raise EstimateError(

@@ -18,6 +18,7 @@ import itertools
 import math
 import re
 
+from rt2_jax.errors import UserError
 from rt2_jax.nearest import check
 
 GB = 10**9
@@ -27,7 +28,7 @@ _SQUARES = ((1, 1), (2, 2), (2, 4), (4, 4), (4, 8), (8, 8), (8, 16), (16, 16))
 _BELOW_A_CUBE = ((2, 2, 1), (2, 2, 2), (2, 2, 4), (2, 4, 4))
 
 
-class TopologyError(ValueError):
+class TopologyError(UserError, ValueError):
     """A name of no slice, or one that cannot be described here."""
 
 
