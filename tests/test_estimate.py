@@ -61,7 +61,7 @@ def run(*flags, devices=4):
 def toy(tmp_path):
     """A function: a config file of a toy model, and what it is loaded as."""
 
-    def make(batch_size=8, vocab=2048):
+    def make(batch_size=8, vocab=4096):
         path = tmp_path / 'toy.py'
         path.write_text(TOY.format(batch_size=batch_size, vocab=vocab))
         return path

@@ -36,7 +36,6 @@ ROWS = (
         'evaluate',
         'serve',
         'estimate',
-        'plan',
         'convert',
         'inspect',
         'export',

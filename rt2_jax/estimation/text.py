@@ -116,6 +116,7 @@ def _run(run: Fields) -> dict[str, str]:
         f'({rate["bytes_per_example"] / 1e3:,.0f} kB an example; {", ".join(read_from)})',
         'a host needs': f'{gib(host["memory_bytes"])}'
         + (f' of {gib(host["ram_bytes"])}' if host['ram_bytes'] else '')
+        + (': TOO MUCH' if 0 < host['ram_bytes'] < host['memory_bytes'] else '')
         + f' (state while restoring {gib(host["state_peak_bytes"])}, batches '
         f'{gib(host["batches_bytes"])}, process {gib(host["process_bytes"])})',
         'assumed': f'{assumed["storage_gb_per_second"]:g} GB/s of storage a host, '

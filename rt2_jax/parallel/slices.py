@@ -26,6 +26,7 @@ _SHAPE = re.compile(r'^(?:(\d+)x)?([a-z0-9]+):(\d+(?:x\d+)*)$', re.IGNORECASE)
 _TYPE = re.compile(r'^(?:(\d+)x)?([a-z0-9]+)-(\d+)$', re.IGNORECASE)
 _SQUARES = ((1, 1), (2, 2), (2, 4), (4, 4), (4, 8), (8, 8), (8, 16), (16, 16))
 _BELOW_A_CUBE = ((2, 2, 1), (2, 2, 2), (2, 2, 4), (2, 4, 4))
+_FROM_ONE = ((1, 1, 1), *_BELOW_A_CUBE)
 
 
 class TopologyError(UserError, ValueError):
@@ -72,16 +73,7 @@ FAMILIES = {
         ),
         Family('v5p', 'v5p', 2, _BELOW_A_CUBE, 6144, 'tpu-v5p-slice', 'ct5p-hightpu-4t', 448 * GB),
         Family('v6e', 'v6e', 1, _SQUARES, 0, 'tpu-v6e-slice', 'ct6e-standard-4t', 720 * GB),
-        Family(
-            'tpu7x',
-            'tpu7x',
-            2,
-            ((1, 1, 1), *_BELOW_A_CUBE),
-            9216,
-            'tpu7x',
-            'tpu7x-standard-4t',
-            960 * GB,
-        ),
+        Family('tpu7x', 'tpu7x', 2, _FROM_ONE, 9216, 'tpu7x', 'tpu7x-standard-4t', 960 * GB),
     )
 }
 
