@@ -30,8 +30,12 @@ def exit_on_user_error(command: str, *others: type[Exception]) -> Iterator[None]
         command: name of the command.
         *others: further classes that are reported so. OSError always is: a full disk or a missing
             file is the user's to mend.
+
+    Ctrl-C ends it with code 130.
     """
     try:
         yield
     except (UserError, OSError, *others) as error:
         sys.exit(f'{command}: {error}')
+    except KeyboardInterrupt:
+        sys.exit(130)

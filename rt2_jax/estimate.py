@@ -50,7 +50,7 @@ from absl import app, flags
 from etils import epath
 import jax
 
-from rt2_jax import configuration, errors
+from rt2_jax import configuration, errors, paths
 from rt2_jax.decoding import compact
 from rt2_jax.estimation import advice, job as job_lib, program, run, text
 from rt2_jax.evaluation import report
@@ -222,15 +222,15 @@ def main(argv: list[str]) -> None:
     with errors.exit_on_user_error('estimate'):
         for path, content in zip(outputs, (json.dumps(fields, indent=2), hlo), strict=True):
             if path:
-                path.write_text(content)
+                paths.write(path, content.encode())
 
 
 def _writable(name: str | None) -> epath.Path | None:
-    """The path of an output, with its folder made: what cannot be written is known before compiling."""
+    """The path of an output, after writing a probe beside it: known before minutes of compiling."""
     if not name:
         return None
-    path = epath.Path(name).expanduser()
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path = paths.of(name)
+    paths.probe(path.parent)
     return path
 
 

@@ -5,10 +5,10 @@ import dataclasses
 import math
 from typing import Any
 
-from etils import epath
 import jax
 from jax.sharding import Mesh
 
+from rt2_jax import paths
 from rt2_jax.data import embodiments
 from rt2_jax.decoding import compact
 from rt2_jax.decoding.grammar import Grammar, Kind
@@ -86,7 +86,7 @@ def load_tokenizer(config: Any) -> tuple[Tokenizer, str]:
     """
     if not config.tokenizer:
         return Tokenizer.load_default(), ''
-    path = epath.Path(config.tokenizer).expanduser()
+    path = paths.of(config.tokenizer)
     if path.exists():
         return Tokenizer.load(path), ''
     if config.model.get('vocab', 0):
