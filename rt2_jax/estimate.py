@@ -8,7 +8,8 @@ without a TPU (the `tpu` extra), for GPUs or CPU devices where they are here, an
 Nothing is allocated. `--topology` takes 'v5p:8x8x8' or 'v5p-1024', '2x' before it for two slices.
 
 Fields of the JSON; bytes, seconds and FLOPs throughout:
-    mode, topology, mesh, chips, parameters, batch_size, weights: the job
+    mode, topology, mesh, chips, parameters, largest_parameter (numbers, layers left out), batch_size,
+        weights: the job
     slice: accelerator_type (gcloud), gke_accelerator and gke_topology (GKE's node labels), machine,
         hosts, chips_per_host; null for cpu and gpu
     tokenizer_stand_in: the tokenizer file that is not here and not needed, or ''
@@ -126,6 +127,7 @@ def _job_fields(job: job_lib.Job, options: Options, devices: list[Any]) -> dict[
         'mesh': {axis: int(size) for axis, size in job.mesh.shape.items()},
         'chips': roofline.chips_in(devices),
         'parameters': job.parameters,
+        'largest_parameter': job.largest_parameter,
         'batch_size': job.batch_size,
         'weights': options.weights,
         'tokenizer_stand_in': job.stand_in,

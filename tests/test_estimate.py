@@ -3,6 +3,7 @@
 Those that compile 5B for a v5e:4x4 take minutes: bash launch/test.sh -m slow tests/test_estimate.py
 """
 
+import dataclasses
 import importlib.util
 import json
 import os
@@ -116,7 +117,7 @@ def test_an_action_on_tpus(toy):
         config.mesh.update(data=1, tensor=2, fsdp=-1)
     with pytest.raises(ValueError, match='does not split over data x fsdp = 2'):
         estimate.estimate(config, options)
-    config.mesh.update(fsdp=1, tensor=4)
+    options = dataclasses.replace(options, batch_size=2)
     fields, hlo = estimate.estimate(config, options)
     assert fields['fits'] and fields['per_second'] > 0 and 'run' not in fields and hlo
 
@@ -141,9 +142,11 @@ def test_5b_on_16_chips_fits_as_advised():
     config = load(ROOT / 'configs/rt2_pali_x_5b.py')
     options = estimate.Options('v5e:4x4')
     fields, _ = estimate.estimate(config, options)
-    assert fields['fits'] is False and fields['advice'][0].startswith('--config.accumulate=4:')
+    advised = '--config.mesh.data=1 --config.mesh.fsdp=-1 --config.accumulate=8: '
+    assert fields['fits'] is False and fields['advice'][0].startswith(advised)
     with config.unlocked():
-        config.accumulate = 4
+        config.accumulate = 8
+        config.mesh.update(data=1, fsdp=-1)
     fields, _ = estimate.estimate(config, options)
     assert fields['fits']
 

@@ -36,6 +36,8 @@ class Job:
         batch_size: rows of a batch.
         tokens: image, prompt and target tokens of a batch.
         parameters: how many numbers the model has.
+        largest_parameter: how many its largest one has, beside the layers, which are gathered one by
+            one: the vocabulary's vectors.
         inputs: shapes with shardings of what the program takes.
         saved: shapes with shardings of what a checkpoint holds; empty for 'decode'.
         flops: matrix products of a step by the formula of `models.cost`.
@@ -48,6 +50,7 @@ class Job:
     batch_size: int
     tokens: int
     parameters: int
+    largest_parameter: int
     inputs: Any
     saved: Any
     flops: float
@@ -129,6 +132,7 @@ def _train(
         batch_size=rows,
         tokens=rows * _tokens(config, config.data.target_length),
         parameters=state_lib.count_parameters(program.state.params),
+        largest_parameter=_largest(program.state.params),
         inputs=(program.state, program.accumulated, program.batch),
         saved=(program.state, program.accumulated),
         flops=cost.train_flops(config.model, vocab, config.data, rows),
@@ -172,6 +176,7 @@ def _decode(
         batch_size=batch_size,
         tokens=batch_size * _tokens(config, space.length),
         parameters=state_lib.count_parameters(stored),
+        largest_parameter=_largest(stored),
         inputs=(params, batch['images'], batch['prompt']),
         saved=(),
         flops=cost.decode_flops(config.model, config.data, batch_size, space.length, space.bins),
@@ -181,6 +186,11 @@ def _decode(
 
 
 MODES: dict[str, Callable[..., Job]] = {'train': _train, 'decode': _decode}
+
+
+def _largest(params: Any) -> int:
+    leaves = sharding.named_leaves(params)
+    return max(leaf.size for name, leaf in leaves.items() if '/layers/' not in f'/{name}')
 
 
 def _tokens(config: Any, answer: int) -> int:
