@@ -1,6 +1,6 @@
 """RT-2-PaLI-3B on Language-Table (arXiv 2307.15818, section 4.4 and appendix): ViT-G/14 and mT5-Large.
 
-    python -m rt2_jax.plan --config=configs/rt2_pali_3b_language_table.py --topology=v5e:4x4
+    python -m rt2_jax.estimate --config=configs/rt2_pali_3b_language_table.py --topology=v5e:4x4
     python -m rt2_jax.train --config=configs/rt2_pali_3b_language_table.py --workdir=DIR
 
 From the paper (appendix E): learning rate 1e-3, batch 128, 300,000 steps, two consecutive frames,

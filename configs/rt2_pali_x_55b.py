@@ -1,6 +1,6 @@
 """RT-2-PaLI-X-55B (arXiv 2307.15818): ViT-22B in front of a 32B encoder-decoder, co-fine-tuned.
 
-    python -m rt2_jax.plan --config=configs/rt2_pali_x_55b.py --topology=v5p:8x8x8
+    python -m rt2_jax.estimate --config=configs/rt2_pali_x_55b.py --topology=v5p:8x8x8
     python -m rt2_jax.train --config=configs/rt2_pali_x_55b.py --workdir=DIR
 
 From the paper (appendix E): learning rate 1e-3, batch 2048, 80,000 steps, about half of each batch

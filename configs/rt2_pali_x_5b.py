@@ -1,6 +1,6 @@
 """RT-2-PaLI-X-5B (arXiv 2307.15818): ViT-G/14 in front of a 3B encoder-decoder, co-fine-tuned.
 
-    python -m rt2_jax.plan --config=configs/rt2_pali_x_5b.py --topology=v5e:16x16
+    python -m rt2_jax.estimate --config=configs/rt2_pali_x_5b.py --topology=v5e:16x16
     python -m rt2_jax.train --config=configs/rt2_pali_x_5b.py --workdir=DIR
 
 From the paper (appendix E): learning rate 1e-3, batch 2048, 270,000 steps, about half of each batch

@@ -1,6 +1,6 @@
 """RT-2-PaLM-E-12B (arXiv 2307.15818): ViT-4B before PaLM-8B, co-fine-tuned.
 
-    python -m rt2_jax.plan --config=configs/rt2_palm_e_12b.py --topology=v5e:16x16
+    python -m rt2_jax.estimate --config=configs/rt2_palm_e_12b.py --topology=v5e:16x16
     python -m rt2_jax.train --config=configs/rt2_palm_e_12b.py --workdir=DIR
 
 From the paper (appendix E): learning rate 4e-4, batch 512, 1 M steps, about two thirds of each batch from

@@ -23,10 +23,11 @@ import ml_collections
 from rt2_jax.data import augmentation, embodiments, mixtures
 
 DATA = 'data'
+ARGUMENTS = tuple(mixtures.WEIGHTS)
 
 
 def get_config(arg: str = 'bridge_rt1') -> ml_collections.ConfigDict:
-    """The locked config of one of `mixtures.WEIGHTS`."""
+    """The locked config of one of `ARGUMENTS`."""
     base = runpy.run_path(str(pathlib.Path(__file__).parent / 'rt2_pali_x_5b.py'))
     config = base['get_config']().unlock()
     weights = mixtures.weights(arg)

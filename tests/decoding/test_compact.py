@@ -102,7 +102,7 @@ def test_a_large_picture_gives_nearly_the_same_logits(name):
 @pytest.mark.parametrize('count', [1, 8])
 def test_a_product_does_not_write_the_weights_out_again(kind, count):
     if jax.default_backend() != 'cpu':
-        pytest.skip('how other devices fuse is read from what `plan` compiles')
+        pytest.skip('how other devices fuse is read from what `estimate` compiles')
     values = jax.ShapeDtypeStruct((1024, 512), compact.TYPES[kind])
     scale = jax.ShapeDtypeStruct((1024,), jnp.float32) if kind == 'int8' else None
     product = lambda x, *own: rows.Rows(*own).product(x, 1, jnp.float32)
