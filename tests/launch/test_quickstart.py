@@ -11,6 +11,7 @@ import time
 
 import pytest
 
+from rt2_jax import exit_codes
 from rt2_jax.evaluation import report
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -65,6 +66,12 @@ def test_a_stage_that_ends_early_is_told_and_tried_again(tmp_path, code, says):
         play(tmp_path, [stage(tmp_path, 'a', code)])
     seconds = json.loads((tmp_path / 'progress.json').read_text())['seconds']
     assert seconds['a'] >= 0
+    assert play(tmp_path, [stage(tmp_path, 'a')]) == ['a']
+
+
+def test_a_stage_that_stopped_and_saved_interrupts_the_quickstart(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        play(tmp_path, [stage(tmp_path, 'a', f'sys.exit({exit_codes.STOPPED})')])
     assert play(tmp_path, [stage(tmp_path, 'a')]) == ['a']
 
 
