@@ -185,6 +185,8 @@ class _Run:
                 say(
                     f'stopped by a signal at step {step - 1}, which is saved; '
                     'the same command goes on from it'
+                    if step > 1
+                    else 'stopped by a signal before the first step; the same command begins anew'
                 )
                 return False
             self._profile(step, pending)
