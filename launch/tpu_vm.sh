@@ -70,8 +70,8 @@ fi
 
 run() {
     if [[ -n $DRY_RUN ]]; then
-        printf '%q ' "$@"
-        printf '\n'
+        # At once: several print side by side.
+        printf '%s\n' "$(printf '%q ' "$@")"
     else
         "$@"
     fi
@@ -148,8 +148,8 @@ install() {
             --worker="$workers" ${option[internal_ips]:+--internal-ip}
     done
     rm -f "$archive"
-    everywhere "mkdir -p rt2_jax && tar xzf rt2_jax.tar.gz -C rt2_jax && cd rt2_jax &&
-        ${graphics}bash launch/tpu_host.sh install"
+    everywhere "mkdir -p rt2_jax && tar xzf rt2_jax.tar.gz -C rt2_jax &&\
+ cd rt2_jax && ${graphics}bash launch/tpu_host.sh install"
 }
 
 start() {

@@ -68,9 +68,7 @@ def free_port() -> int:
 def configure(folder: pathlib.Path) -> None:
     """Writes slurm.conf, gres.conf and the key of munge."""
     host = socket.gethostname()
-    conf = CONF.format(
-        host=host, controller_port=free_port(), folder=folder, nodes=','.join(NODES)
-    )
+    conf = CONF.format(host=host, controller_port=free_port(), folder=folder, nodes=','.join(NODES))
     for name in NODES:
         conf += NODE.format(name=name, host=host, port=free_port())
     (folder / 'slurm.conf').write_text(conf)
@@ -133,7 +131,10 @@ def cluster() -> Iterator[dict[str, str]]:
     Raises:
         RuntimeError: its nodes are not idle after 30 s; says what the daemons printed.
     """
-    with tempfile.TemporaryDirectory(prefix='slurm_cluster') as name, contextlib.ExitStack() as stack:
+    with (
+        tempfile.TemporaryDirectory(prefix='slurm_cluster') as name,
+        contextlib.ExitStack() as stack,
+    ):
         folder = pathlib.Path(name)
         folder.chmod(0o755)
         configure(folder)

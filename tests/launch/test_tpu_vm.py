@@ -90,7 +90,7 @@ def test_a_job_outlives_the_connection_and_can_be_stopped(cloud):
         assert time.monotonic() < deadline
     assert status.count(': 75\n') == 2
     logs = made.launch('--steps=logs').stdout
-    assert 'saved' in logs and "start: -u -m rt2_jax.train" in logs and 'gs://b/r 2' in logs
+    assert 'saved' in logs and 'start: -u -m rt2_jax.train' in logs and 'gs://b/r 2' in logs
     assert 'starting again from what is saved' in made.launch('--steps=watch').stdout
 
 
