@@ -104,7 +104,10 @@ def test_a_terminated_collection_goes_on(tmp_path):
     ],
 )
 def test_a_process_that_srun_did_not_start_runs_alone_and_says_so(variables, alone):
-    program = 'import jax; from rt2_jax.parallel import distributed as d; d.initialize(); print(jax.process_count())'
+    program = (
+        'import jax; from rt2_jax.parallel import distributed as d; d.initialize(); '
+        'print(jax.process_count())'
+    )
     process = subprocess.run(
         [sys.executable, '-c', program],
         cwd=ROOT, capture_output=True, text=True, timeout=60, env=os.environ | variables,

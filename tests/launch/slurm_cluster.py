@@ -44,11 +44,13 @@ SlurmdSpoolDir={folder}/spool-%n
 SlurmctldPidFile={folder}/slurmctld.pid
 SlurmdPidFile={folder}/slurmd-%n.pid
 SchedulerParameters=batch_sched_delay=0,sched_interval=2
-KillWait=10
+KillWait=5
 ReturnToService=2
 PartitionName=main Nodes={nodes} Default=YES MaxTime=INFINITE State=UP
 """
-NODE = 'NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs=8 RealMemory=8000 Gres=gpu:2 State=UNKNOWN\n'
+NODE = """\
+NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs=8 RealMemory=8000 Gres=gpu:2
+"""
 
 
 def why_not() -> str:
@@ -157,10 +159,10 @@ def cluster() -> Iterator[dict[str, str]]:
         try:
             yield variables
         finally:
-            # The jobs' processes are not the daemons' children alone: none may outlive the cluster.
-            subprocess.run(['scancel', '--user=root'], env=environment)
-            subprocess.run(['scancel', '--user=root', '--signal=KILL', '--full'], env=environment)
-            for _ in range(50):
+            # What the daemons leave behind would run on without them.
+            for more in (['--signal=KILL', '--full'], []):
+                subprocess.run(['scancel', '--user=root', *more], env=environment)
+            for _ in range(150):
                 queue = subprocess.run(
                     ['squeue', '--noheader'], env=environment, capture_output=True, text=True
                 )

@@ -22,6 +22,14 @@ TRAIN = [
 ]
 GKE = ['--name=rt2', '--image=i', '--accelerator=tpu-v5p-slice', '--topology=8x8x8', '--dry_run']
 TPU = ['--name=rt2', '--zone=z', '--type=v5p-1024', '--dry_run']
+# Reason and message that Kubernetes' Job controller writes into a failed Job's condition.
+EXITED = (
+    'PodFailurePolicy: Container job for pod d/p failed with exit code {} '
+    'matching FailJob rule at index {}'
+)
+DISRUPTED = (
+    'PodFailurePolicy: Pod d/p has condition DisruptionTarget matching FailJob rule at index 0'
+)
 
 
 def launch(name, *arguments, cwd=ROOT):
@@ -130,14 +138,13 @@ def test_gke_passes_on_what_a_cluster_asks_for():
 @pytest.mark.parametrize(
     'message, action',
     [
-        # What Kubernetes' Job controller writes into a failed Job's condition.
-        ('PodFailurePolicy: Container job for pod d/p failed with exit code 1 matching FailJob rule at index 2', 'FailJobSet'),
-        ('PodFailurePolicy: Container job for pod d/p failed with exit code 75 matching FailJob rule at index 1', 'RestartJobSetAndIgnoreMaxRestarts'),
-        ('PodFailurePolicy: Container job for pod d/p failed with exit code 143 matching FailJob rule at index 1', 'RestartJobSetAndIgnoreMaxRestarts'),
-        ('PodFailurePolicy: Pod d/p has condition DisruptionTarget matching FailJob rule at index 0', 'RestartJobSetAndIgnoreMaxRestarts'),
+        (EXITED.format(1, 2), 'FailJobSet'),
+        (EXITED.format(75, 1), 'RestartJobSetAndIgnoreMaxRestarts'),
+        (EXITED.format(143, 1), 'RestartJobSetAndIgnoreMaxRestarts'),
+        (DISRUPTED, 'RestartJobSetAndIgnoreMaxRestarts'),
         ('BackoffLimitExceeded: Job has reached the specified backoff limit', None),
     ],
-)  # fmt: skip
+)
 def test_what_restarts_a_jobset(message, action):
     """JobSet takes the first rule that fits; without one it restarts, up to maxRestarts."""
     reason, _, text = message.partition(': ')

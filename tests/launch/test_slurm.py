@@ -156,7 +156,10 @@ def test_a_killed_process_ends_the_job(tmp_path, variables, cache):
 
 def test_python_without_srun_runs_alone(tmp_path, variables, cache):
     """In sbatch's script and in salloc's shell, once, though the job has two tasks."""
-    program = 'import jax; from rt2_jax.parallel import distributed as d; d.initialize(); print("n", jax.process_count())'
+    program = (
+        'import jax; from rt2_jax.parallel import distributed as d; d.initialize(); '
+        'print("n", jax.process_count())'
+    )
     result = subprocess.run(
         ['salloc', '--quiet', '--nodes=2', '--ntasks=2', sys.executable, '-c', program],
         cwd=ROOT, env=os.environ | variables | {'PYTHONPATH': str(ROOT)},
