@@ -24,7 +24,7 @@ say() {
     printf '%s: %s\n' "$SCRIPT" "$1"
 }
 
-# Fills `option` and `flags` from a command line; --help prints the head of the script.
+# Fills `option` and `flags` from a command line; --help prints the script's first comment.
 parse() {
     local name value
     while (($#)); do
@@ -38,7 +38,7 @@ parse() {
         if [[ $name == *=* ]]; then
             value=${name#*=} name=${name%%=*}
         fi
-        [[ -v option[$name] ]] ||
+        [[ $name =~ ^[a-z_]+$ && -v option[$name] ]] ||
             fail "unknown argument --$name; known: $(printf -- '--%s\n' "${!option[@]}" | sort | xargs)"
         [[ $1 == *=* || $switches == *" $name "* ]] || fail "--$name needs a value: --$name=VALUE"
         [[ $1 != *=* || $switches != *" $name "* ]] || fail "--$name takes no value"

@@ -12,9 +12,9 @@
 # --nodes --gpus   how many, and GPUs a node (each has a process); --gpus=0: one process, no GPU
 # --cpus_per_task  CPU cores of each process, which read and decode the data
 # --mem            memory of a node, such as 200G; else what the cluster gives
-# --time           time limit of one go, D-HH:MM:SS; the job goes on in the next
+# --time           time limit, D-HH:MM:SS; the job is requeued and goes on until it is done
 # --lead           seconds before that at which SIGTERM asks the job to save
-# --requeues       how often it goes on at most
+# --requeues       how often it is requeued at most
 # --partition --account --qos --constraint --reservation --name   as sbatch has them
 # --python         interpreter, else the .venv of this checkout
 # --logs           folder of the logs, one a job
@@ -39,6 +39,24 @@ if [[ ${option[job]} == collect ]]; then
     tasks=1
 fi
 ((tasks)) || tasks=1
+
+# Prints a time limit as Slurm has them in seconds.
+seconds() {
+    local days=0 clock=$1 parts
+    [[ $1 =~ ^([0-9]+-)?[0-9]+(:[0-9]+){0,2}$ ]] || fail "--time=$1 is not of the form D-HH:MM:SS"
+    if [[ $1 == *-* ]]; then
+        days=${1%%-*} clock=${1#*-}
+    elif [[ $1 != *:*:* ]]; then
+        clock=0:$1 # without days, one number is minutes, and two are minutes and seconds
+    fi
+    IFS=: read -ra parts <<<"$clock:0:0"
+    printf '%d' $(((10#$days * 24 + 10#${parts[0]}) * 3600 + 10#${parts[1]} * 60 + 10#${parts[2]}))
+}
+
+limit=$(seconds "${option[time]}")
+# Slurm looks once a minute, so SIGTERM may come a minute before its time.
+((limit >= option[lead] + 60)) ||
+    fail "--time=${option[time]} is too short for --lead=${option[lead]}: SIGTERM could come at the start"
 
 # Prints the options of sbatch that were asked for.
 optional() {

@@ -175,10 +175,10 @@ def test_the_jobset_is_one_by_its_schema_and_the_job_in_it_by_kubernetes(more):
 def test_slurm_has_a_process_for_each_gpu(tmp_path):
     output = printed(
         'slurm', '--nodes=4', '--gpus=8', '--cpus_per_task=12', '--mem=200G', '--account=a',
-        '--qos=q', '--lead=300', '--dry_run', *TRAIN, cwd=tmp_path,
+        '--qos=q', '--time=1-0', '--lead=80000', '--dry_run', *TRAIN, cwd=tmp_path,
     )  # fmt: skip
     for option in ('nodes=4', 'ntasks-per-node=8', 'cpus-per-task=12', 'mem=200G', 'account=a',
-                   'qos=q', 'signal=TERM@300', 'requeue', f'chdir="{ROOT}"'):  # fmt: skip
+                   'qos=q', 'signal=TERM@80000', 'requeue', f'chdir="{ROOT}"'):  # fmt: skip
         assert f'#SBATCH --{option}\n' in output
     assert 'srun --cpus-per-task=12 ' in output and '--workdir=gs://b/r\\ 2 ' in output
     assert f'{ROOT}/.venv/bin/python' in output
@@ -199,6 +199,10 @@ def test_slurm_has_a_process_for_each_gpu(tmp_path):
         (['gke', *GKE, '--spot=yes', *TRAIN], '--spot takes no value'),
         (['slurm', '--nodes=0', *TRAIN], '--nodes=0 is no number from 1'),
         (['slurm', '--nodes', '4', *TRAIN], '--nodes needs a value: --nodes=VALUE'),
+        (['slurm', '--time=1', '--lead=30', *TRAIN], 'too short for --lead=30'),
+        (['slurm', '--time=00:02:00', '--lead=61', *TRAIN], 'too short for --lead=61'),
+        (['slurm', '--time=2:00', '--lead=61', *TRAIN], 'too short for --lead=61'),
+        (['slurm', '--time=soon', *TRAIN], '--time=soon is not of the form'),
         (['slurm', '--job=trian', *TRAIN], 'known: train, evaluate, collect'),
         (['slurm', '--job=collect', '--nodes=2', *TRAIN], 'runs on one node'),
     ],

@@ -88,7 +88,7 @@ note = pathlib.Path(sys.argv[1] + ".note")
 def save(*_):
     time.sleep(0.5)
     note.write_text("saved")
-    sys.exit(0)
+    sys.exit(75)
 signal.signal(signal.SIGTERM, save)
 note.write_text("started")
 time.sleep(60)
