@@ -8,7 +8,8 @@
 #   python3 -m venv .venv && .venv/bin/pip install -c launch/constraints.txt -e '.[sim,gpu]'
 #
 # --job            train (default), evaluate or collect; its flags stand after --. Relative paths in
-#                  them are from the checkout, wherever this is started. collect runs on one node
+#                  them are from the checkout, wherever this is started. collect runs on one node,
+#                  without GPUs
 # --nodes --gpus   how many, and GPUs a node (each has a process); --gpus=0: one process, no GPU
 # --cpus_per_task  CPU cores of each process, which read and decode the data
 # --mem            memory of a node, such as 200G; else what the cluster gives
@@ -33,12 +34,15 @@ check_job
 need_numbers nodes cpus_per_task lead
 [[ ${option[gpus]}${option[requeues]} =~ ^[0-9]+$ ]] || fail '--gpus and --requeues are numbers from 0'
 module=$(module)
-tasks=${option[gpus]}
 if [[ ${option[job]} == collect ]]; then
     ((option[nodes] == 1)) || fail '--job=collect runs on one node; several jobs with a --seed each share it'
-    tasks=1
+    option[gpus]=0
 fi
-((tasks)) || tasks=1
+tasks=$((option[gpus] > 0 ? option[gpus] : 1))
+# Slurm takes them from the checkout, but who gave them was elsewhere.
+for name in python logs; do
+    [[ ${option[$name]} == /* ]] || option[$name]=$PWD/${option[$name]}
+done
 
 # Prints a time limit as Slurm has them in seconds.
 seconds() {

@@ -175,10 +175,11 @@ def test_the_jobset_is_one_by_its_schema_and_the_job_in_it_by_kubernetes(more):
 def test_slurm_has_a_process_for_each_gpu(tmp_path):
     output = printed(
         'slurm', '--nodes=4', '--gpus=8', '--cpus_per_task=12', '--mem=200G', '--account=a',
-        '--qos=q', '--time=1-0', '--lead=80000', '--dry_run', *TRAIN, cwd=tmp_path,
+        '--qos=q', '--logs=logs', '--time=1-0', '--lead=80000', '--dry_run', *TRAIN, cwd=tmp_path,
     )  # fmt: skip
     for option in ('nodes=4', 'ntasks-per-node=8', 'cpus-per-task=12', 'mem=200G', 'account=a',
-                   'qos=q', 'signal=TERM@80000', 'requeue', f'chdir="{ROOT}"'):  # fmt: skip
+                   'qos=q', 'signal=TERM@80000', 'requeue', f'chdir="{ROOT}"',
+                   f'output="{tmp_path}/logs/%x-%j.log"'):  # fmt: skip
         assert f'#SBATCH --{option}\n' in output
     assert 'srun --cpus-per-task=12 ' in output and '--workdir=gs://b/r\\ 2 ' in output
     assert f'{ROOT}/.venv/bin/python' in output
