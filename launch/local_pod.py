@@ -4,7 +4,8 @@
         python -m rt2_jax.train --config=configs/tabletop.py:quickstart --workdir=runs/pod
 
 Each process has its own fake CPU devices; they talk through gloo on localhost. The output of each
-line is marked with its process. SIGTERM and Ctrl-C go to all of them.
+line is marked with its process. SIGTERM and Ctrl-C go to all of them; it exits with the code of the
+process that ended first (rt2_jax/exit_codes.py).
 """
 
 import argparse
@@ -16,6 +17,8 @@ import subprocess
 import sys
 import threading
 import time
+
+from rt2_jax import exit_codes
 
 GRACE = 10  # seconds between asking the others to end and killing them
 
@@ -85,6 +88,9 @@ def run(command: Sequence[str], processes: int, devices: int) -> int:
     if failed is None:
         return 0
     code = running[failed].returncode
+    if code == exit_codes.STOPPED:
+        print('local_pod: stopped early and saved; the same command goes on', file=sys.stderr)
+        return code
     how = f'was killed by signal {-code}' if code < 0 else f'ended with code {code}'
     print(f'local_pod: process {failed} of {processes} {how}; its last words:', file=sys.stderr)
     print(''.join(words[failed][-15:]), file=sys.stderr, end='')

@@ -187,8 +187,12 @@ def run_stage(stage: Stage, progress: Progress, lock: int) -> None:
     """Runs a command to its end, its output going where ours goes.
 
     Raises:
-        StageFailed: it failed, or stopped early because it was told to.
+        StageFailed: it failed.
+        KeyboardInterrupt: a signal stopped it early, or this process.
     """
+    # Only then: --check_arguments runs before rt2_jax is installed.
+    from rt2_jax import exit_codes
+
     print(f'\n$ python {shlex.join(stage.command)}', flush=True)
     earlier, start = progress.seconds.get(stage.name, 0.0), time.monotonic()
     child = subprocess.Popen(
@@ -206,6 +210,8 @@ def run_stage(stage: Stage, progress: Progress, lock: int) -> None:
         # The terminal has told the child too; it ends in its own way.
         child.wait()
         raise
+    if child.returncode == exit_codes.STOPPED:
+        raise KeyboardInterrupt
     if child.returncode or not stage.product.exists():
         code = child.returncode
         how = f'failed with code {code}' if code else 'stopped before its end'
@@ -371,7 +377,12 @@ def main() -> None:
     except StageFailed as failure:
         sys.exit(f'\nquickstart: {failure}')
     except KeyboardInterrupt:
-        sys.exit('\nquickstart: interrupted. The same command again goes on from here.')
+        from rt2_jax import exit_codes
+
+        print(
+            '\nquickstart: interrupted. The same command again goes on from here.', file=sys.stderr
+        )
+        sys.exit(exit_codes.STOPPED)
 
 
 if __name__ == '__main__':

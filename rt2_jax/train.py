@@ -2,24 +2,25 @@
 
     python -m rt2_jax.train --config=FILE[:ARG] --workdir=DIR [--config.KEY=VALUE ...]
 
-The same command again goes on from the last checkpoint, to the bit. SIGTERM saves and exits with 0.
+The same command again goes on from the last checkpoint, to the bit. SIGTERM and Ctrl-C save and exit
+with 75; 0 means that all steps are done (rt2_jax/exit_codes.py has all codes).
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 import contextlib
 import dataclasses
-import signal
+import sys
 import time
+import traceback
 from typing import Any
 
 from absl import app, flags, logging
 from etils import epath
 import jax
-from jax.experimental import multihost_utils
 import jax.numpy as jnp
 import numpy as np
 
-from rt2_jax import command, configuration, paths
+from rt2_jax import command, configuration, exit_codes, paths
 from rt2_jax.data import pipeline
 from rt2_jax.data.sources import INDEXES
 from rt2_jax.errors import UserError
@@ -35,6 +36,7 @@ from rt2_jax.training import (
     shares,
     state as state_lib,
     step as step_lib,
+    stopping,
     validation as validation_lib,
     workdir_lock,
 )
@@ -47,8 +49,11 @@ class LossNotFinite(UserError, FloatingPointError):
     """The loss or its gradient is not a number any more."""
 
 
-def train(config: Any, workdir: epath.Path) -> None:
+def train(config: Any, workdir: epath.Path) -> bool:
     """Trains until `config.total_steps`, from where the directory's run is.
+
+    Returns:
+        Whether all steps are done; False if SIGTERM or Ctrl-C stopped it early, with all saved.
 
     Raises:
         checkpoint.CheckpointError: the directory holds a run of another config, or a damaged one.
@@ -64,17 +69,17 @@ def train(config: Any, workdir: epath.Path) -> None:
     """
     configuration.check(config)
     checkpoint.check_not_inside(workdir)
-    with workdir_lock.hold(workdir) as lock, _sigterm() as stop:
+    with workdir_lock.hold(workdir) as lock, stopping.on_signal() as stop:
 
         def stops(step: int) -> bool:
             if lock:
                 lock.check()
             return stop(step)
 
-        _train(config, workdir, stops)
+        return _train(config, workdir, stops)
 
 
-def _train(config: Any, workdir: epath.Path, stop: Callable[[int], bool]) -> None:
+def _train(config: Any, workdir: epath.Path, stop: Callable[[int], bool]) -> bool:
     paths.probe(workdir)
     _compile_cache(config, workdir)
     mesh = mesh_lib.make_mesh(config.mesh)
@@ -144,7 +149,7 @@ def _train(config: Any, workdir: epath.Path, stop: Callable[[int], bool]) -> Non
         validation=validation,
         examples=metrics.ExampleLog(workdir, start) if config.log_examples else None,
     )
-    run.loop(compiled, state, accumulated, start)
+    return run.loop(compiled, state, accumulated, start)
 
 
 @dataclasses.dataclass
@@ -169,10 +174,10 @@ class _Run:
         )
         self.trace: paths.Mirror | None = None
 
-    def loop(self, step_function: Callable, state: Any, accumulated: Any, start: int) -> None:
-        """Steps from `start` to the end, or until SIGTERM; saves under way are always finished."""
+    def loop(self, step_function: Callable, state: Any, accumulated: Any, start: int) -> bool:
+        """Steps from `start` to the end (True) or a signal (False); saves are always finished."""
         try:
-            self._loop(step_function, state, accumulated, start)
+            return self._loop(step_function, state, accumulated, start)
         finally:
             # Each of them is closed, whatever the others raise.
             with contextlib.ExitStack() as stack:
@@ -182,7 +187,7 @@ class _Run:
                 stack.callback(self.checkpoints.close)
                 stack.callback(self._end_trace)
 
-    def _loop(self, step_function, state, accumulated, start: int) -> None:
+    def _loop(self, step_function, state, accumulated, start: int) -> bool:
         config, clock, logged, saved = self.config, metrics.Clock(), start, start
         pending: list[jax.Array] = []
         for step in range(start + 1, config.total_steps + 1):
@@ -191,10 +196,12 @@ class _Run:
                     self._save(state, accumulated, step - 1)
                 self.checkpoints.wait()
                 say(
-                    f'stopped by SIGTERM at step {step - 1}, which is saved; '
+                    f'stopped by a signal at step {step - 1}, which is saved; '
                     'the same command goes on from it'
+                    if step > 1
+                    else 'stopped by a signal before the first step; the same command begins anew'
                 )
-                return
+                return False
             self._profile(step, pending)
             before = time.perf_counter()
             batch = next(self.batches)
@@ -230,6 +237,7 @@ class _Run:
                 saved = step
         self.checkpoints.wait()
         say(f'done: {config.total_steps} steps in {self.checkpoints.directory.parent}')
+        return True
 
     def _validate(self, step: int, state, clock: metrics.Clock) -> dict[str, float]:
         due = self.validation and (
@@ -319,21 +327,6 @@ def say(line: str) -> None:
         print(line, flush=True)
 
 
-@contextlib.contextmanager
-def _sigterm() -> Iterator[Callable[[int], bool]]:
-    """Gives stop(step), asked once a step: True in every process once SIGTERM came to one."""
-    if jax.process_count() > 1:
-        # JAX takes the signal itself and makes all processes agree on the step.
-        yield multihost_utils.reached_preemption_sync_point
-        return
-    received = []
-    old = signal.signal(signal.SIGTERM, lambda *_: received.append(True))
-    try:
-        yield lambda step: bool(received)
-    finally:
-        signal.signal(signal.SIGTERM, old)
-
-
 def _compile_cache(config: Any, workdir: epath.Path) -> None:
     if config.compile_cache == 'none':
         return
@@ -357,8 +350,14 @@ def main(argv: list[str]) -> None:
             f'unknown arguments {argv[1:]}; fields of the config are set by --config.KEY=VALUE'
         )
     logging.set_verbosity(logging.WARNING)
-    distributed.initialize()
-    train(FLAGS.config, paths.of(FLAGS.workdir))
+    try:
+        distributed.initialize()
+        done = train(FLAGS.config, paths.of(FLAGS.workdir))
+    except jax.errors.JaxRuntimeError as error:
+        traceback.print_exc()
+        sys.exit(exit_codes.of_runtime_error(error))
+    if not done:
+        sys.exit(exit_codes.STOPPED)
 
 
 if __name__ == '__main__':

@@ -20,7 +20,7 @@ MODULES = sorted(path for path in PACKAGE.rglob('*.py'))
 
 # Imports run downward only: a room may import from the rows above its own.
 ROWS = (
-    ('nearest', 'errors'),
+    ('nearest', 'errors', 'exit_codes'),
     ('buckets', 'command', 'records'),
     ('paths',),
     ('bucket_filesystem', 'configuration', 'text', 'parallel'),
@@ -87,7 +87,7 @@ def imported(path: pathlib.Path) -> set[str]:
             names |= {f'{node.module}.{alias.name}' for alias in node.names}
         elif isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
-    return {name for name in names if name.startswith('rt2_jax.')}
+    return {name for name in names if name.startswith('rt2_jax.') and not name.endswith('__')}
 
 
 def row(name: str) -> int:

@@ -19,7 +19,7 @@ import jax
 import numpy as np
 import pytest
 
-from rt2_jax import train
+from rt2_jax import exit_codes, train
 from rt2_jax.data import images
 from rt2_jax.data.robot import rlds
 from rt2_jax.parallel.sharding import named_leaves
@@ -145,7 +145,7 @@ def test_killed_and_terminated_runs_resume_to_the_bit(trained, episodes, cache, 
     wait_for_line(process, 'steps/s')
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=120)
-    assert process.returncode == 0, output
+    assert process.returncode == exit_codes.STOPPED, output
 
     result = run(workdir, cache, episodes)
     assert result.returncode == 0, result.stderr

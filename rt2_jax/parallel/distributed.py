@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 import itertools
 import json
 import os
+import sys
 from typing import Any
 
 from absl import logging
@@ -15,7 +16,12 @@ import orbax.checkpoint as ocp
 from rt2_jax.errors import UserError
 
 _LOCAL_POD = ('JAX_COORDINATOR_ADDRESS', 'JAX_NUM_PROCESSES', 'JAX_PROCESS_ID')
-_CLUSTER = ('SLURM_NTASKS', 'OMPI_COMM_WORLD_SIZE', 'TPU_WORKER_HOSTNAMES', 'MEGASCALE_NUM_SLICES')
+_CLUSTER = (
+    'SLURM_STEP_NUM_TASKS',
+    'OMPI_COMM_WORLD_SIZE',
+    'TPU_WORKER_HOSTNAMES',
+    'MEGASCALE_NUM_SLICES',
+)
 _TOLD = 'RT2_JAX_CLUSTER'
 _PATIENCE = 24 * 3600  # seconds that a process waits for the others to have something to say
 _gathered = itertools.count()
@@ -29,8 +35,9 @@ def initialize() -> None:
     """Joins the other processes of the job; does nothing where this process is alone.
 
     Several processes are recognised by JAX_COORDINATOR_ADDRESS + JAX_NUM_PROCESSES + JAX_PROCESS_ID
-    (set by launch/local_pod.py), or by what Slurm, Open MPI and TPU pods on GKE set, which JAX reads
-    by itself. The hosts of a TPU VM slice are told of each other by a metadata server alone, which
+    (set by launch/local_pod.py), or by what srun, Open MPI and TPU pods on GKE set, which JAX reads
+    by itself. A process in a Slurm job of several tasks that srun did not start runs alone, and says
+    so. The hosts of a TPU VM slice are told of each other by a metadata server alone, which
     JAX asks if RT2_JAX_CLUSTER=1 (launch/tpu_vm.sh). Must run before anything touches a device.
 
     Raises:
@@ -53,6 +60,7 @@ def initialize() -> None:
     ):
         jax.distributed.initialize()
     else:
+        _warn_without_srun()
         return
     logging.info(
         'process %d of %d, %d local devices',
@@ -60,6 +68,18 @@ def initialize() -> None:
         jax.process_count(),
         jax.local_device_count(),
     )
+
+
+def _warn_without_srun() -> None:
+    tasks = os.environ.get('SLURM_NTASKS', '')
+    # srun sets both; sbatch and salloc set this one alone, in the script that they run once.
+    if _processes(tasks) > 1 and 'SLURM_STEP_NUM_TASKS' not in os.environ:
+        print(
+            f'Slurm gave this job {tasks} tasks, but srun did not start this process: it runs alone. '
+            'Start it by srun, or by launch/slurm.sh, to use them all.',
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def _processes(value: str) -> int:

@@ -12,6 +12,7 @@ import time
 import numpy as np
 import pytest
 
+from rt2_jax import exit_codes
 from rt2_jax.parallel import sharding
 from rt2_jax.pretrained import tensors
 from rt2_jax.training import loading, metrics, weights
@@ -227,7 +228,8 @@ def test_a_killed_process_ends_the_job_and_resume_works(alone, cache, tmp_path):
 
 
 @pytest.mark.slow
-def test_sigterm_saves_in_every_process_and_ends_well(cache, tmp_path):
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_in_every_process(cache, tmp_path, number):
     workdir = tmp_path / 'run'
     process = pod(
         2, 1, *TRAIN, f'--workdir={workdir}', f'--config.compile_cache={cache}',
@@ -236,8 +238,8 @@ def test_sigterm_saves_in_every_process_and_ends_well(cache, tmp_path):
     for line in process.stdout:
         if 'step 5/' in line:
             break
-    process.terminate()
+    process.send_signal(number)
     out, err = process.communicate(timeout=60)
-    assert process.returncode == 0, out + err
-    assert 'stopped by SIGTERM' in out
+    assert process.returncode == exit_codes.STOPPED, out + err
+    assert 'stopped by a signal' in out and 'local_pod: stopped early and saved' in err
     assert [path for path in (workdir / 'checkpoints').iterdir() if path.name.isdigit()]

@@ -11,6 +11,7 @@ import time
 
 import pytest
 
+from rt2_jax import exit_codes
 from rt2_jax.evaluation import report
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -68,6 +69,12 @@ def test_a_stage_that_ends_early_is_told_and_tried_again(tmp_path, code, says):
     assert play(tmp_path, [stage(tmp_path, 'a')]) == ['a']
 
 
+def test_a_stage_that_stopped_and_saved_interrupts_the_quickstart(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        play(tmp_path, [stage(tmp_path, 'a', f'sys.exit({exit_codes.STOPPED})')])
+    assert play(tmp_path, [stage(tmp_path, 'a')]) == ['a']
+
+
 def test_seconds_add_up_over_interrupted_tries(tmp_path):
     with pytest.raises(quickstart.StageFailed):
         play(tmp_path, [stage(tmp_path, 'a', 'import time; time.sleep(0.5); sys.exit(1)')])
@@ -81,7 +88,7 @@ note = pathlib.Path(sys.argv[1] + ".note")
 def save(*_):
     time.sleep(0.5)
     note.write_text("saved")
-    sys.exit(0)
+    sys.exit(75)
 signal.signal(signal.SIGTERM, save)
 note.write_text("started")
 time.sleep(60)

@@ -2,9 +2,9 @@
 
     python -m rt2_jax.envs.tabletop.collect --episodes=1000 --output=runs/data/tabletop
 
-Episode i depends on (seed, i) alone, so the number of processes changes nothing. An interrupted
-collection goes on with its first unfinished shard when the same command runs again. All episodes
-are kept, failures too: `success` is in their metadata, and readers can choose.
+Episode i depends on (seed, i) alone, so the number of processes changes nothing. SIGTERM and Ctrl-C
+end it with exit code 75 (rt2_jax/exit_codes.py); the same command goes on with the first unfinished
+shard. All episodes are kept, failures too: `success` is in their metadata, and readers can choose.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ import hashlib
 import itertools
 import json
 import os
+import signal
+import sys
 import time
 from typing import Any
 
@@ -26,7 +28,7 @@ from absl import app, flags, logging
 from etils import epath
 import numpy as np
 
-from rt2_jax import command, paths, records
+from rt2_jax import command, exit_codes, paths, records
 from rt2_jax.data import tf_example, tfrecord
 from rt2_jax.data.robot import rlds_writer
 from rt2_jax.envs.tabletop import detours, expert, pool, schema, suites, tasks as tabletop_tasks
@@ -321,6 +323,8 @@ def main(argv: Sequence[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f'unexpected arguments: {argv[1:]}')
     started = time.monotonic()
+    # As Ctrl-C does: a preempted collection ends its workers and says how to go on.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     settings = Settings(
         episodes=FLAGS.episodes,
         seed=FLAGS.seed,
@@ -330,7 +334,10 @@ def main(argv: Sequence[str]) -> None:
         suite=FLAGS.suite,
         tasks=tuple(FLAGS.tasks),
     )
-    result = collect(FLAGS.output, settings, FLAGS.processes)
+    try:
+        result = collect(FLAGS.output, settings, FLAGS.processes)
+    except KeyboardInterrupt:
+        sys.exit(exit_codes.STOPPED)
     success = ', '.join(f'{task} {rate:.1%}' for task, rate in result['success'].items())
     print(
         f'{FLAGS.output}: {result["episodes"]} episodes, {result["steps"]} steps in '
