@@ -55,7 +55,7 @@ def train(config: Any, workdir: epath.Path) -> None:
         holdouts.Leakage: an episode or a record is held out and trained on.
         tfrecord.CorruptRecord: a damaged record, unless config.data.on_corrupt is 'skip'.
         LossNotFinite: the loss or its gradient is not a number any more.
-        checkpoint.SaveFailed, paths.PathError: the directory cannot be written to.
+        save_failures.SaveFailed, paths.PathError: the directory cannot be written to.
         ValueError: something in the config that cannot be.
     """
     with _sigterm() as stop:
