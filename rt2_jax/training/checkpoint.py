@@ -37,17 +37,7 @@ from rt2_jax.training.save_failures import explain
 
 # Else a device's part of a parameter is one chunk, and whoever looks into it has to read all of it.
 _IN_CHUNKS = ocp.SaveArgs(chunk_byte_size=16 << 20)
-_PACKAGES = (
-    'jax',
-    'jaxlib',
-    'flax',
-    'optax',
-    'orbax-checkpoint',
-    'grain',
-    'numpy',
-    'sentencepiece',
-    'tokenizers',
-)
+_PACKAGES = 'jax jaxlib flax optax orbax-checkpoint grain numpy sentencepiece tokenizers'.split()
 
 
 class CheckpointError(UserError, ValueError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 import warnings
 
 import absl.logging
@@ -19,8 +20,13 @@ gcs_utils.is_hierarchical_namespace_enabled = lambda path: False
 absl.logging.get_absl_logger().addFilter(
     lambda record: not (record.exc_info and '/orbax/' in record.pathname)
 )
-# A save that failed leaves coroutines of Orbax behind that nobody waits for any more.
+# A save that failed leaves coroutines of Orbax behind that nobody waits for any more, and answers of
+# TensorStore to an event loop that is closed: each would print its stack as the process ends.
 warnings.filterwarnings('ignore', message='coroutine .* was never awaited')
+_unraisable = sys.unraisablehook
+sys.unraisablehook = lambda info: (
+    None if str(info.exc_value) == 'Event loop is closed' else _unraisable(info)
+)
 
 
 class SaveFailed(UserError, OSError):
