@@ -62,7 +62,7 @@ def train(config: Any, workdir: epath.Path) -> bool:
         holdouts.Leakage: an episode or a record is held out and trained on.
         tfrecord.CorruptRecord: a damaged record, unless config.data.on_corrupt is 'skip'.
         LossNotFinite: the loss or its gradient is not a number any more.
-        checkpoint.SaveFailed, paths.PathError: the directory cannot be written to.
+        save_failures.SaveFailed, paths.PathError: the directory cannot be written to.
         workdir_lock.WorkdirInUse: another run is in this directory.
         configuration.ConfigError: a field that no config has, or a number that can't be.
         ValueError: something else in the config that cannot be.

@@ -16,19 +16,15 @@ import dataclasses
 import importlib.metadata
 import json
 import platform
-import re
 from typing import Any
-import warnings
 
-import absl.logging
 from etils import epath
 import flax
 import jax
 import ml_collections
 import orbax.checkpoint as ocp
-from orbax.checkpoint._src.path import gcs_utils
 
-from rt2_jax import __version__, buckets, configuration, paths, records
+from rt2_jax import __version__, configuration, paths, records
 from rt2_jax.data import embodiments
 from rt2_jax.errors import UserError
 from rt2_jax.nearest import beside
@@ -37,37 +33,15 @@ from rt2_jax.text.actions import ActionSpace
 from rt2_jax.text.tokenizer import BINS, Tokenizer
 from rt2_jax.training import saved_files, state as state_lib
 from rt2_jax.training.acting import acted_on, cards_of
+from rt2_jax.training.save_failures import explain
 
 # Else a device's part of a parameter is one chunk, and whoever looks into it has to read all of it.
 _IN_CHUNKS = ocp.SaveArgs(chunk_byte_size=16 << 20)
-_PACKAGES = (
-    'jax',
-    'jaxlib',
-    'flax',
-    'optax',
-    'orbax-checkpoint',
-    'grain',
-    'numpy',
-    'sentencepiece',
-    'tokenizers',
-)
-
-
-# Orbax asks Google's own client for this, which is another package, with other credentials, and needs a
-# right (storage.buckets.get) that writing objects does not. Of buckets with folders, empty ones stay behind.
-gcs_utils.is_hierarchical_namespace_enabled = lambda path: False
-# Errors of a save in the background are raised by `Checkpoints.check`; Orbax logs each three times.
-absl.logging.get_absl_logger().addFilter(
-    lambda record: not (record.exc_info and '/orbax/' in record.pathname)
-)
+_PACKAGES = 'jax jaxlib flax optax orbax-checkpoint grain numpy sentencepiece tokenizers'.split()
 
 
 class CheckpointError(UserError, ValueError):
     """A directory is no usable checkpoint, or one of something else."""
-
-
-class SaveFailed(UserError, OSError):
-    """A checkpoint could not be written."""
 
 
 def versions() -> dict[str, str]:
@@ -245,6 +219,10 @@ def check_same_config(workdir: epath.PathLike, config: Any) -> None:
 class Checkpoints:
     """The steps saved in one run's directory.
 
+    Attributes:
+        directory: where they are.
+        good: the last step that is known to be written completely, None if there is none.
+
     Args:
         workdir: the run's directory.
         keep: how many of the latest steps are kept.
@@ -282,7 +260,7 @@ class Checkpoints:
                 'data': ocp.JsonCheckpointHandler(),
             },
         )
-        self._good = self.latest()
+        self.good = self.latest()
 
     def latest(self) -> int | None:
         """The last step that was saved completely, None if there is none."""
@@ -311,7 +289,7 @@ class Checkpoints:
                     params=ocp.args.StandardSave(
                         state.params, jax.tree.map(lambda _: _IN_CHUNKS, state.params)
                     ),
-                    state=ocp.args.StandardSave(_plain(_rest(state, accumulated))),
+                    state=ocp.args.StandardSave(state_lib.without_none(_rest(state, accumulated))),
                     data=ocp.args.JsonSave(data),
                 ),
             )
@@ -332,12 +310,7 @@ class Checkpoints:
         with self._explained():
             self._orbax.wait_until_finished()
         if self._saving is not None:
-            self._good, self._saving = self._saving, None
-
-    @property
-    def good(self) -> int | None:
-        """The last step that is known to be written completely."""
-        return self._good
+            self.good, self._saving = self._saving, None
 
     def close(self) -> None:
         """Waits, then ends the background threads; raises as `wait`, once."""
@@ -353,20 +326,7 @@ class Checkpoints:
             yield
         except Exception as error:
             self._failed = True
-            # Orbax leaves coroutines behind that nobody waits for any more.
-            warnings.filterwarnings('ignore', message='coroutine .* was never awaited')
-            cause = _cause(error)
-            if cause is None:
-                raise
-            good = (
-                f'the last good one is of step {self._good}'
-                if self._good
-                else 'there is none before'
-            )
-            raise SaveFailed(
-                f'the checkpoint of step {self._saving} could not be written to {self.directory}: '
-                f'{cause}; {good}. Once that is mended, the same command goes on from there.'
-            ) from error
+            raise explain(error, self._saving, self.directory, self.good) from error
 
     def restore(
         self, step: int, state: Any, accumulated: Any
@@ -384,7 +344,7 @@ class Checkpoints:
                 step,
                 args=ocp.args.Composite(
                     params=ocp.args.StandardRestore(state.params),
-                    state=ocp.args.StandardRestore(_plain(rest)),
+                    state=ocp.args.StandardRestore(state_lib.without_none(rest)),
                     data=ocp.args.JsonRestore(),
                 ),
             )
@@ -394,7 +354,7 @@ class Checkpoints:
             ) from error
         # Fields that are None are not written; they are None still.
         rest = flax.serialization.from_state_dict(
-            rest, _filled(flax.serialization.to_state_dict(rest), found['state'])
+            rest, state_lib.with_none(flax.serialization.to_state_dict(rest), found['state'])
         )
         accumulated = rest.pop('accumulated')
         return state_lib.TrainState(params=found['params'], **rest), accumulated, found['data']
@@ -450,46 +410,10 @@ class Checkpoints:
             raise CheckpointError(str(error)) from error
 
 
-def _cause(error: Exception) -> str | None:
-    """What kept a save from being written, in one line; None for an error of the program."""
-    text = ' '.join(str(error).split())
-    if isinstance(error, UserError):
-        return text
-    if isinstance(error, OSError):
-        where = f' ({error.filename})' if error.filename else ''
-        return f'{error.strerror or text}{where}'
-    if not re.match(
-        r'[A-Z_]+: ', text
-    ):  # TensorStore's begin with a status: 'PERMISSION_DENIED: ...'
-        return None
-    system = re.search(r'([^:"]+) \[os_error_code', text)  # 'No space left on device'
-    denied = text.startswith(('PERMISSION_DENIED', 'UNAUTHENTICATED'))
-    hint = f'; {buckets.HINTS["gs"]}' if denied else ''
-    return system[1].strip() if system else text.partition(' [')[0][:400] + hint
-
-
 def _rest(state: state_lib.TrainState, accumulated: Any) -> dict[str, Any]:
     return {
         'opt_state': state.opt_state,
         'step': state.step,
         'rng': state.rng,
         'accumulated': accumulated,
-    }
-
-
-def _plain(tree: Any) -> Any:
-    def without_none(node):
-        if not isinstance(node, dict):
-            return node
-        return {key: without_none(value) for key, value in node.items() if value is not None}
-
-    return without_none(flax.serialization.to_state_dict(tree))
-
-
-def _filled(expected: Any, found: Any) -> Any:
-    if not isinstance(expected, dict):
-        return found
-    return {
-        key: None if value is None else _filled(value, found.get(key, {}))
-        for key, value in expected.items()
     }

@@ -276,3 +276,24 @@ def count_parameters(params: Any) -> int:
     number = sum(int(np.prod(x.shape)) for x in jax.tree.leaves(params))
     logging.info('%.3f M parameters', number / 1e6)
     return number
+
+
+def without_none(tree: Any) -> Any:
+    """A tree as nested dicts, without the fields that are None, which Orbax doesn't write."""
+
+    def kept(node: Any) -> Any:
+        if not isinstance(node, dict):
+            return node
+        return {key: kept(value) for key, value in node.items() if value is not None}
+
+    return kept(flax.serialization.to_state_dict(tree))
+
+
+def with_none(expected: Any, restored: Any) -> Any:
+    """What was written of `without_none(expected)`, with the fields that are None there."""
+    if not isinstance(expected, dict):
+        return restored
+    return {
+        key: None if value is None else with_none(value, restored.get(key, {}))
+        for key, value in expected.items()
+    }

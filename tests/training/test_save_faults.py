@@ -14,7 +14,13 @@ import pytest
 
 from rt2_jax import paths
 from rt2_jax.inspection import opened
-from rt2_jax.training import checkpoint, loading, state as state_lib, step as step_lib
+from rt2_jax.training import (
+    checkpoint,
+    loading,
+    save_failures,
+    state as state_lib,
+    step as step_lib,
+)
 
 SUMS = step_lib.Accumulated.zeros(1, 2)
 
@@ -34,7 +40,7 @@ def save(checkpoints, step, megabytes=0.1):
 def failure_of(checkpoints, step, megabytes=0.1) -> str:
     """Saves and plays the loop, which checks each step, until it fails; what the user sees."""
     deadline = time.monotonic() + 60
-    with pytest.raises(checkpoint.SaveFailed) as failure:
+    with pytest.raises(save_failures.SaveFailed) as failure:
         save(checkpoints, step, megabytes)
         while time.monotonic() < deadline:
             checkpoints.check()

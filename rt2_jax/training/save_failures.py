@@ -1,0 +1,69 @@
+"""Why a checkpoint could not be written, in one line; and what Orbax needs to be quiet about it."""
+
+from __future__ import annotations
+
+import re
+import sys
+import warnings
+
+import absl.logging
+from etils import epath
+from orbax.checkpoint._src.path import gcs_utils
+
+from rt2_jax import buckets
+from rt2_jax.errors import UserError
+
+# Orbax asks Google's own client for this, which is another package, with other credentials, and needs a
+# right (storage.buckets.get) that writing objects does not. Of buckets with folders, empty ones stay behind.
+gcs_utils.is_hierarchical_namespace_enabled = lambda path: False
+# Errors of a save in the background are raised by `Checkpoints.check`; Orbax logs each three times.
+absl.logging.get_absl_logger().addFilter(
+    lambda record: not (record.exc_info and '/orbax/' in record.pathname)
+)
+# A save that failed leaves coroutines of Orbax behind that nobody waits for any more, and answers of
+# TensorStore to an event loop that is closed: each would print its stack as the process ends.
+warnings.filterwarnings('ignore', message='coroutine .* was never awaited')
+_unraisable = sys.unraisablehook
+sys.unraisablehook = lambda info: (
+    None if str(info.exc_value) == 'Event loop is closed' else _unraisable(info)
+)
+
+
+class SaveFailed(UserError, OSError):
+    """A checkpoint could not be written."""
+
+
+def explain(
+    error: Exception, step: int | None, directory: epath.Path, good: int | None
+) -> Exception:
+    """The error of a save as SaveFailed; an error of the program as it is.
+
+    Args:
+        error: what Orbax raised.
+        step: which was being saved.
+        directory: where to.
+        good: the last step that was saved completely.
+    """
+    cause = _cause(error)
+    if cause is None:
+        return error
+    last = f'the last good one is of step {good}' if good else 'there is none before'
+    return SaveFailed(
+        f'the checkpoint of step {step} could not be written to {directory}: {cause}; {last}. Once '
+        'that is mended, the same command goes on from there.'
+    )
+
+
+def _cause(error: Exception) -> str | None:
+    text = ' '.join(str(error).split())
+    if isinstance(error, UserError):
+        return text
+    if isinstance(error, OSError):
+        return f'{error.strerror or text}' + (f' ({error.filename})' if error.filename else '')
+    # TensorStore's errors begin with a status: 'PERMISSION_DENIED: ...'.
+    if not re.match(r'[A-Z_]+: ', text):
+        return None
+    system = re.search(r'([^:"]+) \[os_error_code', text)  # 'No space left on device'
+    denied = text.startswith(('PERMISSION_DENIED', 'UNAUTHENTICATED'))
+    hint = f'; {buckets.HINTS["gs"]}' if denied else ''
+    return system[1].strip() if system else text.partition(' [')[0][:400] + hint
