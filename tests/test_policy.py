@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import os
+import shutil
 import subprocess
 import sys
 
@@ -302,6 +303,16 @@ def test_from_checkpoint(tiny_checkpoint, tiny):
     assert all(jax.tree.leaves(trees))
     head = lambda policy: np.asarray(policy.params['head']['kernel'])
     assert (head(policy) != head(untrained)).any()
+
+
+def test_an_untrained_policy_reads_no_weights(tiny_checkpoint, tmp_path):
+    run = shutil.copytree(tiny_checkpoint, tmp_path / 'run')
+    files = [path for path in (run / 'checkpoints/7/params').rglob('*') if path.is_file()]
+    arrays = max(files, key=lambda path: path.stat().st_size)  # the others list them
+    arrays.write_bytes(bytes(arrays.stat().st_size))
+    with pytest.raises(CheckpointError, match='checkpoints/7'):
+        Policy.from_checkpoint(run)
+    assert Policy.from_checkpoint(run, untrained=True).step == 0
 
 
 def test_devices_of_a_process_share_the_work(tiny_checkpoint):
