@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rt2_jax import command, configuration
-from rt2_jax.data import pipeline
+from rt2_jax.data import embodiments, pipeline
 from rt2_jax.errors import UserError
 from rt2_jax.parallel import distributed, mesh as mesh_lib, topology
 from rt2_jax.text.actions import ActionSpace
@@ -58,9 +58,11 @@ def train(config: Any, workdir: epath.Path) -> None:
         LossNotFinite: the loss or its gradient is not a number any more.
         workdir_lock.WorkdirInUse: another run is in this directory.
         configuration.ConfigError: a field that no config has, or a number that can't be.
+        errors.CardError: config.embodiment names no card.
         ValueError: something else in the config that cannot be.
     """
     configuration.check(config)
+    embodiments.find(config.embodiment)
     checkpoint.check_not_inside(workdir)
     with workdir_lock.hold(workdir) as lock, _sigterm() as stop:
 

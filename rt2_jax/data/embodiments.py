@@ -14,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 
 from rt2_jax.data.embodiment import ActionPart, Embodiment, Gripper
+from rt2_jax.data.errors import CardError
 from rt2_jax.nearest import nearest
 from rt2_jax.text.actions import ActionSpace
 
@@ -201,7 +202,7 @@ CARDS = {
 
 
 def find(name: str) -> Embodiment:
-    """The card called `name`; KeyError with the nearest valid name otherwise."""
+    """The card called `name`; CardError with the nearest valid name otherwise."""
     if name not in CARDS:
-        raise KeyError(f'no embodiment card called {name!r}' + nearest(name, CARDS))
+        raise CardError(f'no embodiment card called {name!r}' + nearest(name, CARDS))
     return CARDS[name]

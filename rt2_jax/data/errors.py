@@ -9,3 +9,7 @@ class DataSetError(UserError, ValueError):
 
 class IndexMismatch(UserError, ValueError):
     """An index that doesn't belong to the data, the card or this version of the code."""
+
+
+class CardError(UserError, ValueError):
+    """An embodiment card that does not exist."""

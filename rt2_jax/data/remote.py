@@ -24,6 +24,7 @@ import urllib.parse
 
 from rt2_jax.data.errors import DataSetError
 from rt2_jax.data.read_ahead import ReadAhead
+from rt2_jax.errors import UserError
 
 SCHEMES = ('gs', 's3', 'http', 'https')
 
@@ -48,7 +49,7 @@ HINTS = {
 Result = TypeVar('Result')
 
 
-class RemoteError(OSError):
+class RemoteError(UserError, OSError):
     """A remote file that couldn't be read, though it was tried again."""
 
 

@@ -132,7 +132,7 @@ def test_a_card_that_contradicts_itself():
         dataclasses.replace(card, terminate_rule='last_step')
     with pytest.raises(ValueError, match="did you mean 'relative'"):
         embodiment.Gripper('relativ', closed=1, open=0)
-    with pytest.raises(KeyError, match="did you mean 'language_table_sim'"):
+    with pytest.raises(ValueError, match="did you mean 'language_table_sim'"):
         embodiments.find('language_table_sm')
 
 

@@ -16,14 +16,7 @@ from rt2_jax.parallel import mesh as mesh_lib
 from rt2_jax.policy import Policy
 from rt2_jax.text import prompts
 from rt2_jax.text.actions import ActionSpace
-from rt2_jax.training import (
-    acting,
-    checkpoint,
-    loading,
-    program as program_lib,
-    recorded,
-    step as step_lib,
-)
+from rt2_jax.training import acting, checkpoint, loading, program as program_lib, step as step_lib
 
 STEPS = 2
 
