@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rt2_jax import command, configuration, exit_codes, paths
-from rt2_jax.data import pipeline
+from rt2_jax.data import embodiments, pipeline
 from rt2_jax.data.sources import INDEXES
 from rt2_jax.errors import UserError
 from rt2_jax.parallel import distributed, mesh as mesh_lib, topology
@@ -65,9 +65,11 @@ def train(config: Any, workdir: epath.Path) -> bool:
         save_failures.SaveFailed, paths.PathError: the directory cannot be written to.
         workdir_lock.WorkdirInUse: another run is in this directory.
         configuration.ConfigError: a field that no config has, or a number that can't be.
+        errors.CardError: config.embodiment names no card.
         ValueError: something else in the config that cannot be.
     """
     configuration.check(config)
+    embodiments.find(config.embodiment)
     checkpoint.check_not_inside(workdir)
     with workdir_lock.hold(workdir) as lock, stopping.on_signal() as stop:
 

@@ -278,8 +278,8 @@ def open_params(directory: epath.PathLike) -> tuple[dict[str, Any], dict[str, te
     """
     path = locate(directory)
     if (path / MODEL).exists():
-        found = tensors.open_tensors(path)
-        return read_model(path)['model'], found
+        model = read_model(path)['model']
+        return model, tensors.open_tensors(path)
     loaded = load_for_inference(path)
     named = named_leaves(jax.device_get(loaded.params))
     model = loaded.config.model.to_dict() | {'image_size': loaded.config.data.image_size}

@@ -13,7 +13,6 @@ import dataclasses
 import datetime
 import json
 import os
-import shutil
 import socket
 import threading
 import time
@@ -112,7 +111,7 @@ def hold(workdir: epath.Path, beat: float = BEAT, stale: float = STALE) -> Itera
     """Holds a run's directory, on the leading process of a job; the others get None.
 
     Args:
-        workdir: the directory; made if it isn't there, and removed if it stays without a file.
+        workdir: the directory; made if it isn't there, and removed if it stays empty.
         beat: seconds from one writing of the file to the next.
         stale: seconds after which a run that writes no more is taken for dead.
 
@@ -138,8 +137,9 @@ def hold(workdir: epath.Path, beat: float = BEAT, stale: float = STALE) -> Itera
         yield lock
     finally:
         lock.release()
-        if made and not paths.is_remote(workdir) and not paths.files(workdir):
-            shutil.rmtree(workdir, ignore_errors=True)
+        if made and not paths.is_remote(workdir):
+            with contextlib.suppress(OSError):  # it is not empty
+                os.rmdir(workdir)
 
 
 def _read(path: epath.Path) -> Owner | None:
