@@ -37,7 +37,7 @@ from rt2_jax.exported import card as card_lib, exported_policy, function as func
 from rt2_jax.nearest import check
 from rt2_jax.policy import Policy
 from rt2_jax.pretrained import tensors
-from rt2_jax.training import checkpoint
+from rt2_jax.training import assets
 
 FLAGS = flags.FLAGS
 SYMBOLIC = 'symbolic'
@@ -129,7 +129,7 @@ def _write(
         'example': example,
         'call': card_lib.call(functions[first][0]['file'], first),
         'step': policy.step,
-        'versions': checkpoint.versions(),
+        'versions': assets.versions(),
         'calling_convention_version': jax.export.maximum_supported_calling_convention_version,
         'config': policy.config.to_dict(),
         'manifest': report.manifest(),

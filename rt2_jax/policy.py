@@ -160,9 +160,8 @@ class Policy:
             params = loaded.params
         chosen = loaded.source(source)
         settings = {'embodiment': chosen.card, 'mesh': mesh, 'weights': weights} | settings
-        policy = cls.from_config(
-            loaded.config, params, loaded.tokenizer, chosen.action_space, **settings
-        )
+        parts = loaded.config, params, loaded.tokenizer, chosen.action_space
+        policy = cls.from_config(*parts, **settings)
         policy.source, policy.sources = chosen.name, tuple(sorted(loaded.action_spaces))
         policy.cards = loaded.cards
         policy.step = 0 if untrained else loaded.step
@@ -222,8 +221,7 @@ class Policy:
             or one a robot); None does what the checkpoint was trained for.
           seed: of the draws where the temperature is above 0; None takes another one each call.
           raw: the instructions are whole prompts already ("Q: what action ...? A:").
-          alternatives: how many likeliest values of each number the decisions shall hold. Each number
-            of them is compiled for itself; 0 costs nothing.
+          alternatives: how many likeliest values of each number the decisions hold, 0 costs nothing.
 
         Raises:
           ValueError: for an image that is not uint8 RGB, numbers of images and instructions that
@@ -231,11 +229,9 @@ class Policy:
         """
         plan = self.plan if plan is None else plan
         plans = [plan] * len(images) if isinstance(plan, (bool, str)) else list(plan)
+        counts = f'{len(images)} images, {len(instructions)} instructions and {len(plans)} plans'
         if not len(images) == len(instructions) == len(plans):
-            raise ValueError(
-                f'{len(images)} images, {len(instructions)} instructions and {len(plans)} plans; '
-                'there must be as many of each.'
-            )
+            raise ValueError(f'{counts}; there must be as many of each.')
         kinds = [Kind.PLAN if plan else Kind.ACTION for plan in plans]
         forced = [
             self.tokenizer.encode(prompts.plan(plan)) if isinstance(plan, str) and plan else []
@@ -306,7 +302,7 @@ class Policy:
 
         Args:
           image, instruction, raw: as for the `act` that decided.
-          decision: what it decided; its plan, too, was before the eyes of the action.
+          decision: what it decided; its plan is part of the context.
           per_layer: by layer of the decoder, in place of the mean over them.
 
         Returns:
@@ -320,9 +316,8 @@ class Policy:
         """
         length = self.action_tokenizer.length
         if len(decision.tokens) != length:
-            raise ValueError(
-                f'The decision has {len(decision.tokens)} numbers; this policy decides {length}.'
-            )
+            has = f'The decision has {len(decision.tokens)} numbers'
+            raise ValueError(f'{has}; this policy decides {length}.')
         kind = Kind.PLAN if len(decision.plan_tokens) else Kind.ACTION
         question = self.prepare(image, instruction, kind, raw=raw)
         ids = [*decision.plan_tokens, *decision.tokens]

@@ -28,6 +28,7 @@ from rt2_jax.parallel import distributed, mesh as mesh_lib, topology
 from rt2_jax.text.actions import ActionSpace
 from rt2_jax.text.tokenizer import Tokenizer
 from rt2_jax.training import (
+    assets,
     checkpoint,
     loading,
     metrics,
@@ -70,7 +71,7 @@ def train(config: Any, workdir: epath.Path) -> bool:
     """
     configuration.check(config)
     embodiments.find(config.embodiment)
-    checkpoint.check_not_inside(workdir)
+    assets.check_not_inside(workdir)
     with workdir_lock.hold(workdir) as lock, stopping.on_signal() as stop:
 
         def stops(step: int) -> bool:
@@ -87,7 +88,7 @@ def _train(config: Any, workdir: epath.Path, stop: Callable[[int], bool]) -> boo
     mesh = mesh_lib.make_mesh(config.mesh)
     tokenizer = Tokenizer.load(config.tokenizer) if config.tokenizer else Tokenizer.load_default()
     if (workdir / 'config.json').exists():
-        checkpoint.check_same_config(workdir, config)
+        assets.check_same_config(workdir, config)
     indexes = workdir / INDEXES
     batches, spaces = program_lib.open_batches(config, tokenizer, mesh, indexes)
     program = program_lib.build(config, mesh, tokenizer, batches.sources, batches.kinds, spaces)
@@ -118,7 +119,7 @@ def _train(config: Any, workdir: epath.Path, stop: Callable[[int], bool]) -> boo
         )
         state, accumulated = program.init(params), program.zeros()
     if distributed.is_leader():
-        checkpoint.write_assets(workdir, config, tokenizer, spaces)
+        assets.write_assets(workdir, config, tokenizer, spaces)
     say(
         f'{state_lib.count_parameters(state.params) / 1e6:.2f} M parameters, '
         f'mesh {dict(mesh.shape)}, {jax.devices()[0].device_kind}'

@@ -13,7 +13,7 @@ import sentencepiece
 from rt2_jax.models import vla
 from rt2_jax.text.actions import ActionSpace, ActionTokenizer
 from rt2_jax.text.tokenizer import Tokenizer
-from rt2_jax.training import checkpoint
+from rt2_jax.training import assets, checkpoint
 from rt2_jax.training.state import TrainState
 from rt2_jax.training.step import Accumulated
 
@@ -97,9 +97,7 @@ def quick_compile():
 def tiny_checkpoint(tiny, tokenizer, tmp_path_factory):
     """The directory of a run that was stopped after 7 steps, as training leaves it."""
     workdir = tmp_path_factory.mktemp('run')
-    checkpoint.write_assets(
-        workdir, tiny.config(), tokenizer, {'tabletop': ActionSpace.rt1_bounds()}
-    )
+    assets.write_assets(workdir, tiny.config(), tokenizer, {'tabletop': ActionSpace.rt1_bounds()})
     step = jax.numpy.int32(7)
     state = TrainState(step=step, params=tiny.params(0), opt_state={}, rng=jax.random.PRNGKey(0))
     checkpoints = checkpoint.Checkpoints(workdir)

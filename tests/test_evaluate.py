@@ -22,7 +22,7 @@ from rt2_jax.data.web import small_web
 from rt2_jax.evaluation import closed_loop, offline, video
 from rt2_jax.policy import Policy
 from rt2_jax.text import prompts
-from rt2_jax.training import checkpoint
+from rt2_jax.training import assets
 
 pytestmark = pytest.mark.usefixtures('quick_compile')
 
@@ -161,7 +161,7 @@ def test_held_out_episodes_of_a_card_that_only_the_checkpoint_has(
     fields = dict(directory=str(directory), card=str(file), weight=1.0, holdout=5)
     config.data.update(robot={'table': fields}, web={}, on_corrupt='raise')
     workdir = shutil.copytree(tiny_checkpoint, tmp_path / 'run')
-    checkpoint.write_assets(workdir, config, tokenizer, {'table': card.action_space})
+    assets.write_assets(workdir, config, tokenizer, {'table': card.action_space})
     file.unlink()
     results = evaluated(tmp_path, workdir=str(workdir), suite=['held_out'], parallel=8)
     assert list(results['policies']['checkpoint']['held_out']['sets']) == ['table']

@@ -17,7 +17,7 @@ from rt2_jax.parallel.sharding import named_leaves
 from rt2_jax.pretrained import tensors
 from rt2_jax.pretrained.tensors import SourceError
 from rt2_jax.training import checkpoint, loading
-from rt2_jax.training.checkpoint import CheckpointError
+from rt2_jax.training.assets import CheckpointError
 from rt2_jax.training.state import TrainState
 from rt2_jax.training.step import Accumulated
 

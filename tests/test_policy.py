@@ -21,7 +21,7 @@ from rt2_jax.decoding.sampler import log_softmax
 from rt2_jax.policy import Policy
 from rt2_jax.text import prompts
 from rt2_jax.text.actions import ActionSpace
-from rt2_jax.training.checkpoint import CheckpointError
+from rt2_jax.training.assets import CheckpointError
 
 # The policy of a checkpoint on one device, and on eight that share its weights and its batch.
 ON_A_MESH = """

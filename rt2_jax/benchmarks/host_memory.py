@@ -27,7 +27,7 @@ from rt2_jax import command, configuration, paths
 from rt2_jax.evaluation import report
 from rt2_jax.parallel import distributed, mesh as mesh_lib
 from rt2_jax.text.tokenizer import Tokenizer
-from rt2_jax.training import checkpoint, loading, program as program_lib
+from rt2_jax.training import assets, checkpoint, loading, program as program_lib
 
 FLAGS = flags.FLAGS
 
@@ -81,7 +81,7 @@ def measure(config: Any, workdir: epath.Path) -> dict[str, Any]:
         checkpoints.save(state, zeros, {}, 1)
         checkpoints.wait()
     if distributed.is_leader():
-        checkpoint.write_assets(workdir, config, tokenizer, {})
+        assets.write_assets(workdir, config, tokenizer, {})
     expected = [_sum(x) for x in jax.tree.leaves(state)]
     del params
     jax.tree.map(lambda x: x.delete(), state)

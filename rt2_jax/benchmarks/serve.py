@@ -41,7 +41,7 @@ from rt2_jax.decoding.grammar import Kind
 from rt2_jax.evaluation import report
 from rt2_jax.policy import Policy
 from rt2_jax.serve import batch_sizes
-from rt2_jax.training import checkpoint, loading, weights
+from rt2_jax.training import assets, loading, weights
 
 FLAGS = flags.FLAGS
 
@@ -83,7 +83,7 @@ def random_checkpoint(directory: epath.Path, number: float) -> None:
     config.model.encoder.update(sizes | dict(depth=1, scale=1 / 8))
     config.model.decoder.update(sizes | dict(depth=depth, scale=1 / 8))
     source = {'tabletop': from_package.action_space}
-    checkpoint.write_assets(directory, config.lock(), from_package.tokenizer, source)
+    assets.write_assets(directory, config.lock(), from_package.tokenizer, source)
     params = weights.random(config, from_package.tokenizer)
     arrays = {f'params/{name}': np.asarray(x) for name, x in loading.named_leaves(params).items()}
     np.savez(directory / 'params.npz', step=np.int64(0), dtype=np.array('float32'), **arrays)

@@ -25,15 +25,14 @@ from rt2_jax.inspection.blocks import Stored
 from rt2_jax.pretrained import tensors
 from rt2_jax.text import fast_tokenizer
 from rt2_jax.text.tokenizer import Tokenizer
-from rt2_jax.training import checkpoint, loading, recorded, saved_files
-from rt2_jax.training.checkpoint import (
+from rt2_jax.training import assets, loading, recorded, saved_files
+from rt2_jax.training.assets import (
     CheckpointError,
-    Checkpoints,
     check_action_tokens,
-    complete_steps,
     read_config,
     read_tokenizer,
 )
+from rt2_jax.training.checkpoint import Checkpoints, complete_steps
 
 
 @dataclasses.dataclass
@@ -157,9 +156,7 @@ def _exported(path: epath.Path) -> Opened:
         path / POLICY,
         CheckpointError,
     )
-    config = checkpoint.whole_config(
-        told['config'], path / POLICY, told['versions'].get('rt2_jax', '')
-    )
+    config = assets.whole_config(told['config'], path / POLICY, told['versions'].get('rt2_jax', ''))
     opened = Opened(path, 'exported policy', step=told['step'], config=config)
     opened.versions = told['versions']
     found = tensors.open_tensors(path / WEIGHTS)

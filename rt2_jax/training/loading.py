@@ -29,13 +29,13 @@ from rt2_jax.pretrained import tensors
 from rt2_jax.text.actions import ActionSpace
 from rt2_jax.text.tokenizer import INTEGERS, Tokenizer
 from rt2_jax.training import acting, recorded, state as state_lib, stored
-from rt2_jax.training.checkpoint import (
+from rt2_jax.training.assets import (
     CheckpointError,
     check_action_tokens,
-    complete_steps,
     read_config,
     read_tokenizer,
 )
+from rt2_jax.training.checkpoint import complete_steps
 
 PACKAGE = 'package:'
 PACKED = 'params.npz'  # of a packed directory

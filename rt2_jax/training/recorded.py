@@ -13,7 +13,7 @@ from rt2_jax import records
 from rt2_jax.data.embodiment import Embodiment
 from rt2_jax.data.embodiments import CARDS
 from rt2_jax.text.actions import ActionSpace
-from rt2_jax.training.checkpoint import CheckpointError, written_by
+from rt2_jax.training.assets import CheckpointError, written_by
 
 
 def card_of(recorded: dict[str, Any]) -> Embodiment | None:

@@ -13,7 +13,8 @@ import orbax.checkpoint as ocp
 
 from rt2_jax.parallel import sharding
 from rt2_jax.training import adapters
-from rt2_jax.training.checkpoint import CheckpointError, Checkpoints
+from rt2_jax.training.assets import CheckpointError
+from rt2_jax.training.checkpoint import Checkpoints
 from rt2_jax.training.state import Stored
 
 

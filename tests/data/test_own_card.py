@@ -11,7 +11,7 @@ import pytest
 from rt2_jax import configuration
 from rt2_jax.data import embodiments, errors, mixtures, sources
 from rt2_jax.data.robot import rlds
-from rt2_jax.training import acting, checkpoint, loading
+from rt2_jax.training import acting, assets, loading
 
 MINE = dataclasses.replace(embodiments.TABLETOP, name='my_arm', columns=(), frequency=7.0)
 
@@ -99,7 +99,7 @@ def test_a_run_records_the_card_and_needs_no_file_later(dataset, file, tmp_path,
     spaces = {name: source.action_space for name, (source, _) in robot.items()}
     assert acting.acted_on(config, MINE, spaces) == spaces['mine']
     workdir = tmp_path / 'run'
-    checkpoint.write_assets(workdir, config, tokenizer, spaces)
+    assets.write_assets(workdir, config, tokenizer, spaces)
     file.unlink()
     recorded = json.loads((workdir / 'embodiment.json').read_text())
     assert loading.card_of(recorded['embodiment']) == MINE

@@ -17,7 +17,7 @@ from rt2_jax.data.robot import rlds
 from rt2_jax.parallel import mesh as mesh_lib
 from rt2_jax.policy import Policy
 from rt2_jax.serving import json_arrays
-from rt2_jax.training import checkpoint, program as program_lib
+from rt2_jax.training import assets, checkpoint, program as program_lib
 
 pytestmark = pytest.mark.usefixtures('quick_compile')
 
@@ -77,7 +77,7 @@ def learnt(request, tiny, tokenizer, tmp_path):
             if right == 1:
                 break
     workdir = tmp_path / 'run'
-    checkpoint.write_assets(workdir, config, tokenizer, spaces)
+    assets.write_assets(workdir, config, tokenizer, spaces)
     checkpoints = checkpoint.Checkpoints(workdir)
     checkpoints.save(state, sums, batches.get_state(), number)
     checkpoints.close()

@@ -12,6 +12,7 @@ from sentencepiece import sentencepiece_model_pb2 as proto
 
 from rt2_jax import configuration
 from rt2_jax.training import (
+    assets,
     checkpoint,
     loading,
     metrics,
@@ -42,7 +43,7 @@ def like(tree):
 @pytest.fixture
 def workdir(tmp_path, tokenizer):
     """A directory with checkpoints of the steps 3 and 5."""
-    checkpoint.write_assets(tmp_path / 'run', CONFIG, tokenizer, {})
+    assets.write_assets(tmp_path / 'run', CONFIG, tokenizer, {})
     checkpoints = checkpoint.Checkpoints(tmp_path / 'run', keep=2)
     for step in (1, 3, 5):
         state = make_state()
@@ -121,7 +122,7 @@ def test_missing_directories_are_told_apart(tmp_path, workdir):
 
 
 def test_run_killed_before_its_first_checkpoint(tmp_path, tokenizer):
-    checkpoint.write_assets(tmp_path, CONFIG, tokenizer, {})
+    assets.write_assets(tmp_path, CONFIG, tokenizer, {})
     with pytest.raises(
         checkpoint.CheckpointError, match='no complete checkpoint yet: training was stopped'
     ):

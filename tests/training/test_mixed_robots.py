@@ -16,7 +16,14 @@ from rt2_jax.parallel import mesh as mesh_lib
 from rt2_jax.policy import Policy
 from rt2_jax.text import prompts
 from rt2_jax.text.actions import ActionSpace
-from rt2_jax.training import acting, checkpoint, loading, program as program_lib, step as step_lib
+from rt2_jax.training import (
+    acting,
+    assets,
+    checkpoint,
+    loading,
+    program as program_lib,
+    step as step_lib,
+)
 
 STEPS = 2
 
@@ -89,7 +96,7 @@ def trained(config, tokenizer, tmp_path_factory):
     for batch in batches:
         state, sums, _ = program.step(state, sums, batch)
     workdir = tmp_path_factory.mktemp('run')
-    checkpoint.write_assets(workdir, config, tokenizer, spaces)
+    assets.write_assets(workdir, config, tokenizer, spaces)
     checkpoints = checkpoint.Checkpoints(workdir)
     checkpoints.save(state, sums, batches.get_state(), STEPS)
     checkpoints.close()

@@ -12,7 +12,7 @@ import pytest
 import rt2_jax
 from rt2_jax.data.embodiments import TABLETOP
 from rt2_jax.inspection import opened, survey, text
-from rt2_jax.training import checkpoint, loading, recorded
+from rt2_jax.training import assets, checkpoint, loading, recorded
 
 PACKAGED = pathlib.Path(rt2_jax.__file__).parent / 'pretrained' / 'tabletop_pretrained'
 
@@ -92,4 +92,4 @@ def test_a_converted_directory_of_a_newer_version(tmp_path):
 
 
 def test_a_run_says_which_version_wrote_it(tiny_checkpoint):
-    assert checkpoint.written_by(epath.Path(tiny_checkpoint)) == rt2_jax.__version__
+    assert assets.written_by(epath.Path(tiny_checkpoint)) == rt2_jax.__version__

@@ -15,6 +15,7 @@ import pytest
 from rt2_jax import paths
 from rt2_jax.inspection import opened
 from rt2_jax.training import (
+    assets,
     checkpoint,
     loading,
     save_failures,
@@ -85,7 +86,7 @@ def test_read_only_disk(disk):
 
 def test_bucket_keeps_what_a_folder_keeps(bucket, tokenizer, tiny):
     workdir = paths.of(f'{bucket.url}/runs/x')
-    checkpoint.write_assets(workdir, tiny.config(), tokenizer, {})
+    assets.write_assets(workdir, tiny.config(), tokenizer, {})
     checkpoints = checkpoint.Checkpoints(workdir, keep=2)
     for step in (1, 3, 5):
         save(checkpoints, step)
