@@ -9,6 +9,7 @@ import numpy as np
 import psutil
 import pytest
 
+from rt2_jax import paths
 from rt2_jax.data import errors, images
 from rt2_jax.data.robot import rlds
 from rt2_jax.envs.tabletop import collect, detours as detours_lib, tasks
@@ -66,7 +67,7 @@ def test_processes_and_interruption_change_nothing(collection, tmp_path):
     (part / collect.COLLECTION_JSON).write_bytes((whole / collect.COLLECTION_JSON).read_bytes())
     for name in names[:3]:
         (part / name).write_bytes((whole / name).read_bytes())
-    (part / f'{names[3]}.incomplete-1').write_bytes(b'half a shard')
+    (part / f'{paths.NEW}1-{names[3]}').write_bytes(b'half a shard')
     with pytest.raises(errors.DataSetError, match='half-written.*run the same command again'):
         rlds.open_source(part, 'tabletop')
     collect.collect(part, SETTINGS, processes=1)
@@ -84,7 +85,7 @@ def test_a_worker_that_dies_costs_its_shard_alone(collection, tmp_path):
         stderr=subprocess.PIPE,
         text=True,
     )
-    while process.poll() is None and not list(output.glob('*.incomplete-*')):
+    while process.poll() is None and not list(output.glob(f'{paths.NEW}*')):
         time.sleep(0.01)
     workers = [
         child
