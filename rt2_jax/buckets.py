@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 from etils import epath
 
+from rt2_jax import exit_codes
 from rt2_jax.errors import MissingPackage, UserError
 
 HINTS = {
@@ -30,6 +31,12 @@ Result = TypeVar('Result')
 
 class PathError(UserError, OSError):
     """A path cannot be read or written."""
+
+
+class Unavailable(PathError):
+    """A bucket did not answer, however often it was asked: later it may, and the same command helps."""
+
+    exit_code = exit_codes.CRASHED
 
 
 class NoSuchPath(PathError, FileNotFoundError):
@@ -87,7 +94,8 @@ def explain(path: epath.PathLike, what: str, error: BaseException) -> BaseExcept
     given_up = f' (given up after {retries[1]} retries)' if retries else ''
     denied = '403 Forbidden' in cause or '401 Unauthorized' in cause
     hint = f'; {HINTS[os.fspath(path)[:2]]}' if denied else ''
-    return PathError(f'cannot {what} {path}: {cause[:300].rstrip(" :")}{given_up}{hint}')
+    kind = Unavailable if given_up and not denied else PathError
+    return kind(f'cannot {what} {path}: {cause[:300].rstrip(" :")}{given_up}{hint}')
 
 
 @functools.cache

@@ -1,4 +1,5 @@
-"""How every binary starts, and how it reports an error that the user can mend: one line, exit code 1.
+"""How every binary starts, and how it reports an error that the user can mend: one line, exit code 1 (or
+the error's own).
 
 if __name__ == '__main__':
     define_flags()
@@ -15,6 +16,7 @@ from types import TracebackType
 
 from absl import app, flags
 
+from rt2_jax import exit_codes
 from rt2_jax.errors import UserError
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
@@ -63,7 +65,8 @@ def one_line(name: str) -> Iterator[None]:
         if not is_mendable(error):
             raise
         text = str(error) or type(error).__name__
-        sys.exit(f'{name}: {" ".join(text.split())}')
+        print(f'{name}: {" ".join(text.split())}', file=sys.stderr)
+        sys.exit(getattr(error, 'exit_code', exit_codes.USER_ERROR))
 
 
 def is_mendable(error: BaseException) -> bool:

@@ -8,7 +8,12 @@ class UserError(Exception):
 
     Every error class of the package that a user can meet derives from it, beside the built-in class
     that callers catch (ValueError, OSError, ...).
+
+    Attributes:
+        exit_code: of a command that ends by it (rt2_jax/exit_codes.py).
     """
+
+    exit_code = 1
 
 
 class MissingPackage(UserError, ImportError):

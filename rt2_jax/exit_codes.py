@@ -6,8 +6,8 @@
 | 1       | USER_ERROR | the user can mend it: flags, config, data,     | mend it; the same       |
 |         |            | rights; also Python's code for a bug           | command fails again     |
 | 2       | USAGE      | a launcher or argparse refuses its arguments   | as for 1                |
-| 70      | CRASHED    | the runtime failed: a lost host, a device      | start again, not for    |
-|         |            |                                                | ever                    |
+| 70      | CRASHED    | the runtime failed: a lost host, a device, a   | start again, not for    |
+|         |            | bucket that does not answer                    | ever                    |
 | 75      | STOPPED    | stopped early and saved: preemption, a time    | start the same command  |
 |         |            | limit, SIGTERM, Ctrl-C                         | again, however often    |
 | 128 + N |            | killed by signal N (9: out of memory, a lost   | as for 70               |

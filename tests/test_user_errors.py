@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 import rt2_jax
-from rt2_jax import command, configuration
+from rt2_jax import buckets, command, configuration, exit_codes
 from rt2_jax.errors import UserError
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -60,9 +60,11 @@ def run(monkeypatch, name: str, *arguments: str) -> str:
         flags.FLAGS.unparse_flags()
         for flag in set(flags.FLAGS) - before:
             delattr(flags.FLAGS, flag)
-    line = ended.value.code
-    assert isinstance(line, str), f'{arguments}: ended with {line!r}'
-    assert '\n' not in line.strip() and 'Traceback' not in line + printed.getvalue()
+    line = printed.getvalue().strip()
+    assert ended.value.code == exit_codes.USER_ERROR, (
+        f'{arguments}: ended with {ended.value.code!r}'
+    )
+    assert line and '\n' not in line and 'Traceback' not in line, line
     return line
 
 
@@ -96,13 +98,18 @@ def test_every_binary_starts_through_command():
             assert 'command.run(' in main and 'app.run(' not in main, path
 
 
-def test_what_is_a_bug_keeps_its_trace():
+def test_what_is_a_bug_keeps_its_trace(capsys):
     with pytest.raises(ValueError), command.one_line('x'):
         np.zeros(3).reshape(2)
     with pytest.raises(KeyError), command.one_line('x'):
         {}['a']
-    with pytest.raises(SystemExit, match='^x: Unknown colour'), command.one_line('x'):
+    with pytest.raises(SystemExit) as ended, command.one_line('x'):
         rt2_jax.nearest.check('colour', 'red', ['blue'])
+    assert capsys.readouterr().err.startswith('x: Unknown colour')
+    assert ended.value.code == exit_codes.USER_ERROR
+    with pytest.raises(SystemExit) as ended, command.one_line('x'):
+        raise buckets.Unavailable('a bucket that does not answer')
+    assert ended.value.code == exit_codes.CRASHED
     with pytest.raises(SystemExit) as ended, command.one_line('x'):
         raise KeyboardInterrupt
     assert ended.value.code == 130

@@ -10,7 +10,7 @@ import absl.logging
 from etils import epath
 from orbax.checkpoint._src.path import gcs_utils
 
-from rt2_jax import buckets
+from rt2_jax import buckets, exit_codes
 from rt2_jax.errors import UserError
 
 # Orbax asks Google's own client for this, which is another package, with other credentials, and needs a
@@ -29,8 +29,12 @@ sys.unraisablehook = lambda info: (
 )
 
 
+# Statuses of TensorStore after which the same request may succeed later.
+_LATER = ('UNAVAILABLE', 'DEADLINE_EXCEEDED', 'ABORTED')
+
+
 class SaveFailed(UserError, OSError):
-    """A checkpoint could not be written."""
+    """A checkpoint could not be written; `exit_code` says whether starting again may help."""
 
 
 def explain(
@@ -48,10 +52,13 @@ def explain(
     if cause is None:
         return error
     last = f'the last good one is of step {good}' if good else 'there is none before'
-    return SaveFailed(
+    failure = SaveFailed(
         f'the checkpoint of step {step} could not be written to {directory}: {cause}; {last}. Once '
         'that is mended, the same command goes on from there.'
     )
+    if isinstance(error, buckets.Unavailable) or cause.startswith(_LATER):
+        failure.exit_code = exit_codes.CRASHED
+    return failure
 
 
 def _cause(error: Exception) -> str | None:
