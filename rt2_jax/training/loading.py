@@ -34,7 +34,6 @@ from rt2_jax.training.checkpoint import (
     Checkpoints,
     check_action_tokens,
     read_config,
-    read_tokenizer,
     write,
 )
 
@@ -111,7 +110,7 @@ def load_for_inference(
     """
     workdir = locate(workdir)
     config = read_config(workdir)
-    tokenizer = read_tokenizer(workdir)
+    tokenizer = recorded.tokenizer(workdir)
     embodiment = recorded.embodiment(workdir / 'embodiment.json')
     # Older runs did not record them.
     check_action_tokens(workdir, embodiment.get('action_tokens', ()), tokenizer)
