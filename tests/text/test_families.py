@@ -80,7 +80,9 @@ def vocabularies(syllables):
     return {name: makers[name[0]](lines, *name[1:]) for name in VOCABULARIES}
 
 
-@pytest.fixture(scope='module', params=FAMILIES, ids=lambda family: ' '.join([*family[0], family[1]]))
+@pytest.fixture(
+    scope='module', params=FAMILIES, ids=lambda family: ' '.join([*family[0], family[1]])
+)
 def family(request, vocabularies):
     vocabulary, way = request.param
     return Tokenizer(integers.with_integers(vocabularies[vocabulary], way).model_bytes)
