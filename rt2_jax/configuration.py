@@ -9,7 +9,7 @@ from etils import epath
 import ml_collections
 from ml_collections import config_flags
 
-from rt2_jax import command
+from rt2_jax import command, records
 from rt2_jax.errors import UserError
 from rt2_jax.nearest import closest, nearest
 
@@ -273,6 +273,25 @@ def unknown_fields(config: Any) -> list[str]:
     known = leaves(defaults())
     free = lambda name: any(name == part or name.startswith(f'{part}.') for part in FREE)
     return [name for name in leaves(config) if name not in known and not free(name)]
+
+
+def recorded(
+    record: Any, where: epath.PathLike, error: type[UserError], version: str = ''
+) -> ml_collections.ConfigDict:
+    """A recorded config, locked, in which fields that its version did not have are at their defaults.
+
+    Args:
+        record: what the JSON says.
+        where: the file that says it.
+        error: class of what is raised.
+        version: of rt2_jax that wrote it, if known.
+
+    Raises:
+        UserError: of the class `error`; it lacks what every version wrote, or has fields of a newer one.
+    """
+    records.check_fields(record, ('model', 'data', 'embodiment'), record, where, error, version)
+    records.refuse_unknown(unknown_fields(record), where, error, version)
+    return complete(record)
 
 
 def complete(record: dict[str, Any]) -> ml_collections.ConfigDict:

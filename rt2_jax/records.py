@@ -13,7 +13,7 @@ from typing import Any
 
 from etils import epath
 
-from rt2_jax import __version__
+import rt2_jax
 from rt2_jax.errors import UserError
 
 
@@ -84,6 +84,13 @@ def refuse_unknown(
     if names := sorted(names):
         writer = f'rt2_jax {written_by}' if written_by else 'another version of rt2_jax'
         raise error(
-            f'{os.fspath(where)} has {", ".join(names)}, which rt2_jax {__version__} does not know; '
+            f'{os.fspath(where)} has {", ".join(names)}, which rt2_jax {rt2_jax.__version__} does not know; '
             f'it was written by {writer}: use that version, or take the field out'
         )
+
+
+def written_by(folder: epath.Path, error: type[UserError] = RecordError) -> str:
+    """The version of rt2_jax that wrote a folder, by its versions.json; '' of before it was recorded."""
+    path = folder / 'versions.json'
+    versions = read(path, error) if path.exists() else {}
+    return versions.get('rt2_jax', '') if isinstance(versions, dict) else ''

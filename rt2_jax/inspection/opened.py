@@ -18,20 +18,15 @@ from typing import Any
 from etils import epath
 import numpy as np
 
-from rt2_jax import paths, records
+from rt2_jax import configuration, paths, records
 from rt2_jax.exported.exported_policy import POLICY, WEIGHTS
 from rt2_jax.inspection import blocks, orbax_arrays
 from rt2_jax.inspection.blocks import Stored
 from rt2_jax.pretrained import tensors
 from rt2_jax.text import fast_tokenizer
 from rt2_jax.text.tokenizer import Tokenizer
-from rt2_jax.training import assets, loading, recorded, saved_files
-from rt2_jax.training.assets import (
-    CheckpointError,
-    check_action_tokens,
-    read_config,
-    read_tokenizer,
-)
+from rt2_jax.training import loading, recorded, saved_files
+from rt2_jax.training.assets import CheckpointError, check_action_tokens, read_config
 from rt2_jax.training.checkpoint import Checkpoints, complete_steps
 
 
@@ -90,7 +85,7 @@ def open_checkpoint(directory: epath.PathLike, step: int | None = None) -> Opene
 def _assets(opened: Opened) -> None:
     path = opened.directory
     opened.embodiment = recorded.embodiment(path / 'embodiment.json')
-    opened.tokenizer = read_tokenizer(path)
+    opened.tokenizer = recorded.tokenizer(path)
     if (path / 'versions.json').exists():
         opened.versions = _json(path / 'versions.json')
     else:
@@ -156,7 +151,9 @@ def _exported(path: epath.Path) -> Opened:
         path / POLICY,
         CheckpointError,
     )
-    config = assets.whole_config(told['config'], path / POLICY, told['versions'].get('rt2_jax', ''))
+    config = configuration.recorded(
+        told['config'], path / POLICY, CheckpointError, told['versions'].get('rt2_jax', '')
+    )
     opened = Opened(path, 'exported policy', step=told['step'], config=config)
     opened.versions = told['versions']
     found = tensors.open_tensors(path / WEIGHTS)

@@ -17,7 +17,8 @@ from typing import Any
 from etils import epath
 import ml_collections
 
-from rt2_jax import __version__, configuration, paths, records
+import rt2_jax
+from rt2_jax import configuration, paths, records
 from rt2_jax.data import embodiments
 from rt2_jax.errors import UserError
 from rt2_jax.nearest import beside
@@ -34,7 +35,7 @@ class CheckpointError(UserError, ValueError):
 
 def versions() -> dict[str, str]:
     """Versions of this package, of Python and of the libraries whose change could change a result."""
-    found = {'rt2_jax': __version__, 'python': platform.python_version()}
+    found = {'rt2_jax': rt2_jax.__version__, 'python': platform.python_version()}
     for name in _PACKAGES:
         try:
             found[name] = importlib.metadata.version(name)
@@ -125,45 +126,9 @@ def read_config(workdir: epath.PathLike) -> ml_collections.ConfigDict:
             f'{", ".join(missing)} and has {", ".join(present)}'
         )
     path = workdir / 'config.json'
-    return whole_config(records.read(path, CheckpointError), path, written_by(workdir))
-
-
-def whole_config(
-    record: Any, where: epath.PathLike, version: str = ''
-) -> ml_collections.ConfigDict:
-    """A recorded config, locked, in which fields that its version did not have are at their defaults.
-
-    Args:
-        record: what the JSON says.
-        where: the file that says it.
-        version: of rt2_jax that wrote it, if known.
-
-    Raises:
-        CheckpointError: it lacks what every version wrote, or has fields of a newer version.
-    """
-    required = ('model', 'data', 'embodiment')
-    records.check_fields(record, required, record, where, CheckpointError, version)
-    unknown = configuration.unknown_fields(record)
-    records.refuse_unknown(unknown, where, CheckpointError, version)
-    return configuration.complete(record)
-
-
-def read_tokenizer(workdir: epath.Path) -> Tokenizer:
-    """The tokenizer of a run; CheckpointError where its file is damaged."""
-    path = workdir / 'tokenizer.model'
-    try:
-        return Tokenizer(path.read_bytes())
-    except ValueError as error:
-        raise CheckpointError(f'{path} is damaged: {error}') from error
-
-
-def written_by(workdir: epath.Path) -> str:
-    """The version of rt2_jax that wrote a directory; '' of before it was recorded."""
-    path = workdir / 'versions.json'
-    if not path.exists():
-        return ''
-    versions_there = records.read(path, CheckpointError)
-    return versions_there.get('rt2_jax', '') if isinstance(versions_there, dict) else ''
+    record = records.read(path, CheckpointError)
+    version = records.written_by(workdir, CheckpointError)
+    return configuration.recorded(record, path, CheckpointError, version)
 
 
 def check_not_inside(workdir: epath.Path) -> None:

@@ -29,12 +29,7 @@ from rt2_jax.pretrained import tensors
 from rt2_jax.text.actions import ActionSpace
 from rt2_jax.text.tokenizer import INTEGERS, Tokenizer
 from rt2_jax.training import acting, recorded, state as state_lib, stored
-from rt2_jax.training.assets import (
-    CheckpointError,
-    check_action_tokens,
-    read_config,
-    read_tokenizer,
-)
+from rt2_jax.training.assets import CheckpointError, check_action_tokens, read_config
 from rt2_jax.training.checkpoint import complete_steps
 
 PACKAGE = 'package:'
@@ -126,7 +121,7 @@ def open_for_inference(workdir: epath.PathLike, step: int | None = None) -> Load
     """As `load_for_inference`, with parameters that are not read yet: a tree for `state.place_params`."""
     workdir = locate(workdir)
     config = read_config(workdir)
-    tokenizer = read_tokenizer(workdir)
+    tokenizer = recorded.tokenizer(workdir)
     embodiment = recorded.embodiment(workdir / 'embodiment.json')
     # Older runs did not record them.
     check_action_tokens(workdir, embodiment.get('action_tokens', ()), tokenizer)

@@ -1,4 +1,4 @@
-"""What embodiment.json records, read back from any version that wrote it."""
+"""What a run records beside its config and parameters, read back from any version that wrote it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from rt2_jax import records
 from rt2_jax.data.embodiment import Embodiment
 from rt2_jax.data.embodiments import CARDS
 from rt2_jax.text.actions import ActionSpace
-from rt2_jax.training.assets import CheckpointError, written_by
+from rt2_jax.text.tokenizer import Tokenizer
+from rt2_jax.training.assets import CheckpointError
 
 
 def card_of(recorded: dict[str, Any]) -> Embodiment | None:
@@ -40,7 +41,7 @@ def embodiment(path: epath.Path) -> dict[str, Any]:
     Raises:
         CheckpointError: it is damaged, lacks what every version wrote, or has fields of a newer one.
     """
-    version = written_by(path.parent)
+    version = records.written_by(path.parent, CheckpointError)
     record = records.read(path, CheckpointError)
     records.check_fields(
         record,
@@ -71,3 +72,12 @@ def embodiment(path: epath.Path) -> dict[str, Any]:
         'sources': by_source('sources', ActionSpace.from_json),
         'cards': by_source('cards', Embodiment.from_json),
     }
+
+
+def tokenizer(workdir: epath.Path) -> Tokenizer:
+    """The tokenizer of a run; CheckpointError where its file is damaged."""
+    path = workdir / 'tokenizer.model'
+    try:
+        return Tokenizer(path.read_bytes())
+    except ValueError as error:
+        raise CheckpointError(f'{path} is damaged: {error}') from error

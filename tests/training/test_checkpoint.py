@@ -22,7 +22,13 @@ from rt2_jax.training import (
 )
 
 CONFIG = ml_collections.ConfigDict(
-    {'embodiment': 'tabletop', 'batch_size': 4, 'total_steps': 10, 'data': {'threads': 1}}
+    {
+        'embodiment': 'tabletop',
+        'batch_size': 4,
+        'total_steps': 10,
+        'data': {'threads': 1},
+        'model': {'name': 'pali'},
+    }
 )
 
 

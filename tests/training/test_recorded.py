@@ -10,9 +10,10 @@ from etils import epath
 import pytest
 
 import rt2_jax
+from rt2_jax import records
 from rt2_jax.data.embodiments import TABLETOP
 from rt2_jax.inspection import opened, survey, text
-from rt2_jax.training import assets, checkpoint, loading, recorded
+from rt2_jax.training import checkpoint, loading, recorded
 
 PACKAGED = pathlib.Path(rt2_jax.__file__).parent / 'pretrained' / 'tabletop_pretrained'
 
@@ -92,4 +93,4 @@ def test_a_converted_directory_of_a_newer_version(tmp_path):
 
 
 def test_a_run_says_which_version_wrote_it(tiny_checkpoint):
-    assert assets.written_by(epath.Path(tiny_checkpoint)) == rt2_jax.__version__
+    assert records.written_by(epath.Path(tiny_checkpoint)) == rt2_jax.__version__
