@@ -208,17 +208,17 @@ def _options() -> Options:
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f'unknown arguments {argv[1:]}')
-    try:
-        with errors.exit_on_user_error('estimate', ValueError):
-            options = _options()
-            outputs = [_writable(path) for path in (FLAGS.output, FLAGS.program)]
-            if not options.topology.startswith('gpu'):
-                # The TPU's compiler would look for a TPU here.
-                jax.config.update('jax_platforms', 'cpu')
+    with errors.exit_on_user_error('estimate', ValueError):
+        options = _options()
+        outputs = [_writable(path) for path in (FLAGS.output, FLAGS.program)]
+        if not options.topology.startswith('gpu'):
+            # The TPU's compiler would look for a TPU here.
+            jax.config.update('jax_platforms', 'cpu')
+        try:
             fields, hlo = estimate(FLAGS.config, options)
-    except KeyboardInterrupt:
-        print('\nestimate: interrupted', file=sys.stderr, flush=True)
-        os._exit(INTERRUPTED)  # the compiler's thread cannot be stopped in another way
+        except KeyboardInterrupt:
+            print('\nestimate: interrupted', file=sys.stderr, flush=True)
+            os._exit(INTERRUPTED)  # else Python waits for the compiler's thread
     print(text.table(fields))
     fields['manifest'] = report.manifest(config=FLAGS.config.to_dict())
     with errors.exit_on_user_error('estimate'):
