@@ -216,7 +216,7 @@ def main(argv: list[str]) -> None:
         fields, hlo = estimate(FLAGS.config, options)
     except KeyboardInterrupt:
         print('\nestimate: interrupted', file=sys.stderr, flush=True)
-        os._exit(command.INTERRUPTED)  # the compiler's thread cannot be stopped in another way
+        os._exit(command.INTERRUPTED)  # else Python waits for the compiler's thread
     print(text.table(fields))
     fields['manifest'] = report.manifest(config=FLAGS.config.to_dict())
     for path, content in zip(outputs, (json.dumps(fields, indent=2), hlo), strict=True):
