@@ -4,7 +4,9 @@
 
 Arguments:
     vision      the vision tower alone learns what is where in the small web
-    pretrain    the small web alone, from that tower (runs/vision); gives the packaged tiny PaLI
+    pretrain    the small web alone, from that tower (runs/vision); gives the next packaged tiny PaLI.
+                Both need the vocabulary of every language's words:
+                python -m rt2_jax.text.build_vocabulary --wide --size=4096 --output=runs/tokenizer.model
     cofinetune  robot episodes and web together from the packaged tiny PaLI (RT-2's recipe)
     finetune    robot episodes alone from the packaged tiny PaLI
     scratch     robot episodes and web from random weights
@@ -52,7 +54,6 @@ def get_config(arg: str = 'cofinetune') -> ml_collections.ConfigDict:
         # "push X to Y": by relative positions alone, which name comes first took thousands of steps.
         config.model.prompt_positions = 1.5
     if arg in ('vision', 'pretrain'):
-        # python -m rt2_jax.text.build_vocabulary --wide --size=4096 --output=runs/tokenizer.model
         config.tokenizer = 'runs/tokenizer.model'
         config.data.web.web.varied = config.data.web.web.people = True
     if arg == 'vision':

@@ -26,9 +26,10 @@ import subprocess
 import sys
 from typing import Any
 
-from absl import app, flags
+from absl import flags
 from etils import epath
 
+from rt2_jax import command, paths
 from rt2_jax.nearest import check
 
 FLAGS = flags.FLAGS
@@ -241,9 +242,7 @@ def _same_device(path: epath.Path, rows: Mapping[str, Mapping[str, Any]], toy: b
 
 def _write(path: epath.Path, content: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.parent / f'{path.name}.new'
-    temporary.write_text(json.dumps(content, indent=2))
-    temporary.replace(path)
+    paths.write(path, json.dumps(content, indent=2).encode())
 
 
 def define_flags() -> None:
@@ -257,16 +256,13 @@ def define_flags() -> None:
 
 
 def main(_: list[str]) -> None:
-    try:
-        names = selected(FLAGS.rows)
-    except ValueError as error:
-        sys.exit(f'gpu: {error}')
+    names = selected(FLAGS.rows)
     rows = measure(
-        epath.Path(FLAGS.output), names, limit_s=FLAGS.limit_s, repeats=FLAGS.repeats, toy=FLAGS.toy
+        paths.of(FLAGS.output), names, limit_s=FLAGS.limit_s, repeats=FLAGS.repeats, toy=FLAGS.toy
     )
     print(table(rows))
 
 
 if __name__ == '__main__':
     define_flags()
-    app.run(main)
+    command.run('gpu', main)

@@ -13,17 +13,18 @@ import statistics
 import time
 from typing import Any
 
-from absl import app, flags
+from absl import flags
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rt2_jax import configuration
+from rt2_jax import command, configuration
 from rt2_jax.benchmarks import decode_model, decode_ours
 from rt2_jax.benchmarks.gpu import ROWS, Row
 from rt2_jax.decoding import compact
 from rt2_jax.decoding.grammar import Kind
 from rt2_jax.decoding.sampler import Sampler
+from rt2_jax.errors import UserError
 from rt2_jax.evaluation import report
 from rt2_jax.models import cost, rows, vla
 from rt2_jax.nearest import check
@@ -58,7 +59,7 @@ TRAIN = {
 }  # fmt: skip
 
 
-class Skipped(Exception):
+class Skipped(UserError):
     """A row that cannot be measured here; the text says why."""
 
 
@@ -278,4 +279,4 @@ def main(_: list[str]) -> None:
 
 if __name__ == '__main__':
     define_flags()
-    app.run(main)
+    command.run('gpu_row', main)

@@ -42,7 +42,7 @@ def shard_names(directory: epath.PathLike, split: str = 'train') -> list[str]:
 
 
 def dataset_name(directory: epath.PathLike) -> str:
-    """What dataset_info.json calls the data set; raises as `split_files`."""
+    """What dataset_info.json calls the data set; raises as `shard_names`."""
     return _info(files.path(directory))['name']
 
 

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from rt2_jax.data import index_files, remote, schedules
+from rt2_jax.data import embodiments, files, remote, schedules
+from rt2_jax.data.robot import rlds_index
 from rt2_jax.estimation import job as job_lib
 
 # Highest resident memory while restoring, in multiples of what a process's devices hold (BUILD_NOTES.md,
@@ -219,9 +220,12 @@ def _web_bytes(settings: Mapping[str, Any], example_bytes: int) -> tuple[float, 
 
 def _picture_bytes(settings: Mapping[str, Any]) -> np.ndarray | None:
     """Bytes of each picture [steps, cameras] of a robot set that is indexed on this machine."""
-    location = settings.get('location')
-    if location and remote.is_remote(location):
+    location, directory = settings.get('location'), settings['directory']
+    card = embodiments.known(settings['card'])
+    if card is None or remote.is_remote(location or directory):
         return None
-    folder = index_files.place(location, settings['directory'], settings.get('split', 'train'))
+    if not files.path(directory).exists():
+        return None
+    folder = rlds_index.place(directory, card, settings.get('split', 'train'), location)
     lengths = folder / 'image_length.npy'
     return np.load(lengths, mmap_mode='r') if lengths.exists() else None

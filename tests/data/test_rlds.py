@@ -320,7 +320,7 @@ def test_a_folder_above_versions_is_its_only_version(dataset, tmp_path):
     source = rlds.open_source(above, 'tabletop')
     assert source.index.directory == epath.Path(above / '1.0.0') and len(source)
     with pytest.raises(errors.DataSetError, match='is the folder above a version: add 1.0.0'):
-        tfds_directory.split_files(above)
+        tfds_directory.shard_names(above)
     shutil.copytree(above / '1.0.0', above / '1.1.0')
     with pytest.raises(
         errors.DataSetError, match=r'several versions of the data set: 1.0.0, 1.1.0'
