@@ -84,7 +84,6 @@ def check_flags() -> None:
         path = paths.of(FLAGS[name].value or '.')
         if FLAGS[name].value and path.is_dir():
             raise app.UsageError(f'--{name}={path} is a directory; name a file')
-        path.parent.mkdir(parents=True, exist_ok=True)
 
 
 def load_policy() -> Policy | None:
@@ -305,6 +304,8 @@ def measure() -> None:
     """Plays and asks what the flags say, and writes the results."""
     begin = time.perf_counter()
     policy, server = load_policy(), connect()
+    for name in filter(None, (FLAGS.output, FLAGS.video)):  # now, and not when all is measured
+        paths.of(name).parent.mkdir(parents=True, exist_ok=True)
     decide = server.decide() if server else None
     results, rollouts = {}, []
     for suite in FLAGS.suite:
@@ -332,7 +333,6 @@ def measure() -> None:
 def write(found: dict[str, Any], rollouts: Sequence[closed_loop.Rollout]) -> None:
     """The results, then the video where one is wanted."""
     output = paths.of(FLAGS.output)
-    output.parent.mkdir(parents=True, exist_ok=True)
     paths.write(output, json.dumps(found, indent=2).encode())
     say(f'Results in {output}')
     if FLAGS.video:
@@ -340,7 +340,6 @@ def write(found: dict[str, Any], rollouts: Sequence[closed_loop.Rollout]) -> Non
         from rt2_jax.evaluation import video
 
         path = paths.of(FLAGS.video)
-        path.parent.mkdir(parents=True, exist_ok=True)
         video.write(path, rollouts)
         say(f'Video in {path}')
 

@@ -131,7 +131,7 @@ def test_offline(tiny_checkpoint, tmp_path):
 
 
 def test_held_out_episodes(tiny, tiny_checkpoint, tmp_path):
-    with pytest.raises(app.UsageError, match='older than validation'):
+    with pytest.raises(app.UsageError, match='nothing is held out'):
         evaluated(tmp_path, workdir=str(tiny_checkpoint), suite=['held_out'])
     writer = runpy.run_path(pathlib.Path(__file__).parent / 'data' / 'conftest.py')
     directory = writer['write_dataset'](tmp_path / 'episodes')

@@ -69,9 +69,8 @@ def open_validation(
     data, own = config.data, config.validation
     if not holds_out(config):
         raise ValueError(
-            'config.validation.every is set, but nothing is held out: set '
-            'config.data.robot.NAME.holdout or config.data.web.NAME.holdout, or '
-            'config.validation.robot or .web'
+            'nothing is held out for validation: set config.data.robot.NAME.holdout or '
+            'config.data.web.NAME.holdout, or config.validation.robot or .web'
         )
     for name, given, part in _held_out(data.robot, own.robot, 'robot'):
         acting, asking = robot_sources.open_robot(name, given, data, part, indexes=indexes)

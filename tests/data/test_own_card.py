@@ -11,7 +11,7 @@ import pytest
 from rt2_jax import configuration
 from rt2_jax.data import embodiments, errors, mixtures, sources
 from rt2_jax.data.robot import rlds
-from rt2_jax.training import acting, assets, loading
+from rt2_jax.training import acting, assets, loading, recorded
 
 MINE = dataclasses.replace(embodiments.TABLETOP, name='my_arm', columns=(), frequency=7.0)
 
@@ -101,9 +101,9 @@ def test_a_run_records_the_card_and_needs_no_file_later(dataset, file, tmp_path,
     workdir = tmp_path / 'run'
     assets.write_assets(workdir, config, tokenizer, spaces)
     file.unlink()
-    recorded = json.loads((workdir / 'embodiment.json').read_text())
-    assert loading.card_of(recorded['embodiment']) == MINE
-    assert set(recorded['cards']) == {'mine', 'mine_plans'}
+    record = json.loads((workdir / 'embodiment.json').read_text())
+    assert recorded.card_of(record['embodiment']) == MINE
+    assert set(record['cards']) == {'mine', 'mine_plans'}
     assert embodiments.find(str(workdir / 'embodiment.json')) == MINE
     assert acting.cards_of(config, spaces) == {}  # what loading would be left with
 
