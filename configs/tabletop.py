@@ -75,6 +75,8 @@ def get_config(arg: str = 'cofinetune') -> ml_collections.ConfigDict:
     elif arg != 'scratch':
         config.init_from = PRETRAINED
         config.optimizer.part_lr = {'embedding': 0.5, 'tower': 0.4, 'projection': 0.4}
+    if arg in ('vision', 'pretrain'):
+        config.model.vocab = 4096  # of runs/tokenizer.model
     if arg in ('finetune', 'overfit'):
         config.data.robot_share.start = 1.0
     if arg == 'quickstart':

@@ -16,7 +16,7 @@ import time
 
 import pytest
 
-from rt2_jax import estimate
+from rt2_jax import command as command_line, estimate
 from rt2_jax.parallel import topology
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -199,7 +199,7 @@ def test_ctrl_c_ends_it_at_once(toy):
     time.sleep(1)
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=60)
-    assert process.returncode == estimate.INTERRUPTED
+    assert process.returncode == command_line.INTERRUPTED
     assert stderr.strip() == 'estimate: interrupted'
 
 

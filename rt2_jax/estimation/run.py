@@ -19,7 +19,7 @@ from rt2_jax.estimation import job as job_lib
 # "Several processes": 2.70 with 8 processes, the largest that was measured). Devices were CPUs, so one
 # of these multiples is the state itself, which a TPU has in its own memory.
 HOST_MEMORY_FACTOR = 2.7
-# A process that has imported everything, without data; measured: 0.6 GB on CPUs, and room for libtpu.
+# A process that has imported everything, without data (an assumption, with room for libtpu).
 PROCESS_BYTES = 2 * 10**9
 
 

@@ -11,7 +11,7 @@ import pytest
 from rt2_jax import configuration
 from rt2_jax.data import embodiments, errors, mixtures, sources
 from rt2_jax.data.robot import rlds
-from rt2_jax.training import acting, assets, loading, recorded
+from rt2_jax.training import acting, assets, recorded
 
 MINE = dataclasses.replace(embodiments.TABLETOP, name='my_arm', columns=(), frequency=7.0)
 

@@ -62,7 +62,7 @@ def test_what_an_older_version_lacked_is_at_its_default(directory):
         (
             'embodiment.json',
             lambda x: x['embodiment'].update(gripper=None, legs=4),
-            "embodiment.json, embodiment: Unknown field of a card 'legs'",
+            "embodiment.json, embodiment: card 'tabletop': unknown field 'legs'",
         ),
         (
             'embodiment.json',
