@@ -22,6 +22,7 @@ from rt2_jax.training import (
     checkpoint,
     loading,
     program as program_lib,
+    recorded,
     step as step_lib,
 )
 
@@ -160,10 +161,10 @@ def test_a_source_is_chosen_or_asked_for():
 
 def test_older_checkpoints_have_the_cards_that_their_config_names(trained, tmp_path):
     path = shutil.copytree(trained[0], tmp_path / 'run') / 'embodiment.json'
-    recorded = json.loads(path.read_text())
-    assert set(recorded.pop('cards')) == {'arm', 'table'}
-    recorded['embodiment']['gripper'] = 'absolute: +1 closed, -1 open'  # older still
-    path.write_text(json.dumps(recorded))
+    record = json.loads(path.read_text())
+    assert set(record.pop('cards')) == {'arm', 'table'}
+    record['embodiment']['gripper'] = 'absolute: +1 closed, -1 open'  # older still
+    path.write_text(json.dumps(record))
     loaded = loading.load_for_inference(path.parent)
     assert loaded.cards == {'arm': TABLETOP, 'table': LANGUAGE_TABLE}
     assert loaded.source().card == recorded.card_of(loaded.embodiment) == TABLETOP

@@ -12,7 +12,9 @@ def get_config(arg: str = 'web'):
     """A locked config; of `robot`, the caller sets data.robot.tabletop.directory."""
     config = runpy.run_path(_FILE)['get_config']({'web': 'pretrain', 'robot': 'scratch'}[arg])
     with config.unlocked():
+        # The project's own vocabulary, and what it has words for.
         config.tokenizer, config.init_from, config.init_parts = '', '', ()
+        config.data.web = dict(web=dict(weight=1.0, seed=0, kinds=dict()))
         config.update(dict(total_steps=24, batch_size=4, log_every=3, checkpoint_every=4))
         config.model = dict(
             name='pali',
