@@ -37,6 +37,7 @@ def test_packed_checkpoint(run, bucket, tmp_path):
     np.testing.assert_array_equal(first['kernel'], second['kernel'])
 
 
+@pytest.mark.slow
 def test_exported_policy_runs_where_it_is_copied_to(run, bucket):
     output = f'{bucket.url}/exported'
     export.export(Policy.from_checkpoint(run[1]), output, platforms=['cpu'], batch_sizes=[1])

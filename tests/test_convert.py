@@ -154,6 +154,7 @@ def test_a_language_model_and_a_tower_co_fine_tune(converted, episodes, tmp_path
     assert 0 < abs(words[:3000] - given).max() < 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     'family, save', [('t5gemma2', save_t5gemma2), ('paligemma', save_paligemma)]
 )

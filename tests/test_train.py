@@ -312,6 +312,7 @@ def test_loss_that_is_not_finite_names_the_last_good_step(tmp_path):
     assert loading.load_for_inference(tmp_path / 'run').step == 1
 
 
+@pytest.mark.slow
 def test_eight_devices_give_the_same_curve_and_one_goes_on_from_them(
     trained, episodes, cache, tmp_path
 ):

@@ -69,7 +69,7 @@ def open_validation(
     data, own = config.data, config.validation
     if not holds_out(config):
         raise ValueError(
-            'nothing is held out for validation: set config.data.robot.NAME.holdout or '
+            'nothing is held out: set config.data.robot.NAME.holdout or '
             'config.data.web.NAME.holdout, or config.validation.robot or .web'
         )
     for name, given, part in _held_out(data.robot, own.robot, 'robot'):

@@ -17,6 +17,7 @@ def test_bins_apart_are_counted_by_integer_by_action_and_by_place():
     }
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures('quick_compile')
 def test_each_frame_of_the_expert_gets_eight_integers():
     steps = agreement.expert_frames('seen', 2)

@@ -24,6 +24,7 @@ def quick(monkeypatch):
     monkeypatch.setenv('PYTHONPATH', str(ROOT))
 
 
+@pytest.mark.slow
 def test_rows_are_measured_compared_and_resumed(tmp_path):
     file = epath.Path(tmp_path) / 'gpu.json'
     rows = gpu.measure(file, gpu.selected(['policy_1b_int8_b8', 'train_1b']), **SETTINGS)

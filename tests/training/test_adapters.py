@@ -82,6 +82,7 @@ def train(workdir, *flags):
     assert result.returncode == 0, result.stderr
 
 
+@pytest.mark.slow
 def test_they_alone_learn_and_resume_with_their_state(tmp_path):
     train(tmp_path / 'whole', '--config.total_steps=6')
     train(tmp_path / 'part', '--config.total_steps=3')
