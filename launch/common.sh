@@ -63,6 +63,17 @@ module() {
 check_job() {
     module >/dev/null
     ((${#flags[@]})) || fail "give the flags of $(module) after --"
+    local flag file
+    for flag in "${flags[@]}"; do
+        case $flag in
+        --config=*)
+            file=${flag#*=} file=${file%%:*}
+            [[ $file == /* || -f $ROOT/$file ]] || fail "there is no $file in $ROOT"
+            ;;
+        --workdir=gs://* | --workdir=/*) ;;
+        --workdir=*) say "warning: ${flag#*=} is a folder of each host; give gs:// or a folder that all hosts share" >&2 ;;
+        esac
+    done
     # An evaluation begins anew: one that a time limit ends would never be done.
     [[ ${option[job]} != evaluate ]] || AGAIN=(75)
 }

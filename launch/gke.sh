@@ -36,8 +36,9 @@ parse "$@"
 check_job
 need_numbers slices chips_per_host grace
 [[ ${option[restarts]} =~ ^[0-9]+$ ]] || fail '--restarts is a number from 0'
-[[ ${option[name]} =~ ^[a-z0-9]([-a-z0-9]*[a-z0-9])?$ && -n ${option[image]} ]] ||
-    fail 'give --image, and a --name of small letters, digits and -'
+[[ -n ${option[image]} ]] || fail 'give --image'
+[[ ${option[name]} =~ ^[a-z0-9]([-a-z0-9]*[a-z0-9])?$ ]] ||
+    fail "give a --name of small letters, digits and -, not '${option[name]}'"
 
 # Prints text as a JSON string, which YAML takes as it is.
 json() {
@@ -95,7 +96,8 @@ if [[ ${option[job]} == collect ]]; then
         fail '--job=collect is one pod on CPU cores: it takes no --accelerator, --topology or --slices'
     chips=''
 else
-    [[ -n ${option[accelerator]} ]] || fail 'give --accelerator (e.g. tpu-v5p-slice)'
+    [[ ${option[accelerator]} =~ ^(tpu-|nvidia-) ]] ||
+        fail 'give --accelerator: tpu-v4-podslice, tpu-v5-lite-podslice, tpu-v5p-slice, tpu-v6e-slice or nvidia-...'
     [[ ${option[topology]} =~ ^[0-9]+(x[0-9]+){1,2}$ ]] ||
         fail "--topology=${option[topology]} is not of the form 8x8x8"
     total=$((${option[topology]//x/*}))

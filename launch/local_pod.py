@@ -11,6 +11,7 @@ process that ended first (rt2_jax/exit_codes.py).
 import argparse
 from collections.abc import Sequence
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -118,7 +119,7 @@ def wait(running: Sequence[subprocess.Popen]) -> int | None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument('--processes', type=int, default=2, help='how many JAX processes')
     parser.add_argument(
         '--devices_per_process', type=int, default=1, help='fake CPU devices of each'
@@ -128,6 +129,8 @@ def main() -> int:
     command = arguments.command[1:] if arguments.command[:1] == ['--'] else arguments.command
     if not command or arguments.processes < 1 or arguments.devices_per_process < 1:
         parser.error('give at least one process, one device each, and a command after --')
+    if shutil.which(command[0]) is None:
+        parser.error(f'there is no program {command[0]}')
     return run(command, arguments.processes, arguments.devices_per_process)
 
 

@@ -53,6 +53,7 @@ if [[ -z $runtime ]]; then
     v5litepod-*) runtime=v2-alpha-tpuv5-lite ;;
     v5p-*) runtime=v2-alpha-tpuv5 ;;
     v6e-*) runtime=v2-alpha-tpuv6e ;;
+    v5e-*) fail "--type=${option[type]} is called v5litepod-${option[type]#v5e-} here" ;;
     *) fail "no runtime is known for --type=${option[type]}; give --runtime" ;;
     esac
 fi

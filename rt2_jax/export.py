@@ -291,9 +291,10 @@ def main(argv: list[str]) -> None:
     )
     for found in functions:
         print(f'  {found["file"]}: {found["batch"]} rows, {found["bytes"] / 1e6:.2f} MB')
-    print(
-        f'  for {", ".join(told["platforms"])}; python {FLAGS.output}/exported_policy.py checks it'
-    )
+    how = f'python {FLAGS.output}/exported_policy.py checks it'
+    if paths.is_remote(FLAGS.output):
+        how = 'copy it to a folder, where python exported_policy.py checks it'
+    print(f'  for {", ".join(told["platforms"])}; {how}')
 
 
 if __name__ == '__main__':

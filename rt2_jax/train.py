@@ -71,6 +71,7 @@ def train(config: Any, workdir: epath.Path) -> bool:
     """
     configuration.check(config)
     embodiments.find(config.embodiment)
+    checkpoint.check_workdir(workdir)
     assets.check_not_inside(workdir)
     with workdir_lock.hold(workdir) as lock, stopping.on_signal() as stop:
 

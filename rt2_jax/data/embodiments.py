@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from typing import Any
 
 from rt2_jax.data import files
 from rt2_jax.data.embodiment import ActionPart, Embodiment, Gripper
@@ -207,8 +208,8 @@ CARDS = {
 def find(name: str) -> Embodiment:
     """The card called `name`, or the one in the file FILE.json.
 
-    Such a file holds a card's fields as `dataclasses.asdict` gives them; a run's embodiment.json,
-    which has one as its `embodiment`, will do as well.
+    Such a file holds a card's fields as `dataclasses.asdict` gives them. A run's embodiment.json will do
+    as well, if the run learnt from robots of one card.
 
     Raises:
       CardError: there is no such card or file, or the file holds none; says which field is wrong.
@@ -230,6 +231,18 @@ def known(name: str) -> Embodiment | None:
     return CARDS.get(name)
 
 
+def _of_run(record: dict[str, Any]) -> Any:
+    """The card of what a run's embodiment.json records: of the robots that it learnt from, else its own."""
+    cards = record.get('cards') or {'embodiment': record['embodiment']}
+    different = {json.dumps(card, sort_keys=True): name for name, card in cards.items()}
+    if len(different) > 1:
+        raise CardError(
+            f'the run learnt from several robots, {", ".join(sorted(different.values()))}: write the '
+            "one that is meant, from the file's `cards`, into a file of its own"
+        )
+    return next(iter(cards.values()))
+
+
 def _read(path: str) -> Embodiment:
     if not files.path(path).exists():
         raise CardError(f'no card at {path}: there is no such file')
@@ -237,7 +250,7 @@ def _read(path: str) -> Embodiment:
     try:
         fields = json.loads(content)
         if isinstance(fields, dict) and 'embodiment' in fields:
-            fields = fields['embodiment']
+            fields = _of_run(fields)
         return Embodiment.from_json(fields)
     except CardError as error:
         raise CardError(f'{path}: {error}') from error

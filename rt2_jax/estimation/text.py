@@ -32,9 +32,22 @@ def duration(seconds: float) -> str:
     return f'{seconds:.0f} s' if seconds >= 10 else f'{seconds:.2f} s'
 
 
+def digits(number: float) -> str:
+    """A number with three significant digits, large ones whole: '0.0996', '8,415'."""
+    return f'{number:,.0f}' if number >= 100 else f'{number:.3g}'
+
+
+def short(number: float) -> str:
+    """A count with its unit: '2.26 M', '55.1 G'."""
+    for unit, size in (('G', 1e9), ('M', 1e6), ('k', 1e3)):
+        if number >= size:
+            return f'{number / size:.3g} {unit}'
+    return f'{number:.3g} '
+
+
 def _job(fields: Fields) -> dict[str, str]:
     rows = {
-        'job': f'{fields["mode"]}, {fields["parameters"] / 1e9:.2f} B parameters, batch '
+        'job': f'{fields["mode"]}, {short(fields["parameters"])} parameters, batch '
         f'{fields["batch_size"]}'
         + (f', weights {fields["weights"]}' if fields['mode'] == 'decode' else '')
     }
@@ -105,12 +118,12 @@ def _run(run: Fields) -> dict[str, str]:
     return {
         'whole run': f'{run["steps"]:,} steps: at best {_price(run["at_best"])}; '
         f'{_price(run["without_overlap"])} if collectives hide behind nothing',
-        'checkpoint': f'{saved["bytes"] / 1e9:.1f} GB every {saved["every_steps"]:,} steps '
+        'checkpoint': f'{short(saved["bytes"])}B every {saved["every_steps"]:,} steps '
         f'({duration(saved["every_seconds"])}), written in {duration(saved["write_seconds"])}; '
-        f'{saved["kept"]} kept, {saved["kept_bytes"] / 1e9:.1f} GB',
+        f'{saved["kept"]} kept, {short(saved["kept_bytes"])}B',
         'a crash': f'loses {crash["steps"]:,.0f} steps on average '
         f'({duration(crash["steps_seconds"])}) and {duration(crash["restart_seconds"])} to compile and '
-        f'restore: {crash["chip_hours"]:,.1f} chip-hours{_cost(crash["cost"])}',
+        f'restore: {digits(crash["chip_hours"])} chip-hours{_cost(crash["cost"])}',
         'a host reads': f'{rate["examples_per_second_per_host"]:,.1f} examples/s, '
         f'{rate["bytes_per_second_per_host"] / 1e6:,.2f} MB/s at most '
         f'({rate["bytes_per_example"] / 1e3:,.0f} kB an example; {", ".join(read_from)})',
@@ -125,8 +138,11 @@ def _run(run: Fields) -> dict[str, str]:
 
 
 def _price(price: Fields) -> str:
-    return f'{price["days"]:,.2f} days, {price["chip_hours"]:,.0f} chip-hours{_cost(price["cost"])}'
+    return (
+        f'{duration(86_400 * price["days"])}, {digits(price["chip_hours"])} chip-hours'
+        f'{_cost(price["cost"])}'
+    )
 
 
 def _cost(cost: float | None) -> str:
-    return '' if cost is None else f', cost {cost:,.0f}'
+    return '' if cost is None else f', cost {digits(cost)}'

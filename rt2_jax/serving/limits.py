@@ -42,8 +42,10 @@ class Limits:
         """Returns `text`, which must be one, not empty and not too long."""
         if isinstance(text, (np.str_, np.ndarray)):
             text = str(text) if isinstance(text, np.str_) or text.dtype.kind == 'U' else text
-        if not isinstance(text, str) or not text.strip():
-            raise Malformed(f'{what} must be a text that is not empty; got {type(text).__name__}.')
+        if not isinstance(text, str):
+            raise Malformed(f'{what} must be a text; got {type(text).__name__}.')
+        if not text.strip():
+            raise Malformed(f'{what} is empty.')
         if len(text) > self.text_characters:
             raise TooLarge(
                 f'{what} has {len(text)} characters; this server takes {self.text_characters}.'

@@ -39,7 +39,13 @@ async def act(request: Request, service: Service) -> Response:
         request,
         service,
         convention,
-        lambda body: requests.from_act(body, service.limits, policy.source, policy.sources),
+        lambda body: requests.from_act(
+            body,
+            service.limits,
+            policy.source,
+            policy.sources,
+            policy.embodiment.name if policy.embodiment else '',
+        ),
     )
     action = answered.answer.action
     headers = {CONVENTION: convention.name}

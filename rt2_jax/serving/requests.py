@@ -71,20 +71,23 @@ def from_openpi(message: bytes, limits: Limits) -> Asked:
     return Asked(frames, text, wants_text, reset, seconds, msgpack_numpy=foreign)
 
 
-def from_act(message: bytes, limits: Limits, source: str, sources: Collection[str]) -> Asked:
+def from_act(
+    message: bytes, limits: Limits, source: str, sources: Collection[str], card: str = ''
+) -> Asked:
     """OpenVLA's request.
 
     Args:
       message: its JSON.
       limits: of the server.
-      source: the data set that the policy acts for, the only `unnorm_key` that it answers.
+      source: the data set that the policy acts for: the `unnorm_key` that it answers.
       sources: all that it learnt from.
+      card: name of the robot's card, which does as well where no source is called so.
     """
     found, encoded = _from_json(message)
     dialect = dialects.recognise(found, dialects.ACT, ACT_KEYS)
     _check_needed(found, dialect, dialects.ACT[0], 'instruction')
     key = found.get('unnorm_key')
-    if key is not None and key != source:
+    if key is not None and key != source and (key != card or key in sources):
         _refuse_key(key if isinstance(key, str) else repr(key), source, sources)
     _episode_starts(found)  # checked only: nothing is remembered between these requests
     text, wants_text = _wanted(limits.check_text("'instruction'", found['instruction']))

@@ -94,7 +94,10 @@ class ActionSpace:
     @staticmethod
     def _checked_range(name: str, low: float, high: float) -> tuple[float, float]:
         if not (math.isfinite(low) and math.isfinite(high)) or high < low:
-            raise ValueError(f'ActionSpace: the range of {name!r} is [{low}, {high}].')
+            raise ValueError(
+                f'ActionSpace: the range of {name!r} is [{low}, {high}]; it needs two finite numbers, '
+                'the lower one first'
+            )
         # The slack keeps a range that was widened once from being widened, and warned of, again.
         if high - low >= MINIMUM_RANGE * (1 - 1e-9):
             return low, high

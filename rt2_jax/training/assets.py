@@ -157,7 +157,7 @@ def check_same_config(workdir: epath.PathLike, config: Any) -> None:
         raise CheckpointError(
             f'{workdir} holds a run of another config:\n  '
             + '\n  '.join(lines)
-            + '\nTake another --workdir, or give '
+            + '.\nTake another --workdir, or give '
             f'these fields their old values. Only these may change on resume: '
             f'{", ".join(configuration.MAY_CHANGE)}'
         )

@@ -30,6 +30,16 @@ def complete_steps(workdir: epath.PathLike) -> list[int]:
     return sorted(ocp.utils.checkpoint_steps(folder)) if folder.exists() else []
 
 
+def check_workdir(workdir: epath.PathLike) -> None:
+    """Raises PathError for a directory on s3://, which Orbax cannot write to."""
+    paths.refuse(
+        workdir,
+        's3',
+        'Orbax has no s3://; keep runs in a folder or on gs://, or mount the bucket. A packed '
+        'checkpoint may lie on s3://',
+    )
+
+
 class Checkpoints:
     """The steps saved in one run's directory.
 
@@ -49,12 +59,7 @@ class Checkpoints:
 
     def __init__(self, workdir: epath.PathLike, keep: int | None = None, read_only: bool = False):
         self.directory = paths.of(workdir) / 'checkpoints'
-        paths.refuse(
-            workdir,
-            's3',
-            'Orbax has no s3://; keep runs in a folder or on gs://, or mount the bucket. A packed '
-            'checkpoint may lie on s3://',
-        )
+        check_workdir(workdir)
         if not read_only:
             self.directory.mkdir(parents=True, exist_ok=True)
         self._saving: int | None = None
