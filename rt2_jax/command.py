@@ -88,4 +88,6 @@ def _raised_here(traceback: TracebackType | None) -> bool:
         traceback = traceback.tb_next
     code = traceback.tb_frame.f_code.co_code
     raises = dis.opname[code[traceback.tb_lasti]] == 'RAISE_VARARGS'
-    return raises and traceback.tb_frame.f_globals.get('__name__', '').startswith('rt2_jax.')
+    # Not __name__, which is '__main__' in the module that `python -m` runs.
+    package = traceback.tb_frame.f_globals.get('__package__') or ''
+    return raises and package.split('.')[0] == 'rt2_jax'

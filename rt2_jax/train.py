@@ -84,7 +84,6 @@ def train(config: Any, workdir: epath.Path) -> bool:
 
 
 def _train(config: Any, workdir: epath.Path, stop: Callable[[int], bool]) -> bool:
-    paths.probe(workdir)
     _compile_cache(config, workdir)
     mesh = mesh_lib.make_mesh(config.mesh)
     tokenizer = Tokenizer.load(config.tokenizer) if config.tokenizer else Tokenizer.load_default()

@@ -108,7 +108,8 @@ class Lock:
 
 @contextlib.contextmanager
 def hold(workdir: epath.Path, beat: float = BEAT, stale: float = STALE) -> Iterator[Lock | None]:
-    """Holds a run's directory, on the leading process of a job; the others get None.
+    """Holds a run's directory, on the leading process of a job; the others get None. Each tries whether it
+    may write there first.
 
     Args:
         workdir: the directory; made if it isn't there, and removed if it stays empty.
@@ -119,14 +120,11 @@ def hold(workdir: epath.Path, beat: float = BEAT, stale: float = STALE) -> Itera
         WorkdirInUse: another run is in it, with its host, process and time.
         paths.PathError: the directory cannot be written.
     """
+    made = not workdir.exists()
+    paths.probe(workdir)  # first: at a bucket that does not answer it gives up sooner than the lock
     if not distributed.is_leader():
         yield None
         return
-    made = not workdir.exists()
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise paths.PathError(f'cannot make {workdir}: {error.strerror or error}') from error
     owner = _read(workdir / NAME)
     if owner and _runs(workdir, owner, stale):
         raise WorkdirInUse(
