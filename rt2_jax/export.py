@@ -246,7 +246,9 @@ def define_flags() -> None:
     flags.DEFINE_list('platforms', ['cpu', 'tpu', 'cuda'], 'cpu, tpu, cuda, rocm.')
     flags.DEFINE_list('batch_sizes', [SYMBOLIC], "'symbolic' for any, or sizes: '1,4,16'.")
     flags.DEFINE_string(
-        'convention', None, "In whose numbers the actions are: 'robot' (default) or internal."
+        'convention',
+        None,
+        "In whose numbers the actions are: 'robot' (default), position or internal.",
     )
     flags.DEFINE_string('instruction', 'pick banana', 'What the example asks for.')
     flags.DEFINE_bool('run', True, 'Whether what was written is run, to see that it acts the same.')

@@ -108,8 +108,9 @@ class Lock:
 
 @contextlib.contextmanager
 def hold(workdir: epath.Path, beat: float = BEAT, stale: float = STALE) -> Iterator[Lock | None]:
-    """Holds a run's directory, on the leading process of a job; the others get None. Each tries whether it
-    may write there first.
+    """Holds a run's directory, on the leading process of a job; the others get None.
+
+    Each process first tries whether it may write there.
 
     Args:
         workdir: the directory; made if it isn't there, and removed if it stays empty.
@@ -120,7 +121,7 @@ def hold(workdir: epath.Path, beat: float = BEAT, stale: float = STALE) -> Itera
         WorkdirInUse: another run is in it, with its host, process and time.
         paths.PathError: the directory cannot be written.
     """
-    made = not workdir.exists()
+    made = not paths.is_remote(workdir) and not workdir.exists()
     paths.probe(workdir)  # first: at a bucket that does not answer it gives up sooner than the lock
     if not distributed.is_leader():
         yield None
@@ -135,7 +136,7 @@ def hold(workdir: epath.Path, beat: float = BEAT, stale: float = STALE) -> Itera
         yield lock
     finally:
         lock.release()
-        if made and not paths.is_remote(workdir):
+        if made:
             with contextlib.suppress(OSError):  # it is not empty
                 os.rmdir(workdir)
 

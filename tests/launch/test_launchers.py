@@ -194,7 +194,10 @@ def test_slurm_has_a_process_for_each_gpu(tmp_path):
         (['tpu_vm', *TPU], 'flags of rt2_jax.train'),
         (['tpu_vm', *TPU, '--commit=nowhere', *TRAIN], '--commit=nowhere is no commit'),
         (['tpu_vm', *TPU, '--steps=instal', *TRAIN], 'unknown step instal'),
-        (['gke', '--name=a', '--image=i', '--accelerator=tpu-v5p', '--topology=8', *TRAIN], '8x8x8'),
+        (
+            ['gke', '--name=a', '--image=i', '--accelerator=tpu-v5p', '--topology=8', *TRAIN],
+            '8x8x8',
+        ),
         (['gke', '--name=a', '--image=i', '--accelerator=v5p', *TRAIN], 'tpu-v5p-slice'),
         (['gke', *GKE, '--', '--config=configs/tabletopp.py'], 'there is no configs/tabletopp.py'),
         (['gke', *GKE, '--toleration=a', *TRAIN], '--toleration=a is not of the form'),
