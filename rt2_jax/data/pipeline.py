@@ -135,7 +135,7 @@ class BatchIterator(Iterator[dict[str, jax.Array]]):
         if differing:
             lines = [f'  {k}: was {theirs.get(k)!r}, is {ours.get(k)!r}' for k in differing]
             raise StateMismatch(
-                'the data or their settings are others than when the run began, so its position in '
+                'the data state was saved with other settings or other data, so its position in '
                 'them means something else now:\n'
                 + '\n'.join(lines)
                 + '.\nRestore them, or start a new workdir; there config.init_from starts from the '
