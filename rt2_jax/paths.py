@@ -11,6 +11,7 @@ needs real files.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+import concurrent.futures
 import contextlib
 import os
 import pathlib
@@ -318,8 +319,5 @@ def _local(path: epath.PathLike, what: str, action: Callable[[], Result]) -> Res
 
 
 def _each(action: Callable[[str], None], names: Sequence[str]) -> None:
-    with contextlib.ExitStack() as stack:
-        from concurrent.futures import ThreadPoolExecutor  # pylint: disable=g-import-not-at-top
-
-        pool = stack.enter_context(ThreadPoolExecutor(_THREADS))
+    with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
         list(pool.map(action, names))
