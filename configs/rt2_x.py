@@ -1,9 +1,9 @@
-"""RT-2-X (arXiv 2310.08864): RT-2 co-fine-tuned on a mixture of Open X-Embodiment's robots.
+"""RT-2-X (arXiv 2310.08864): RT-2 co-fine-tuned on a mixture of Open X-RobotCard's robots.
 
     python -m rt2_jax.data.preview --config=configs/rt2_x.py:rtx    # shares, epochs, held-out episodes
     python -m rt2_jax.train --config=configs/rt2_x.py:rtx --workdir=DIR
 
-Arguments: a mixture of rt2_jax.data.mixtures. One set's weight: --config.data.robot.NAME.weight=0.5.
+Arguments: a mixture of rt2_jax.data.named_mixtures. One set's weight: --config.data.robot.NAME.weight=0.5.
 
 From the paper: about as much web data as robot data. The model is RT-2-PaLI-X-5B's.
 
@@ -20,21 +20,21 @@ import runpy
 from absl import logging
 import ml_collections
 
-from rt2_jax.data import augmentation, embodiments, mixtures
+from rt2_jax.data import augmentation, cards, named_mixtures
 
 DATA = 'data'
-ARGUMENTS = tuple(mixtures.WEIGHTS)
+ARGUMENTS = tuple(named_mixtures.WEIGHTS)
 
 
 def get_config(arg: str = 'bridge_rt1') -> ml_collections.ConfigDict:
     """The locked config of one of `ARGUMENTS`."""
     base = runpy.run_path(str(pathlib.Path(__file__).parent / 'rt2_pali_x_5b.py'))
     config = base['get_config']().unlock()
-    weights = mixtures.weights(arg)
-    left = [name for name in weights if name not in embodiments.CARDS]
+    weights = named_mixtures.weights(arg)
+    left = [name for name in weights if name not in cards.CARDS]
     if left:
         logging.warning('%s without %s: no embodiment cards', arg, ', '.join(left))
-    config.data.robot = mixtures.robot_sets(arg, DATA, leave_out=left)
+    config.data.robot = named_mixtures.robot_sets(arg, DATA, leave_out=left)
     for given in config.data.robot.values():
         given.holdout = 0.01
     config.data.update(weights_per='step')

@@ -19,10 +19,10 @@ from absl import app, flags, logging
 from etils import epath
 
 from rt2_jax import command, paths
+from rt2_jax.checkpoints import loading, param_shapes
 from rt2_jax.nearest import check
-from rt2_jax.pretrained import formats, rules, tensors
 from rt2_jax.text import integers, tokenizer
-from rt2_jax.training import loading, weights
+from rt2_jax.weights import formats, rules, tensors
 
 FLAGS = flags.FLAGS
 _TOKENIZERS = ('spiece.model', 'tokenizer.model', 'tokenizer.json')  # the first that is there
@@ -43,7 +43,7 @@ def import_(source: epath.PathLike, name: str, output: epath.Path, image_size: i
     opened = formats.open_source(source, name)
     words = _words(source, formats.FORMATS[name].integers)
     size = image_size or _image_size(opened)
-    shapes = weights.named_shapes(opened.model, size)
+    shapes = param_shapes.named_shapes(opened.model, size)
     found = rules.imported(opened.rules, opened.tensors, shapes)
     tensors.write_safetensors(output, found, stem=loading.PARAMS)
     model = opened.model | {'image_size': size} if size else opened.model

@@ -34,9 +34,10 @@ import jax
 from jax.sharding import Mesh
 
 from rt2_jax import command, paths
+from rt2_jax.checkpoints import loading
 from rt2_jax.data import sources
-from rt2_jax.data.embodiment import Embodiment
-from rt2_jax.data.embodiments import TABLETOP
+from rt2_jax.data.cards import TABLETOP
+from rt2_jax.data.robot_card import RobotCard
 from rt2_jax.data.web import small_web
 from rt2_jax.decoding import compact
 from rt2_jax.decoding.grammar import Kind
@@ -48,7 +49,6 @@ from rt2_jax.parallel import distributed, mesh as mesh_lib
 from rt2_jax.policy import Policy
 from rt2_jax.text.actions import ActionSpace, ActionTokenizer
 from rt2_jax.text.tokenizer import Tokenizer
-from rt2_jax.training import loading
 
 FLAGS = flags.FLAGS
 
@@ -173,7 +173,7 @@ def play(
     suite: str,
     frames: int = 1,
     frame_stride: int = 1,
-    card: Embodiment | None = None,
+    card: RobotCard | None = None,
 ) -> closed_loop.Run:
     """Closed loop on one suite."""
     first = FLAGS.first_episode

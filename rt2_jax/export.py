@@ -11,7 +11,7 @@ tokenizer; an example with its answer; and exported_policy.py, which reads all t
 A function takes any number of rows and compiles for each anew, or, with --batch_sizes=1,4,16, those
 alone. It runs on one device, of the platforms that --platforms names.
 
-rt2_jax itself goes on from checkpoints: `rt2_jax.training.loading.pack` makes a small one, and
+rt2_jax itself goes on from checkpoints: `rt2_jax.checkpoints.loading.pack` makes a small one, and
 `rt2_jax.convert` writes the formats of others.
 """
 
@@ -30,14 +30,14 @@ import jax.export
 import numpy as np
 
 from rt2_jax import command, paths
-from rt2_jax.conventions import CONVENTIONS, Convention
+from rt2_jax.checkpoints import assets
 from rt2_jax.decoding.grammar import Kind
 from rt2_jax.evaluation import report
 from rt2_jax.exported import card as card_lib, exported_policy, function as function_lib
 from rt2_jax.nearest import check
 from rt2_jax.policy import Policy
-from rt2_jax.pretrained import tensors
-from rt2_jax.training import assets
+from rt2_jax.policy.conventions import CONVENTIONS, Convention
+from rt2_jax.weights import tensors
 
 FLAGS = flags.FLAGS
 SYMBOLIC = 'symbolic'
@@ -65,7 +65,7 @@ def export(
         platforms: on which it shall run: 'cpu', 'tpu', 'cuda', 'rocm'.
         batch_sizes: numbers of rows, a function each; None for functions of any number.
         convention: in whose numbers the actions are, the robot's own by default
-            (`rt2_jax/conventions.py`).
+            (`rt2_jax/policy/conventions.py`).
         instruction: of the example.
         run: whether what was written is compiled and run, where this machine is of the platforms.
 

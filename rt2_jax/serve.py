@@ -23,11 +23,11 @@ import jax
 from jax.sharding import Mesh
 
 from rt2_jax import command
-from rt2_jax.conventions import CONVENTIONS
+from rt2_jax.checkpoints import loading
 from rt2_jax.nearest import check
 from rt2_jax.parallel import mesh as mesh_lib
 from rt2_jax.policy import Policy
-from rt2_jax.training import loading
+from rt2_jax.policy.conventions import CONVENTIONS
 
 FLAGS = flags.FLAGS
 _EXTRA = ('uvicorn', 'starlette', 'websockets', 'msgpack', 'prometheus_client')

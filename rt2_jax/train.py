@@ -21,16 +21,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from rt2_jax import command, configuration, exit_codes, paths
-from rt2_jax.data import embodiments, pipeline
+from rt2_jax.checkpoints import assets, checkpoint, loading, workdir_lock
+from rt2_jax.data import cards, pipeline
 from rt2_jax.data.sources import INDEXES
 from rt2_jax.errors import UserError
 from rt2_jax.parallel import distributed, mesh as mesh_lib, topology
 from rt2_jax.text.actions import ActionSpace
 from rt2_jax.text.tokenizer import Tokenizer
 from rt2_jax.training import (
-    assets,
-    checkpoint,
-    loading,
     metrics,
     optimizer as optimizer_lib,
     program as program_lib,
@@ -39,7 +37,6 @@ from rt2_jax.training import (
     step as step_lib,
     stopping,
     validation as validation_lib,
-    workdir_lock,
 )
 
 FLAGS = flags.FLAGS
@@ -70,7 +67,7 @@ def train(config: Any, workdir: epath.Path) -> bool:
         ValueError: something else in the config that cannot be.
     """
     configuration.check(config)
-    embodiments.find(config.embodiment)
+    cards.find(config.embodiment)
     checkpoint.check_workdir(workdir)
     assets.check_not_inside(workdir)
     with workdir_lock.hold(workdir) as lock, stopping.on_signal() as stop:

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import sentencepiece
 
-from rt2_jax.models import vla
+from rt2_jax.checkpoints import assets, checkpoint
+from rt2_jax.models import backbone
 from rt2_jax.text.actions import ActionSpace, ActionTokenizer
 from rt2_jax.text.tokenizer import Tokenizer
-from rt2_jax.training import assets, checkpoint
 from rt2_jax.training.state import TrainState
 from rt2_jax.training.step import Accumulated
 
@@ -48,7 +48,7 @@ class TinyPaLI:
 
     def __init__(self, tokenizer: Tokenizer):
         self.tokenizer = tokenizer
-        self.model = vla.build(TINY_MODEL, tokenizer.vocab_size, tokenizer.integer_ids)
+        self.model = backbone.build(TINY_MODEL, tokenizer.vocab_size, tokenizer.integer_ids)
         images, prompt = self.inputs(0, 1)
         self._init = jax.jit(
             lambda key: nn.meta.unbox(self.model.init(key, images, prompt, prompt)['params'])

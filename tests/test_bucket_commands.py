@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from rt2_jax import export, paths
+from rt2_jax.checkpoints import loading
+from rt2_jax.checkpoints.inspection import opened
 from rt2_jax.data.robot import rlds
 from rt2_jax.envs.tabletop import collect
 from rt2_jax.exported import exported_policy
-from rt2_jax.inspection import opened
 from rt2_jax.policy import Policy
-from rt2_jax.training import loading
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def test_exported_policy_runs_where_it_is_copied_to(run, bucket):
 
 def test_inspect_writes_its_report_into_a_bucket(run, bucket):
     arguments = [f'--checkpoint={run[1]}', f'--output={bucket.url}/reports/a.json', '--novalues']
-    subprocess.run([sys.executable, '-m', 'rt2_jax.inspect', *arguments], check=True)
+    subprocess.run([sys.executable, '-m', 'rt2_jax.checkpoints.inspect', *arguments], check=True)
     assert json.loads(paths.read(f'{bucket.url}/reports/a.json'))['step'] == 7
 
 

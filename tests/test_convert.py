@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import sentencepiece
 
+from rt2_jax.checkpoints import loading
 from rt2_jax.policy import Policy
-from rt2_jax.pretrained import tensors
 from rt2_jax.text import build_vocabulary
 from rt2_jax.text.tokenizer import Tokenizer
-from rt2_jax.training import loading
+from rt2_jax.weights import tensors
 
 torch = pytest.importorskip('torch', reason="parity needs pip install 'rt2_jax[parity]'")
 transformers = pytest.importorskip('transformers')

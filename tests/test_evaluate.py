@@ -15,14 +15,14 @@ import pytest
 pytest.importorskip('mujoco', reason="the tabletop needs pip install 'rt2_jax[sim]'")
 
 from rt2_jax import evaluate
-from rt2_jax.data import embodiments
+from rt2_jax.checkpoints import assets
+from rt2_jax.data import cards
 from rt2_jax.data.example import Example
 from rt2_jax.data.robot import rlds
 from rt2_jax.data.web import small_web
 from rt2_jax.evaluation import closed_loop, offline, video
 from rt2_jax.policy import Policy
 from rt2_jax.text import prompts
-from rt2_jax.training import assets
 
 pytestmark = pytest.mark.usefixtures('quick_compile')
 
@@ -154,7 +154,7 @@ def test_held_out_episodes_of_a_card_that_only_the_checkpoint_has(
     writer = runpy.run_path(pathlib.Path(__file__).parent / 'data' / 'conftest.py')
     directory = writer['write_dataset'](tmp_path / 'episodes')
     file = tmp_path / 'mine.json'
-    card = dataclasses.replace(embodiments.TABLETOP, name='mine', columns=())
+    card = dataclasses.replace(cards.TABLETOP, name='mine', columns=())
     file.write_text(json.dumps(dataclasses.asdict(card)))
     config = tiny.config().unlock()
     config.update(embodiment=str(file), validation=dict(robot={}, web={}))

@@ -14,14 +14,14 @@ import pytest
 pytest.importorskip('flatbuffers', reason="exporting needs pip install 'rt2_jax[export]'")
 
 from rt2_jax import export
-from rt2_jax.data import embodiments
+from rt2_jax.checkpoints import param_shapes
+from rt2_jax.checkpoints.inspection import opened, survey
+from rt2_jax.data import cards
 from rt2_jax.decoding.grammar import Kind
 from rt2_jax.exported import function
 from rt2_jax.exported.exported_policy import ExportedPolicy
-from rt2_jax.inspection import opened, survey
 from rt2_jax.policy import Policy
 from rt2_jax.text.actions import ActionSpace
-from rt2_jax.training import weights
 
 pytestmark = pytest.mark.usefixtures('quick_compile')
 
@@ -124,7 +124,7 @@ def test_plans_of_a_bfloat16_model_in_listed_batches(tiny, tmp_path):
 def test_actions_are_in_the_robots_own_numbers(tiny, tmp_path):
     """Bridge's gripper is 1 open and 0 closed; a position where the data have changes needs memory."""
     settings = dict(platforms=['cpu'], batch_sizes=[2])
-    card = embodiments.BRIDGE_DATASET
+    card = cards.BRIDGE_DATASET
     policy = Policy.from_config(
         tiny.config(), tiny.params(2), tiny.tokenizer, card.action_space, embodiment=card
     )
@@ -138,11 +138,7 @@ def test_actions_are_in_the_robots_own_numbers(tiny, tmp_path):
     commands = [card.command_values(action) for action in decided]
     np.testing.assert_array_equal(answer['actions'][:, 1:], np.float32(commands))
     sticky = Policy.from_config(
-        tiny.config(),
-        tiny.params(2),
-        tiny.tokenizer,
-        card.action_space,
-        embodiment=embodiments.KUKA,
+        tiny.config(), tiny.params(2), tiny.tokenizer, card.action_space, embodiment=cards.KUKA
     )
     with pytest.raises(ValueError, match='a function without memory cannot'):
         export.export(sticky, tmp_path / 'position', convention='position', **settings)
@@ -163,7 +159,7 @@ def test_other_backbones_take_any_number_of_rows(tiny, name):
     config = tiny.config().unlock()
     vision = config.model.vision
     config.model = dict(name=name, dtype='bfloat16', vision=vision, **BACKBONES[name])
-    shapes = weights.shapes(config, tiny.tokenizer)
+    shapes = param_shapes.shapes(config, tiny.tokenizer)
     zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
     policy = Policy.from_config(config, zeros, tiny.tokenizer, ActionSpace.rt1_bounds())
     found = function.export(policy, Kind.PLAN, ['cpu'], None)

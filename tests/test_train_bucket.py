@@ -14,8 +14,8 @@ import test_train as runs
 from test_train import cache, episodes  # noqa: F401  fixtures
 
 from rt2_jax import paths
+from rt2_jax.checkpoints import loading
 from rt2_jax.parallel.sharding import named_leaves
-from rt2_jax.training import loading
 
 STEPS = '--config.total_steps=12'
 

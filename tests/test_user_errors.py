@@ -31,7 +31,7 @@ BINARIES = {
     'serve': 'rt2_jax.serve',
     'export': 'rt2_jax.export',
     'convert': 'rt2_jax.convert',
-    'inspect': 'rt2_jax.inspection.command',
+    'inspect': 'rt2_jax.checkpoints.inspect',
     'estimate': 'rt2_jax.estimate',
     'collect': 'rt2_jax.envs.tabletop.collect',
     'expert': 'rt2_jax.envs.tabletop.measure',
@@ -252,7 +252,7 @@ def test_a_config_files_own_typo_is_named():
 def test_the_real_binary_prints_one_line(here):
     """A process of its own, as a user starts it."""
     result = subprocess.run(
-        [sys.executable, '-m', 'rt2_jax.inspect', f'--checkpoint={here}/nope'],
+        [sys.executable, '-m', 'rt2_jax.checkpoints.inspect', f'--checkpoint={here}/nope'],
         capture_output=True, text=True, cwd=ROOT, timeout=120, env={**os.environ, 'JAX_PLATFORMS': 'cpu'},
     )  # fmt: skip
     assert result.returncode == 1 and result.stderr.count('\n') == 1, result.stderr

@@ -31,10 +31,10 @@ from etils import epath
 
 from rt2_jax import command, convert, paths
 from rt2_jax.benchmarks import decode_model, turns
+from rt2_jax.checkpoints import loading
 from rt2_jax.decoding import compact
 from rt2_jax.evaluation import report
 from rt2_jax.models import cost
-from rt2_jax.training import loading
 
 FLAGS = flags.FLAGS
 _PEERS = ('float32', 'bfloat16')

@@ -17,12 +17,12 @@ import jax
 import ml_dtypes
 import numpy as np
 
+from rt2_jax.checkpoints import loading, param_shapes
 from rt2_jax.decoding import compact
 from rt2_jax.decoding.grammar import Grammar
-from rt2_jax.models import vla
+from rt2_jax.models import backbone
 from rt2_jax.parallel import sharding
-from rt2_jax.pretrained import tensors
-from rt2_jax.training import loading, weights
+from rt2_jax.weights import tensors
 
 IMAGE_SIZE, PROMPT_LENGTH, BINS, LENGTH = 224, 24, 256, 8
 
@@ -75,7 +75,7 @@ def inputs(batch: int, vocab: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def write(directory: epath.Path, model: Mapping[str, Any]) -> None:
     """Writes random weights in our form: a directory that rt2_jax.convert reads, tensor by tensor."""
-    shapes = weights.named_shapes(model, IMAGE_SIZE)
+    shapes = param_shapes.named_shapes(model, IMAGE_SIZE)
     found = {name: _random(name, shape) for name, shape in shapes.items()}
     tensors.write_safetensors(directory, found, stem=loading.PARAMS)
     told = {'format': 'random', 'model': dict(model) | {'image_size': IMAGE_SIZE}}
@@ -113,7 +113,7 @@ def bytes_read(size: str, kind: str, batch: int) -> dict[str, int]:
     """
     config = SIZES[size]
     vocab, length = config['vocab'], LENGTH
-    built = vla.build(config | {'dtype': 'bfloat16'}, vocab)
+    built = backbone.build(config | {'dtype': 'bfloat16'}, vocab)
     if kind == compact.STORED:
         raise ValueError('what is read of weights in float32 is twice that of bfloat16')
     model = compact.apart(built, jax.default_backend())

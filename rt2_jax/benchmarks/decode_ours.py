@@ -25,12 +25,13 @@ import numpy as np
 
 from rt2_jax import command
 from rt2_jax.benchmarks import decode_model, turns
+from rt2_jax.checkpoints import loading
 from rt2_jax.decoding import compact
 from rt2_jax.decoding.grammar import Kind
 from rt2_jax.decoding.sampler import Sampler
-from rt2_jax.models import vla
-from rt2_jax.pretrained import tensors
-from rt2_jax.training import loading, metrics
+from rt2_jax.models import backbone
+from rt2_jax.training import metrics
+from rt2_jax.weights import tensors
 
 IMPORTED = time.time()
 FLAGS = flags.FLAGS
@@ -44,7 +45,7 @@ def policy(directory: epath.Path, kind: str) -> tuple[Sampler, Any]:
     config = json.loads((directory / loading.MODEL).read_text())['model']
     vocab, _ = config['vocab'], config.pop('image_size')
     dtype = 'float32' if kind == compact.STORED else 'bfloat16'
-    model = vla.build(config | {'dtype': dtype}, vocab)
+    model = backbone.build(config | {'dtype': dtype}, vocab)
     named = {
         tuple(name.split('/')): jnp.asarray(tensor.read(), jnp.dtype(dtype))
         for name, tensor in tensors.open_tensors(directory).items()

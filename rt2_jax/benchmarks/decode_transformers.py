@@ -22,7 +22,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from rt2_jax import command
 from rt2_jax.benchmarks import decode_model, turns
-from rt2_jax.pretrained import siglip, t5, tensors
+from rt2_jax.weights import siglip, t5, tensors
 
 IMPORTED = time.time()
 FLAGS = flags.FLAGS

@@ -26,7 +26,7 @@ from rt2_jax.decoding.grammar import Kind
 from rt2_jax.decoding.sampler import Sampler
 from rt2_jax.errors import UserError
 from rt2_jax.evaluation import report
-from rt2_jax.models import cost, rows, vla
+from rt2_jax.models import backbone, cost, rows
 from rt2_jax.nearest import check
 from rt2_jax.parallel import mesh as mesh_lib, sharding
 from rt2_jax.training import (
@@ -104,7 +104,7 @@ def train(row: Row, batch: int, repeats: int, toy: bool) -> dict[str, Any]:
     model_config, data = TRAIN['toy' if toy else row.size]
     data = data | {'frames': 1}
     vocab, queued = model_config['vocab'], 1 if toy else 5
-    model = vla.build(model_config | {'dtype': 'bfloat16'}, vocab)
+    model = backbone.build(model_config | {'dtype': 'bfloat16'}, vocab)
     mesh = mesh_lib.make_mesh({'data': 1}, jax.devices()[:1])
     examples = jax.device_put(_examples(batch, vocab, data), sharding.batch_sharding(mesh))
     boxed = state_lib.parameter_shapes(model, examples)
@@ -163,7 +163,9 @@ def policy(row: Row, batch: int, repeats: int, toy: bool) -> dict[str, Any]:
     size = 'tiny' if toy else row.size
     config = decode_model.SIZES[size]
     vocab = config['vocab']
-    model = compact.apart(vla.build(config | {'dtype': 'bfloat16'}, vocab), jax.default_backend())
+    model = compact.apart(
+        backbone.build(config | {'dtype': 'bfloat16'}, vocab), jax.default_backend()
+    )
     images, prompt, _ = decode_model.inputs(batch, vocab)
     shapes = compact.shapes(model, row.weights, decode_model.inputs(1, vocab))
     params = random_weights(shapes)

@@ -24,10 +24,11 @@ import jax
 import numpy as np
 
 from rt2_jax import command, configuration, paths
+from rt2_jax.checkpoints import assets, checkpoint, loading
 from rt2_jax.evaluation import report
 from rt2_jax.parallel import distributed, mesh as mesh_lib
 from rt2_jax.text.tokenizer import Tokenizer
-from rt2_jax.training import assets, checkpoint, loading, program as program_lib
+from rt2_jax.training import program as program_lib
 
 FLAGS = flags.FLAGS
 

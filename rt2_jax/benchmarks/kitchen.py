@@ -15,7 +15,7 @@ import numpy as np
 import simplejpeg
 import tensorflow_datasets as tfds
 
-from rt2_jax.data import embodiments
+from rt2_jax.data import cards
 from rt2_jax.data.robot import rlds_writer
 from rt2_jax.data.web import compose, pictures
 
@@ -26,7 +26,7 @@ HEIGHT, WIDTH = 256, 320
 # About as many as a shard of RT-1's data holds.
 EPISODES_A_SHARD = 100
 
-CARD = embodiments.find(NAME)
+CARD = cards.find(NAME)
 
 
 def features() -> tfds.features.FeaturesDict:

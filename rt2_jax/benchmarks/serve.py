@@ -36,12 +36,12 @@ import requests
 
 from rt2_jax import command, paths
 from rt2_jax.benchmarks import data, fleet, malformed
+from rt2_jax.checkpoints import assets, loading, param_shapes
 from rt2_jax.data import images
 from rt2_jax.decoding.grammar import Kind
 from rt2_jax.evaluation import report
 from rt2_jax.policy import Policy
 from rt2_jax.serve import batch_sizes
-from rt2_jax.training import assets, loading, weights
 
 FLAGS = flags.FLAGS
 
@@ -84,7 +84,7 @@ def random_checkpoint(directory: epath.Path, number: float) -> None:
     config.model.decoder.update(sizes | dict(depth=depth, scale=1 / 8))
     source = {'tabletop': from_package.action_space}
     assets.write_assets(directory, config.lock(), from_package.tokenizer, source)
-    params = weights.random(config, from_package.tokenizer)
+    params = param_shapes.random(config, from_package.tokenizer)
     arrays = {f'params/{name}': np.asarray(x) for name, x in loading.named_leaves(params).items()}
     np.savez(directory / 'params.npz', step=np.int64(0), dtype=np.array('float32'), **arrays)
 

@@ -7,10 +7,10 @@ from matplotlib.figure import Figure
 import numpy as np
 
 from rt2_jax.colab import colours, table
-from rt2_jax.conventions import Convention
-from rt2_jax.decoding.decision import Decision
 from rt2_jax.decoding.grammar import Kind
 from rt2_jax.policy import Policy
+from rt2_jax.policy.conventions import Convention
+from rt2_jax.policy.decision import Decision
 from rt2_jax.text.actions import ActionSpace
 
 

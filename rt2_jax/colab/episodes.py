@@ -9,7 +9,8 @@ from matplotlib.figure import Figure
 import numpy as np
 
 from rt2_jax.colab import colours, table
-from rt2_jax.data import charts, inspect
+from rt2_jax.data import inspect
+from rt2_jax.data.looking import charts
 from rt2_jax.data.robot.rlds import StepSource
 
 COUNTS = ('episodes', 'steps', 'hours', 'successful', 'failed', 'empty_episodes')

@@ -5,8 +5,8 @@ from typing import Any
 from matplotlib.figure import Figure
 import numpy as np
 
+from rt2_jax.checkpoints.inspection.opened import Opened
 from rt2_jax.colab import colours
-from rt2_jax.inspection.opened import Opened
 from rt2_jax.models import layers
 from rt2_jax.text.actions import BINS
 

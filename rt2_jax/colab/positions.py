@@ -6,9 +6,9 @@ import math
 from matplotlib.figure import Figure
 import numpy as np
 
+from rt2_jax.checkpoints.inspection.blocks import Stored
+from rt2_jax.checkpoints.inspection.opened import Opened
 from rt2_jax.colab import colours
-from rt2_jax.inspection.blocks import Stored
-from rt2_jax.inspection.opened import Opened
 from rt2_jax.models import layers, vit
 
 SHOWN = 4  # tokens a side of the picture at most

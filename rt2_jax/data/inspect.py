@@ -18,10 +18,11 @@ from etils import epath
 import numpy as np
 
 from rt2_jax import command, paths
-from rt2_jax.data import charts, embodiments, tfds_directory, tfrecord
-from rt2_jax.data.embodiment import Embodiment
+from rt2_jax.data import cards, tfds_directory, tfrecord
 from rt2_jax.data.errors import CardError, DataSetError
-from rt2_jax.data.robot import rlds, step_pictures, survey
+from rt2_jax.data.looking import charts, survey
+from rt2_jax.data.robot import rlds, step_pictures
+from rt2_jax.data.robot_card import RobotCard
 from rt2_jax.text.actions import ActionTokenizer
 from rt2_jax.text.tokenizer import Tokenizer
 
@@ -29,14 +30,14 @@ FLAGS = flags.FLAGS
 EPISODES, FRAMES, EXAMPLES = 6, 5, 4  # shown; frames are an episode's
 
 
-def card_of(directory: epath.PathLike, name: str | None) -> Embodiment:
+def card_of(directory: epath.PathLike, name: str | None) -> RobotCard:
     """The card of this name or file, by default the one that is named after the data set.
 
     Raises:
       DataSetError: there is no such card.
     """
     try:
-        return embodiments.find(name or tfds_directory.dataset_name(directory))
+        return cards.find(name or tfds_directory.dataset_name(directory))
     except CardError as error:
         raise DataSetError(
             f'{error} (for {directory}; --card takes a name or a JSON file)'

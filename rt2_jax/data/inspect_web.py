@@ -18,10 +18,10 @@ from absl import app, flags, logging
 import numpy as np
 
 from rt2_jax import command, paths
-from rt2_jax.data import charts, contact_sheet
+from rt2_jax.data.looking import charts, contact_sheet
 from rt2_jax.data.web import sources as web_sources, tasks as web_tasks
-from rt2_jax.data.web.cards import TEXTS
 from rt2_jax.data.web.table import WebTable
+from rt2_jax.data.web.web_cards import TEXTS
 from rt2_jax.data.web.web_set import WebSet
 
 FLAGS = flags.FLAGS
@@ -32,7 +32,9 @@ def define_flags() -> None:
     """Defines the flags of the command."""
     flags.DEFINE_string('dataset', None, 'Directory of the web set.')
     flags.DEFINE_enum('kind', None, web_sources.KINDS, 'Its format.')
-    flags.DEFINE_string('card', '', "A card's name (rt2_jax.data.web.cards); its kind's if empty.")
+    flags.DEFINE_string(
+        'card', '', "A card's name (rt2_jax.data.web.web_cards); its kind's if empty."
+    )
     flags.DEFINE_list('fields', [], "FIELD=PATH, in the place of the card's.")
     flags.DEFINE_string('split', 'train', "TFDS's split.")
     flags.DEFINE_string('files', '', 'Pattern of the shards or JSONL files within the directory.')

@@ -14,7 +14,8 @@ from absl import app, flags
 import numpy as np
 
 from rt2_jax import command, configuration, paths
-from rt2_jax.data import augmentation, charts, images, pipeline, sources as sources_lib
+from rt2_jax.data import augmentation, images, pipeline, sources as sources_lib
+from rt2_jax.data.looking import charts
 from rt2_jax.data.mixture import ShareMap
 from rt2_jax.data.robot.rlds import StepSource
 from rt2_jax.data.schedules import Schedule

@@ -9,17 +9,18 @@ import jax
 from jax.sharding import Mesh
 
 from rt2_jax import paths
-from rt2_jax.data import embodiments
+from rt2_jax.checkpoints import param_shapes as weights_lib
+from rt2_jax.data import cards as robot_cards
 from rt2_jax.decoding import compact
 from rt2_jax.decoding.grammar import Grammar, Kind
 from rt2_jax.decoding.sampler import Sampler
 from rt2_jax.errors import UserError
-from rt2_jax.models import cost, vla
+from rt2_jax.models import backbone, cost
 from rt2_jax.nearest import check
 from rt2_jax.parallel import sharding
 from rt2_jax.text.actions import ActionSpace, ActionTokenizer
 from rt2_jax.text.tokenizer import Tokenizer
-from rt2_jax.training import program as program_lib, state as state_lib, weights as weights_lib
+from rt2_jax.training import program as program_lib, state as state_lib
 
 
 class EstimateError(UserError, ValueError):
@@ -159,7 +160,10 @@ def _decode(
         config.batch_size, config.accumulate = batch_size, 1
     batch = program_lib.batch_shapes(config, mesh)
     stored = weights_lib.shapes(config, tokenizer, mesh)
-    model, params = vla.build(config.model, tokenizer.vocab_size, tokenizer.integer_ids), stored
+    model, params = (
+        backbone.build(config.model, tokenizer.vocab_size, tokenizer.integer_ids),
+        stored,
+    )
     if weights != compact.STORED:
         model = compact.apart(model, mesh.devices.flat[0].platform)
         params = compact.shapes(model, weights, weights_lib.inputs(config), mesh)
@@ -200,10 +204,10 @@ def _tokens(config: Any, answer: int) -> int:
 
 
 def _action_spaces(sets: Mapping[str, Any]) -> dict[str, ActionSpace]:
-    cards = {name: embodiments.known(settings.card) for name, settings in sets.items()}
+    cards = {name: robot_cards.known(settings.card) for name, settings in sets.items()}
     return {name: card.action_space for name, card in cards.items() if card}
 
 
 def _acting_space(config: Any) -> ActionSpace:
-    card = embodiments.known(config.embodiment)
+    card = robot_cards.known(config.embodiment)
     return card.action_space if card else ActionSpace.rt1_bounds()

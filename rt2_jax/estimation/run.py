@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from rt2_jax.data import embodiments, files, remote, schedules
+from rt2_jax.data import cards, files, remote, schedules
 from rt2_jax.data.robot import rlds_index
 from rt2_jax.estimation import job as job_lib
 
@@ -221,7 +221,7 @@ def _web_bytes(settings: Mapping[str, Any], example_bytes: int) -> tuple[float, 
 def _picture_bytes(settings: Mapping[str, Any]) -> np.ndarray | None:
     """Bytes of each picture [steps, cameras] of a robot set that is indexed on this machine."""
     location, directory = settings.get('location'), settings['directory']
-    card = embodiments.known(settings['card'])
+    card = cards.known(settings['card'])
     if card is None or remote.is_remote(location or directory):
         return None
     if not files.path(directory).exists():

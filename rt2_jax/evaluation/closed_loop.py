@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from rt2_jax.data.embodiment import Embodiment
+from rt2_jax.data.robot_card import RobotCard
 from rt2_jax.envs.tabletop import expert
 from rt2_jax.envs.tabletop.env import TabletopEnv
 from rt2_jax.evaluation import report
 from rt2_jax.parallel import distributed
 from rt2_jax.policy import Policy
-from rt2_jax.robot import Robot
+from rt2_jax.policy.robot import Robot
 from rt2_jax.text.actions import ActionTokenizer
 
 # What a policy sees is the observation, its `image` with a leading axis of frames, oldest first; the
@@ -76,7 +76,7 @@ def run(
     record: int = 0,
     frames: int = 1,
     frame_stride: int = 1,
-    card: Embodiment | None = None,
+    card: RobotCard | None = None,
     max_steps: int = 20,
     execution_noise: float = 0.0,
     progress: Callable[[str], None] = lambda line: None,

@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from rt2_jax.data import history, sources
-from rt2_jax.data.embodiment import Embodiment
 from rt2_jax.data.example import Example
 from rt2_jax.data.robot.rlds import StepSource
+from rt2_jax.data.robot_card import RobotCard
 from rt2_jax.data.web import small_web
 from rt2_jax.envs.tabletop import expert
 from rt2_jax.envs.tabletop.env import TabletopEnv
@@ -65,7 +65,7 @@ def held_out_steps(
     config: Any,
     space: ActionSpace,
     episodes: int,
-    cards: Mapping[str, Embodiment],
+    cards: Mapping[str, RobotCard],
     indexes: epath.PathLike | None = None,
 ) -> dict[str, list[Example]]:
     """Steps of the episodes that a run held out, by data set, for those of this action space.
@@ -95,7 +95,7 @@ def held_out_steps(
     return found
 
 
-def _with_cards(config: Any, cards: Mapping[str, Embodiment]) -> Any:
+def _with_cards(config: Any, cards: Mapping[str, RobotCard]) -> Any:
     """The config with the cards themselves in the place of their names."""
     config = config.copy_and_resolve_references()
     for sets in (config.data.robot, config.validation.robot):

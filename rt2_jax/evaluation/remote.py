@@ -17,10 +17,10 @@ import numpy as np
 import requests
 from websockets.sync.client import connect
 
-from rt2_jax.conventions import to_internal
-from rt2_jax.data import embodiments
-from rt2_jax.data.embodiment import Embodiment, Gripper
+from rt2_jax.data import cards
+from rt2_jax.data.robot_card import Gripper, RobotCard
 from rt2_jax.evaluation.closed_loop import Decide
+from rt2_jax.policy.conventions import to_internal
 from rt2_jax.serving import json_arrays, msgpack_arrays
 from rt2_jax.serving.access import VARIABLE
 from rt2_jax.serving.openvla import TERMINATE
@@ -38,7 +38,7 @@ class Server:
     The key that it may ask for is the environment variable RT2_API_KEY.
 
     Args:
-      url: of one of SCHEMES, '?convention=NAME' included (`rt2_jax/conventions.py`).
+      url: of one of SCHEMES, '?convention=NAME' included (`rt2_jax/policy/conventions.py`).
       parallel: how many may ask at a time.
 
     Attributes:
@@ -87,12 +87,12 @@ class Server:
 
         return decided
 
-    def _card(self) -> Embodiment | None:
+    def _card(self) -> RobotCard | None:
         """The tabletop's card, with the gripper's kind that comes: what `Robot.settle` goes by."""
         if self.metadata.get('gripper', {}).get('kind') != 'relative':
             return None
         gripper = Gripper('relative', closed=1.0, open=-1.0)
-        return dataclasses.replace(embodiments.TABLETOP, gripper=gripper)
+        return dataclasses.replace(cards.TABLETOP, gripper=gripper)
 
     def _describe(self) -> dict[str, Any]:
         url = self._url.replace('ws', 'http', 1) if self._openpi else self._url

@@ -11,7 +11,7 @@ import imageio.v2 as imageio
 import numpy as np
 
 from rt2_jax import paths
-from rt2_jax.data import lettering
+from rt2_jax.data.looking import lettering
 from rt2_jax.evaluation.closed_loop import Rollout
 
 BAR = 30  # height of a line of text, pixels

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from rt2_jax.conventions import Convention
 from rt2_jax.decoding.grammar import Kind
 from rt2_jax.exported.function import OUTPUTS
 from rt2_jax.policy import Policy
+from rt2_jax.policy.conventions import Convention
 from rt2_jax.text import fast_tokenizer, prompts
 
 TOKENIZER = 'tokenizer.model'

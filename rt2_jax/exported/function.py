@@ -11,10 +11,10 @@ import jax
 import jax.export
 import jax.numpy as jnp
 
-from rt2_jax.conventions import Convention
 from rt2_jax.decoding.grammar import Kind
 from rt2_jax.parallel.sharding import named_leaves
 from rt2_jax.policy import Policy
+from rt2_jax.policy.conventions import Convention
 from rt2_jax.text.actions import TERMINATE, ActionTokenizer
 
 PLATFORMS = ('cpu', 'tpu', 'cuda', 'rocm')  # as jax.export calls them

@@ -74,7 +74,7 @@ class Layer(nn.Module):
 
 
 class DecoderOnly(nn.Module):
-    """A tower and a decoder, with the interface of `vla.PaLI`.
+    """A tower and a decoder, with the interface of `pali.PaLI`.
 
     Attributes:
       vision: attributes of `vit.ViT`.
@@ -135,7 +135,7 @@ class DecoderOnly(nn.Module):
         return {'kind': jnp.asarray(gemma.pattern(self.depth, self.every))}
 
     def __call__(self, images: jax.Array, prompt: jax.Array, target_in: jax.Array) -> jax.Array:
-        """Teacher forcing; see `vla.PaLI`. The prefix's end stands for the first of `target_in`."""
+        """Teacher forcing; see `pali.PaLI`. The prefix's end stands for the first of `target_in`."""
         prefix, valid = self._prefix(images, prompt)
         x = jnp.concatenate([prefix, self._words(target_in[:, 1:])], axis=1)
         s, t = prefix.shape[1], target_in.shape[1] - 1
@@ -150,7 +150,7 @@ class DecoderOnly(nn.Module):
         return layers.boundary(self._logits(states), 'batch', 'length', 'vocab')
 
     def prefill(self, images: jax.Array, prompt: jax.Array, max_length: int) -> dict:
-        """Runs the prefix, and keeps what `step` needs; see `vla.PaLI`."""
+        """Runs the prefix, and keeps what `step` needs; see `pali.PaLI`."""
         x, valid = self._prefix(images, prompt)
         positions = jnp.cumsum(valid, axis=1) - 1
         masks = self._masks(positions, positions, valid, jnp.ones(x.shape[1], bool))
@@ -165,7 +165,7 @@ class DecoderOnly(nn.Module):
     def step(
         self, cache: dict, token: jax.Array, columns: jax.Array | None = None
     ) -> tuple[jax.Array, dict]:
-        """Decodes one token; see `vla.PaLI`. At first the prefix's end speaks, and `token` does not."""
+        """Decodes one token; see `pali.PaLI`. At first the prefix's end speaks, and `token` does not."""
         index, valid = cache['index'], cache['valid']
         s = valid.shape[1]
         place = jnp.maximum(index - 1, 0)
@@ -183,7 +183,7 @@ class DecoderOnly(nn.Module):
         return self._logits(state, columns), cache | {'layers': inner, 'index': index + 1}
 
     def image_attention(self, left: Mapping, images: jax.Array, prompt: jax.Array) -> jax.Array:
-        """Where each place of the target looked; see `vla.PaLI`. The prefix's end is the first of them."""
+        """Where each place of the target looked; see `pali.PaLI`. The prefix's end is the first of them."""
         weights = left['layers']['mixing']['weights'][0].mean((2, 3))
         grid = images.shape[1], *vit.grid(images.shape[2:4], self.vision['patch'])
         seen, around = math.prod(grid), (self.bos >= 0) + (self.separator >= 0)

@@ -242,7 +242,7 @@ class Projection(nn.Module):
 
 
 class T5Gemma2(nn.Module):
-    """The whole model, with the interface of `vla.PaLI`.
+    """The whole model, with the interface of `pali.PaLI`.
 
     Attributes:
       vision, encoder, decoder: attributes of `vit.ViT`, `Encoder` and `Decoder`.
@@ -292,7 +292,7 @@ class T5Gemma2(nn.Module):
         return self.text_encoder(layers.boundary(x, 'batch', 'length', 'width'), valid), valid
 
     def __call__(self, images: jax.Array, prompt: jax.Array, target_in: jax.Array) -> jax.Array:
-        """Teacher forcing; see `vla.PaLI`."""
+        """Teacher forcing; see `pali.PaLI`."""
         encoded, valid = self.encode(images, prompt)
         first = jnp.arange(target_in.shape[1]) == 0
         words = self.embedding(jnp.where(first, self.start, target_in))
@@ -300,19 +300,19 @@ class T5Gemma2(nn.Module):
         return layers.boundary(logits, 'batch', 'length', 'vocab')
 
     def prefill(self, images: jax.Array, prompt: jax.Array, max_length: int) -> dict:
-        """Encodes images and prompt into a cache for `step`; see `vla.PaLI`."""
+        """Encodes images and prompt into a cache for `step`; see `pali.PaLI`."""
         return self.text_decoder.prefill(*self.encode(images, prompt), max_length)
 
     def step(
         self, cache: dict, token: jax.Array, columns: jax.Array | None = None
     ) -> tuple[jax.Array, dict]:
-        """Decodes one token; see `vla.PaLI`."""
+        """Decodes one token; see `pali.PaLI`."""
         token = jnp.where(cache['index'] == 0, self.start, token)
         x, cache = self.text_decoder.step(self.embedding(token[:, None]), cache)
         return self._logits(x[:, 0], columns), cache
 
     def image_attention(self, left: Mapping, images: jax.Array, prompt: jax.Array) -> jax.Array:
-        """Where each place of the target looked; see `vla.PaLI`. A part of each look is at the target."""
+        """Where each place of the target looked; see `pali.PaLI`. A part of each look is at the target."""
         del prompt
         weights = left['text_decoder']['layers']['mixing']['weights'][0].mean((2, 3))
         shape, frames = weights.shape[:-1], images.shape[1]

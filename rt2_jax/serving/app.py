@@ -4,7 +4,7 @@ ws  /          openpi's protocol          POST /act      OpenVLA's
 GET /          what is served             POST /answer   a question about a picture
 GET /healthz   200 once warmed up         GET  /metrics  for Prometheus
 
-/, ws / and /act take ?convention=NAME (`rt2_jax/conventions.py`).
+/, ws / and /act take ?convention=NAME (`rt2_jax/policy/conventions.py`).
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from rt2_jax.conventions import CONVENTIONS, Convention
 from rt2_jax.policy import Policy
+from rt2_jax.policy.conventions import CONVENTIONS, Convention
 from rt2_jax.serving import dialects
 from rt2_jax.serving.requests import WEBSOCKET_KEYS
 

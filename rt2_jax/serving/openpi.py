@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from rt2_jax.conventions import Convention
-from rt2_jax.decoding.decision import Decision
+from rt2_jax.policy.conventions import Convention
+from rt2_jax.policy.decision import Decision
 from rt2_jax.serving import msgpack_arrays, requests
 from rt2_jax.serving.description import describe
 from rt2_jax.serving.refusals import Malformed, NotReady, Refusal

@@ -16,8 +16,8 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from rt2_jax.conventions import Convention
 from rt2_jax.nearest import nearest
+from rt2_jax.policy.conventions import Convention
 from rt2_jax.serving import json_arrays, requests
 from rt2_jax.serving.limits import Limits
 from rt2_jax.serving.refusals import Malformed, TooLarge, TooSlow

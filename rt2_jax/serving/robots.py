@@ -6,14 +6,14 @@ import copy
 
 import numpy as np
 
-from rt2_jax.conventions import Convention
 from rt2_jax.policy import Policy
+from rt2_jax.policy.conventions import Convention
 from rt2_jax.serving.refusals import Malformed
 from rt2_jax.serving.requests import Asked
 
 
 class Connected:
-    """One connection's robot; what is remembered of it is rt2_jax.robot's.
+    """One connection's robot; what is remembered of it is rt2_jax.policy.robot's.
 
     A request works on a `copy`, which takes the place of this one when its answer has been sent. So a
     request that is refused leaves no frame behind and takes none, and no gripper moves.

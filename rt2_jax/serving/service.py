@@ -17,10 +17,10 @@ from absl import logging
 from starlette.requests import ClientDisconnect
 from starlette.websockets import WebSocketDisconnect
 
-from rt2_jax.conventions import CONVENTIONS, Convention
 from rt2_jax.decoding.grammar import Kind
 from rt2_jax.nearest import check
 from rt2_jax.policy import Policy
+from rt2_jax.policy.conventions import CONVENTIONS, Convention
 from rt2_jax.serving.batching import Batcher
 from rt2_jax.serving.limits import Limits
 from rt2_jax.serving.metrics import Metrics
@@ -48,7 +48,7 @@ class Settings:
       threads: that read and resize.
       temperature: of what is sampled; 0 takes the likeliest.
       convention: in whose numbers clients are answered that ask for no other
-        (`rt2_jax/conventions.py`); None for 'robot', or 'internal' where the policy knows no card.
+        (`rt2_jax/policy/conventions.py`); None for 'robot', or 'internal' where the policy knows no card.
     """
 
     longest_wait: float = 0.0

@@ -13,7 +13,7 @@ import numpy as np
 import optax
 
 from rt2_jax.data import augmentation, pipeline, schedules, sources as sources_lib
-from rt2_jax.models import vla
+from rt2_jax.models import backbone
 from rt2_jax.parallel import sharding
 from rt2_jax.text.actions import ActionSpace, ActionTokenizer
 from rt2_jax.text.tokenizer import Tokenizer
@@ -110,7 +110,7 @@ def build(
         ValueError: something in the config that cannot be.
     """
     check_batch_size(config, mesh)
-    model = vla.build(config.model, tokenizer.vocab_size, tokenizer.integer_ids)
+    model = backbone.build(config.model, tokenizer.vocab_size, tokenizer.integer_ids)
     model = adapters.adapted(model, config)
     learning = config.optimizer.copy_and_resolve_references().unlock()
     if isinstance(model, adapters.Adapted):

@@ -16,7 +16,7 @@ import numpy as np
 import optax
 
 from rt2_jax.parallel import sharding
-from rt2_jax.pretrained.tensors import Tensor
+from rt2_jax.weights.tensors import Tensor
 
 
 @flax.struct.dataclass

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from rt2_jax.checkpoints.inspection import opened, survey
 from rt2_jax.colab import answers, bins, curves, matrices, number_line, tree, weights
-from rt2_jax.inspection import opened, survey
 from rt2_jax.models import layers
 from rt2_jax.text.actions import ActionSpace
 

@@ -7,7 +7,7 @@ become is written out by hand for each set, apart from the cards.
 import numpy as np
 import tensorflow_datasets as tfds
 
-from rt2_jax.data import embodiments
+from rt2_jax.data import cards
 from rt2_jax.data.robot import rlds_writer
 
 f = tfds.features
@@ -329,4 +329,4 @@ def raw_action(card, step):
 
 
 def card(name):
-    return embodiments.find(name)
+    return cards.find(name)

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from rt2_jax import configuration
-from rt2_jax.data import embodiments, errors, mixtures, sources
+from rt2_jax.checkpoints import acting_robot, assets, recorded
+from rt2_jax.data import cards, errors, named_mixtures, sources
 from rt2_jax.data.robot import rlds
-from rt2_jax.training import acting, assets, recorded
 
-MINE = dataclasses.replace(embodiments.TABLETOP, name='my_arm', columns=(), frequency=7.0)
+MINE = dataclasses.replace(cards.TABLETOP, name='my_arm', columns=(), frequency=7.0)
 
 
 @pytest.fixture
@@ -24,12 +24,12 @@ def file(tmp_path):
 
 
 def test_a_card_is_found_by_name_or_file(file, tmp_path):
-    assert embodiments.find(str(file)) == MINE
-    assert embodiments.find('tabletop') == embodiments.TABLETOP
+    assert cards.find(str(file)) == MINE
+    assert cards.find('tabletop') == cards.TABLETOP
     run = tmp_path / 'embodiment.json'  # what a run writes holds its card
     run.write_text(json.dumps({'embodiment': dataclasses.asdict(MINE), 'sources': {}}))
-    assert embodiments.find(str(run)) == MINE
-    assert embodiments.known(str(tmp_path / 'none.json')) is None is embodiments.known('none')
+    assert cards.find(str(run)) == MINE
+    assert cards.known(str(tmp_path / 'none.json')) is None is cards.known('none')
 
 
 def changed(**fields):
@@ -66,14 +66,14 @@ def test_a_wrong_card_names_file_and_field(tmp_path, text, message):
     path = tmp_path / 'card.json'
     path.write_text(text)
     with pytest.raises(errors.CardError, match=f'card.json.*{message}'):
-        embodiments.find(str(path))
+        cards.find(str(path))
 
 
 def test_no_such_card():
     with pytest.raises(errors.CardError, match="did you mean 'tabletop'.*FILE.json"):
-        embodiments.find('tabeltop')
+        cards.find('tabeltop')
     with pytest.raises(errors.CardError, match='no card at /nowhere/card.json'):
-        embodiments.find('/nowhere/card.json')
+        cards.find('/nowhere/card.json')
 
 
 def test_inspect_takes_a_file(dataset, file, tmp_path):
@@ -97,24 +97,24 @@ def test_a_run_records_the_card_and_needs_no_file_later(dataset, file, tmp_path,
     robot, _ = sources.open_sources(config.data)
     assert {source.action_space for source, _ in robot.values()} != {MINE.action_space}
     spaces = {name: source.action_space for name, (source, _) in robot.items()}
-    assert acting.acted_on(config, MINE, spaces) == spaces['mine']
+    assert acting_robot.acted_on(config, MINE, spaces) == spaces['mine']
     workdir = tmp_path / 'run'
     assets.write_assets(workdir, config, tokenizer, spaces)
     file.unlink()
     record = json.loads((workdir / 'embodiment.json').read_text())
     assert recorded.card_of(record['embodiment']) == MINE
     assert set(record['cards']) == {'mine', 'mine_plans'}
-    assert embodiments.find(str(workdir / 'embodiment.json')) == MINE
-    assert acting.cards_of(config, spaces) == {}  # what loading would be left with
+    assert cards.find(str(workdir / 'embodiment.json')) == MINE
+    assert acting_robot.cards_of(config, spaces) == {}  # what loading would be left with
 
 
 def test_a_mixture_with_cards_of_its_own(file):
-    without = sorted(set(mixtures.weights('rtx')) - set(embodiments.CARDS))
+    without = sorted(set(named_mixtures.weights('rtx')) - set(cards.CARDS))
     leave_out = without[1:]
-    sets = mixtures.robot_sets('rtx', '/data', leave_out, {without[0]: str(file)})
+    sets = named_mixtures.robot_sets('rtx', '/data', leave_out, {without[0]: str(file)})
     assert sets[without[0]]['card'] == str(file)
     with pytest.raises(ValueError, match='Unknown set of mixture'):
-        mixtures.robot_sets('rtx', '/data', without, {'nothing': str(file)})
+        named_mixtures.robot_sets('rtx', '/data', without, {'nothing': str(file)})
 
 
 def test_a_set_may_not_take_the_name_of_anothers_source(dataset):

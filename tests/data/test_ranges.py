@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from rt2_jax import configuration
-from rt2_jax.data import embodiments, inspect, sources
+from rt2_jax.data import cards, inspect, sources
 from rt2_jax.data.robot import action_statistics, rlds
 from rt2_jax.text.actions import ActionTokenizer, range_of
 
@@ -61,7 +61,7 @@ def test_what_is_clipped_is_reported(rare, tmp_path, caplog):
     steps = report['counts']['steps']
     dx = report['bounds']['q01-q99']['dx']['clipped']
     assert 0 < dx < 0.03 and f'{dx:.2%}' in inspect.as_text(report)
-    card = dataclasses.replace(embodiments.TABLETOP.action_space, high=(0.1,) * 7, low=(-0.1,) * 7)
+    card = dataclasses.replace(cards.TABLETOP.action_space, high=(0.1,) * 7, low=(-0.1,) * 7)
     index = rlds.open_source(rare, 'tabletop').index
     beyond = action_statistics.clipped(index.arrays['action'], card)
     assert beyond['drz'] == 1 / steps and 0.6 < beyond['dx'] < 0.9
@@ -78,7 +78,7 @@ def test_what_is_clipped_is_reported(rare, tmp_path, caplog):
 
 def use(tmp_path, write, change, **gripper):
     card = dataclasses.replace(
-        embodiments.TABLETOP, gripper=dataclasses.replace(embodiments.TABLETOP.gripper, **gripper)
+        cards.TABLETOP, gripper=dataclasses.replace(cards.TABLETOP.gripper, **gripper)
     )
     directory = write('grip', episodes(change, 12))
     index = rlds.open_source(directory, card).index
@@ -112,7 +112,7 @@ def test_a_gripper_far_beyond_the_card(write, tmp_path):
 
 def test_a_set_of_one_step_and_actions_of_one_number():
     space = dataclasses.replace(
-        embodiments.TABLETOP.action_space,
+        cards.TABLETOP.action_space,
         low=(0.0,),
         high=(1.0,),
         names=('dx',),

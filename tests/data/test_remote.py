@@ -13,7 +13,7 @@ import object_server
 import pytest
 
 from rt2_jax import paths
-from rt2_jax.data import embodiments, errors, files, remote, tfrecord
+from rt2_jax.data import cards, errors, files, remote, tfrecord
 from rt2_jax.data.mixture import Schedule
 from rt2_jax.data.pipeline import make_iterator
 from rt2_jax.data.robot import rlds, rlds_index, rlds_writer
@@ -299,7 +299,7 @@ def test_the_pipeline_over_a_failing_store(server, address, whole_dataset, threa
 
 
 def test_an_index_built_by_processes_is_the_same(server, address, whole_dataset, tmp_path):
-    card = embodiments.find('tabletop')
+    card = cards.find('tabletop')
     rlds_index.build(address, card, location=tmp_path / 'index', processes=2)
     local = rlds.open_source(whole_dataset, 'tabletop')
     source = rlds.open_source(address, 'tabletop', location=tmp_path / 'index')

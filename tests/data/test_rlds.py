@@ -13,7 +13,7 @@ from etils import epath
 import numpy as np
 import pytest
 
-from rt2_jax.data import embodiment, embodiments, errors, history, images, tfds_directory, tfrecord
+from rt2_jax.data import cards, errors, history, images, robot_card, tfds_directory, tfrecord
 from rt2_jax.data.robot import rlds, rlds_index, rlds_writer
 from rt2_jax.envs.tabletop import schema
 from rt2_jax.text import prompts
@@ -120,12 +120,8 @@ def test_whole_record_and_pickling(whole_dataset):
 
 
 def test_parallel_indexing_gives_the_same_index(whole_dataset, tmp_path):
-    one = rlds_index.build(
-        whole_dataset, embodiments.TABLETOP, location=tmp_path / '1', processes=1
-    )
-    two = rlds_index.build(
-        whole_dataset, embodiments.TABLETOP, location=tmp_path / '2', processes=2
-    )
+    one = rlds_index.build(whole_dataset, cards.TABLETOP, location=tmp_path / '1', processes=1)
+    two = rlds_index.build(whole_dataset, cards.TABLETOP, location=tmp_path / '2', processes=2)
     names = sorted(p.name for p in one.glob('*'))
     assert names == sorted(p.name for p in two.glob('*'))
     assert all((one / n).read_bytes() == (two / n).read_bytes() for n in names)
@@ -139,7 +135,7 @@ def test_flipped_byte_is_found_and_named(dataset):
         tfrecord.CorruptRecord, match=f'00000-of-00003, record at byte {second.offset}'
     ):
         rlds.open_source(dataset, 'tabletop')
-    assert not rlds_index.place(dataset, embodiments.TABLETOP).exists()
+    assert not rlds_index.place(dataset, cards.TABLETOP).exists()
 
 
 def test_skipping_is_counted_and_remembered(dataset, caplog):
@@ -210,10 +206,10 @@ def test_a_copy_of_the_data_keeps_its_index(dataset, tmp_path):
 
 def test_each_card_has_an_index_of_its_own(dataset):
     rlds.open_source(dataset, 'tabletop')
-    other = dataclasses.replace(embodiments.TABLETOP, columns=())
+    other = dataclasses.replace(cards.TABLETOP, columns=())
     assert len(rlds.open_source(dataset, other)) == len(STEPS)
     with pytest.raises(errors.IndexMismatch, match='card_fingerprint'):
-        location = rlds_index.place(dataset, embodiments.TABLETOP)
+        location = rlds_index.place(dataset, cards.TABLETOP)
         rlds.open_source(dataset, other, location=location)
 
 
@@ -224,7 +220,7 @@ def test_bad_directories(dataset, tmp_path):
         rlds.open_source(dataset, 'tabletop', split='trian')
     with pytest.raises(errors.CardError, match="did you mean 'tabletop'"):
         rlds.open_source(dataset, 'tabeltop')
-    wrong = dataclasses.replace(embodiments.TABLETOP, instruction='observation/instruction')
+    wrong = dataclasses.replace(cards.TABLETOP, instruction='observation/instruction')
     with pytest.raises(errors.DataSetError, match="no feature 'steps/observation/instruction'"):
         rlds.open_source(dataset, wrong)
     first_shard(dataset).unlink()
@@ -252,17 +248,17 @@ def test_png_and_argmax_terminate(tmp_path):
             }
         }
     )
-    card = embodiment.Embodiment(
+    card = robot_card.RobotCard(
         name='other',
         images=('observation/image_0',),
         instruction='language_instruction',
-        action=(embodiment.ActionPart('action', 0, 7),),
+        action=(robot_card.ActionPart('action', 0, 7),),
         terminate='terminate',
         terminate_rule='argmax',
-        action_space=embodiments.TABLETOP.action_space,
+        action_space=cards.TABLETOP.action_space,
         frequency=5.0,
         frame='base',
-        gripper=embodiments.TABLETOP.gripper,
+        gripper=cards.TABLETOP.gripper,
     )
     frame = np.arange(240, dtype=np.uint8).reshape(8, 10, 3)
     png = cv2.imencode('.png', frame[..., ::-1])[1].tobytes()
@@ -304,7 +300,7 @@ def test_writer_refuses_what_the_schema_lacks():
 
 def test_index_json_names_its_files(whole_dataset):
     rlds.open_source(whole_dataset, 'tabletop')
-    place = rlds_index.place(whole_dataset, embodiments.TABLETOP)
+    place = rlds_index.place(whole_dataset, cards.TABLETOP)
     about = json.loads((place / 'index.json').read_text())
     assert about['episodes'] == 30 and about['steps'] == len(STEPS) and not about['skipped']
     assert [f['name'] for f in about['files']] == [

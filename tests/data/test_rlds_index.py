@@ -13,16 +13,16 @@ import numpy as np
 import open_x
 import pytest
 
-from rt2_jax.data import embodiments, errors, index_places, tfrecord
+from rt2_jax.data import cards, errors, index_places, tfrecord
 from rt2_jax.data.robot import action_statistics, index, rlds, rlds_index
 from rt2_jax.text.actions import MINIMUM_RANGE, ActionSpace
 
-CARD = embodiments.TABLETOP
+CARD = cards.TABLETOP
 KILLED = """
 import os, sys
 from rt2_jax.data import embodiments
 from rt2_jax.data.robot import rlds_index
-rlds_index.build(sys.argv[1], embodiments.TABLETOP, progress=lambda n, _: n == 2 and os._exit(9))
+rlds_index.build(sys.argv[1], cards.TABLETOP, progress=lambda n, _: n == 2 and os._exit(9))
 """
 
 
@@ -231,7 +231,7 @@ def test_an_instruction_of_the_episode(tmp_path):
     name = 'language_table'
     episodes = [open_x.make_episode(name, n) | {'episode_id': f'épisode {n}'} for n in range(3)]
     directory = open_x.write_dataset(tmp_path / name, name, episodes)
-    card = dataclasses.replace(embodiments.LANGUAGE_TABLE, instruction='/episode_id')
+    card = dataclasses.replace(cards.LANGUAGE_TABLE, instruction='/episode_id')
     source = rlds.open_source(directory, card)
     assert source.instruction(0) == 'épisode 0' and source.instruction(len(source) - 1)[-1] == '2'
 
@@ -243,7 +243,7 @@ def test_an_instruction_that_is_no_text(tmp_path):
     directory = open_x.write_dataset(tmp_path / name, name, episodes)
     with pytest.raises(tfrecord.CorruptRecord, match="byte 0: .*instruction' isn't UTF-8"):
         rlds.open_source(directory, name)
-    card = dataclasses.replace(embodiments.LANGUAGE_TABLE, instruction='observation/rgb')
+    card = dataclasses.replace(cards.LANGUAGE_TABLE, instruction='observation/rgb')
     with pytest.raises(errors.DataSetError, match="rgb' is picture .*neither text nor"):
         rlds.open_source(directory, card)
     card = dataclasses.replace(card, instruction='observation/effector_translation')

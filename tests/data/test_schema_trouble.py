@@ -12,16 +12,16 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from rt2_jax.data import embodiment, embodiments, errors, inspect, tfrecord
+from rt2_jax.data import cards, errors, inspect, robot_card, tfrecord
 from rt2_jax.data.robot import frame_questions, plans, prediction_tasks, rlds, rlds_writer
 
 f = tfds.features
-TABLETOP = embodiments.TABLETOP
-CARD = embodiment.Embodiment(
+TABLETOP = cards.TABLETOP
+CARD = robot_card.RobotCard(
     name='mine',
     images=('front', 'wrist'),
     instruction='instruction',
-    action=(embodiment.ActionPart('action', 0, 7),),
+    action=(robot_card.ActionPart('action', 0, 7),),
     terminate='',
     terminate_rule='last_step',
     action_space=TABLETOP.action_space,

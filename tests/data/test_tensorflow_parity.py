@@ -5,7 +5,7 @@ import numpy as np
 import open_x
 import pytest
 
-from rt2_jax.data import embodiments, images
+from rt2_jax.data import cards, images
 from rt2_jax.data.robot import rlds, rlds_writer
 from rt2_jax.envs.tabletop import schema
 
@@ -81,7 +81,7 @@ def test_we_read_what_tfds_writes(tmp_path):
         description='',
         shard_lengths=[5],
     )
-    source = rlds.open_source(tmp_path, embodiments.TABLETOP)
+    source = rlds.open_source(tmp_path, cards.TABLETOP)
     dataset = tfds.builder_from_directory(str(tmp_path)).as_dataset(split='train')
     steps = [step for episode in tfds.as_numpy(dataset) for step in episode['steps']]
     assert len(source) == len(steps)
@@ -144,7 +144,7 @@ def test_our_writer_writes_what_tfds_does(name, tmp_path):
     ours = rlds_writer.EpisodeEncoder(features)(episode)
     read = [tf.train.Example.FromString(data).features.feature for data in (ours, theirs)]
     assert set(read[0]) == set(read[1])
-    pictures = {f'steps/{path}' for path in embodiments.find(name).images}
+    pictures = {f'steps/{path}' for path in cards.find(name).images}
     for path in set(read[0]) - pictures:
         assert read[0][path] == read[1][path], path
 

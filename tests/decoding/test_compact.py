@@ -10,7 +10,7 @@ import pytest
 from rt2_jax.decoding import compact
 from rt2_jax.decoding.grammar import Grammar, Kind
 from rt2_jax.decoding.sampler import Sampler
-from rt2_jax.models import rows, stacks, vla
+from rt2_jax.models import backbone, rows, stacks
 from rt2_jax.parallel.sharding import named_leaves
 
 VOCAB = 50
@@ -82,7 +82,7 @@ def test_a_large_picture_gives_nearly_the_same_logits(name):
     rng = np.random.default_rng(0)
     large = dict(name=name, dtype='float32', vision=_VISION | dict(patch=4)) | MODELS[name]
     large |= dict(image_tokens=144) if name == 't5gemma2' else {}
-    model = vla.build(large, VOCAB)
+    model = backbone.build(large, VOCAB)
     inputs = (
         rng.integers(0, 255, (2, 1, 48, 48, 3)).astype(np.uint8),  # 144 image tokens
         np.array([[5, 6, 7, 0], [10, 11, 0, 0]], np.int32),
@@ -115,7 +115,7 @@ def test_a_product_does_not_write_the_weights_out_again(kind, count):
 @pytest.mark.usefixtures('quick_compile')
 @pytest.mark.parametrize('name', MODELS)
 def test_int8_logits_are_those_of_the_same_numbers_in_float32(name, batch):
-    model = vla.build(dict(name=name, dtype='float32', vision=_VISION) | MODELS[name], VOCAB)
+    model = backbone.build(dict(name=name, dtype='float32', vision=_VISION) | MODELS[name], VOCAB)
     params = jax.jit(lambda key: nn.meta.unbox(model.init(key, *batch)['params']))(
         jax.random.key(0)
     )

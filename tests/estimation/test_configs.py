@@ -11,7 +11,7 @@ from jax.sharding import AbstractMesh, AxisType
 import pytest
 
 from rt2_jax.estimation import job as job_lib, run
-from rt2_jax.models import vla
+from rt2_jax.models import backbone
 from rt2_jax.parallel import mesh as mesh_lib
 from rt2_jax.text.tokenizer import Tokenizer
 
@@ -79,6 +79,8 @@ def test_flagships_have_the_papers_sizes(name):
     size, frames = config.data.image_size, config.data.frames
     images = jax.ShapeDtypeStruct((1, frames, size, size, 3), 'uint8')
     ids = jax.ShapeDtypeStruct((1, 4), 'int32')
-    params = jax.eval_shape(vla.build(config.model, 1000).init, jax.random.key(0), images, ids, ids)
+    params = jax.eval_shape(
+        backbone.build(config.model, 1000).init, jax.random.key(0), images, ids, ids
+    )
     billions = sum(x.size for x in jax.tree.leaves(params)) / 1e9
     assert billions == pytest.approx(PAPERS[name], rel=0.002)

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 
 from rt2_jax import exit_codes
+from rt2_jax.checkpoints import loading, param_shapes
 from rt2_jax.parallel import sharding
-from rt2_jax.pretrained import tensors
-from rt2_jax.training import loading, metrics, weights
+from rt2_jax.training import metrics
+from rt2_jax.weights import tensors
 
 ROOT = pathlib.Path(__file__).parents[2]
 TRAIN = [sys.executable, '-m', 'rt2_jax.train', '--config=tests/training/tiny_config.py:web']
@@ -80,7 +81,7 @@ def test_two_processes_repeat_what_one_does(alone, cache, tmp_path):
 def test_two_processes_start_from_weights_on_disk_as_one_does(cache, tokenizer, tmp_path):
     """Each reads its slices of the files; what no file has begins at random, alike."""
     config = runpy.run_path(ROOT / 'tests/training/tiny_config.py')['get_config']('web')
-    named = sharding.named_leaves(weights.random(config, tokenizer, seed=5))
+    named = sharding.named_leaves(param_shapes.random(config, tokenizer, seed=5))
     kept = {n: tensors.of_array(n, x) for n, x in named.items() if not n.startswith('projection')}
     tensors.write_safetensors(tmp_path / 'weights', kept)
     (tmp_path / 'weights' / loading.MODEL).write_text('{}')

@@ -15,7 +15,7 @@ import numpy as np
 import requests
 from websockets.sync.client import connect
 
-from rt2_jax.data.embodiments import TABLETOP
+from rt2_jax.data.cards import TABLETOP
 from rt2_jax.policy import Policy
 from rt2_jax.serving.msgpack_arrays import packb, unpackb
 from rt2_jax.serving.server import Server

@@ -13,14 +13,14 @@ import requests
 from running import running
 from websockets.exceptions import InvalidStatus
 
-from rt2_jax.conventions import CONVENTIONS, Convention, to_internal
-from rt2_jax.data import embodiments
+from rt2_jax.data import cards
 from rt2_jax.data.robot import rlds
-from rt2_jax.decoding.batches import Answer
-from rt2_jax.decoding.decision import Decision, decided
 from rt2_jax.evaluation import remote
 from rt2_jax.policy import Policy
-from rt2_jax.robot import Robot
+from rt2_jax.policy.batches import Answer
+from rt2_jax.policy.conventions import CONVENTIONS, Convention, to_internal
+from rt2_jax.policy.decision import Decision, decided
+from rt2_jax.policy.robot import Robot
 from rt2_jax.serving import json_arrays
 from rt2_jax.serving.service import Settings
 
@@ -207,10 +207,10 @@ def documented():
     return examples
 
 
-@pytest.mark.parametrize('name', sorted({*embodiments.CARDS} - {*embodiments.LANGUAGE_TABLE_SIM}))
+@pytest.mark.parametrize('name', sorted({*cards.CARDS} - {*cards.LANGUAGE_TABLE_SIM}))
 def test_the_documented_example_of_a_card(name, tiny):
     """What the README says each protocol sends is what a client gets."""
-    card, examples = embodiments.find(name), documented()[name]
+    card, examples = cards.find(name), documented()[name]
     space = card.action_space
     policy = Policy.from_config(
         tiny.config(), tiny.params(1), tiny.tokenizer, space, embodiment=card
@@ -233,7 +233,7 @@ def test_the_documented_example_of_a_card(name, tiny):
 
 
 def test_without_a_card_there_are_only_the_projects_own_numbers(tiny):
-    space = embodiments.FRACTAL.action_space
+    space = cards.FRACTAL.action_space
     assert Convention.create(None, space).name == 'internal'
     with pytest.raises(ValueError, match="needs the robot's embodiment card"):
         Convention.create('robot', space)

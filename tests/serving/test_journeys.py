@@ -11,13 +11,14 @@ import requests
 from running import running
 from test_conventions import JOURNEYS, check
 
+from rt2_jax.checkpoints import assets, checkpoint
 from rt2_jax.data import pipeline
 from rt2_jax.data.mixture import Schedule
 from rt2_jax.data.robot import rlds
 from rt2_jax.parallel import mesh as mesh_lib
 from rt2_jax.policy import Policy
 from rt2_jax.serving import json_arrays
-from rt2_jax.training import assets, checkpoint, program as program_lib
+from rt2_jax.training import program as program_lib
 
 pytestmark = pytest.mark.usefixtures('quick_compile')
 

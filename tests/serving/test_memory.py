@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from running import HOW, published, running, twelve_pictures
 
-from rt2_jax.data.embodiments import FRACTAL
+from rt2_jax.data.cards import FRACTAL
 from rt2_jax.policy import Policy
 from rt2_jax.serving.msgpack_arrays import packb
 from rt2_jax.serving.service import Settings

@@ -5,7 +5,7 @@ import pytest
 from running import twelve_pictures
 
 from rt2_jax.data import images
-from rt2_jax.data.embodiments import FRACTAL
+from rt2_jax.data.cards import FRACTAL
 from rt2_jax.policy import Policy
 from rt2_jax.serving import msgpack_arrays, requests
 from rt2_jax.serving.limits import Limits

@@ -10,9 +10,10 @@ import ml_collections
 import numpy as np
 import pytest
 
-from rt2_jax.models import vla
+from rt2_jax.checkpoints import checkpoint, loading
+from rt2_jax.models import backbone
 from rt2_jax.parallel.sharding import named_leaves
-from rt2_jax.training import adapters, checkpoint, loading, metrics
+from rt2_jax.training import adapters, metrics
 
 ROOT = pathlib.Path(__file__).parents[2]
 pytestmark = pytest.mark.usefixtures('quick_compile')
@@ -34,7 +35,7 @@ def adapted(tiny):
     config = ml_collections.ConfigDict({'adapters': dict(rank=3, alpha=6.0, patterns=PATTERNS)})
     model = adapters.adapted(tiny.model, config)
     made = jax.jit(model.init)(jax.random.key(0), *inputs(tiny))['params']
-    return model, vla.nn.meta.unbox(made), config
+    return model, backbone.nn.meta.unbox(made), config
 
 
 def test_at_first_the_model_is_what_it_was(tiny, adapted):

@@ -8,23 +8,16 @@ import jax
 import numpy as np
 import pytest
 
+from rt2_jax.checkpoints import acting_robot, assets, checkpoint, loading, recorded
 from rt2_jax.data import pipeline
-from rt2_jax.data.embodiments import FRACTAL, LANGUAGE_TABLE, TABLETOP
+from rt2_jax.data.cards import FRACTAL, LANGUAGE_TABLE, TABLETOP
 from rt2_jax.data.example import Example
 from rt2_jax.data.mixture import Schedule
 from rt2_jax.parallel import mesh as mesh_lib
 from rt2_jax.policy import Policy
 from rt2_jax.text import prompts
 from rt2_jax.text.actions import ActionSpace
-from rt2_jax.training import (
-    acting,
-    assets,
-    checkpoint,
-    loading,
-    program as program_lib,
-    recorded,
-    step as step_lib,
-)
+from rt2_jax.training import program as program_lib, step as step_lib
 
 STEPS = 2
 
@@ -141,14 +134,14 @@ def test_a_source_is_chosen_or_asked_for():
     cards = {'arm': TABLETOP, 'arm_plans': TABLETOP, 'table': LANGUAGE_TABLE}
 
     def chosen(wanted='', card=FRACTAL, only=spaces):
-        own = acting.Source(card.name, card.action_space, card)
-        return acting.choose(wanted, own, {name: spaces[name] for name in only}, cards)
+        own = acting_robot.Source(card.name, card.action_space, card)
+        return acting_robot.choose(wanted, own, {name: spaces[name] for name in only}, cards)
 
-    assert chosen(only=['table']) == acting.Source('table', table, LANGUAGE_TABLE)
+    assert chosen(only=['table']) == acting_robot.Source('table', table, LANGUAGE_TABLE)
     assert chosen(only=['arm', 'arm_plans']).name == 'arm'  # the same robot twice
     assert chosen(card=LANGUAGE_TABLE).name == 'table'
     assert chosen('arm_plans', card=LANGUAGE_TABLE).card == TABLETOP
-    assert chosen(only=[]) == acting.Source('', FRACTAL.action_space, FRACTAL)
+    assert chosen(only=[]) == acting_robot.Source('', FRACTAL.action_space, FRACTAL)
     with pytest.raises(ValueError, match='several robots.*Valid: arm, arm_plans, table'):
         chosen()
     with pytest.raises(
@@ -174,14 +167,14 @@ def test_the_action_space_is_that_of_the_robot_acted_for(config):
     arm, table = ARM.action_space, TABLE.action_space
     spaces = {'arm': arm, 'arm_plans': arm, 'table': table, 'table_plans': table}
     card = dataclasses.replace(TABLETOP, name='language_table')
-    assert acting.acted_on(config, TABLETOP, spaces) == arm
-    assert acting.acted_on(config, card, spaces) == table
-    assert acting.acted_on(config, card, {'arm': arm, 'table_plans': table}) == table
-    assert acting.acted_on(config, card, {}) == card.action_space
+    assert acting_robot.acted_on(config, TABLETOP, spaces) == arm
+    assert acting_robot.acted_on(config, card, spaces) == table
+    assert acting_robot.acted_on(config, card, {'arm': arm, 'table_plans': table}) == table
+    assert acting_robot.acted_on(config, card, {}) == card.action_space
     other = dataclasses.replace(TABLETOP, name='other')
-    assert acting.acted_on(config, other, {'arm': arm, 'arm_plans': arm}) == arm
+    assert acting_robot.acted_on(config, other, {'arm': arm, 'arm_plans': arm}) == arm
     with pytest.raises(ValueError, match="embodiment='other' is the card of no robot set"):
-        acting.acted_on(config, other, spaces)
+        acting_robot.acted_on(config, other, spaces)
 
 
 def test_an_action_of_another_length_names_its_source(tokenizer, config):

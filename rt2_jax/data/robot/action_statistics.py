@@ -13,7 +13,7 @@ import math
 from absl import logging
 import numpy as np
 
-from rt2_jax.data.embodiment import Gripper
+from rt2_jax.data.robot_card import Gripper
 from rt2_jax.nearest import check
 from rt2_jax.text.actions import MINIMUM_RANGE, ActionSpace, range_of
 

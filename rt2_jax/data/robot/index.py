@@ -9,7 +9,7 @@ from absl import logging
 from etils import epath
 import numpy as np
 
-from rt2_jax.data import arrays, embodiment, files, index_files, index_places, tfds_directory
+from rt2_jax.data import arrays, files, index_files, index_places, robot_card, tfds_directory
 from rt2_jax.data.errors import IndexMismatch
 from rt2_jax.data.robot import rlds_index
 
@@ -53,7 +53,7 @@ class Index:
     def __init__(
         self,
         directory: epath.PathLike,
-        card: embodiment.Embodiment,
+        card: robot_card.RobotCard,
         *,
         split: str = 'train',
         location: epath.PathLike | None = None,

@@ -21,11 +21,11 @@ from etils import epath
 import numpy as np
 
 from rt2_jax.data import (
-    embodiment,
-    embodiments,
+    cards,
     history,
     index_files,
     index_places,
+    robot_card,
     tf_example,
     tfds_directory,
     tfrecord,
@@ -314,7 +314,7 @@ class StepSource:
 
 def open_source(
     directory: epath.PathLike,
-    card: str | embodiment.Embodiment,
+    card: str | robot_card.RobotCard,
     *,
     split: str = 'train',
     location: epath.PathLike | None = None,
@@ -331,7 +331,7 @@ def open_source(
 
 def open_index(
     directory: epath.PathLike,
-    card: str | embodiment.Embodiment,
+    card: str | robot_card.RobotCard,
     *,
     split: str = 'train',
     location: epath.PathLike | None = None,
@@ -355,7 +355,7 @@ def open_index(
         on_corrupt='raise'.
       DataSetError: not a whole data set, or one that doesn't fit the card.
     """
-    card = embodiments.find(card) if isinstance(card, str) else card
+    card = cards.find(card) if isinstance(card, str) else card
     directory = tfds_directory.version_folder(directory)
     place = rlds_index.place(directory, card, split, location, indexes)
     settings = {'split': split, 'location': place, 'together': index_places.are_several(indexes)}

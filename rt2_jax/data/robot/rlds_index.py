@@ -31,7 +31,7 @@ from absl import logging
 from etils import epath
 import numpy as np
 
-from rt2_jax.data import embodiment, files, index_files, index_places, tfds_directory, tfrecord
+from rt2_jax.data import files, index_files, index_places, robot_card, tfds_directory, tfrecord
 from rt2_jax.data.errors import DataSetError
 from rt2_jax.data.robot import action_statistics, rlds_join, rlds_schema, rlds_shard
 from rt2_jax.nearest import check
@@ -44,7 +44,7 @@ PARALLEL_BYTES = 256 << 20
 
 def build(
     directory: epath.PathLike,
-    card: embodiment.Embodiment,
+    card: robot_card.RobotCard,
     *,
     split: str = 'train',
     location: epath.PathLike | None = None,
@@ -101,7 +101,7 @@ def build(
 
 def place(
     directory: epath.PathLike,
-    card: embodiment.Embodiment,
+    card: robot_card.RobotCard,
     split: str = 'train',
     location: epath.PathLike | None = None,
     indexes: epath.PathLike | None = None,

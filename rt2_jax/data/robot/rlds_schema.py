@@ -14,7 +14,7 @@ from absl import logging
 from etils import epath
 import numpy as np
 
-from rt2_jax.data import embodiment, tf_example, tfds_directory
+from rt2_jax.data import robot_card, tf_example, tfds_directory
 from rt2_jax.data.errors import DataSetError
 from rt2_jax.nearest import nearest
 
@@ -82,7 +82,7 @@ def full_path(path: str) -> str:
     return path[1:] if path.startswith('/') else f'steps/{path}'
 
 
-def check_card(schema: Schema, card: embodiment.Embodiment, directory: epath.PathLike) -> None:
+def check_card(schema: Schema, card: robot_card.RobotCard, directory: epath.PathLike) -> None:
     """Compares a card with the schema, before any record is read.
 
     Cameras that don't fit are logged, and have no pictures in the index; one at least must fit.
@@ -118,7 +118,7 @@ def camera_problem(schema: Schema, path: str) -> str:
     return f'camera {_described(schema, path)}; {remedy}'
 
 
-def _flags(card: embodiment.Embodiment) -> list[str]:
+def _flags(card: robot_card.RobotCard) -> list[str]:
     flags = [card.terminate or 'is_last'] if card.terminate_rule != 'none' else []
     return flags + ([f'/{card.success}'] if card.success else [])
 
@@ -135,7 +135,7 @@ def _described(schema: Schema, path: str) -> str:
     return f'{full_path(path)!r} is {field.dtype} {list(field.shape)}'
 
 
-def _action_problem(schema: Schema, part: embodiment.ActionPart) -> str:
+def _action_problem(schema: Schema, part: robot_card.ActionPart) -> str:
     if missing := _missing(schema, part.path):
         return missing
     field = schema[full_path(part.path)]

@@ -15,7 +15,7 @@ from typing import Any
 from absl import logging
 import numpy as np
 
-from rt2_jax.data import arrays, embodiment, tfrecord
+from rt2_jax.data import arrays, robot_card, tfrecord
 from rt2_jax.data.robot import action_statistics, rlds_schema
 
 # The dtypes of the arrays that every index has; [N] but for cameras C and action length L.
@@ -47,7 +47,7 @@ class Job:
 
     path: str
     result: str
-    card: embodiment.Embodiment
+    card: robot_card.RobotCard
     schema: rlds_schema.Schema
     records: int
     on_corrupt: str

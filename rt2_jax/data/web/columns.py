@@ -20,8 +20,8 @@ from etils import epath
 import numpy as np
 
 from rt2_jax.data import arrays
-from rt2_jax.data.web.cards import TEXTS
 from rt2_jax.data.web.records import Record
+from rt2_jax.data.web.web_cards import TEXTS
 
 # One number a record.
 PLAIN = {

@@ -27,8 +27,8 @@ from etils import epath
 from rt2_jax.data import arrays, files as files_lib, index_files, index_places, tfrecord
 from rt2_jax.data.errors import DataSetError
 from rt2_jax.data.web import columns as web_columns
-from rt2_jax.data.web.cards import TEXTS, find
 from rt2_jax.data.web.records import Format, Unit
+from rt2_jax.data.web.web_cards import TEXTS, find
 from rt2_jax.nearest import check, nearest
 
 FORMAT = 2

@@ -19,8 +19,8 @@ from typing import Any
 from rt2_jax.data import files, remote, tfrecord
 from rt2_jax.data.errors import lfs_remedy
 from rt2_jax.data.web import file_patterns, json_objects, records as web_records
-from rt2_jax.data.web.cards import WebCard
 from rt2_jax.data.web.records import Record, Unit
+from rt2_jax.data.web.web_cards import WebCard
 
 # Large enough to keep a process busy for seconds, small enough to share out one file's lines.
 UNIT_BYTES = 8 << 20

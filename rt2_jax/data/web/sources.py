@@ -18,12 +18,12 @@ from etils import epath
 
 from rt2_jax.data import files as files_lib, index_files, index_places, tfrecord
 from rt2_jax.data.web import index as web_index
-from rt2_jax.data.web.cards import WebCard, find
 from rt2_jax.data.web.jsonl import Jsonl
 from rt2_jax.data.web.records import Format
 from rt2_jax.data.web.table import WebTable
 from rt2_jax.data.web.tar import WebDataset
 from rt2_jax.data.web.tfds import Tfds
+from rt2_jax.data.web.web_cards import WebCard, find
 from rt2_jax.data.web.web_set import WebSet
 from rt2_jax.nearest import check
 

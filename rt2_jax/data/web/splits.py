@@ -13,8 +13,8 @@ from absl import logging
 import numpy as np
 
 from rt2_jax.data.holdouts import LISTED, Leakage
-from rt2_jax.data.web.cards import TEXTS
 from rt2_jax.data.web.table import WebTable
+from rt2_jax.data.web.web_cards import TEXTS
 from rt2_jax.data.web.web_set import WebSet
 
 ROWS = 1 << 18  # at a time

@@ -13,8 +13,8 @@ from rt2_jax import records
 from rt2_jax.data import arrays, files, holdouts, index_files, index_places
 from rt2_jax.data.errors import IndexMismatch
 from rt2_jax.data.web import index as web_index, jsonl
-from rt2_jax.data.web.cards import TEXTS
 from rt2_jax.data.web.records import Format
+from rt2_jax.data.web.web_cards import TEXTS
 
 
 class Place(NamedTuple):

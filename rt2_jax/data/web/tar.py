@@ -20,8 +20,8 @@ from typing import Any
 from rt2_jax.data import files, remote, tfrecord
 from rt2_jax.data.errors import lfs_remedy
 from rt2_jax.data.web import file_patterns, records as web_records
-from rt2_jax.data.web.cards import WebCard
 from rt2_jax.data.web.records import Record, Unit
+from rt2_jax.data.web.web_cards import WebCard
 
 # WebDataset's own members, and what macOS puts beside files.
 _NO_SAMPLE = re.compile(r'(^|/)(__[^/]*__($|/)|__MACOSX/|\._)')

@@ -9,8 +9,8 @@ from typing import Any
 from rt2_jax.data import remote, tf_example, tfds_directory, tfrecord
 from rt2_jax.data.errors import DataSetError
 from rt2_jax.data.web import records as web_records
-from rt2_jax.data.web.cards import WebCard
 from rt2_jax.data.web.records import Record, Unit
+from rt2_jax.data.web.web_cards import WebCard
 from rt2_jax.nearest import nearest
 
 

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import web_files
 
-from rt2_jax.data import contact_sheet, lettering
+from rt2_jax.data.looking import contact_sheet, lettering
 
 
 def test_report_and_sheet(tmp_path):

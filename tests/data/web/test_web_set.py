@@ -10,7 +10,7 @@ import web_files
 
 from rt2_jax.data import images
 from rt2_jax.data.web import index as web_index, sources as web_sources, tasks as web_tasks
-from rt2_jax.data.web.cards import WebCard
+from rt2_jax.data.web.web_cards import WebCard
 
 EVERYTHING = {'caption': 1.0, 'vqa': 1.0, 'ocr': 1.0, 'detect': 1.0}
 RECORDS = 60

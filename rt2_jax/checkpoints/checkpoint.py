@@ -1,0 +1,239 @@
+"""The steps that a run has saved.
+
+checkpoints/STEP/ in its directory holds params, state (optimizer, step, key, running sums) and data
+position; files.json says how large each file is.
+"""
+
+from collections.abc import Iterator
+import contextlib
+import json
+from typing import Any
+
+from etils import epath
+import flax
+import jax
+import orbax.checkpoint as ocp
+
+from rt2_jax import paths
+from rt2_jax.checkpoints import saved_files
+from rt2_jax.checkpoints.assets import CheckpointError
+from rt2_jax.checkpoints.save_failures import explain
+from rt2_jax.parallel import distributed
+from rt2_jax.training import state as state_lib
+
+# Else a device's part of a parameter is one chunk, and whoever looks into it has to read all of it.
+_IN_CHUNKS = ocp.SaveArgs(chunk_byte_size=16 << 20)
+
+
+def complete_steps(workdir: epath.PathLike) -> list[int]:
+    """The steps of a run's directory that were saved completely, in order."""
+    folder = paths.of(workdir) / 'checkpoints'
+    return sorted(ocp.utils.checkpoint_steps(folder)) if folder.exists() else []
+
+
+def check_workdir(workdir: epath.PathLike) -> None:
+    """Raises PathError for a directory on s3://, which Orbax cannot write to."""
+    paths.refuse(
+        workdir,
+        's3',
+        'Orbax has no s3://; keep runs in a folder or on gs://, or mount the bucket. A packed '
+        'checkpoint may lie on s3://',
+    )
+
+
+class Checkpoints:
+    """The steps saved in one run's directory.
+
+    Attributes:
+        directory: where they are.
+        good: the last step that is known to be written completely, None if there is none.
+
+    Args:
+        workdir: the run's directory.
+        keep: how many of the latest steps are kept.
+        read_only: for inference beside a run that may be writing; nothing is made, cleaned up or
+            deleted.
+
+    Raises:
+        paths.PathError: the directory is on s3://, which Orbax cannot write to.
+    """
+
+    def __init__(self, workdir: epath.PathLike, keep: int | None = None, read_only: bool = False):
+        self.directory = paths.of(workdir) / 'checkpoints'
+        check_workdir(workdir)
+        if not read_only:
+            self.directory.mkdir(parents=True, exist_ok=True)
+        self._saving: int | None = None
+        self._failed = False
+        self._orbax = ocp.CheckpointManager(
+            self.directory,
+            options=ocp.CheckpointManagerOptions(
+                max_to_keep=keep,
+                create=not read_only,
+                cleanup_tmp_directories=not read_only,
+                read_only=read_only,
+                async_options=ocp.AsyncOptions(post_finalization_callback=self._list_files),
+            ),
+            item_handlers={
+                'params': ocp.StandardCheckpointHandler(),
+                'state': ocp.StandardCheckpointHandler(),
+                'data': ocp.JsonCheckpointHandler(),
+            },
+        )
+        self.good = self.latest()
+
+    def latest(self) -> int | None:
+        """The last step that was saved completely, None if there is none."""
+        return self._orbax.latest_step()
+
+    def save(
+        self, state: state_lib.TrainState, accumulated: Any, data: dict[str, Any], step: int
+    ) -> None:
+        """Saves in the background; returns when the arrays have been copied and may be donated.
+
+        Args:
+            state: the state after `step` steps.
+            accumulated: sums since the last log point, so that a resumed run logs the same.
+            data: the data iterator's state, as JSON.
+            step: the number of steps made.
+
+        Raises:
+            SaveFailed: this save or the one before cannot be written.
+        """
+        self.wait()  # one save at a time
+        self._saving = step
+        with self._explained():
+            self._orbax.save(
+                step,
+                args=ocp.args.Composite(
+                    params=ocp.args.StandardSave(
+                        state.params, jax.tree.map(lambda _: _IN_CHUNKS, state.params)
+                    ),
+                    state=ocp.args.StandardSave(state_lib.without_none(_rest(state, accumulated))),
+                    data=ocp.args.JsonSave(data),
+                ),
+            )
+
+    def check(self) -> None:
+        """Raises SaveFailed if the save in the background failed; costs nothing, for every step."""
+        with self._explained():
+            self._orbax.check_for_errors()
+        if self._saving is not None and not self._orbax.is_saving_in_progress():
+            self.wait()
+
+    def wait(self) -> None:
+        """Returns when everything saved so far is written.
+
+        Raises:
+            SaveFailed: the last save could not be written.
+        """
+        with self._explained():
+            self._orbax.wait_until_finished()
+        if self._saving is not None:
+            self.good, self._saving = self._saving, None
+
+    def close(self) -> None:
+        """Waits, then ends the background threads; raises as `wait`, once."""
+        if self._failed:
+            return
+        self.wait()
+        self._orbax.close()
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Errors of a save as SaveFailed."""
+        try:
+            yield
+        except Exception as error:
+            self._failed = True
+            raise explain(error, self._saving, self.directory, self.good) from error
+
+    def restore(
+        self, step: int, state: Any, accumulated: Any
+    ) -> tuple[state_lib.TrainState, Any, dict[str, Any]]:
+        """Restores onto the shardings of `state` and `accumulated` (trees of `ShapeDtypeStruct`).
+
+        Raises:
+            CheckpointError: a file is missing or damaged, or parameters differ in name or shape.
+        """
+        self._check_files(step)
+        self._check(step, state.params)
+        rest = _rest(state, accumulated)
+        try:
+            found = self._orbax.restore(
+                step,
+                args=ocp.args.Composite(
+                    params=ocp.args.StandardRestore(state.params),
+                    state=ocp.args.StandardRestore(state_lib.without_none(rest)),
+                    data=ocp.args.JsonRestore(),
+                ),
+            )
+        except Exception as error:
+            raise CheckpointError(
+                f'{self.directory / str(step)} cannot be restored: {error}'
+            ) from error
+        # Fields that are None are not written; they are None still.
+        rest = flax.serialization.from_state_dict(
+            rest, state_lib.with_none(flax.serialization.to_state_dict(rest), found['state'])
+        )
+        accumulated = rest.pop('accumulated')
+        return state_lib.TrainState(params=found['params'], **rest), accumulated, found['data']
+
+    def _shapes(self, step: int) -> Any:
+        try:
+            # Of this item alone: whatever befell the optimizer's state, the parameters can be had.
+            folder = self.directory / str(step) / 'params'
+            return ocp.StandardCheckpointHandler().metadata(folder).tree
+        except Exception as error:
+            raise CheckpointError(
+                f'{self.directory / str(step)} is damaged, its parameters cannot be listed: {error}'
+            ) from error
+
+    def _list_files(self) -> None:
+        # Runs before the step gets its name, so that it has its list from the first moment.
+        if distributed.is_leader():
+            unfinished = list(self.directory.glob(f'{self._saving}.orbax-checkpoint-tmp*'))
+            folder = unfinished[0] if unfinished else self.directory / str(self._saving)
+            paths.write(
+                folder / saved_files.FILES, json.dumps(saved_files.sizes(folder), indent=1).encode()
+            )
+
+    def listed(self, step: int) -> Any:
+        """What is saved of the parameters: a tree of Orbax's `ArrayMetadata`, none of them read.
+
+        Raises:
+            CheckpointError: a file is missing or truncated, or they cannot be listed.
+        """
+        self._check_files(step, 'params/')
+        return self._shapes(step)
+
+    def _check_files(self, step: int, prefix: str = '') -> None:
+        folder = self.directory / str(step)
+        if wrong := saved_files.wrong(folder, prefix):
+            others = sorted(other for other in self._orbax.all_steps() if other != step)
+            raise CheckpointError(
+                f'{folder} is damaged:\n  '
+                + '\n  '.join(wrong)
+                + '\n'
+                + (
+                    f'there are the steps {", ".join(map(str, others))}: move {step} away to take the '
+                    'last of them'
+                    if others
+                    else 'there is no other step'
+                )
+            )
+
+    def _check(self, step: int, params: Any) -> None:
+        try:
+            state_lib.check_params(self._shapes(step), params, str(self.directory / str(step)))
+        except ValueError as error:
+            raise CheckpointError(str(error)) from error
+
+
+def _rest(state: state_lib.TrainState, accumulated: Any) -> dict[str, Any]:
+    return {
+        'opt_state': state.opt_state,
+        'step': state.step,
+        'rng': state.rng,
+        'accumulated': accumulated,
+    }

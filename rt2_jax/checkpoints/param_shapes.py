@@ -1,0 +1,107 @@
+"""Where a policy's weights lie, and in which type: what sampling needs of a checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, SingleDeviceSharding
+
+from rt2_jax.models import backbone
+from rt2_jax.parallel import sharding
+from rt2_jax.text.tokenizer import Tokenizer
+from rt2_jax.training import adapters, state as state_lib
+
+
+def shapes(config: Any, tokenizer: Tokenizer, mesh: Mesh | None = None) -> Any:
+    """Shapes, types and places of the parameters: kernels in the type they are multiplied in.
+
+    Args:
+      config: a run's config.
+      tokenizer: of the run.
+      mesh: of devices of this process, over which the sharding table splits; by default all lies on
+        the first of them.
+
+    Returns:
+      A tree of `jax.ShapeDtypeStruct`.
+
+    Raises:
+      ValueError: a parameter that doesn't split over the mesh.
+    """
+    boxed, dtype = _boxed(config, tokenizer)
+    used = state_lib.as_used(nn.meta.unbox(boxed), dtype)
+    if mesh is None:
+        where = SingleDeviceSharding(jax.local_devices()[0])
+        return jax.tree.map(lambda x: x.update(sharding=where), used)
+    places = sharding.parameter_shardings(boxed, mesh)
+    return jax.tree.map(lambda x, where: x.update(sharding=where), used, places)
+
+
+def stored_layout(config: Any, tokenizer: Tokenizer) -> dict[str, tuple]:
+    """Shape, and logical names of the axes, of what a run of this config saves, by name."""
+    return _layout(_boxed(config, tokenizer, stored=True)[0])
+
+
+def named_shapes(model: Mapping[str, Any], image_size: int | None) -> dict[str, tuple[int, ...]]:
+    """Shapes of a model's parameters by name, from its `config.model` or parts of it.
+
+    Args:
+      model: `config.model`; what is missing of PaLI is taken as something small.
+      image_size: side of the frames, pixels.
+    """
+    return {name: shape for name, (shape, _) in named_layout(model, image_size).items()}
+
+
+def named_layout(model: Mapping[str, Any], image_size: int | None) -> dict[str, tuple]:
+    """As `named_shapes`, with the logical names of the axes."""
+    part = dict(width=8, depth=1, heads=1, head_dim=8, mlp=8)
+    vision = dict(width=8, depth=1, heads=1, mlp=8, patch=8)
+    config = dict(name='pali', vision=vision, encoder=part, decoder=part, vocab=8) | dict(model)
+    config = {k: v for k, v in config.items() if k != 'image_size'} | dict(dtype='float32')
+    if config['name'] != 'pali':
+        config = {k: v for k, v in config.items() if k in model or k == 'dtype'}
+    side = image_size or 4 * config['vision']['patch']
+    built = backbone.build(config, config['vocab'])
+    ids = jax.ShapeDtypeStruct((1, 2), jnp.int32)
+    images = jax.ShapeDtypeStruct((1, 1, side, side, 3), jnp.uint8)
+    boxed = jax.eval_shape(built.init, jax.random.key(0), images, ids, ids)['params']
+    return _layout(boxed)
+
+
+def random(config: Any, tokenizer: Tokenizer, seed: int = 0) -> Any:
+    """Weights as a run of this config starts with when it starts from nothing."""
+    model, inputs = _model(config, tokenizer)
+    zeros = [jnp.zeros(x.shape, x.dtype) for x in inputs]
+    initialise = jax.jit(lambda key: nn.meta.unbox(model.init(key, *zeros)['params']))
+    return initialise(jax.random.key(seed))
+
+
+def _boxed(config: Any, tokenizer: Tokenizer, stored: bool = False) -> tuple[Any, Any]:
+    """Shapes of the parameters, boxed with their logical axes, and what the model computes in."""
+    model, inputs = _model(config, tokenizer)
+    if stored:
+        model = adapters.adapted(model, config)
+    return jax.eval_shape(model.init, jax.random.key(0), *inputs)['params'], model.dtype
+
+
+def _layout(boxed: Any) -> dict[str, tuple]:
+    names = sharding.named_leaves(nn.get_partition_spec(boxed))
+    shapes = sharding.named_leaves(nn.meta.unbox(boxed))
+    return {name: (x.shape, names[name]) for name, x in shapes.items()}
+
+
+def _model(config: Any, tokenizer: Tokenizer) -> tuple[nn.Module, tuple]:
+    """The model and the shapes of one row of its inputs."""
+    model = backbone.build(config.model, tokenizer.vocab_size, tokenizer.integer_ids)
+    return model, inputs(config)
+
+
+def inputs(config: Any) -> tuple[jax.ShapeDtypeStruct, ...]:
+    """Shapes of one row of a model's inputs: images, prompt, target."""
+    data = config.data
+    images = (1, data.frames, data.image_size, data.image_size, 3)
+    text = jax.ShapeDtypeStruct((1, data.prompt_length), jnp.int32)
+    return jax.ShapeDtypeStruct(images, jnp.uint8), text, text

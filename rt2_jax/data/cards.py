@@ -1,0 +1,259 @@
+"""RobotCard cards: what a robot data set's features are called and what its actions mean.
+
+A card is a declaration. The indexer reads it to know which features to keep and how an action
+vector is put together; everything downstream sees the same numbers whatever the robot. A robot of
+your own has its card in a JSON file (see `find`).
+
+Schemas are those of the data sets' own features.json; conventions were looked up in Octo's
+oxe_standardization_transforms.py, OpenVLA's transforms.py and the sets' own documentation. Ranges
+are RT-1's where the set's makers give none: `inspect` says how many bins that leaves in use, and
+`bounds='q01-q99'` takes the data's own.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any
+
+from rt2_jax.data import files
+from rt2_jax.data.errors import CardError, lfs_remedy
+from rt2_jax.data.robot_card import ActionPart, Gripper, RobotCard
+from rt2_jax.nearest import nearest
+from rt2_jax.text.actions import ActionSpace
+
+RT1 = ActionSpace.rt1_bounds()
+INSTRUCTION = 'observation/natural_language_instruction'
+# RT-1's layout, which many sets of Open X-RobotCard share.
+RT1_ACTION = (
+    ActionPart('action/world_vector', 0, 3),
+    ActionPart('action/rotation_delta', 0, 3),
+    ActionPart('action/gripper_closedness_action', 0, 1),
+)
+# -1 opens, +1 closes, 0 holds.
+STICKY = Gripper('relative', closed=1.0, open=-1.0)
+
+TABLETOP = RobotCard(
+    name='tabletop',
+    images=('observation/image',),
+    instruction=INSTRUCTION,
+    action=RT1_ACTION,
+    terminate='action/terminate_episode',
+    terminate_rule='flag',
+    action_space=RT1,
+    frequency=3.0,
+    frame="world: x to the right, y away from the camera, z up; deltas of the gripper's pose",
+    gripper=Gripper('absolute', closed=1.0, open=-1.0),
+    success='episode_metadata/success',
+    columns=(
+        'observation/gripper_xyz',
+        'observation/gripper_yaw',
+        'observation/gripper_pixel',
+        'observation/object_names',
+        'observation/object_pixels',
+    ),
+)
+
+# The kitchen data of RT-1 and RT-2.
+FRACTAL = RobotCard(
+    name='fractal20220817_data',
+    images=('observation/image',),
+    instruction=INSTRUCTION,
+    action=RT1_ACTION,
+    terminate='action/terminate_episode',
+    terminate_rule='argmax',
+    action_space=RT1,
+    frequency=3.0,
+    frame="the robot's base; rotation as roll, pitch, yaw",
+    gripper=STICKY,
+    success='aspects/success',
+)
+
+# Bridge V2 as its makers publish it. 99 % of its actions lie within +-0.042 m and +-0.21 rad
+# (OpenVLA's statistics of `bridge_orig`); symmetric ranges around that keep zero exact.
+BRIDGE_SPACE = dataclasses.replace(
+    RT1, low=(-0.05,) * 3 + (-0.25,) * 3 + (-1.0,), high=(0.05,) * 3 + (0.25,) * 3 + (1.0,)
+)
+BRIDGE_DATASET = RobotCard(
+    name='bridge_dataset',
+    images=tuple(f'observation/image_{i}' for i in range(4)),
+    instruction='language_instruction',
+    action=(ActionPart('action', 0, 7),),
+    terminate='',
+    terminate_rule='last_step',
+    action_space=BRIDGE_SPACE,
+    frequency=5.0,
+    frame="the robot's base; rotation as roll, pitch, yaw",
+    gripper=Gripper('absolute', closed=0.0, open=1.0, binary=0.05),
+    drop_zero_first=True,
+)
+
+# Open X-RobotCard's older copy.
+BRIDGE = RobotCard(
+    name='bridge',
+    images=('observation/image',),
+    instruction=INSTRUCTION,
+    action=(*RT1_ACTION[:2], ActionPart('action/open_gripper', 0, 1)),
+    terminate='action/terminate_episode',
+    terminate_rule='flag',
+    action_space=BRIDGE_SPACE,
+    frequency=5.0,
+    frame="the robot's base; rotation as roll, pitch, yaw",
+    gripper=Gripper('absolute', closed=0.0, open=1.0, binary=0.05),
+    drop_zero_first=True,
+)
+
+LANGUAGE_TABLE = RobotCard(
+    name='language_table',
+    images=('observation/rgb',),
+    instruction='observation/instruction',
+    action=(ActionPart('action', 0, 2),),
+    terminate='',
+    terminate_rule='none',
+    action_space=ActionSpace.language_table(),
+    last_step_action=False,  # by RLDS's rule; no flag is in it
+    frequency=10.0,
+    frame="the table's plane: the change of the effector's set-point",
+    gripper=None,
+    columns=('observation/effector_translation', 'observation/effector_target_translation'),
+)
+# The simulator's sets, in the same schema (google-research/language-table).
+LANGUAGE_TABLE_SIM = (
+    'language_table_sim',
+    'language_table_blocktoblock_sim',
+    'language_table_blocktoblock_4block_sim',
+    'language_table_blocktoblock_oracle_sim',
+    'language_table_blocktoblockrelative_oracle_sim',
+    'language_table_blocktoabsolute_oracle_sim',
+    'language_table_blocktorelative_oracle_sim',
+    'language_table_separate_oracle_sim',
+)
+
+# Its documentation gives both senses of the gripper; CALVIN's format, which it is in, and Octo have
+# +1 open. Translations are in units of 1/50 m and rotations of 1/20 rad, clipped to +-1.
+TACO_PLAY = RobotCard(
+    name='taco_play',
+    images=('observation/rgb_static', 'observation/rgb_gripper'),
+    instruction=INSTRUCTION,
+    action=(ActionPart('action/rel_actions_world', 0, 7),),
+    terminate='action/terminate_episode',
+    terminate_rule='flag',
+    action_space=ActionSpace(
+        low=(-1.0,) * 7, high=(1.0,) * 7, units=('0.02m',) * 3 + ('0.05rad',) * 3 + ('1',)
+    ),
+    frequency=15.0,
+    frame="the robot's base; rotation as Euler angles x, y, z",
+    gripper=Gripper('absolute', closed=-1.0, open=1.0, binary=0.05),
+)
+
+BERKELEY_AUTOLAB_UR5 = RobotCard(
+    name='berkeley_autolab_ur5',
+    images=('observation/image', 'observation/hand_image'),
+    instruction=INSTRUCTION,
+    action=RT1_ACTION,
+    terminate='action/terminate_episode',
+    terminate_rule='flag',
+    action_space=RT1,
+    frequency=5.0,
+    frame="the robot's base; rotation as roll, pitch, yaw",
+    gripper=STICKY,
+)
+
+# QT-Opt's bin picking: every instruction is the same, which Octo throws away as uninformative.
+KUKA = RobotCard(
+    name='kuka',
+    images=('observation/image',),
+    instruction=INSTRUCTION,
+    action=RT1_ACTION,
+    terminate='action/terminate_episode',
+    terminate_rule='argmax',
+    action_space=RT1,
+    frequency=10.0,
+    frame="the robot's base; rotation as roll, pitch, yaw",
+    gripper=STICKY,
+    success='success',
+    columns=('observation/gripper_closed',),
+)
+
+STANFORD_HYDRA = RobotCard(
+    name='stanford_hydra_dataset_converted_externally_to_rlds',
+    images=('observation/image', 'observation/wrist_image'),
+    instruction='language_instruction',
+    action=(ActionPart('action', 0, 7),),
+    terminate='',
+    terminate_rule='last_step',
+    action_space=RT1,
+    frequency=10.0,
+    frame="the robot's base; rotation as Euler angles",
+    gripper=Gripper('absolute', closed=1.0, open=0.0, binary=0.05),
+)
+
+CARDS = {
+    card.name: card
+    for card in (
+        TABLETOP,
+        FRACTAL,
+        BRIDGE_DATASET,
+        BRIDGE,
+        LANGUAGE_TABLE,
+        *(dataclasses.replace(LANGUAGE_TABLE, name=name) for name in LANGUAGE_TABLE_SIM),
+        TACO_PLAY,
+        BERKELEY_AUTOLAB_UR5,
+        KUKA,
+        STANFORD_HYDRA,
+    )
+}
+
+
+def find(name: str) -> RobotCard:
+    """The card called `name`, or the one in the file FILE.json.
+
+    Such a file holds a card's fields as `dataclasses.asdict` gives them. A run's embodiment.json will do
+    as well, if the run learnt from robots of one card.
+
+    Raises:
+      CardError: there is no such card or file, or the file holds none; says which field is wrong.
+    """
+    if name.endswith('.json'):
+        return _read(name)
+    if name not in CARDS:
+        raise CardError(
+            f'no embodiment card called {name!r}{nearest(name, CARDS)}. A card of your own is given as '
+            'FILE.json'
+        )
+    return CARDS[name]
+
+
+def known(name: str) -> RobotCard | None:
+    """As `find`; None where there is no such card or file."""
+    if name.endswith('.json'):
+        return _read(name) if files.path(name).exists() else None
+    return CARDS.get(name)
+
+
+def _of_run(record: dict[str, Any]) -> Any:
+    """The card of what a run's embodiment.json records: of the robots that it learnt from, else its own."""
+    cards = record.get('cards') or {'embodiment': record['embodiment']}
+    different = {json.dumps(card, sort_keys=True): name for name, card in cards.items()}
+    if len(different) > 1:
+        raise CardError(
+            f'the run learnt from several robots, {", ".join(sorted(different.values()))}: write the '
+            "one that is meant, from the file's `cards`, into a file of its own"
+        )
+    return next(iter(cards.values()))
+
+
+def _read(path: str) -> RobotCard:
+    if not files.path(path).exists():
+        raise CardError(f'no card at {path}: there is no such file')
+    content = files.read(path)
+    try:
+        fields = json.loads(content)
+        if isinstance(fields, dict) and 'embodiment' in fields:
+            fields = _of_run(fields)
+        return RobotCard.from_json(fields)
+    except CardError as error:
+        raise CardError(f'{path}: {error}') from error
+    except (ValueError, RecursionError) as error:
+        reason = lfs_remedy(content) or f'not JSON: {error}'
+        raise CardError(f'{path}: {reason}') from error

@@ -1,0 +1,146 @@
+"""Each card, on files in its data set's true schema: data -> tokens -> action -> robot command."""
+
+import dataclasses
+import json
+
+import numpy as np
+import open_x
+import pytest
+
+from rt2_jax.data import cards, images, robot_card
+from rt2_jax.data.robot import rlds
+from rt2_jax.text import prompts
+from rt2_jax.text.actions import ActionTokenizer
+from rt2_jax.text.tokenizer import Tokenizer
+
+TOKENIZER = Tokenizer.load_default()
+
+
+@pytest.fixture(scope='module', params=open_x.NAMES)
+def opened(request, tmp_path_factory):
+    """(name, episodes, source) of each data set."""
+    name = request.param
+    episodes = [open_x.make_episode(name, n) for n in range(3)]
+    directory = open_x.write_dataset(tmp_path_factory.mktemp('open_x') / name, name, episodes)
+    return name, episodes, rlds.open_source(directory, name)
+
+
+def test_every_step_is_read_back(opened):
+    name, episodes, source = opened
+    i = 0
+    for number, episode in enumerate(episodes):
+        kept, actions = open_x.expected(name, episode['steps'])
+        for t, action in zip(kept, actions, strict=True):
+            step, example, raw = episode['steps'][t], source[i], source.raw(i)
+            np.testing.assert_array_equal(example.action, action)
+            assert example.prompt == prompts.robot(f'schiebe Würfel {number} nach ←')
+            picture = open_x.step_feature(step, source.index.card.images[0])
+            stored = images.decode(images.encode_jpeg(picture))
+            np.testing.assert_array_equal(example.frames[0], stored)
+            for path in source.index.card.columns:
+                np.testing.assert_array_equal(raw[path], open_x.step_feature(step, path))
+            i += 1
+    assert i == len(source)
+
+
+def test_every_camera(opened):
+    name, episodes, source = opened
+    first = 1 if name.startswith('bridge') else 0
+    for camera, path in enumerate(source.index.card.images):
+        picture = open_x.step_feature(episodes[0]['steps'][first], path)
+        other = rlds.StepSource(source.index, camera=camera)
+        stored = images.decode(images.encode_jpeg(picture))
+        np.testing.assert_array_equal(other.frames(0)[0], stored)
+    with pytest.raises(ValueError, match=f'camera {camera + 1} of card'):
+        rlds.StepSource(source.index, camera=camera + 1)
+
+
+def test_success(opened):
+    name, _, source = opened
+    known = name in ('fractal20220817_data', 'kuka')
+    assert source.index.arrays['episode_success'].tolist() == ([1, 0, 1] if known else [-1] * 3)
+
+
+@pytest.mark.parametrize('bounds', ['card', 'rt1'])
+def test_data_to_tokens_to_action_to_command(opened, bounds):
+    """What a policy that learnt the data by heart would send the robot is what the data hold."""
+    name, episodes, source = opened
+    source = rlds.StepSource(source.index, bounds=bounds)
+    space, card = source.action_space, source.index.card
+    codec = ActionTokenizer(space, TOKENIZER)
+    half_bin = dict(zip(space.names, space.bin_widths / 2 * (1 + 1e-5) + 1e-7, strict=True))
+    i = 0
+    for episode in episodes:
+        for t in open_x.expected(name, episode['steps'])[0]:
+            command = card.to_command(codec.decode(codec.encode(source.action(i))))
+            tolerances = [half_bin[n] for n in space.names]
+            for part in card.action:
+                data = np.ravel(open_x.step_feature(episode['steps'][t], part.path))
+                width = part.stop - part.start
+                sent, command[part.path] = np.split(command[part.path], [width])
+                allowed, tolerances = tolerances[:width], tolerances[width:]
+                error = np.abs(sent - data[part.start : part.stop].astype(float))
+                if part is card.action[-1] and card.gripper:
+                    check_gripper(card.gripper, sent[-1], float(data[-1]))
+                    error, allowed = error[:-1], allowed[:-1]
+                assert (error <= allowed).all(), (part.path, error, allowed)
+            if card.terminate:
+                data = np.ravel(open_x.step_feature(episode['steps'][t], card.terminate))
+                np.testing.assert_array_equal(command[card.terminate], data)
+            i += 1
+
+
+def check_gripper(gripper, sent, data):
+    if gripper.binary and data in (gripper.closed, gripper.open):
+        assert sent == data
+    elif gripper.binary:
+        assert sent in (gripper.closed, gripper.open)
+    else:
+        # The grid about zero keeps "hold" exact, and a bin of 1/127.5 the rest.
+        assert sent == data if data == 0 else abs(sent - data) < 1 / 127
+
+
+def test_a_gripper_on_its_way_counts_as_arrived():
+    gripper = cards.BRIDGE_DATASET.gripper
+    opens = [1, 0.97, 0.6, 0.2, 0.04, 0, 0.3, 0.8, 1, 0.7]
+    assert gripper.to_action(np.array(opens)).tolist() == [-1, -1, 1, 1, 1, 1, -1, -1, -1, -1]
+    # Nothing follows: the last value counts.
+    assert gripper.to_action(np.array([0.4, 0.6])).tolist() == [-1, -1]
+
+
+def test_an_unlabelled_null_step_is_no_example_and_others_are():
+    card = cards.BRIDGE
+    action = np.zeros([3, 8], np.float32)
+    action[:, 7] = -1
+    assert card.examples(action) == slice(1, 3)
+    action[0, 1] = 0.01
+    assert card.examples(action) == slice(0, 3)
+    invalid = dataclasses.replace(card, last_step_action=False)
+    assert invalid.examples(action) == slice(0, 2)
+    assert invalid.examples(action[:0]) == slice(0, 0)
+
+
+def test_a_card_that_contradicts_itself():
+    card = cards.FRACTAL
+    with pytest.raises(ValueError, match="did you mean 'argmax'"):
+        dataclasses.replace(card, terminate_rule='argmx')
+    with pytest.raises(ValueError, match='6 dimensions, its action space has 7'):
+        dataclasses.replace(card, action=card.action[:2])
+    with pytest.raises(ValueError, match='lacks a gripper'):
+        dataclasses.replace(card, gripper=None)
+    with pytest.raises(ValueError, match='has a terminate path'):
+        dataclasses.replace(card, terminate_rule='last_step')
+    with pytest.raises(ValueError, match="did you mean 'relative'"):
+        robot_card.Gripper('relativ', closed=1, open=0)
+    with pytest.raises(ValueError, match="did you mean 'language_table_sim'"):
+        cards.find('language_table_sm')
+
+
+@pytest.mark.parametrize('card', cards.CARDS.values(), ids=lambda card: card.name)
+def test_cards_come_back_from_json(card):
+    fields = json.loads(json.dumps(dataclasses.asdict(card)))
+    assert robot_card.RobotCard.from_json(json.dumps(fields)) == card
+    with pytest.raises(ValueError, match="'griper'; did you mean 'gripper'"):
+        robot_card.RobotCard.from_json(fields | {'griper': None})
+    with pytest.raises(ValueError, match=f'{card.name}.*frame'):
+        robot_card.RobotCard.from_json({k: v for k, v in fields.items() if k != 'frame'})

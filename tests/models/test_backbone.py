@@ -1,0 +1,233 @@
+"""The model: what it attends to, what decoding one token at a time gives, what depth tricks change."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rt2_jax.models import backbone, layers, stacks, vit
+
+pytestmark = pytest.mark.usefixtures('quick_compile')
+
+VOCAB = 50
+PYRAMID = dict(
+    width=16,
+    depth=2,
+    heads=2,
+    mlp=32,
+    patch=16,
+    stem='pyramid',
+    stem_widths=(8, 12),
+    positions='sincos',
+)
+
+
+def config(tied=False, positions='none', **vision):
+    language = dict(width=24, depth=2, heads=2, head_dim=8, mlp=40)
+    return dict(
+        name='pali',
+        dtype='float32',
+        tied=tied,
+        positions=positions,
+        encoder=language,
+        decoder=language,
+        vision=dict(width=16, depth=2, heads=2, mlp=32, patch=16, **vision),
+    )
+
+
+@pytest.fixture(scope='module')
+def batch():
+    rng = np.random.default_rng(0)
+    return (
+        rng.integers(0, 255, (2, 1, 32, 48, 3)).astype(np.uint8),
+        np.array([[5, 6, 7, 0], [8, 9, 0, 0]], np.int32),
+        np.array([[0, 4, 9], [0, 7, 3]], np.int32),
+    )
+
+
+@pytest.fixture(scope='module', params=[False, True], ids=['untied', 'tied'])
+def model_and_params(batch, request):
+    positions = 'sincos' if request.param else 'none'
+    options = config(tied=request.param, positions=positions) | {'number_line': request.param}
+    options['prompt_positions'] = 1.5 * request.param
+    model = backbone.build(options, VOCAB, integers=range(10, 40))
+    return model, nn.meta.unbox(model.init(jax.random.key(0), *batch))
+
+
+def test_step_by_step_gives_the_logits_of_teacher_forcing(model_and_params, batch):
+    model, params = model_and_params
+    images, prompt, target = batch
+    whole = model.apply(params, *batch)
+    cache = model.apply(params, images, prompt, 5, method='prefill')
+    for place in range(target.shape[1]):
+        logits, cache = model.apply(params, cache, target[:, place], method='step')
+        np.testing.assert_allclose(logits, whole[:, place], atol=1e-5)
+
+
+def test_columns_are_columns_of_all_logits(model_and_params, batch):
+    model, params = model_and_params
+    cache = model.apply(params, *batch[:2], 3, method='prefill')
+    token, columns = jnp.zeros(2, jnp.int32), jnp.array([3, 17, 40])
+    whole, _ = model.apply(params, cache, token, method='step')
+    some, _ = model.apply(params, cache, token, columns, method='step')
+    np.testing.assert_allclose(some, whole[:, columns], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    'options, message',
+    [
+        (config(positions='sincoss'), "positions 'sincoss'; did you mean 'sincos'"),
+        (config(stem='pyramids'), "vision.stem 'pyramids'; did you mean 'pyramid'"),
+        (config() | {'name': 'pally'}, "backbone 'pally'; did you mean 'pali'"),
+    ],
+)
+def test_unknown_parts_are_named(options, message, batch):
+    with pytest.raises(ValueError, match=message):
+        backbone.build(options, VOCAB).init(jax.random.key(0), *batch)
+
+
+def test_a_prompts_words_have_places_where_asked_for(batch):
+    """Without attention to places at all, two words change places unnoticed; not so with them."""
+    images, _, target = batch
+    ways = np.array([[5, 6, 7, 6], [7, 6, 5, 6]], np.int32)
+
+    def difference(prompt_positions):
+        model = backbone.build(config() | {'prompt_positions': prompt_positions}, VOCAB)
+        params = nn.meta.unbox(model.init(jax.random.key(0), *batch))
+        bias = params['params']['text_encoder']['relative_bias']
+        bias['table'] = jnp.zeros_like(bias['table'])
+        same_image = np.repeat(images[:1], 2, axis=0)
+        one, other = model.apply(params, same_image, ways, np.repeat(target[:1], 2, axis=0))
+        return float(jnp.abs(one - other).max())
+
+    assert difference(0.0) < 1e-5
+    assert difference(1.5) > 1e-2
+
+
+def test_near_numbers_have_near_vectors():
+    line = layers.number_line(1001, 128)
+    np.testing.assert_allclose(np.linalg.norm(line, axis=1), 1, atol=1e-5)
+    likeness = line @ line[500]
+    assert likeness.argmax() == 500
+    assert np.all(np.diff(likeness[500:506]) < 0) and likeness[501] > 0.9 and likeness[900] < 0.3
+    model = backbone.build(config() | {'number_line': True}, VOCAB, integers=range(10, 40))
+    plain = backbone.build(config(), VOCAB)
+    ids = jnp.array([4, 10, 39])
+    params = {'params': {'embedding': {'embedding': jnp.zeros((VOCAB, 24))}}}
+    vectors = model.apply(params, ids, method=lambda m, ids: m.embedding(ids))
+    np.testing.assert_allclose(vectors[1:], layers.number_line(30, 24)[[0, 29]], atol=1e-6)
+    assert not vectors[0].any()
+    assert not plain.apply(params, ids, method=lambda m, ids: m.embedding(ids)).any()
+    with pytest.raises(ValueError, match='number_line needs the token ids'):
+        backbone.build(config() | {'number_line': True}, VOCAB)
+
+
+def test_padding_of_the_prompt_changes_nothing(model_and_params, batch):
+    model, params = model_and_params
+    images, prompt, target = batch
+    longer = np.pad(prompt, ((0, 0), (0, 5)))
+    np.testing.assert_allclose(
+        model.apply(params, images, longer, target), model.apply(params, *batch), atol=1e-5
+    )
+
+
+def test_targets_see_no_later_targets(model_and_params, batch):
+    model, params = model_and_params
+    images, prompt, target = batch
+    other = target.copy()
+    other[:, 2] = 30
+    a, b = (model.apply(params, images, prompt, t) for t in (target, other))
+    np.testing.assert_allclose(a[:, :2], b[:, :2], atol=1e-6)
+    assert float(jnp.abs(a[:, 2] - b[:, 2]).max()) > 1e-3
+
+
+def test_frames_come_one_after_the_other(model_and_params, batch):
+    model, params = model_and_params
+    images, prompt, target = batch
+    two = np.concatenate([images, images[:, :, ::-1]], axis=1)
+    swapped = two[:, ::-1]
+    a, b = (model.apply(params, x, prompt, target) for x in (two, swapped))
+    assert a.shape == (2, 3, VOCAB)
+    assert float(jnp.abs(a - b).max()) > 1e-4
+
+
+@pytest.mark.parametrize(
+    'change', [dict(remat='full'), dict(remat='dots_saveable'), dict(unroll=2)]
+)
+def test_remat_and_unroll_change_neither_values_nor_gradients(batch, change):
+    model = backbone.build(config(), VOCAB)
+    params = nn.meta.unbox(model.init(jax.random.key(0), *batch))
+    changed = config()
+    changed = {k: v | change if isinstance(v, dict) else v for k, v in changed.items()}
+    other = backbone.build(changed, VOCAB)
+    gradients = [
+        jax.grad(lambda p: jnp.sum(m.apply(p, *batch) ** 2))(params) for m in (model, other)
+    ]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), *gradients)
+
+
+def test_every_parameter_matters(batch):
+    model = backbone.build(config() | {'vision': PYRAMID}, VOCAB)
+    params = nn.meta.unbox(model.init(jax.random.key(1), *batch))
+    gradient = jax.grad(lambda p: jnp.sum(model.apply(p, *batch) ** 2))(params)
+    still = [
+        jax.tree_util.keystr(path)
+        for path, g in jax.tree_util.tree_leaves_with_path(gradient)
+        if not np.any(g)
+    ]
+    # A bias of keys moves all logits of a query alike, and softmax forgets it.
+    assert all("'key']['bias" in name for name in still), still
+
+
+def test_windows_are_those_of_a_convolution():
+    x = np.random.default_rng(2).normal(size=(2, 6, 8, 3)).astype(np.float32)
+    kernel = np.random.default_rng(3).normal(size=(3, 3, 3, 5)).astype(np.float32)
+    ours = vit.windows(x) @ kernel.reshape(27, 5)
+    theirs = jax.lax.conv_general_dilated(
+        x, kernel, (2, 2), ((1, 0), (1, 0)), dimension_numbers=('NHWC', 'HWIO', 'NHWC')
+    )
+    np.testing.assert_allclose(ours, theirs, atol=1e-4)
+
+
+def test_relative_buckets_are_those_of_t5():
+    # By hand from arXiv 1910.10683's rule: 32 buckets, distances up to 128.
+    bias = layers.RelativeBias(heads=1, bidirectional=False)
+    buckets = bias._bucket(jnp.array([0, -1, -15, -16, -20, -127, -1000, 3]))
+    np.testing.assert_array_equal(buckets, [0, 1, 15, 16, 17, 31, 31, 0])
+    both = layers.RelativeBias(heads=1, bidirectional=True)
+    np.testing.assert_array_equal(
+        both._bucket(jnp.array([0, -3, 3, 7, 8, 500])), [0, 3, 19, 23, 24, 31]
+    )
+
+
+def test_a_classifiers_tower_fits_pali(batch):
+    images, prompt, _ = batch
+    target = np.zeros((2, 7), np.int32)  # 2 x 3 image tokens and the end
+    classifier = backbone.build(
+        dict(name='classifier', dtype='float32', width=24, vision=PYRAMID), VOCAB
+    )
+    params = nn.meta.unbox(classifier.init(jax.random.key(0), images, prompt, target))['params']
+    whole = nn.meta.unbox(
+        backbone.build(config() | {'vision': PYRAMID}, VOCAB).init(jax.random.key(0), *batch)
+    )
+    for part in ('tower', 'projection', 'embedding'):
+        shapes = [jax.tree.map(jnp.shape, tree[part]) for tree in (params, whole['params'])]
+        assert shapes[0] == shapes[1]
+    assert classifier.apply({'params': params}, images, prompt, target).shape == (2, 7, VOCAB)
+    with pytest.raises(ValueError, match='6 image tokens and the end are 7 tokens'):
+        classifier.apply({'params': params}, *batch)
+
+
+def test_errors_name_what_is_wrong():
+    with pytest.raises(ValueError, match="did you mean 'pali'"):
+        backbone.build(config() | {'name': 'pal'}, VOCAB)
+    with pytest.raises(ValueError, match='whole number of patches of 16'):
+        backbone.build(config(), VOCAB).init(
+            jax.random.key(0),
+            np.zeros((1, 1, 30, 32, 3), np.uint8),
+            np.ones((1, 2), np.int32),
+            np.ones((1, 2), np.int32),
+        )
+    with pytest.raises(ValueError, match="did you mean 'dots_saveable'"):
+        stacks.remat_policy('dot_saveable')
