@@ -22,7 +22,7 @@ from rt2_jax import buckets, command, configuration, exit_codes
 from rt2_jax.errors import UserError
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-PACKAGED = ROOT / 'rt2_jax' / 'pretrained' / 'tabletop_pretrained'
+PACKAGED = ROOT / 'rt2_jax' / 'weights' / 'tabletop_pretrained'
 MODEL = 'package:tabletop_pretrained'
 TINY = 'tests/training/tiny_config.py:web'
 BINARIES = {
