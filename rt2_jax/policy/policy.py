@@ -51,7 +51,7 @@ _WORDING = {Kind.ACTION: prompts.robot, Kind.PLAN: prompts.robot_plan, Kind.TEXT
 class Policy:
     """A model with all that turns pixels and words into actions and answers.
 
-    Calls are batched to a few static sizes, each compiled once (ahead by `warm_up`). Only the counters are not thread-safe.
+    Each static batch size is compiled once (`warm_up` does it ahead). Thread-safe but for the counters.
 
     Attributes:
       model: the Flax module; params: its parameter tree; tokenizer.
