@@ -21,7 +21,7 @@ import re
 
 import numpy as np
 
-from rt2_jax.data.web.table import WebTable
+from rt2_jax.data.index.web_table import WebTable
 from rt2_jax.text import prompts
 
 # Task -> the fields that it needs.
