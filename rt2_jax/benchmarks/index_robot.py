@@ -11,8 +11,10 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from rt2_jax.benchmarks import kitchen
-from rt2_jax.data import images, tfds_directory
-from rt2_jax.data.robot import rlds, rlds_index, rlds_writer
+from rt2_jax.data import images
+from rt2_jax.data.index import rlds_index
+from rt2_jax.data.readers import tfds_directory
+from rt2_jax.data.robot import rlds, rlds_writer
 
 EPISODES, STEPS = 100, 100  # of a shard
 

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from rt2_jax.data import images
-from rt2_jax.data.web import index as web_index, sources as web_sources
-from rt2_jax.data.web.records import Format
+from rt2_jax.data.index import web_index
+from rt2_jax.data.readers.web_records import Format
+from rt2_jax.data.web import sources as web_sources
 from rt2_jax.data.web.web_set import WebSet
 
 SHARDS = {'jsonl': 10_000, 'webdataset': 1_000}  # records of one

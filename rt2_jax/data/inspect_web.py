@@ -18,9 +18,9 @@ from absl import app, flags, logging
 import numpy as np
 
 from rt2_jax import command, paths
+from rt2_jax.data.index.web_table import WebTable
 from rt2_jax.data.looking import charts, contact_sheet
 from rt2_jax.data.web import sources as web_sources, tasks as web_tasks
-from rt2_jax.data.web.table import WebTable
 from rt2_jax.data.web.web_cards import TEXTS
 from rt2_jax.data.web.web_set import WebSet
 from rt2_jax.text import places

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from rt2_jax.data.web.table import WebTable
+from rt2_jax.data.index.web_table import WebTable
 from rt2_jax.text import places, prompts
 
 # Task -> the fields that it needs.

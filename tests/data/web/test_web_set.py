@@ -9,7 +9,9 @@ import pytest
 import web_files
 
 from rt2_jax.data import images
-from rt2_jax.data.web import index as web_index, sources as web_sources, tasks as web_tasks
+from rt2_jax.data.index import web_index
+from rt2_jax.data.readers import jsonl as jsonl_reader
+from rt2_jax.data.web import sources as web_sources, tasks as web_tasks
 from rt2_jax.data.web.web_cards import WebCard
 from rt2_jax.text import places
 
@@ -254,11 +256,9 @@ def test_boxes_in_pixels(tmp_path):
 
 
 def test_one_process_or_several_stretches_give_the_same_index(jsonl, tmp_path, monkeypatch):
-    from rt2_jax.data.web import jsonl as web_jsonl
-
     dataset = web_sources.open_format('jsonl', jsonl, fields=web_files.JSONL_FIELDS)
     one = web_index.build(dataset, location=tmp_path / 'one', processes=1)
-    monkeypatch.setattr(web_jsonl, 'UNIT_BYTES', 1000)
+    monkeypatch.setattr(jsonl_reader, 'UNIT_BYTES', 1000)
     assert len(dataset.units([jsonl.joinpath('all.jsonl').stat().st_size])) > 10
     many = web_index.build(dataset, location=tmp_path / 'many', processes=2)
     names = sorted(path.name for path in one.glob('*.npy'))
