@@ -110,24 +110,24 @@ def train(row: Row, batch: int, repeats: int, toy: bool) -> dict[str, Any]:
     boxed = state_lib.parameter_shapes(model, examples)
     learning = configuration.paper(1_000, batch, 1e-3).optimizer
     optimizer = optimizer_lib.make_optimizer(learning, 1_000, boxed)
-    update = step_lib.make_train_step(model, optimizer)
+    update = step_lib.make_train_step(model, optimizer, (1, 1))
 
     def placed(*arguments):
         with sharding.rules(mesh):
             return update(*arguments)
 
-    held = [state_lib.init_state(model, optimizer, examples, mesh, seed=0)]
-    held.append(jax.device_put(step_lib.Accumulated.zeros(1, 1), sharding.replicated(mesh)))
-    parameters = state_lib.count_parameters(held[0].params)
+    state = state_lib.init_state(model, optimizer, examples, mesh, seed=0)
+    parameters = state_lib.count_parameters(state.params)
     begin = time.perf_counter()
-    compiled = jax.jit(placed, donate_argnums=(0, 1)).lower(*held, examples).compile()
+    compiled = jax.jit(placed, donate_argnums=0).lower(state, examples).compile()
     compile_seconds = time.perf_counter() - begin
 
     def steps() -> None:
+        nonlocal state
         # Several under way, as in training, where the host runs ahead.
         for _ in range(queued):
-            *held[:], loss = compiled(*held, examples)
-        loss.block_until_ready()
+            state, sums = compiled(state, examples)
+        sums.loss.block_until_ready()
 
     times = timed(steps, repeats)
     seconds = times['seconds'] / queued

@@ -67,7 +67,6 @@ def measure(config: Any, workdir: epath.Path) -> dict[str, Any]:
     tokenizer = Tokenizer.load(config.tokenizer) if config.tokenizer else Tokenizer.load_default()
     sources = [*config.data.robot, *config.data.web]
     program = program_lib.build(config, mesh, tokenizer, sources, sources, {})
-    zeros = jax.block_until_ready(program.zeros())
     with Peak() as before:
         pass
     with Peak() as made:
@@ -79,7 +78,7 @@ def measure(config: Any, workdir: epath.Path) -> dict[str, Any]:
     whole = sum(x.nbytes for x in jax.tree.leaves(state))
     checkpoints = checkpoint.Checkpoints(workdir, keep=1)
     with Peak() as saved:
-        checkpoints.save(state, zeros, {}, 1)
+        checkpoints.save(state, {}, 1)
         checkpoints.wait()
     if distributed.is_leader():
         assets.write_assets(workdir, config, tokenizer, {})
@@ -87,7 +86,7 @@ def measure(config: Any, workdir: epath.Path) -> dict[str, Any]:
     del params
     jax.tree.map(lambda x: x.delete(), state)
     with Peak() as restored:
-        state, _, _ = checkpoints.restore(1, program.state, program.accumulated)
+        state, _ = checkpoints.restore(1, program.state)
         jax.block_until_ready(state)
     assert expected == [_sum(x) for x in jax.tree.leaves(state)], 'another state came back'
     checkpoints.close()

@@ -75,17 +75,17 @@ def measure(config: Any) -> dict[str, Any]:
     program = program_lib.build(config, mesh, tokenizer, batches.sources, batches.kinds, spaces)
     traced = program.trace()
     flops, compiled = metrics.count_flops(traced.jaxpr), traced.lower().compile()
-    state, accumulated, batch = program.init(), program.zeros(), next(batches)
+    state, batch = program.init(), next(batches)
     batches.close()
-    state, accumulated, loss = compiled(state, accumulated, batch)
-    loss.block_until_ready()
+    state, sums = compiled(state, batch)
+    sums.loss.block_until_ready()
 
     ours = peer = limit = 0.0
     for _ in range(FLAGS.rounds):
         for _ in range(FLAGS.steps):
             start = time.perf_counter()
-            state, accumulated, loss = compiled(state, accumulated, batch)
-            loss.block_until_ready()
+            state, sums = compiled(state, batch)
+            sums.loss.block_until_ready()
             ours = max(ours, flops / (time.perf_counter() - start))
         limit = max(
             limit,
@@ -94,7 +94,7 @@ def measure(config: Any) -> dict[str, Any]:
         peer = max(peer, jax.device_count() * products_alone(traced.jaxpr, seconds=4.0))
 
     # Fed by the pipeline, as in training: the host may be two steps ahead.
-    waited, pending, start = 0.0, [loss], 0.0
+    waited, pending, start = 0.0, [sums.loss], 0.0
     next(batches)
     start = time.perf_counter()
     for _ in range(FLAGS.steps * FLAGS.rounds):
@@ -102,11 +102,11 @@ def measure(config: Any) -> dict[str, Any]:
         batch = next(batches)
         if pending[-1].is_ready():
             waited += time.perf_counter() - before
-        state, accumulated, loss = compiled(state, accumulated, batch)
-        pending.append(loss)
+        state, sums = compiled(state, batch)
+        pending.append(sums.loss)
         if len(pending) > 2:
             pending.pop(0).block_until_ready()
-    loss.block_until_ready()
+    sums.loss.block_until_ready()
     seconds = time.perf_counter() - start
     batches.close()
     return {

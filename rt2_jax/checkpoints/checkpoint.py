@@ -1,7 +1,7 @@
-"""The steps that a run has saved.
+"""The steps that a run has saved, with Orbax.
 
-checkpoints/STEP/ in its directory holds params, state (optimizer, step, key, running sums) and data
-position; files.json says how large each file is.
+checkpoints/STEP/ in the run's directory holds params, state (the optimizer's, and the step) and data (the
+position); files.json says how large each file is. `state` of older runs has more, which is not read.
 """
 
 from collections.abc import Iterator
@@ -86,14 +86,11 @@ class Checkpoints:
         """The last step that was saved completely, None if there is none."""
         return self._orbax.latest_step()
 
-    def save(
-        self, state: state_lib.TrainState, accumulated: Any, data: dict[str, Any], step: int
-    ) -> None:
+    def save(self, state: state_lib.TrainState, data: dict[str, Any], step: int) -> None:
         """Saves in the background; returns when the arrays have been copied and may be donated.
 
         Args:
             state: the state after `step` steps.
-            accumulated: sums since the last log point, so that a resumed run logs the same.
             data: the data iterator's state, as JSON.
             step: the number of steps made.
 
@@ -109,7 +106,7 @@ class Checkpoints:
                     params=ocp.args.StandardSave(
                         state.params, jax.tree.map(lambda _: _IN_CHUNKS, state.params)
                     ),
-                    state=ocp.args.StandardSave(state_lib.without_none(_rest(state, accumulated))),
+                    state=ocp.args.StandardSave(_without_params(state)),
                     data=ocp.args.JsonSave(data),
                 ),
             )
@@ -149,35 +146,32 @@ class Checkpoints:
             raise explain(error, self._saving, self.directory, self.good) from error
 
     def restore(
-        self, step: int, state: Any, accumulated: Any
-    ) -> tuple[state_lib.TrainState, Any, dict[str, Any]]:
-        """Restores onto the shardings of `state` and `accumulated` (trees of `ShapeDtypeStruct`).
+        self, step: int, state: state_lib.TrainState
+    ) -> tuple[state_lib.TrainState, dict[str, Any]]:
+        """Restores a step.
+
+        Args:
+            step: which.
+            state: of `ShapeDtypeStruct`s with shardings, onto which it is restored.
+
+        Returns:
+            The state, and the data iterator's.
 
         Raises:
             CheckpointError: a file is missing or damaged, or parameters differ in name or shape.
         """
         self._check_files(step)
         self._check(step, state.params)
-        rest = _rest(state, accumulated)
+        folder = self.directory / str(step)
+        params = restore_arrays(folder / 'params', state.params)
+        saved = restore_arrays(folder / 'state', _without_params(state))
+        saved['params'] = None
+        state = flax.serialization.from_state_dict(state.replace(params=None), saved)
         try:
-            found = self._orbax.restore(
-                step,
-                args=ocp.args.Composite(
-                    params=ocp.args.StandardRestore(state.params),
-                    state=ocp.args.StandardRestore(state_lib.without_none(rest)),
-                    data=ocp.args.JsonRestore(),
-                ),
-            )
+            data = self._orbax.restore(step, args=ocp.args.Composite(data=ocp.args.JsonRestore()))
         except Exception as error:
-            raise CheckpointError(
-                f'{self.directory / str(step)} cannot be restored: {error}'
-            ) from error
-        # Fields that are None are not written; they are None still.
-        rest = flax.serialization.from_state_dict(
-            rest, state_lib.with_none(flax.serialization.to_state_dict(rest), found['state'])
-        )
-        accumulated = rest.pop('accumulated')
-        return state_lib.TrainState(params=found['params'], **rest), accumulated, found['data']
+            raise CheckpointError(f'{folder} cannot be restored: {error}') from error
+        return state.replace(params=params), data['data']
 
     def _shapes(self, step: int) -> Any:
         try:
@@ -230,10 +224,30 @@ class Checkpoints:
             raise CheckpointError(str(error)) from error
 
 
-def _rest(state: state_lib.TrainState, accumulated: Any) -> dict[str, Any]:
-    return {
-        'opt_state': state.opt_state,
-        'step': state.step,
-        'rng': state.rng,
-        'accumulated': accumulated,
-    }
+def _without_params(state: state_lib.TrainState) -> dict[str, Any]:
+    """The rest of the state as nested dicts."""
+    rest = flax.serialization.to_state_dict(state.replace(params=None))
+    del rest['params']
+    return rest
+
+
+def restore_arrays(folder: epath.Path, targets: Any) -> Any:
+    """Restores arrays of one item of a step.
+
+    Args:
+        folder: of the item.
+        targets: tree of `ShapeDtypeStruct` with shardings; what else is saved is not read.
+
+    Raises:
+        CheckpointError: an array is missing or damaged.
+    """
+    arguments = ocp.args.PyTreeRestore(
+        targets,
+        restore_args=ocp.checkpoint_utils.construct_restore_args(targets),
+        partial_restore=True,
+    )
+    try:
+        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+            return checkpointer.restore(folder, args=arguments)
+    except Exception as error:
+        raise CheckpointError(f'{folder.parent} cannot be restored: {error}') from error

@@ -114,14 +114,14 @@ def load_for_inference(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), loaded.params
         )
     try:
-        params = state_lib.place_params(loaded.params, shapes, str(loaded.directory))
+        params = state_lib.place(loaded.params, shapes, str(loaded.directory))
     except ValueError as error:
         raise CheckpointError(str(error)) from error
     return dataclasses.replace(loaded, params=params)
 
 
 def open_for_inference(workdir: epath.PathLike, step: int | None = None) -> Loaded:
-    """As `load_for_inference`, with parameters that are not read yet: a tree for `state.place_params`."""
+    """As `load_for_inference`, with parameters that are not read yet: a tree for `state.place`."""
     workdir = locate(workdir)
     config = read_config(workdir)
     tokenizer = recorded.tokenizer(workdir)
@@ -302,17 +302,19 @@ def initial_params(init_from: str, parts: Sequence[str], tokenizer: Tokenizer) -
 
     Args:
         init_from: directories by comma, each a run's, a converted one or 'package:NAME'; each fills
-            other top-level parts.
+            other top-level parts; '' for none.
         parts: top-level parts that are taken ('tower', ...); all if empty.
         tokenizer: of the run that starts.
 
     Returns:
-        A tree for `state.place_params`: nothing is read before its place is known.
+        A tree for `state.place`: nothing is read before its place is known.
 
     Raises:
         CheckpointError: as `load_for_inference`, a part that no directory has or several have, or one
             that was trained with another vocabulary, or converted with other tokens for integers.
     """
+    if not init_from:
+        return {}
     found: dict[str, Any] = {}
     for directory in init_from.split(','):
         params = _parts_of(directory, tokenizer)

@@ -32,7 +32,7 @@ def shapes(config: Any, tokenizer: Tokenizer, mesh: Mesh | None = None) -> Any:
       ValueError: a parameter that doesn't split over the mesh.
     """
     boxed, dtype = _boxed(config, tokenizer)
-    used = state_lib.as_used(nn.meta.unbox(boxed), dtype)
+    used = state_lib.cast_kernels(nn.meta.unbox(boxed), dtype)
     if mesh is None:
         where = SingleDeviceSharding(jax.local_devices()[0])
         return jax.tree.map(lambda x: x.update(sharding=where), used)

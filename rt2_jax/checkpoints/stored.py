@@ -9,13 +9,11 @@ from etils import epath
 import flax
 import jax
 from jax.sharding import NamedSharding, Sharding
-import orbax.checkpoint as ocp
 
-from rt2_jax.checkpoints.assets import CheckpointError
-from rt2_jax.checkpoints.checkpoint import Checkpoints
+from rt2_jax.checkpoints.checkpoint import Checkpoints, restore_arrays
 from rt2_jax.parallel import sharding
 from rt2_jax.training import adapters
-from rt2_jax.training.state import Stored
+from rt2_jax.training.state import SavedArray
 
 
 def parameters(workdir: epath.Path, step: int, config: Any) -> dict[str, Any]:
@@ -27,7 +25,7 @@ def parameters(workdir: epath.Path, step: int, config: Any) -> dict[str, Any]:
         config: the run's config.
 
     Returns:
-        A tree of `state.Stored`.
+        A tree of `state.SavedArray`.
 
     Raises:
         CheckpointError: a file is missing or truncated, or they cannot be listed.
@@ -50,11 +48,11 @@ def parameters(workdir: epath.Path, step: int, config: Any) -> dict[str, Any]:
             for half, x in pairs[name].items():
                 onto[half] = jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where)
         tree = flax.traverse_util.unflatten_dict(onto, sep='/')
-        return sharding.named_leaves(adapters.plain(_restored(folder, tree), config))
+        return sharding.named_leaves(adapters.plain(restore_arrays(folder, tree), config))
 
     return {
         part: jax.tree_util.tree_map_with_path(
-            lambda path, x, part=part: Stored(
+            lambda path, x, part=part: SavedArray(
                 f'{part}/{sharding.parameter_name(path)}', tuple(x.shape), x.dtype, read
             ),
             tree,
@@ -62,18 +60,6 @@ def parameters(workdir: epath.Path, step: int, config: Any) -> dict[str, Any]:
         for part, tree in listed.items()
         if part != adapters.PART
     }
-
-
-def _restored(folder: epath.Path, onto: Any) -> Any:
-    """Arrays for a part of the saved tree, each where and in the type that `onto` says."""
-    arguments = ocp.args.PyTreeRestore(
-        onto, restore_args=ocp.checkpoint_utils.construct_restore_args(onto), partial_restore=True
-    )
-    try:
-        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-            return checkpointer.restore(folder, args=arguments)
-    except Exception as error:
-        raise CheckpointError(f'{folder.parent} cannot be restored: {error}') from error
 
 
 def _everywhere(where: Sharding) -> Sharding:

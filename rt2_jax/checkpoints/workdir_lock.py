@@ -106,9 +106,16 @@ class Lock:
         paths.write(self._path, json.dumps(dataclasses.asdict(self._owner)).encode())
 
 
+class NoLock:
+    """What `hold` gives the other processes of a job."""
+
+    def check(self) -> None:
+        """Does nothing."""
+
+
 @contextlib.contextmanager
-def hold(workdir: epath.Path, beat: float = BEAT, stale: float = STALE) -> Iterator[Lock | None]:
-    """Holds a run's directory, on the leading process of a job; the others get None.
+def hold(workdir: epath.Path, beat: float = BEAT, stale: float = STALE) -> Iterator[Lock | NoLock]:
+    """Holds a run's directory, on the leading process of a job.
 
     Each process first tries whether it may write there.
 
@@ -124,7 +131,7 @@ def hold(workdir: epath.Path, beat: float = BEAT, stale: float = STALE) -> Itera
     made = not paths.is_remote(workdir) and not workdir.exists()
     paths.probe(workdir)  # first: at a bucket that does not answer it gives up sooner than the lock
     if not distributed.is_leader():
-        yield None
+        yield NoLock()
         return
     owner = _read(workdir / NAME)
     if owner and _runs(workdir, owner, stale):

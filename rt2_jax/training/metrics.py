@@ -11,7 +11,6 @@ import jax
 from jax.experimental import multihost_utils
 import jax.numpy as jnp
 import numpy as np
-import psutil
 
 from rt2_jax import paths
 from rt2_jax.parallel import sharding
@@ -173,46 +172,6 @@ def read(workdir: epath.PathLike) -> list[dict[str, float]]:
             break
         rows[row['step']] = row
     return [rows[step] for step in sorted(rows)]
-
-
-class Clock:
-    """Wall time between two log points, and how much of it did not go into steps.
-
-    Attributes:
-        wait: seconds of this interval in which no step ran for want of a batch.
-        pause: seconds of it that went into saving.
-    """
-
-    def __init__(self):
-        self._process = psutil.Process()
-        self._stepped = 0.0
-        self.reset()
-
-    def reset(self) -> None:
-        """Starts a new interval."""
-        self.start, self.wait, self.pause = time.perf_counter(), 0.0, 0.0
-
-    def report(self, steps: int, batch_size: int, flops: float, peak: float) -> dict[str, float]:
-        """Rates of the interval that ends now, over `steps` steps.
-
-        Returns:
-            steps/s, examples/s, data_wait (share of the wall time in which no step ran for want of
-            a batch), goodput (share of the time since the process started that was spent in steps:
-            not in starting, compiling, waiting or saving), rss_gb (of this process), mfu (FLOP/s
-            over `peak`; left out where the peak is 0).
-        """
-        seconds = time.perf_counter() - self.start
-        self._stepped += seconds - self.wait - self.pause
-        values = {
-            'steps_per_second': steps / seconds,
-            'examples_per_second': steps * batch_size / seconds,
-            'data_wait': self.wait / seconds,
-            'goodput': self._stepped / (time.time() - self._process.create_time()),
-            'rss_gb': self._process.memory_info().rss / 1e9,
-        }
-        if peak:
-            values['mfu'] = flops * steps / seconds / peak
-        return values
 
 
 def product_size(platform: str) -> tuple[int, int]:

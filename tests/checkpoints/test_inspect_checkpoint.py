@@ -17,7 +17,6 @@ from rt2_jax.checkpoints.assets import CheckpointError
 from rt2_jax.checkpoints.inspection import blocks, opened, survey, text
 from rt2_jax.parallel.sharding import named_leaves
 from rt2_jax.training.state import TrainState
-from rt2_jax.training.step import Accumulated
 from rt2_jax.weights import tensors
 from rt2_jax.weights.tensors import SourceError
 
@@ -41,9 +40,9 @@ def surveyed(directory, against=None, **settings):
 
 
 def save(directory, params, step=7):
-    state = TrainState(jax.numpy.int32(step), params, {}, jax.random.PRNGKey(0))
+    state = TrainState(jax.numpy.int32(step), params, {})
     checkpoints = checkpoint.Checkpoints(directory)
-    checkpoints.save(state, Accumulated.zeros(1, 1), {'batches': step}, step)
+    checkpoints.save(state, {'batches': step}, step)
     checkpoints.close()
 
 
