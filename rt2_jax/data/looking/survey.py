@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from rt2_jax.data.index.episode_index import Index
+from rt2_jax.data.index.episode_index import EpisodeIndex
 from rt2_jax.data.robot import action_statistics
 from rt2_jax.text.actions import MINIMUM_RANGE, ActionSpace, ActionTokenizer
 from rt2_jax.text.tokenizer import Tokenizer
@@ -19,7 +19,7 @@ STILL = 0.2  # share of steps that move nothing
 _ROWS = 1 << 18
 
 
-def survey(index: Index) -> dict[str, Any]:
+def survey(index: EpisodeIndex) -> dict[str, Any]:
     """A report of plain numbers, texts, lists and dicts, from the index alone."""
     card, arrays = index.card, index.arrays
     lengths = np.diff(arrays['episode_first'])
@@ -41,7 +41,7 @@ def survey(index: Index) -> dict[str, Any]:
             'steps': index.steps,
             'hours': index.steps / card.frequency / 3600,
             'empty_episodes': index.about['empty_episodes'],
-            'unreadable_records': len(index.about['skipped']),
+            'unreadable_records': index.skipped_count,
             'null_first_steps_dropped': index.about['dropped_first'],
             'last_steps_dropped': index.about['dropped_last'],
             'steps_without_instruction': index.about['unlabelled_steps'],
@@ -85,7 +85,7 @@ def _gripper_words(gripper) -> str:
     return f'{gripper.kind}, {kind}: {gripper.closed:g} closes, {gripper.open:g} opens in the data'
 
 
-def _gripper_warning(index: Index) -> str:
+def _gripper_warning(index: EpisodeIndex) -> str:
     # Older indexes don't hold how the data's own values were used.
     if 'gripper' not in index.about:
         return ''
@@ -97,7 +97,7 @@ def _successes(success: np.ndarray) -> dict[str, int]:
     return {name: int((success == value).sum()) for name, value in names.items()}
 
 
-def _instructions(index: Index) -> dict[str, Any]:
+def _instructions(index: EpisodeIndex) -> dict[str, Any]:
     """Distinct instructions, and the commonest with their numbers of episodes."""
     first = index.arrays['episode_first']
     starts = first[:-1][np.diff(first) > 0]
