@@ -20,7 +20,8 @@ import numpy as np
 from rt2_jax import command, paths
 from rt2_jax.data.example import Example
 from rt2_jax.decoding import compact
-from rt2_jax.evaluation import offline, report
+from rt2_jax.evaluation import offline
+from rt2_jax.manifest import make_manifest
 from rt2_jax.policy import Policy
 
 FLAGS = flags.FLAGS
@@ -73,7 +74,7 @@ def main(_: list[str]) -> None:
     for one, other in itertools.combinations(compact.KINDS, 2):
         result[f'{other}_and_{one}'] = compared(found[one], found[other])
     print(json.dumps(result, indent=2))
-    result['manifest'] = report.manifest(checkpoint=FLAGS.checkpoint)
+    result['manifest'] = make_manifest(checkpoint=FLAGS.checkpoint)
     paths.write(paths.of(FLAGS.output), json.dumps(result, indent=2).encode())
 
 

@@ -32,7 +32,7 @@ from etils import epath
 from rt2_jax import command, paths
 from rt2_jax.benchmarks import data_reading, kitchen, turns
 from rt2_jax.data.robot import rlds
-from rt2_jax.evaluation import report
+from rt2_jax.manifest import make_manifest
 
 FLAGS = flags.FLAGS
 
@@ -272,7 +272,7 @@ def main(_: list[str]) -> None:
     _steps(FLAGS.directory)  # indexed before anybody is timed
     result = measure()
     print(json.dumps(result, indent=2))
-    result['manifest'] = report.manifest(episodes=FLAGS.episodes, batch_size=FLAGS.batch_size)
+    result['manifest'] = make_manifest(episodes=FLAGS.episodes, batch_size=FLAGS.batch_size)
     paths.write(paths.of(FLAGS.output), json.dumps(result, indent=2).encode())
 
 

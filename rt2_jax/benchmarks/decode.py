@@ -33,7 +33,7 @@ from rt2_jax import command, convert, paths
 from rt2_jax.benchmarks import decode_model, turns
 from rt2_jax.checkpoints import loading
 from rt2_jax.decoding import compact
-from rt2_jax.evaluation import report
+from rt2_jax.manifest import make_manifest
 from rt2_jax.models import cost
 
 FLAGS = flags.FLAGS
@@ -164,7 +164,7 @@ def main(_: list[str]) -> None:
     if reason:
         result['peer_missing'] = reason
     told = json.loads((directory / 'ours' / loading.MODEL).read_text())
-    result['manifest'] = report.manifest(config=told['model'], rounds=FLAGS.rounds)
+    result['manifest'] = make_manifest(config=told['model'], rounds=FLAGS.rounds)
     paths.write(paths.of(FLAGS.output), json.dumps(result, indent=2).encode())
 
 

@@ -25,7 +25,7 @@ import numpy as np
 
 from rt2_jax import command, configuration, paths
 from rt2_jax.checkpoints import assets, checkpoint, loading
-from rt2_jax.evaluation import report
+from rt2_jax.manifest import make_manifest
 from rt2_jax.parallel import distributed, mesh as mesh_lib
 from rt2_jax.text.tokenizer import Tokenizer
 from rt2_jax.training import program as program_lib
@@ -132,7 +132,7 @@ def main(_: list[str]) -> None:
     found = measure(FLAGS.config, paths.of(FLAGS.workdir))
     if distributed.is_leader():
         print(json.dumps(found, indent=2))
-        found['manifest'] = report.manifest(config=FLAGS.config.to_dict())
+        found['manifest'] = make_manifest(config=FLAGS.config.to_dict())
         paths.write(paths.of(FLAGS.output), json.dumps(found, indent=2).encode())
 
 

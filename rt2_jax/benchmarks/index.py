@@ -35,7 +35,7 @@ import numpy as np
 from rt2_jax import command, paths
 from rt2_jax.benchmarks.index_robot import Robots
 from rt2_jax.benchmarks.index_web import Web
-from rt2_jax.evaluation import report
+from rt2_jax.manifest import make_manifest
 
 FLAGS = flags.FLAGS
 KINDS = ('robot', 'jsonl', 'webdataset')
@@ -185,7 +185,7 @@ def main(_: list[str]) -> None:
     if wrong := [size for size in sizes if size % Robots.shard]:
         raise app.UsageError(f'--sizes: {wrong} are no multiples of {Robots.shard}')
     result = measure(FLAGS.kind, paths.of(FLAGS.directory), sizes, FLAGS.real)
-    result['manifest'] = report.manifest()
+    result['manifest'] = make_manifest()
     paths.write(paths.of(FLAGS.output), json.dumps(result, indent=2).encode())
 
 

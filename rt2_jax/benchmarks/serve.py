@@ -39,7 +39,7 @@ from rt2_jax.benchmarks import data, fleet, malformed
 from rt2_jax.checkpoints import assets, loading, param_shapes
 from rt2_jax.data import images
 from rt2_jax.decoding.grammar import Kind
-from rt2_jax.evaluation import report
+from rt2_jax.manifest import make_manifest
 from rt2_jax.policy import Policy
 from rt2_jax.serve import batch_sizes
 
@@ -204,7 +204,7 @@ def main(_: list[str]) -> None:
             random_checkpoint(epath.Path(directory), FLAGS.parameters)
             workdir = directory
         result = measure(workdir)
-    result['manifest'] = report.manifest(
+    result['manifest'] = make_manifest(
         workdir=FLAGS.workdir,
         parameters=FLAGS.parameters,
         largest_batch=FLAGS.largest_batch,

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rt2_jax import command, configuration, paths
-from rt2_jax.evaluation import report
+from rt2_jax.manifest import make_manifest
 from rt2_jax.parallel import mesh as mesh_lib
 from rt2_jax.text.tokenizer import Tokenizer
 from rt2_jax.training import metrics, program as program_lib
@@ -136,7 +136,7 @@ def define_flags() -> None:
 def main(_: list[str]) -> None:
     config = FLAGS.config
     result = measure(config) | {
-        'manifest': report.manifest(
+        'manifest': make_manifest(
             config=json.loads(configuration.to_json(config)), seed=config.seed
         )
     }
