@@ -92,6 +92,7 @@ class Indexable(Protocol):
         index_name: name of the index among those of the data set.
         identity: what an index must have been built with; index.json repeats it.
         fingerprint: changes with all that decides, beside the data, what a part holds.
+        rows: what a row of the index is, 'steps' or 'records'.
         parallel_bytes: below this size of the data, starting processes costs more than it saves.
     """
 
@@ -106,6 +107,9 @@ class Indexable(Protocol):
 
     @property
     def fingerprint(self) -> str: ...
+
+    @property
+    def rows(self) -> str: ...
 
     @property
     def parallel_bytes(self) -> int: ...
@@ -297,7 +301,8 @@ def _join(
     if count:
         logging.warning('%s: left out %d unreadable records', dataset.directory, count)
     if not sum(part.about['rows'] for part in parts):
-        raise DataSetError(f'{dataset.directory} has no readable records{_first(skipped, count)}')
+        first = _first(skipped, count)
+        raise DataSetError(f'{dataset.directory} has no readable {dataset.rows}{first}')
     with index_places.written(location) as folder:
         about = {
             **dataset.identity,
@@ -314,4 +319,4 @@ def _first(skipped: Sequence[Sequence[Any]], count: int) -> str:
     if not skipped:
         return ''
     file, offset, reason = skipped[0]
-    return f': {count} are unreadable, first {file}, byte {offset}: {reason}'
+    return f': {count} records are unreadable, the first: {file}, byte {offset}: {reason}'

@@ -37,6 +37,7 @@ class Rlds:
     schema: rlds_schema.Schema = dataclasses.field(default_factory=dict)
     episodes: tuple[int, ...] = ()
 
+    rows = 'steps'
     parallel_bytes = 256 << 20
 
     @property

@@ -30,7 +30,7 @@ class WebFormat(abc.ABC):
         card: what its features are called.
         kind: the format's name.
         folder: where pictures are that have files of their own; else ''.
-        parallel_bytes: see `index_build.Indexable`.
+        rows, parallel_bytes: see `index_build.Indexable`.
     """
 
     directory: str
@@ -38,6 +38,7 @@ class WebFormat(abc.ABC):
 
     kind: ClassVar[str]
     folder = ''
+    rows = 'records'
     parallel_bytes = 32 << 20
 
     @property
