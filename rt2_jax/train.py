@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from rt2_jax import command, configuration, exit_codes, paths
-from rt2_jax.checkpoints import assets, checkpoint, loading, workdir_lock
+from rt2_jax.checkpoints import assets, checkpoint, init_from, workdir_lock
 from rt2_jax.data import cards
 from rt2_jax.data.sources import INDEXES
 from rt2_jax.parallel import compilation, distributed, mesh as mesh_lib, topology
@@ -93,7 +93,7 @@ def train(config: Any, workdir: epath.Path) -> bool:
             batches.set_state(position)
             say(f'resumed at step {start} of {config.total_steps}')
         else:
-            params = loading.initial_params(config.init_from, config.init_parts, tokenizer)
+            params = init_from.initial_params(config.init_from, config.init_parts, tokenizer)
             state = program.init(params)
         if distributed.is_leader():
             assets.write_assets(workdir, config, tokenizer, spaces)

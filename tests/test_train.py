@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 
 from rt2_jax import exit_codes, train
-from rt2_jax.checkpoints import checkpoint, loading
+from rt2_jax.checkpoints import checkpoint, loading, packing
 from rt2_jax.data import images
 from rt2_jax.data.robot import rlds
 from rt2_jax.parallel.sharding import named_leaves
@@ -317,7 +317,7 @@ def test_checkpoint_of_another_model_lists_names_and_shapes(trained, tmp_path):
 
 
 def test_packed_checkpoint_starts_a_run(trained, tmp_path):
-    size = loading.pack(trained, tmp_path / 'packed')
+    size = packing.pack(trained, tmp_path / 'packed')
     assert not loading.load_for_inference(tmp_path / 'packed').config.compile_cache
     numbers = sum(x.size for x in named_leaves(loading.load_for_inference(trained).params).values())
     assert size < 2.2 * numbers

@@ -24,7 +24,7 @@ import jax
 import numpy as np
 
 from rt2_jax import command, configuration, paths
-from rt2_jax.checkpoints import assets, checkpoint, loading
+from rt2_jax.checkpoints import assets, checkpoint, init_from
 from rt2_jax.manifest import make_manifest
 from rt2_jax.parallel import distributed, mesh as mesh_lib
 from rt2_jax.text.tokenizer import Tokenizer
@@ -72,7 +72,7 @@ def measure(config: Any, workdir: epath.Path) -> dict[str, Any]:
     with Peak() as made:
         params = None
         if config.init_from:
-            params = loading.initial_params(config.init_from, config.init_parts, tokenizer)
+            params = init_from.initial_params(config.init_from, config.init_parts, tokenizer)
         state = jax.block_until_ready(program.init(params))
     share = sum(shard.data.nbytes for x in jax.tree.leaves(state) for shard in x.addressable_shards)
     whole = sum(x.nbytes for x in jax.tree.leaves(state))

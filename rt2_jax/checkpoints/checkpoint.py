@@ -15,14 +15,16 @@ import jax
 import orbax.checkpoint as ocp
 
 from rt2_jax import paths
-from rt2_jax.checkpoints import saved_files
 from rt2_jax.checkpoints.assets import CheckpointError
 from rt2_jax.checkpoints.save_failures import explain
 from rt2_jax.parallel import distributed
 from rt2_jax.training import state as state_lib
 
-# Else a device's part of a parameter is one chunk, and whoever looks into it has to read all of it.
+# Without it, a device's part of a parameter is one chunk, which is only read as a whole.
 _IN_CHUNKS = ocp.SaveArgs(chunk_byte_size=16 << 20)
+
+
+FILES = 'files.json'  # in a step's folder
 
 
 def complete_steps(workdir: epath.PathLike) -> list[int]:
@@ -41,6 +43,34 @@ def check_workdir(workdir: epath.PathLike) -> None:
     )
 
 
+def file_sizes(folder: epath.Path) -> dict[str, int]:
+    """Bytes of every file in the items of a step's folder, by its path there."""
+    return {name: size for name, size in paths.files(folder).items() if '/' in name}
+
+
+def damaged_files(folder: epath.Path, prefix: str = '') -> list[str]:
+    """A line for each file of a step's folder that is missing or has another size than was saved.
+
+    Args:
+        folder: the step's; without files.json, as older versions left it, nothing is checked.
+        prefix: only files whose path begins with it.
+    """
+    if not (folder / FILES).exists():
+        return []
+    try:
+        saved = json.loads((folder / FILES).read_text())
+    except json.JSONDecodeError as error:
+        return [f'{FILES} is damaged: {error}']
+    sizes = file_sizes(folder)
+    return [
+        f'{name} is missing'
+        if name not in sizes
+        else f'{name} has {sizes[name]:,} of {size:,} bytes'
+        for name, size in saved.items()
+        if name.startswith(prefix) and sizes.get(name) != size
+    ]
+
+
 class Checkpoints:
     """The steps saved in one run's directory.
 
@@ -51,8 +81,7 @@ class Checkpoints:
     Args:
         workdir: the run's directory.
         keep: how many of the latest steps are kept.
-        read_only: for inference beside a run that may be writing; nothing is made, cleaned up or
-            deleted.
+        read_only: for inference beside a run that may be writing; nothing is written or deleted.
 
     Raises:
         paths.PathError: the directory is on s3://, which Orbax cannot write to.
@@ -161,8 +190,11 @@ class Checkpoints:
             CheckpointError: a file is missing or damaged, or parameters differ in name or shape.
         """
         self._check_files(step)
-        self._check(step, state.params)
         folder = self.directory / str(step)
+        try:
+            state_lib.check_params(self.parameter_shapes(step), state.params, str(folder))
+        except ValueError as error:
+            raise CheckpointError(str(error)) from error
         params = restore_arrays(folder / 'params', state.params)
         saved = restore_arrays(folder / 'state', _without_params(state))
         saved['params'] = None
@@ -173,9 +205,22 @@ class Checkpoints:
             raise CheckpointError(f'{folder} cannot be restored: {error}') from error
         return state.replace(params=params), data['data']
 
-    def _shapes(self, step: int) -> Any:
+    def _list_files(self) -> None:
+        # Runs before the step gets its name, so that it has its list from the first moment.
+        if distributed.is_leader():
+            unfinished = list(self.directory.glob(f'{self._saving}.orbax-checkpoint-tmp*'))
+            folder = unfinished[0] if unfinished else self.directory / str(self._saving)
+            paths.write(folder / FILES, json.dumps(file_sizes(folder), indent=1).encode())
+
+    def parameter_shapes(self, step: int) -> Any:
+        """Shapes and dtypes of a step's parameters: a tree of Orbax's `ArrayMetadata`.
+
+        Raises:
+            CheckpointError: a file is missing or truncated, or they cannot be listed.
+        """
+        self._check_files(step, 'params/')
         try:
-            # Of this item alone: whatever befell the optimizer's state, the parameters can be had.
+            # Of this item alone: the optimizer's state may be damaged.
             folder = self.directory / str(step) / 'params'
             return ocp.StandardCheckpointHandler().metadata(folder).tree
         except Exception as error:
@@ -183,31 +228,13 @@ class Checkpoints:
                 f'{self.directory / str(step)} is damaged, its parameters cannot be listed: {error}'
             ) from error
 
-    def _list_files(self) -> None:
-        # Runs before the step gets its name, so that it has its list from the first moment.
-        if distributed.is_leader():
-            unfinished = list(self.directory.glob(f'{self._saving}.orbax-checkpoint-tmp*'))
-            folder = unfinished[0] if unfinished else self.directory / str(self._saving)
-            paths.write(
-                folder / saved_files.FILES, json.dumps(saved_files.sizes(folder), indent=1).encode()
-            )
-
-    def listed(self, step: int) -> Any:
-        """What is saved of the parameters: a tree of Orbax's `ArrayMetadata`, none of them read.
-
-        Raises:
-            CheckpointError: a file is missing or truncated, or they cannot be listed.
-        """
-        self._check_files(step, 'params/')
-        return self._shapes(step)
-
     def _check_files(self, step: int, prefix: str = '') -> None:
         folder = self.directory / str(step)
-        if wrong := saved_files.wrong(folder, prefix):
+        if damaged := damaged_files(folder, prefix):
             others = sorted(other for other in self._orbax.all_steps() if other != step)
             raise CheckpointError(
                 f'{folder} is damaged:\n  '
-                + '\n  '.join(wrong)
+                + '\n  '.join(damaged)
                 + '\n'
                 + (
                     f'there are the steps {", ".join(map(str, others))}: move {step} away to take the '
@@ -216,12 +243,6 @@ class Checkpoints:
                     else 'there is no other step'
                 )
             )
-
-    def _check(self, step: int, params: Any) -> None:
-        try:
-            state_lib.check_params(self._shapes(step), params, str(self.directory / str(step)))
-        except ValueError as error:
-            raise CheckpointError(str(error)) from error
 
 
 def _without_params(state: state_lib.TrainState) -> dict[str, Any]:

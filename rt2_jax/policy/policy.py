@@ -159,7 +159,7 @@ class Policy:
             onto = functools.partial(weights_lib.shapes, mesh=mesh)
             loaded = loading.load_for_inference(workdir, step, onto)
             params = loaded.params
-        chosen = loaded.source(source)
+        chosen = loaded.select_source(source)
         settings = {'embodiment': chosen.card, 'mesh': mesh, 'weights': weights} | settings
         parts = loaded.config, params, loaded.tokenizer, chosen.action_space
         policy = cls.from_config(*parts, **settings)

@@ -13,7 +13,7 @@ import pytest
 from sentencepiece import sentencepiece_model_pb2 as proto
 
 from rt2_jax import configuration
-from rt2_jax.checkpoints import assets, checkpoint, loading, saved_files
+from rt2_jax.checkpoints import assets, checkpoint, loading, packing
 from rt2_jax.training import metrics, state as state_lib
 
 CONFIG = ml_collections.ConfigDict(
@@ -174,7 +174,7 @@ def test_every_damaged_file_is_named(workdir, damage):
 
 def test_damage_where_there_is_no_list_of_files_is_an_error_too(workdir):
     step = workdir / 'checkpoints' / '5'
-    (step / saved_files.FILES).unlink()
+    (step / checkpoint.FILES).unlink()
     assert loading.load_for_inference(workdir).step == 5
     for path in [path for path in (step / 'params').rglob('d/*') if path.is_file()]:
         path.unlink()
@@ -209,8 +209,14 @@ def test_another_tokenizer_than_the_run_was_trained_with_is_refused(workdir):
     assert loading.load_for_inference(workdir).step == 5
 
 
+@pytest.mark.parametrize('inside', ['checkpoints', 'checkpoints/5/packed'])
+def test_nothing_is_written_among_the_checkpoints(workdir, inside):
+    with pytest.raises(checkpoint.CheckpointError, match='among the checkpoints of a run'):
+        packing.pack(workdir, workdir / inside)
+
+
 def test_a_pack_keeps_what_bfloat16_keeps(workdir, tmp_path):
-    loading.pack(workdir, tmp_path / 'packed', step=3)
+    packing.pack(workdir, tmp_path / 'packed', step=3)
     loaded = loading.load_for_inference(tmp_path / 'packed')
     assert loaded.step == 3
     np.testing.assert_array_equal(
