@@ -137,7 +137,7 @@ def commands(
     """The workers' command lines by part."""
     common: dict[str, Any] = dict(directory=directory, batch_size=batch_size)
     peer = dict(python=peer_python, shuffle=shuffle, **common)
-    bilinear = dict(method='bilinear', antialias=False)
+    bilinear: dict[str, Any] = dict(method='bilinear', antialias=False)
     make = harness.worker_command
     return {
         'ours': make('data:stream', placed=False, **common),
@@ -172,8 +172,14 @@ def equal_shuffle(
     steps = count_steps(directory)
     tried = {}
     for buffer in [*(size for size in _BUFFERS if size < steps), steps]:
-        arguments = dict(directory=directory, batch_size=batch_size, shuffle=buffer, image_size=0)
-        peer = harness.worker_command('data_tensorflow:stream', peer_python, **arguments)
+        peer = harness.worker_command(
+            'data_tensorflow:stream',
+            peer_python,
+            directory=directory,
+            batch_size=batch_size,
+            shuffle=buffer,
+            image_size=0,
+        )
         with harness.Worker(peer, cores) as worker:
             # A step may stay in the buffer for long: only then is it mixed as it will stay.
             worker.turn(least=2 * buffer // batch_size)

@@ -37,22 +37,24 @@ class PaLI:
     @classmethod
     def load(cls, directory: epath.Path, dtype: torch.dtype, device: str) -> PaLI:
         """Reads the weights of a directory with `ours`, `t5` and `siglip`."""
-        kind = transformers.T5ForConditionalGeneration
+        kind: Any = transformers.T5ForConditionalGeneration
         text = kind.from_pretrained(directory / 't5', dtype=dtype).to(device)
-        options = dict(dtype=dtype, attn_implementation='sdpa')
-        tower = transformers.SiglipVisionModel.from_pretrained(directory / 'siglip', **options)
+        kind = transformers.SiglipVisionModel
+        tower = kind.from_pretrained(
+            directory / 'siglip', dtype=dtype, attn_implementation='sdpa'
+        ).to(device)
         kernel = tensors.open_tensors(directory / 'ours')['projection/kernel'].read()
         projection = torch.tensor(kernel.astype(np.float32)).to(device, dtype)
-        return cls(text, tower.to(device), projection)
+        return cls(text, tower, projection)
 
     @classmethod
     def random(cls, model: Mapping[str, Any], dtype: torch.dtype, device: str) -> PaLI:
         """Random weights for a `config.model` of ours, made on the device."""
         model = dict(model) | {'image_size': decode_model.IMAGE_SIZE}
-        text, vision = t5.theirs(model), siglip.theirs(model)
+        configs = t5.theirs(model), siglip.theirs(model)
         with torch.device(device), _default_dtype(dtype):
-            text = transformers.T5ForConditionalGeneration(transformers.T5Config(**text))
-            tower = transformers.SiglipVisionModel(transformers.SiglipVisionConfig(**vision))
+            text = transformers.T5ForConditionalGeneration(transformers.T5Config(**configs[0]))
+            tower = transformers.SiglipVisionModel(transformers.SiglipVisionConfig(**configs[1]))
             projection = torch.randn(model['vision']['width'], model['encoder']['width']) / 30
         return cls(text, tower, projection)
 

@@ -98,7 +98,7 @@ async def run(
             due += rng.random() / hz if hz else 0
             while due < end:
                 await asyncio.sleep(due - time.monotonic())
-                await _ask(connection, requests[rng.integers(len(requests))], counts, took)
+                await _ask(connection, requests[int(rng.integers(len(requests)))], counts, took)
                 now = time.monotonic()
                 due = max(due + 1 / hz, now) if hz else now
             spans.append((begin, time.monotonic()))

@@ -149,7 +149,7 @@ def compared(rows: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]
 
 def table(rows: Mapping[str, Mapping[str, Any]]) -> str:
     """The rows for people."""
-    lines = [_COLUMNS]
+    lines: list[tuple[str, ...]] = [_COLUMNS]
     for name, row in rows.items():
         if 'ours' not in row:
             lines.append((name, row.get('skipped') or row.get('failed', '')))

@@ -88,6 +88,8 @@ class Worker:
             )
         finally:
             os.sched_setaffinity(0, before)
+        assert self._process.stdin and self._process.stdout
+        self._questions, self._answers = self._process.stdin, self._process.stdout
         self.about = self._read()
         self._send_signal(signal.SIGSTOP)
 
@@ -96,13 +98,13 @@ class Worker:
 
     def __exit__(self, *_: object) -> None:
         self._send_signal(signal.SIGCONT)
-        self._process.stdin.close()
+        self._questions.close()
         try:
             self._process.wait(timeout=20)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        self._process.stdout.close()
+        self._answers.close()
         self._errors.close()
 
     def turn(self, *, seconds: float = 0.0, least: int = 1, pause: float = 0.0) -> dict[str, Any]:
@@ -128,8 +130,8 @@ class Worker:
 
     def _ask(self, question: Any) -> dict[str, Any]:
         self._send_signal(signal.SIGCONT)
-        self._process.stdin.write(json.dumps(question) + '\n')
-        self._process.stdin.flush()
+        self._questions.write(json.dumps(question) + '\n')
+        self._questions.flush()
         answer = self._read()
         self._send_signal(signal.SIGSTOP)
         return answer
@@ -138,7 +140,7 @@ class Worker:
         os.kill(self._process.pid, number)
 
     def _read(self) -> dict[str, Any]:
-        for line in self._process.stdout:
+        for line in self._answers:
             if line.startswith('{'):
                 return json.loads(line)
         self._process.wait()
@@ -295,7 +297,7 @@ def _serve(function: str, arguments: str) -> None:
 
 
 def _draw(stream: Stream, *, seconds: float, least: int, pause: float) -> dict[str, Any]:
-    rows, distinct = 0, []
+    rows, distinct = 0, list[int]()
     start, cpu = time.perf_counter(), time.process_time()
     while len(distinct) < least or time.perf_counter() - start < seconds:
         labels = stream.labels(next(stream.batches))

@@ -1,15 +1,14 @@
-"""How much memory a process takes to make, save and restore its part of a model.
+r"""How much memory a process takes to make, save and restore its part of a model.
 
-    python launch/local_pod.py --processes=4 -- python -m rt2_jax.benchmarks.host_memory \\
+    python launch/local_pod.py --processes=4 -- python -m rt2_jax.benchmarks.host_memory \
         --config=FILE[:ARG] --config.mesh.fsdp=4 --workdir=DIR --output=FILE.json
 
 `whole` is the training state in bytes, `share` what lies on one process's devices. For each phase: the
 highest resident memory of a process, above what it had before there was a state, and how many bytes it
 read from files, without those that it mapped into memory. `ours` is that memory in restoring, `limit` the
-share. On CPU devices the share
-itself is part of the memory, and with --config.init_from so are the mapped pages of the files. The
-largest of all processes counts. The directory is one that a run can start from: give it as the
---config.init_from of another call. Linux only.
+share. On CPU devices the share itself is part of the memory, and with --config.init_from so are the mapped
+pages of the files. The largest of all processes counts. A run can start from the directory: give it as
+the --config.init_from of another call. Linux only.
 """
 
 from __future__ import annotations

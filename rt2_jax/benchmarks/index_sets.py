@@ -66,19 +66,19 @@ class Robots:
         """Indexes it."""
         rlds_index.build(self.directory, kitchen.CARD, location=location)
 
-    def open(self, location: str) -> rlds.StepSource:
+    def open(self, location: str) -> Any:
         """Opens the index as a source."""
         return rlds.open_source(self.directory, kitchen.CARD, location=location)
 
-    def size(self, source: rlds.StepSource) -> int:
+    def size(self, source: Any) -> int:
         """How many steps are indexed."""
         return source.index.steps
 
-    def arrays(self, source: rlds.StepSource) -> list[np.ndarray]:
+    def arrays(self, source: Any) -> list[np.ndarray]:
         """What looking up an example reads, but for the data."""
         return list(source.index.arrays.values())
 
-    def row(self, source: rlds.StepSource, i: int) -> Any:
+    def row(self, source: Any, i: int) -> Any:
         """What the index holds of an example, without its picture."""
         return source.instruction(i), source.action(i)
 
@@ -121,22 +121,22 @@ class Web:
         """Indexes it."""
         web_index.build(self._format(), location=location)
 
-    def open(self, location: str) -> WebSet:
+    def open(self, location: str) -> Any:
         """Opens the index as a source, which is selected by language and score."""
         table = web_sources.open_table(self._format(), location=location)
         return WebSet(
             table, tasks={'caption': 1.0, 'vqa': 1.0}, languages=WEIGHTS, keep_top=KEEP_TOP
         )
 
-    def size(self, source: WebSet) -> int:
+    def size(self, source: Any) -> int:
         """How many records are indexed."""
         return len(source.table)
 
-    def arrays(self, source: WebSet) -> list[np.ndarray]:
+    def arrays(self, source: Any) -> list[np.ndarray]:
         """What looking up an example reads, but for the data."""
         return [*source.table.arrays.values(), source.selection.rows]
 
-    def row(self, source: WebSet, i: int) -> Any:
+    def row(self, source: Any, i: int) -> Any:
         """What the index holds of an example, without its picture."""
         row = source.row(i)
         return source.table.texts('caption', row), source.table.place(row)

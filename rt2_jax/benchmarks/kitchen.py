@@ -183,7 +183,7 @@ def _episode(
     for t in range(length):
         last = t == length - 1
         step = fill(schema['steps'].feature, rng)
-        step['observation']['image'] = pictures[rng.integers(len(pictures))]
+        step['observation']['image'] = pictures[int(rng.integers(len(pictures)))]
         step['observation']['natural_language_instruction'] = f'pick thing {number}'
         step['action']['terminate_episode'] = np.array([last, not last, 0], np.int32)
         step |= {'is_first': t == 0, 'is_last': last, 'is_terminal': last}

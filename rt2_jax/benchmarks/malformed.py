@@ -70,7 +70,7 @@ def _openpi(rng: np.random.Generator, good: dict[str, Any], message_bytes: int) 
     png = images.PNG_MAGIC + b'\0\0\0\rIHDR' + (60_000).to_bytes(4) * 2 + b'\x08\x02\0\0\0'
     cases = {
         'cut off': whole[: rng.integers(len(whole))],
-        'random bytes': rng.bytes(rng.integers(1, 400)),
+        'random bytes': rng.bytes(int(rng.integers(1, 400))),
         'nothing': b'',
         'not a map': msgpack.packb([1, 'two', None]),
         'too large': bytes(message_bytes + 1),
@@ -109,7 +109,7 @@ def _array(rng: np.random.Generator, good: dict[str, Any], _: int) -> Case:
     fields = {
         b'__ndarray__': True, b'data': bytes(12), b'dtype': '|u1', b'shape': [2, 2, 3]
     }  # fmt: skip
-    changes = {
+    changes: dict[str, dict[bytes, Any]] = {
         'an object array': {b'dtype': '|O', b'data': pickle.dumps(print)},
         'a record array': {b'dtype': '|V12'},
         'complex numbers': {b'dtype': '<c8'},
@@ -141,7 +141,7 @@ def _raw(rng: np.random.Generator, good: dict[str, Any], message_bytes: int) -> 
         'a continuation of nothing': b'\x80\x84' + mask + b'abcd',
         'invalid UTF-8 in a text frame': b'\x81\x82\0\0\0\0\xff\xfe',
         'an invalid close code': b'\x88\x82\0\0\0\0\x00\x01',
-        'noise': b'\xff' + rng.bytes(rng.integers(20, 400)),
+        'noise': b'\xff' + rng.bytes(int(rng.integers(20, 400))),
     }
     name = list(cases)[rng.integers(len(cases))]
     if rng.random() < 0.2:

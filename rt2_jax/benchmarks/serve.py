@@ -85,7 +85,9 @@ def random_checkpoint(directory: epath.Path, number: float) -> None:
     source = {'tabletop': from_package.action_space}
     assets.write_assets(directory, config.lock(), from_package.tokenizer, source)
     params = param_shapes.random(config, from_package.tokenizer)
-    arrays = {f'params/{name}': np.asarray(x) for name, x in loading.named_leaves(params).items()}
+    arrays: dict[str, Any] = {
+        f'params/{name}': np.asarray(x) for name, x in loading.named_leaves(params).items()
+    }
     np.savez(directory / 'params.npz', step=np.int64(0), dtype=np.array('float32'), **arrays)
 
 
