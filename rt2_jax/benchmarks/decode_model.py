@@ -1,5 +1,4 @@
-"""What benchmarks/decode.py decodes with: models of T5 v1.1 and SigLIP in a few sizes, random weights for
-them, and a robot's question.
+"""Models of T5 v1.1 and SigLIP in a few sizes for benchmarks/decode.py, with random weights and inputs.
 
 Weights lie in a directory in two forms, ours and Hugging Face's (which rt2_jax.convert makes of ours),
 the same numbers in both. They are bfloat16 on the disk, so that no type rounds them any further.

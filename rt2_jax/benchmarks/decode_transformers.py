@@ -30,7 +30,7 @@ class PaLI:
         projection: from the tower's width to the text's, [vision, width].
     """
 
-    def __init__(self, text: Any, tower: Any, projection: torch.Tensor):
+    def __init__(self, text: Any, tower: Any, projection: torch.Tensor) -> None:
         self.text, self.tower, self.projection = text.eval(), tower.eval(), projection
         self.dtype, self.device = projection.dtype, projection.device
 

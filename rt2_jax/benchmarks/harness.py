@@ -69,7 +69,7 @@ class Worker:
         RuntimeError: the process ended; the message has its last words.
     """
 
-    def __init__(self, command: Sequence[str], cores: Sequence[int]):
+    def __init__(self, command: Sequence[str], cores: Sequence[int]) -> None:
         self._command = list(command)
         self._errors = tempfile.TemporaryFile('w+')
         path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get('PYTHONPATH', '')]))

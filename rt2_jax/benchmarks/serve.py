@@ -40,6 +40,7 @@ from rt2_jax.benchmarks import fleet, harness, malformed
 from rt2_jax.checkpoints import assets, loading, param_shapes
 from rt2_jax.data import images
 from rt2_jax.decoding.grammar import Kind
+from rt2_jax.parallel import sharding
 from rt2_jax.policy import Policy
 from rt2_jax.serve import batch_sizes
 
@@ -85,9 +86,8 @@ def random_checkpoint(directory: epath.Path, number: float) -> None:
     source = {'tabletop': from_package.action_space}
     assets.write_assets(directory, config.lock(), from_package.tokenizer, source)
     params = param_shapes.random(config, from_package.tokenizer)
-    arrays: dict[str, Any] = {
-        f'params/{name}': np.asarray(x) for name, x in loading.named_leaves(params).items()
-    }
+    named = sharding.named_leaves(params)
+    arrays: dict[str, Any] = {f'params/{name}': np.asarray(x) for name, x in named.items()}
     np.savez(directory / 'params.npz', step=np.int64(0), dtype=np.array('float32'), **arrays)
 
 
