@@ -21,7 +21,7 @@ from rt2_jax.decoding import compact
 from rt2_jax.decoding.grammar import Kind
 from rt2_jax.decoding.sampler import Sampler
 from rt2_jax.errors import UserError
-from rt2_jax.evaluation import report
+from rt2_jax.manifest import make_manifest
 from rt2_jax.models import backbone, cost, rows
 from rt2_jax.nearest import check
 from rt2_jax.parallel import mesh as mesh_lib, sharding
@@ -236,7 +236,7 @@ def measure(name: str, batch: int, repeats: int, toy: bool) -> dict[str, Any]:
         raise Skipped("JAX sees no accelerator: pip install 'rt2_jax[gpu]', or try it with --toy")
     result = MEASURES[row.kind](row, batch, repeats, toy)
     about = {key: result.pop(key) for key in ('config', 'device') if key in result}
-    result['manifest'] = report.manifest(seed=0, toy=toy, **about)
+    result['manifest'] = make_manifest(seed=0, toy=toy, **about)
     return result
 
 

@@ -262,14 +262,14 @@ def publish(result: Mapping[str, Any], output: str, **settings: Any) -> None:
         **settings: for the manifest.
     """
     from rt2_jax import paths
-    from rt2_jax.evaluation import report
+    from rt2_jax.manifest import make_manifest
 
     figures = dict.fromkeys(FIGURES) | dict(result)
     for other in ('peer', 'limit'):
         if figures[f'ratio_{other}'] is None and figures['ours'] and figures[other]:
             figures[f'ratio_{other}'] = round(figures['ours'] / figures[other], 3)
     print(json.dumps(figures, indent=2), flush=True)
-    figures['manifest'] = report.manifest(**settings)
+    figures['manifest'] = make_manifest(**settings)
     path = paths.of(output)
     path.parent.mkdir(parents=True, exist_ok=True)
     paths.write(path, json.dumps(figures, indent=2).encode())

@@ -13,10 +13,12 @@ from typing import Any
 import numpy as np
 
 from rt2_jax.benchmarks import kitchen
-from rt2_jax.data import images, tfds_directory
-from rt2_jax.data.robot import rlds, rlds_index
-from rt2_jax.data.web import index as web_index, sources as web_sources
-from rt2_jax.data.web.records import Format
+from rt2_jax.data import images
+from rt2_jax.data.index import rlds_index, web_index
+from rt2_jax.data.readers import tfds_directory
+from rt2_jax.data.readers.web_records import Format
+from rt2_jax.data.robot import rlds
+from rt2_jax.data.web import sources as web_sources
 from rt2_jax.data.web.web_set import WebSet
 
 PICTURES = 256  # files that the lines of a JSONL name by turns

@@ -18,9 +18,10 @@ from etils import epath
 import numpy as np
 
 from rt2_jax import command, paths
-from rt2_jax.data import cards, tfds_directory, tfrecord
+from rt2_jax.data import cards
 from rt2_jax.data.errors import CardError, DataSetError
 from rt2_jax.data.looking import charts, survey
+from rt2_jax.data.readers import tfds_directory, tfrecord
 from rt2_jax.data.robot import rlds, step_pictures
 from rt2_jax.data.robot_card import RobotCard
 from rt2_jax.text.actions import ActionTokenizer

@@ -18,11 +18,12 @@ from absl import app, flags, logging
 import numpy as np
 
 from rt2_jax import command, paths
+from rt2_jax.data.index.web_table import WebTable
 from rt2_jax.data.looking import charts, contact_sheet
 from rt2_jax.data.web import sources as web_sources, tasks as web_tasks
-from rt2_jax.data.web.table import WebTable
 from rt2_jax.data.web.web_cards import TEXTS
 from rt2_jax.data.web.web_set import WebSet
+from rt2_jax.text import places
 
 FLAGS = flags.FLAGS
 QUANTILES = (0.0, 0.01, 0.1, 0.5, 0.9, 0.99, 1.0)
@@ -116,7 +117,7 @@ def sheet(table: WebTable, count: int, seed: int) -> tuple[np.ndarray, list[str]
         title = f'{row}  {example.kind}  {table.language(row)}  {width}x{height}'
         if not np.isnan(score := table.arrays['score'][row]):
             title += f'  {score:.3g}'
-        boxes = web_tasks.read_boxes(example.answer) if example.kind == 'detect' else ()
+        boxes = places.read_boxes(example.answer) if example.kind == 'detect' else ()
         cells.append(
             contact_sheet.Cell(example.frames[0], title, example.prompt, example.answer, boxes)
         )

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from rt2_jax.data import files, images, tfrecord
+from rt2_jax.data import files, images
+from rt2_jax.data.readers import tfrecord
 
 
 class PictureFiles:

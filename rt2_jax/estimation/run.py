@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from rt2_jax.data import cards, files, remote, schedules
-from rt2_jax.data.robot import rlds_index
+from rt2_jax.data.index import rlds_index
 from rt2_jax.estimation import job as job_lib
 
 # Highest resident memory while restoring, in multiples of what a process's devices hold (BUILD_NOTES.md,

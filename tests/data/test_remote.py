@@ -13,10 +13,12 @@ import object_server
 import pytest
 
 from rt2_jax import paths
-from rt2_jax.data import cards, errors, files, remote, tfrecord
+from rt2_jax.data import cards, errors, files, remote
+from rt2_jax.data.index import rlds_index
 from rt2_jax.data.mixture import Schedule
 from rt2_jax.data.pipeline import make_iterator
-from rt2_jax.data.robot import rlds, rlds_index, rlds_writer
+from rt2_jax.data.readers import tfrecord
+from rt2_jax.data.robot import rlds, rlds_writer
 from rt2_jax.text.tokenizer import Tokenizer
 
 pytest.importorskip('obstore', reason="remote data need pip install 'rt2_jax[remote]'")

@@ -13,8 +13,10 @@ from etils import epath
 import numpy as np
 import pytest
 
-from rt2_jax.data import cards, errors, history, images, robot_card, tfds_directory, tfrecord
-from rt2_jax.data.robot import rlds, rlds_index, rlds_writer
+from rt2_jax.data import cards, errors, history, images, robot_card
+from rt2_jax.data.index import rlds_index
+from rt2_jax.data.readers import tfds_directory, tfrecord
+from rt2_jax.data.robot import rlds, rlds_writer
 from rt2_jax.envs.tabletop import schema
 from rt2_jax.text import prompts
 

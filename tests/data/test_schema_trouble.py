@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from rt2_jax.data import cards, errors, inspect, robot_card, tfrecord
+from rt2_jax.data import cards, errors, inspect, robot_card
+from rt2_jax.data.readers import tfrecord
 from rt2_jax.data.robot import frame_questions, plans, prediction_tasks, rlds, rlds_writer
 
 f = tfds.features

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from rt2_jax.data.index.episode_index import Index
 from rt2_jax.data.robot import action_statistics
-from rt2_jax.data.robot.index import Index
 from rt2_jax.text.actions import MINIMUM_RANGE, ActionSpace, ActionTokenizer
 from rt2_jax.text.tokenizer import Tokenizer
 

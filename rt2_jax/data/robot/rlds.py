@@ -20,20 +20,13 @@ from absl import logging
 from etils import epath
 import numpy as np
 
-from rt2_jax.data import (
-    cards,
-    history,
-    index_files,
-    index_places,
-    robot_card,
-    tf_example,
-    tfds_directory,
-    tfrecord,
-)
+from rt2_jax.data import cards, history, robot_card
 from rt2_jax.data.errors import DataSetError
 from rt2_jax.data.example import Example
-from rt2_jax.data.robot import action_statistics, rlds_index, selection, step_pictures
-from rt2_jax.data.robot.index import Index
+from rt2_jax.data.index import index_jobs, index_places, rlds_index
+from rt2_jax.data.index.episode_index import Index
+from rt2_jax.data.readers import tf_example, tfds_directory, tfrecord
+from rt2_jax.data.robot import action_statistics, selection, step_pictures
 from rt2_jax.data.robot.paraphrases import Paraphrases
 from rt2_jax.data.stand_ins import StandIns
 from rt2_jax.text import prompts
@@ -360,7 +353,7 @@ def open_index(
     place = rlds_index.place(directory, card, split, location, indexes)
     settings = {'split': split, 'location': place, 'together': index_places.are_several(indexes)}
     build = functools.partial(rlds_index.build, directory, card, on_corrupt=on_corrupt, **settings)
-    index_files.ensure(place, directory, build, together=settings['together'])
+    index_jobs.ensure(place, directory, build, together=settings['together'])
     index = Index(directory, card, **settings)
     if skipped := index.about['skipped']:
         file, offset, reason = skipped[0]

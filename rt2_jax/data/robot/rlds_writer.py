@@ -19,7 +19,8 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.core import example_serializer
 
 from rt2_jax import paths
-from rt2_jax.data import images, tfrecord
+from rt2_jax.data import images
+from rt2_jax.data.readers import tfrecord
 
 FEATURES_JSON = 'features.json'
 DATASET_INFO_JSON = 'dataset_info.json'

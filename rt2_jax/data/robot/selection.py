@@ -6,8 +6,8 @@ from absl import logging
 import numpy as np
 
 from rt2_jax.data.errors import DataSetError
+from rt2_jax.data.index.episode_index import Index
 from rt2_jax.data.robot import splits
-from rt2_jax.data.robot.index import Index
 from rt2_jax.nearest import check
 
 MISSING_INSTRUCTIONS = ('drop', 'raise')

@@ -13,9 +13,10 @@ from typing import Any
 from absl import logging
 import numpy as np
 
-from rt2_jax.data import holdouts, tfrecord
+from rt2_jax.data import holdouts
 from rt2_jax.data.holdouts import LISTED, PARTS, Leakage
-from rt2_jax.data.robot.index import Index
+from rt2_jax.data.index.episode_index import Index
+from rt2_jax.data.readers import tfrecord
 from rt2_jax.nearest import check
 
 

@@ -8,7 +8,7 @@ from typing import TypeAlias
 import numpy as np
 
 from rt2_jax.data import images, picture_files
-from rt2_jax.data.robot.index import Index
+from rt2_jax.data.index.episode_index import Index
 
 # Of an example's frames: the file's number, and the offset, length and checksum of each.
 Place: TypeAlias = tuple[int, list[int], list[int], list[int]]

@@ -16,13 +16,14 @@ from typing import Any
 from absl import logging
 from etils import epath
 
-from rt2_jax.data import files as files_lib, index_files, index_places, tfrecord
-from rt2_jax.data.web import index as web_index
-from rt2_jax.data.web.jsonl import Jsonl
-from rt2_jax.data.web.records import Format
-from rt2_jax.data.web.table import WebTable
-from rt2_jax.data.web.tar import WebDataset
-from rt2_jax.data.web.tfds import Tfds
+from rt2_jax.data import files as files_lib
+from rt2_jax.data.index import index_jobs, index_places, web_index
+from rt2_jax.data.index.web_table import WebTable
+from rt2_jax.data.readers import tfrecord
+from rt2_jax.data.readers.jsonl import Jsonl
+from rt2_jax.data.readers.tfds_web import Tfds
+from rt2_jax.data.readers.web_records import Format
+from rt2_jax.data.readers.webdataset import WebDataset
 from rt2_jax.data.web.web_cards import WebCard, find
 from rt2_jax.data.web.web_set import WebSet
 from rt2_jax.nearest import check
@@ -99,7 +100,7 @@ def open_table(
     place = web_index.place(dataset, location, indexes)
     settings = {'location': place, 'together': index_places.are_several(indexes)}
     build = functools.partial(web_index.build, dataset, on_corrupt=on_corrupt, **settings)
-    index_files.ensure(place, dataset.directory, build, together=settings['together'])
+    index_jobs.ensure(place, dataset.directory, build, together=settings['together'])
     table = WebTable(dataset, **settings)
     if count := table.about['skipped_count']:
         file, offset, reason = table.about['skipped'][0]

@@ -29,7 +29,7 @@ from etils import epath
 import numpy as np
 
 from rt2_jax import command, exit_codes, paths, records
-from rt2_jax.data import tf_example, tfrecord
+from rt2_jax.data.readers import tf_example, tfrecord
 from rt2_jax.data.robot import rlds_writer
 from rt2_jax.envs.tabletop import detours, expert, pool, schema, suites, tasks as tabletop_tasks
 from rt2_jax.envs.tabletop.env import TabletopEnv

@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 import web_files
 
-from rt2_jax.data import errors, images, tfrecord
-from rt2_jax.data.web import index as web_index, jsonl as web_jsonl, sources as web_sources
+from rt2_jax.data import errors, images
+from rt2_jax.data.index import web_index
+from rt2_jax.data.readers import jsonl as jsonl_reader, tfrecord
+from rt2_jax.data.web import sources as web_sources
 
 ALL = {'caption': 1.0, 'vqa': 1.0, 'ocr': 1.0, 'detect': 1.0}
 
@@ -206,7 +208,7 @@ def test_a_picture_that_does_not_decode_is_named(tar):
 
 
 def test_indexing_goes_on_where_it_was(jsonl, monkeypatch, tmp_path):
-    monkeypatch.setattr(web_jsonl, 'UNIT_BYTES', 600)
+    monkeypatch.setattr(jsonl_reader, 'UNIT_BYTES', 600)
     dataset = web_sources.open_format('jsonl', jsonl, fields=web_files.JSONL_FIELDS)
     good = (jsonl / 'all.jsonl').read_bytes()
     units = count_units(dataset)
@@ -231,7 +233,7 @@ def test_indexing_goes_on_where_it_was(jsonl, monkeypatch, tmp_path):
 
 def test_a_full_disk_is_named_and_leaves_nothing_half(jsonl, monkeypatch):
     """Files are limited in size, which fails as a full disk does."""
-    monkeypatch.setattr(web_jsonl, 'UNIT_BYTES', 600)
+    monkeypatch.setattr(jsonl_reader, 'UNIT_BYTES', 600)
     dataset = web_sources.open_format('jsonl', jsonl, fields=web_files.JSONL_FIELDS)
     location = web_index.place(dataset)
     limits, units = resource.getrlimit(resource.RLIMIT_FSIZE), count_units(dataset)

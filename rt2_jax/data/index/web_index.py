@@ -2,7 +2,7 @@
 
 As with robot episodes (rlds_index) the data stay as they are, one walk over them checks everything
 that can be checked, and the index opens memory-mapped. Units (shards, stretches of a JSONL file) are
-walked side by side, each into a part of its own (see index_files).
+walked side by side, each into a part of its own (see index_jobs).
 
     index.json                                  what was indexed, with a fingerprint of it
     picture_{file,offset,length,checksum}.npy   one entry a record
@@ -24,10 +24,11 @@ from typing import Any
 from absl import logging
 from etils import epath
 
-from rt2_jax.data import arrays, files as files_lib, index_files, index_places, tfrecord
+from rt2_jax.data import files as files_lib
 from rt2_jax.data.errors import DataSetError
-from rt2_jax.data.web import columns as web_columns
-from rt2_jax.data.web.records import Format, Unit
+from rt2_jax.data.index import index_arrays, index_jobs, index_places, web_columns
+from rt2_jax.data.readers import tfrecord
+from rt2_jax.data.readers.web_records import Format, Unit
 from rt2_jax.data.web.web_cards import TEXTS, find
 from rt2_jax.nearest import check, nearest
 
@@ -86,15 +87,15 @@ def build(
       DataSetError: a set that isn't whole, or lacks what its card names.
       OSError: no room on the disk; what is done is kept.
     """
-    check('on_corrupt', on_corrupt, index_files.ON_CORRUPT)
+    check('on_corrupt', on_corrupt, index_jobs.ON_CORRUPT)
     location = place(dataset, location)
     dataset = dataset.prepare()
     # As of before the reading: what changes meanwhile is then found when the index is opened.
-    now = index_files.checked(lambda: stamps(dataset), dataset.directory, together)
+    now = index_jobs.checked(lambda: stamps(dataset), dataset.directory, together)
     units = dataset.units([stamp['size'] for stamp in now])
     scratch = index_places.scratch(location)
     jobs = [_job(dataset, unit, now[unit.file], scratch, on_corrupt) for unit in units]
-    return index_files.build(
+    return index_jobs.build(
         _index_unit,
         jobs,
         lambda: _join(dataset, now, jobs, location),
@@ -122,7 +123,7 @@ def recheck(dataset: Format, now: Sequence[dict[str, Any]]) -> str:
         digest = hashlib.sha256()
         dataset.framing(_path(dataset, now[unit.file]), unit, digest)
         prints.append(digest.hexdigest())
-    return index_files.combined(prints)
+    return index_jobs.combined(prints)
 
 
 def _path(dataset: Format, stamp: dict[str, Any]) -> str:
@@ -155,7 +156,7 @@ def _index_unit(job: _Job) -> None:
 
 def _join(dataset: Format, now: Sequence[dict], jobs: Sequence[_Job], location) -> None:
     paths = [job.result for job in jobs]
-    parts = [arrays.about_part(path) for path in paths]
+    parts = [index_arrays.about_part(path) for path in paths]
     names = [now[job.unit.file]['name'] for job in jobs]
     about = _about(dataset, now, names, parts)
     with index_places.written(location) as folder:
@@ -188,7 +189,7 @@ def _about(
         'dataset': dataset.fingerprint,
         'card': dataset.card.name,
         'files': now,
-        'framing': index_files.combined([part['framing'] for part in parts]),
+        'framing': index_jobs.combined([part['framing'] for part in parts]),
         'records': records,
         'languages': sorted({language for part in parts for language in part['languages']}),
         'skipped': skipped[:NAMED],

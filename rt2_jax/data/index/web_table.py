@@ -10,10 +10,11 @@ from etils import epath
 import numpy as np
 
 from rt2_jax import records
-from rt2_jax.data import arrays, files, holdouts, index_files, index_places
+from rt2_jax.data import files, holdouts
 from rt2_jax.data.errors import IndexMismatch
-from rt2_jax.data.web import index as web_index, jsonl
-from rt2_jax.data.web.records import Format
+from rt2_jax.data.index import index_arrays, index_jobs, index_places, web_index
+from rt2_jax.data.readers import jsonl
+from rt2_jax.data.readers.web_records import Format
 from rt2_jax.data.web.web_cards import TEXTS
 
 
@@ -58,18 +59,18 @@ class WebTable:
         self.location = web_index.place(dataset, location)
         if not index_places.exists(self.location):
             raise FileNotFoundError(
-                f'no index at {self.location}; build it with rt2_jax.data.web.index.build'
+                f'no index at {self.location}; build it with rt2_jax.data.index.web_index.build'
             )
         self.directory = dataset.directory
         self.local = index_places.on_this_machine(self.location)
         self.about = records.read(self.local / index_places.ABOUT, IndexMismatch)
-        self.stamps = index_files.checked(lambda: self._check(dataset), dataset.directory, together)
+        self.stamps = index_jobs.checked(lambda: self._check(dataset), dataset.directory, together)
         self.fingerprint: str = self.about['fingerprint']
         self.languages: list[str] = self.about['languages']
         folder = files.path(self.directory)
         self.files = [folder / file['name'] for file in self.about['files']]
         self.folder = dataset.folder
-        self.arrays = arrays.mapped(self.local, self.about['arrays'])
+        self.arrays = index_arrays.mapped(self.local, self.about['arrays'])
 
     def __len__(self) -> int:
         return self.about['records']
@@ -125,11 +126,11 @@ class WebTable:
         Raises:
           IndexMismatch: naming the damaged file.
         """
-        arrays.verify(self.location, self.about['arrays'], self.arrays, self._remedy)
+        index_arrays.verify(self.location, self.about['arrays'], self.arrays, self._remedy)
 
     @property
     def _remedy(self) -> str:
-        return f'Delete {self.location} and index again (rt2_jax.data.web.index.build).'
+        return f'Delete {self.location} and index again (rt2_jax.data.index.web_index.build).'
 
     def __getstate__(self) -> dict[str, Any]:
         # Another process maps the files itself.
@@ -137,7 +138,7 @@ class WebTable:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self.arrays = arrays.mapped(self.local, self.about['arrays'])
+        self.arrays = index_arrays.mapped(self.local, self.about['arrays'])
 
     def _check(self, dataset: Format) -> list[dict[str, Any]]:
         """Compares the data with the index; returns the stamps of the files as of now."""

@@ -16,10 +16,10 @@ import json
 import os
 from typing import Any
 
-from rt2_jax.data import files, remote, tfrecord
+from rt2_jax.data import files, remote
 from rt2_jax.data.errors import lfs_remedy
-from rt2_jax.data.web import file_patterns, json_objects, records as web_records
-from rt2_jax.data.web.records import Record, Unit
+from rt2_jax.data.readers import file_patterns, json_objects, tfrecord, web_records
+from rt2_jax.data.readers.web_records import Record, Unit
 from rt2_jax.data.web.web_cards import WebCard
 
 # Large enough to keep a process busy for seconds, small enough to share out one file's lines.

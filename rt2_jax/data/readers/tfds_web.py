@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
 from typing import Any
 
-from rt2_jax.data import remote, tf_example, tfds_directory, tfrecord
+from rt2_jax.data import remote
 from rt2_jax.data.errors import DataSetError
-from rt2_jax.data.web import records as web_records
-from rt2_jax.data.web.records import Record, Unit
+from rt2_jax.data.readers import tf_example, tfds_directory, tfrecord, web_records
+from rt2_jax.data.readers.web_records import Record, Unit
 from rt2_jax.data.web.web_cards import WebCard
 from rt2_jax.nearest import nearest
 

@@ -15,8 +15,10 @@ from typing import Any
 from absl import logging
 import numpy as np
 
-from rt2_jax.data import arrays, robot_card, tfrecord
-from rt2_jax.data.robot import action_statistics, rlds_schema
+from rt2_jax.data import robot_card
+from rt2_jax.data.index import index_arrays
+from rt2_jax.data.readers import rlds_schema, tfrecord
+from rt2_jax.data.robot import action_statistics
 
 # The dtypes of the arrays that every index has; [N] but for cameras C and action length L.
 DTYPES = {
@@ -63,7 +65,7 @@ def run(job: Job) -> None:
     builder = _Builder(job)
     for record in tfrecord.scan(job.path):
         builder.add(record)
-    arrays.write_part(job.result, *builder.finish())
+    index_arrays.write_part(job.result, *builder.finish())
 
 
 def column_name(number: int) -> str:

@@ -12,8 +12,7 @@ from typing import Any
 from etils import epath
 import numpy as np
 
-from rt2_jax.data import arrays
-from rt2_jax.data.robot import rlds_shard
+from rt2_jax.data.index import index_arrays, rlds_shard
 
 
 def join(
@@ -29,27 +28,27 @@ def join(
     Returns:
       The `about` of each result, and name -> {'bytes', 'crc32c'} of each .npy file.
     """
-    abouts = [arrays.about_part(result) for result in results]
+    abouts = [index_arrays.about_part(result) for result in results]
     episodes, steps = (sum(about[key] for about in abouts) for key in ('episodes', 'steps'))
     texts, rows_of = _joined_texts(results)
     joined = rlds_shard.packed_texts(texts)
-    counts = np.concatenate(list(arrays.of_parts(results, 'episode_steps')))
+    counts = np.concatenate(list(index_arrays.of_parts(results, 'episode_steps')))
     joined['episode_first'] = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
     joined['episode_file'] = np.repeat(
         np.arange(len(results), dtype=np.int32), [about['episodes'] for about in abouts]
     )
     written = {
-        name: arrays.write(location / f'{name}.npy', [array], len(array))
+        name: index_arrays.write(location / f'{name}.npy', [array], len(array))
         for name, array in joined.items()
     }
-    for name in arrays.names_in(results[0]):
+    for name in index_arrays.names_in(results[0]):
         if name in (*joined, 'episode_steps'):
             continue
-        parts = arrays.of_parts(results, name)
+        parts = index_arrays.of_parts(results, name)
         if name in text_arrays:
             parts = (rows[part] for rows, part in zip(rows_of, parts, strict=True))
         rows = episodes if name.startswith('episode_') else steps
-        written[name] = arrays.write(location / f'{name}.npy', parts, rows)
+        written[name] = index_arrays.write(location / f'{name}.npy', parts, rows)
     return abouts, written
 
 
@@ -57,7 +56,11 @@ def _joined_texts(results: Sequence[epath.PathLike]) -> tuple[list[str], list[np
     """The distinct texts of all shards, and for each shard the new rows of its own texts."""
     rows: dict[bytes, int] = {}
     rows_of = []
-    pairs = zip(arrays.of_parts(results, 'text'), arrays.of_parts(results, 'text_end'), strict=True)
+    pairs = zip(
+        index_arrays.of_parts(results, 'text'),
+        index_arrays.of_parts(results, 'text_end'),
+        strict=True,
+    )
     for text, ends in pairs:
         run, starts = text.tobytes(), np.concatenate([[0], ends[:-1]])
         own = [run[a:b] for a, b in zip(starts.tolist(), ends.tolist(), strict=False)]

@@ -24,7 +24,7 @@ from rt2_jax.data.robot import rlds
 
 pytest.importorskip('obstore', reason="remote data need pip install 'rt2_jax[remote]'")
 
-ROOT = pathlib.Path(__file__).parents[2]
+ROOT = pathlib.Path(__file__).parents[3]
 PROCESSES = 4
 
 # Each process is a host: it has a cache of its own and, to be counted, a server of its own.
@@ -168,7 +168,8 @@ def test_processes_that_are_alone_wait_for_each_other(root, tmp_path):
     shutil.rmtree(data / 'rt2_index', ignore_errors=True)
     program = (
         'import sys\n'
-        'from rt2_jax.data.robot import rlds, rlds_shard\n'
+        'from rt2_jax.data.index import rlds_shard\n'
+        'from rt2_jax.data.robot import rlds\n'
         'run = rlds_shard.run\n'
         'rlds_shard.run = lambda job: (print("indexed", flush=True), run(job))\n'
         'print("fingerprint", rlds.open_source(sys.argv[1], "tabletop").fingerprint)'

@@ -13,15 +13,17 @@ import numpy as np
 import open_x
 import pytest
 
-from rt2_jax.data import cards, errors, index_places, tfrecord
-from rt2_jax.data.robot import action_statistics, index, rlds, rlds_index
+from rt2_jax.data import cards, errors
+from rt2_jax.data.index import episode_index, index_places, rlds_index
+from rt2_jax.data.readers import tfrecord
+from rt2_jax.data.robot import action_statistics, rlds
 from rt2_jax.text.actions import MINIMUM_RANGE, ActionSpace
 
 CARD = cards.TABLETOP
 KILLED = """
 import os, sys
-from rt2_jax.data import embodiments
-from rt2_jax.data.robot import rlds_index
+from rt2_jax.data import cards
+from rt2_jax.data.index import rlds_index
 rlds_index.build(sys.argv[1], cards.TABLETOP, progress=lambda n, _: n == 2 and os._exit(9))
 """
 
@@ -104,7 +106,7 @@ def flipped_places(directory):
 
 def picture_bytes(directory):
     """All (file, byte) that belong to a picture."""
-    opened = index.Index(directory, CARD, location=directory.parent / 'index')
+    opened = episode_index.Index(directory, CARD, location=directory.parent / 'index')
     found = set()
     for step in range(opened.steps):
         name = opened.files[int(opened.arrays['episode_file'][opened.episode_of(step)])].name
@@ -178,7 +180,7 @@ def test_a_damaged_index_is_found_by_verify(dataset):
     data[1000] ^= 4
     path.write_bytes(data)
     with pytest.raises(errors.IndexMismatch, match='action.npy is damaged'):
-        index.Index(dataset, CARD).verify()
+        episode_index.Index(dataset, CARD).verify()
 
 
 def test_statistics(whole_dataset):

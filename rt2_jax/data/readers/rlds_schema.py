@@ -14,8 +14,9 @@ from absl import logging
 from etils import epath
 import numpy as np
 
-from rt2_jax.data import robot_card, tf_example, tfds_directory
+from rt2_jax.data import robot_card
 from rt2_jax.data.errors import DataSetError
+from rt2_jax.data.readers import tf_example, tfds_directory
 from rt2_jax.nearest import nearest
 
 

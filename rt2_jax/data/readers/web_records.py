@@ -15,9 +15,9 @@ from typing import Any, Protocol
 import numpy as np
 import simplejpeg
 
-from rt2_jax.data import encoded_text, images, tfrecord
+from rt2_jax.data import encoded_text, images
 from rt2_jax.data.errors import lfs_remedy
-from rt2_jax.data.web import conversations
+from rt2_jax.data.readers import conversations, tfrecord
 from rt2_jax.data.web.web_cards import TEXTS, WebCard
 
 # Boxes may reach so far (fraction of a side) beyond the picture, as rounding makes them.

@@ -9,9 +9,10 @@ from absl import logging
 from etils import epath
 import numpy as np
 
-from rt2_jax.data import arrays, files, index_files, index_places, robot_card, tfds_directory
+from rt2_jax.data import files, robot_card
 from rt2_jax.data.errors import IndexMismatch
-from rt2_jax.data.robot import rlds_index
+from rt2_jax.data.index import index_arrays, index_jobs, index_places, rlds_index
+from rt2_jax.data.readers import tfds_directory
 
 
 class Texts(Sequence):
@@ -64,7 +65,7 @@ class Index:
         self.location = rlds_index.place(directory, card, split, location)
         if not index_places.exists(self.location):
             raise FileNotFoundError(
-                f'no index at {self.location}; build it with rt2_jax.data.robot.rlds_index.build'
+                f'no index at {self.location}; build it with rt2_jax.data.index.rlds_index.build'
             )
         folder = index_places.on_this_machine(self.location)
         path = folder / index_places.ABOUT
@@ -75,9 +76,9 @@ class Index:
                 f'{path} is damaged ({error}). Delete {self.location} and index again.'
             ) from error
         self.files = [self.directory / file['name'] for file in self.about['files']]
-        self.stamps = index_files.checked(lambda: self._check(split), self.directory, together)
+        self.stamps = index_jobs.checked(lambda: self._check(split), self.directory, together)
         self.fingerprint: str = self.about['fingerprint']
-        self.arrays = arrays.mapped(folder, self.about['arrays'])
+        self.arrays = index_arrays.mapped(folder, self.about['arrays'])
         self.texts = Texts(self.arrays['text'], self.arrays['text_end'])
 
     @property
@@ -108,11 +109,11 @@ class Index:
         Raises:
           IndexMismatch: naming the damaged file.
         """
-        arrays.verify(self.location, self.about['arrays'], self.arrays, self._remedy)
+        index_arrays.verify(self.location, self.about['arrays'], self.arrays, self._remedy)
 
     @property
     def _remedy(self) -> str:
-        return f'Delete {self.location} and index again (rt2_jax.data.robot.rlds_index.build).'
+        return f'Delete {self.location} and index again (rt2_jax.data.index.rlds_index.build).'
 
     def _check(self, split: str) -> list[dict[str, Any]]:
         """Compares the data with the index; returns the stamps of the shards as of now."""
@@ -153,7 +154,7 @@ class Index:
         # Copying changes times but not content, and the records' own checksums tell the two apart.
         names = [file['name'] for file in self.about['files']]
         prints = [rlds_index.framing_fingerprint(self.directory / name) for name in names]
-        if index_files.combined(prints) != self.about['fingerprint']:
+        if index_jobs.combined(prints) != self.about['fingerprint']:
             raise IndexMismatch(
                 f'the data at {self.directory} have changed since the index at {self.location} was '
                 f'built: same sizes, other records. {remedy}'

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from tensorflow_datasets.proto import tf_example_pb2
 
-from rt2_jax.data import tf_example, tfrecord
+from rt2_jax.data.readers import tf_example, tfrecord
 
 
 @pytest.fixture

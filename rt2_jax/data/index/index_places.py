@@ -20,7 +20,8 @@ from absl import logging
 from etils import epath
 
 from rt2_jax import paths
-from rt2_jax.data import arrays, files
+from rt2_jax.data import files
+from rt2_jax.data.index import index_arrays
 
 ABOUT = 'index.json'
 
@@ -106,8 +107,8 @@ def on_this_machine(location: epath.Path) -> epath.Path:
         with written(folder) as copy:
             for name in described:
                 paths.download(location / f'{name}.npy', copy / f'{name}.npy')
-            mapped = arrays.mapped(copy, described)
-            arrays.verify(copy, described, mapped, f'Delete {location} and index again.')
+            mapped = index_arrays.mapped(copy, described)
+            index_arrays.verify(copy, described, mapped, f'Delete {location} and index again.')
             (copy / ABOUT).write_bytes(text)
         shutil.rmtree(building(folder), ignore_errors=True)
     return folder

@@ -17,10 +17,10 @@ import re
 import tarfile
 from typing import Any
 
-from rt2_jax.data import files, remote, tfrecord
+from rt2_jax.data import files, remote
 from rt2_jax.data.errors import lfs_remedy
-from rt2_jax.data.web import file_patterns, records as web_records
-from rt2_jax.data.web.records import Record, Unit
+from rt2_jax.data.readers import file_patterns, tfrecord, web_records
+from rt2_jax.data.readers.web_records import Record, Unit
 from rt2_jax.data.web.web_cards import WebCard
 
 # WebDataset's own members, and what macOS puts beside files.

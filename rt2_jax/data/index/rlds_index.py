@@ -31,9 +31,11 @@ from absl import logging
 from etils import epath
 import numpy as np
 
-from rt2_jax.data import files, index_files, index_places, robot_card, tfds_directory, tfrecord
+from rt2_jax.data import files, robot_card
 from rt2_jax.data.errors import DataSetError
-from rt2_jax.data.robot import action_statistics, rlds_join, rlds_schema, rlds_shard
+from rt2_jax.data.index import index_jobs, index_places, rlds_join, rlds_shard
+from rt2_jax.data.readers import rlds_schema, tfds_directory, tfrecord
+from rt2_jax.data.robot import action_statistics
 from rt2_jax.nearest import check
 
 FORMAT = 2
@@ -73,9 +75,9 @@ def build(
       DataSetError: not a whole data set, or one that doesn't fit the card.
       OSError: no room for the index; what is done is kept.
     """
-    check('on_corrupt', on_corrupt, index_files.ON_CORRUPT)
+    check('on_corrupt', on_corrupt, index_jobs.ON_CORRUPT)
     # As of before the reading: what changes meanwhile is then found when the index is opened.
-    shards = index_files.checked(lambda: _shards(directory, split), directory, together)
+    shards = index_jobs.checked(lambda: _shards(directory, split), directory, together)
     location = place(directory, card, split, location)
     schema = rlds_schema.read(directory)
     rlds_schema.check_card(schema, card, directory)
@@ -85,7 +87,7 @@ def build(
         for records, stamp in shards
     ]
     stamps = [stamp for _, stamp in shards]
-    return index_files.build(
+    return index_jobs.build(
         rlds_shard.run,
         jobs,
         lambda: _write(location, jobs, stamps, directory, split),
@@ -156,7 +158,7 @@ def _write(location: epath.Path, jobs, stamps, directory, split: str) -> None:
             'card_fingerprint': card.fingerprint,
             'split': split,
             'files': stamps,
-            'fingerprint': index_files.combined([shard['fingerprint'] for shard in shards]),
+            'fingerprint': index_jobs.combined([shard['fingerprint'] for shard in shards]),
             'skipped': [
                 [stamp['name'], *place]
                 for stamp, shard in zip(stamps, shards, strict=True)

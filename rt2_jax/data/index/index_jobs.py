@@ -18,8 +18,9 @@ from absl import logging
 from etils import epath
 
 from rt2_jax import paths
-from rt2_jax.data import index_places, remote
+from rt2_jax.data import remote
 from rt2_jax.data.errors import DataSetError, IndexMismatch
+from rt2_jax.data.index import index_places
 
 ON_CORRUPT = ('raise', 'skip')
 

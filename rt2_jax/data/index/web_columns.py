@@ -19,8 +19,8 @@ from typing import Any
 from etils import epath
 import numpy as np
 
-from rt2_jax.data import arrays
-from rt2_jax.data.web.records import Record
+from rt2_jax.data.index import index_arrays
+from rt2_jax.data.readers.web_records import Record
 from rt2_jax.data.web.web_cards import TEXTS
 
 # One number a record.
@@ -82,7 +82,7 @@ class Part:
             'texts': texts,
             'bytes': {name: len(self._blobs[name]) for name in texts},
         }
-        arrays.write_part(path, found, {**about, **own})
+        index_arrays.write_part(path, found, {**about, **own})
 
 
 def join(
@@ -109,12 +109,12 @@ def join(
     written = {}
 
     def write(name: str, parts: Iterable[np.ndarray], rows: int) -> None:
-        written[name] = arrays.write(folder / f'{name}.npy', parts, rows)
+        written[name] = index_arrays.write(folder / f'{name}.npy', parts, rows)
 
     of_files = (np.full(n, file, np.int32) for file, n in zip(files, counts, strict=True))
     write('picture_file', of_files, sum(counts))
     for name in PLAIN:
-        parts = arrays.of_parts(paths, name)
+        parts = index_arrays.of_parts(paths, name)
         if name == 'language':
             parts = (
                 np.array([number[x] for x in about['languages']], PLAIN[name])[part]
@@ -126,12 +126,14 @@ def join(
             sum(about[key].get(name, 0) for about in abouts) for key in ('texts', 'bytes')
         )
         if texts:
-            write(name, arrays.of_parts(paths, name), size)
-            write(f'{name}_end', _sums(arrays.of_parts(paths, f'{name}_end'), size), texts + 1)
+            write(name, index_arrays.of_parts(paths, name), size)
+            write(
+                f'{name}_end', _sums(index_arrays.of_parts(paths, f'{name}_end'), size), texts + 1
+            )
             first = _sums(_counts(paths, abouts, name), texts)
             write(f'{name}_first', first, sum(counts) + 1)
     if boxes := sum(about['texts'].get('label', 0) for about in abouts):
-        write('box', arrays.of_parts(paths, 'box'), boxes)
+        write('box', index_arrays.of_parts(paths, 'box'), boxes)
     return written
 
 
@@ -139,7 +141,7 @@ def _counts(paths, abouts, name: str) -> Iterator[np.ndarray]:
     """How many texts each record has, by part; a part without such texts has none in each."""
     for path, about in zip(paths, abouts, strict=True):
         if name in about['texts']:
-            yield from arrays.of_parts([path], f'{name}_first')
+            yield from index_arrays.of_parts([path], f'{name}_first')
         else:
             yield np.zeros(about['records'], np.uint32)
 
