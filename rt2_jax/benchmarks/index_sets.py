@@ -14,9 +14,10 @@ import numpy as np
 
 from rt2_jax.benchmarks import kitchen
 from rt2_jax.data import images
-from rt2_jax.data.index import rlds_index, web_index
+from rt2_jax.data.index import index_build
 from rt2_jax.data.readers import tfds_directory
-from rt2_jax.data.readers.web_records import Format
+from rt2_jax.data.readers.rlds_episodes import Rlds
+from rt2_jax.data.readers.web_format import WebFormat
 from rt2_jax.data.robot import rlds
 from rt2_jax.data.web import sources as web_sources
 from rt2_jax.data.web.web_set import WebSet
@@ -66,7 +67,7 @@ class Robots:
 
     def build(self, location: str) -> None:
         """Indexes it."""
-        rlds_index.build(self.directory, kitchen.CARD, location=location)
+        index_build.build(Rlds(self.directory, kitchen.CARD), location=location)
 
     def open(self, location: str) -> Any:
         """Opens the index as a source."""
@@ -121,7 +122,7 @@ class Web:
 
     def build(self, location: str) -> None:
         """Indexes it."""
-        web_index.build(self._format(), location=location)
+        index_build.build(self._format(), location=location)
 
     def open(self, location: str) -> Any:
         """Opens the index as a source, which is selected by language and score."""
@@ -143,7 +144,7 @@ class Web:
         row = source.row(i)
         return source.table.texts('caption', row), source.table.place(row)
 
-    def _format(self) -> Format:
+    def _format(self) -> WebFormat:
         return web_sources.open_format(self.kind, self.directory, fields=FIELDS[self.kind])
 
 
