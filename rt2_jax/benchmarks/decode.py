@@ -19,7 +19,6 @@ JAX_PLATFORMS=cuda; the peer takes one that torch sees).
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-import concurrent.futures
 import functools
 import json
 import os
@@ -33,19 +32,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from rt2_jax import command, convert, paths
-from rt2_jax.benchmarks import decode_model, harness
+from rt2_jax.benchmarks import decode_model, harness, machine
 from rt2_jax.checkpoints import loading
 from rt2_jax.decoding import compact
 from rt2_jax.decoding.grammar import Kind
 from rt2_jax.decoding.sampler import Sampler
 from rt2_jax.models import backbone, cost
-from rt2_jax.training import metrics
 from rt2_jax.weights import tensors
 
 FLAGS = flags.FLAGS
 _PEERS = ('float32', 'bfloat16')
-READ_BYTES = 1 << 30  # more than caches hold
-_QUEUED = 8  # sums of it on a device, so that starting one costs nothing
 
 
 def write(directory: epath.Path, size: str) -> None:
@@ -91,37 +87,11 @@ def actions(directory: epath.Path, kind: str, batch: int, prefill: bool) -> Iter
         yield [row.tobytes() for row in np.asarray(samples.log_probs[:, 0])]
 
 
-def read() -> Iterator[range]:
-    """Reads memory on all threads, or a device's; yields a row for each 16 MiB."""
-    rows = range(READ_BYTES >> 24)
-    if jax.default_backend() != 'cpu':
-        array, sums = jnp.ones(READ_BYTES // 4, jnp.float32), jax.jit(jnp.sum)
-        while True:
-            jax.block_until_ready([sums(array) for _ in range(_QUEUED)])
-            yield range(_QUEUED * len(rows))
-    threads = len(os.sched_getaffinity(0))
-    parts = [np.ones(READ_BYTES // 8 // threads, np.int64) for _ in range(threads)]
-    with concurrent.futures.ThreadPoolExecutor(threads) as pool:
-        while True:
-            list(pool.map(np.bitwise_or.reduce, parts))
-            yield rows
-
-
-def multiply() -> Iterator[range]:
-    """Multiplies bfloat16 matrices; yields a row for each GFLOP."""
-    side, queued = metrics.product_size(jax.default_backend())
-    x = jax.random.normal(jax.random.key(0), (side, side), jnp.bfloat16)
-    square = jax.jit(functools.partial(jnp.dot, preferred_element_type=jnp.float32))
-    while True:
-        jax.block_until_ready([square(x, x) for _ in range(queued)])
-        yield range(round(queued * 2 * side**3 / 1e9))
-
-
 def stream(part: str, directory: str = '', batch: int = 1, prefill: bool = False) -> harness.Stream:
     """A worker: 'read', 'multiply', or `actions` with weights of this kind."""
-    machine = {'read': read, 'multiply': multiply}
-    if part in machine:
-        return harness.Stream(machine[part]())
+    speeds = {'read': machine.read, 'multiply': machine.multiply}
+    if part in speeds:
+        return harness.Stream(speeds[part]())
     return harness.Stream(actions(epath.Path(directory), part, batch, prefill))
 
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rt2_jax import command, configuration
-from rt2_jax.benchmarks import decode, decode_model, harness
+from rt2_jax.benchmarks import decode_model, harness, machine
 from rt2_jax.benchmarks.gpu import ROWS, Row
 from rt2_jax.decoding import compact
 from rt2_jax.decoding.grammar import Kind
@@ -65,7 +65,7 @@ def peak_memory() -> dict[str, Any]:
 def card(row: Row, batch: int, repeats: int, toy: bool) -> dict[str, Any]:
     """What the card can do: FLOP/s of large products, bytes/s of reading its memory."""
     del row, batch, toy
-    reading = decode.read()
+    reading = machine.read()
     count = len(next(reading)) << 24
     return {
         'unit': 'FLOP/s',

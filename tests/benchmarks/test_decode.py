@@ -4,7 +4,7 @@ from etils import epath
 import numpy as np
 import pytest
 
-from rt2_jax.benchmarks import decode, decode_model
+from rt2_jax.benchmarks import decode, decode_model, machine
 from rt2_jax.decoding.grammar import Kind
 
 
@@ -34,7 +34,7 @@ def test_transformers_gives_the_same_probabilities_and_decodes_the_same(director
 def test_our_half_gives_a_row_for_each_action(directory):
     rows = decode.actions(directory / 'ours', 'int8', 3, prefill=False)
     assert len(set(next(rows))) == 3 and len(next(rows)) == 3
-    assert len(next(decode.read())) == decode.READ_BYTES >> 24
+    assert len(next(machine.read())) == machine.READ_BYTES >> 24
 
 
 def test_what_must_be_read():
