@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from rt2_jax.data.index.episode_index import Index
+from rt2_jax.data.index.episode_index import EpisodeIndex
 from rt2_jax.data.robot import action_statistics
 from rt2_jax.data.robot_card import Gripper
 from rt2_jax.text.actions import MINIMUM_RANGE, ActionSpace, ActionTokenizer
@@ -21,7 +21,7 @@ _ROWS = 1 << 18
 _BOUNDS = ('card', 'q01-q99')
 
 
-def report_of(index: Index) -> dict[str, Any]:
+def report_of(index: EpisodeIndex) -> dict[str, Any]:
     """A JSON-serialisable report, from the index alone."""
     card, about = index.card, index.about
     space = card.action_space
