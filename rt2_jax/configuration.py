@@ -1,6 +1,7 @@
 """Configs that refuse what they do not know: the --config flag, JSON, and comparison on resume."""
 
 from collections.abc import Iterator, Sequence
+import importlib.util
 import json
 from typing import Any
 
@@ -135,7 +136,7 @@ def paper(total_steps: int, batch_size: int, lr: float) -> ml_collections.Config
 
 
 def from_weights(init_from: str, tokenizer: str, lr: float) -> ml_collections.ConfigDict:
-    """The tabletop co-fine-tuned from open weights, their tower as it came; a config adds the model."""
+    """Tabletop co-fine-tuning from open weights, vision tower frozen; a config adds the model."""
     config = defaults()
     config.update(total_steps=20_000, batch_size=128, tokenizer=tokenizer, init_from=init_from)
     config.data.update(image_size=224, prompt_length=64, target_length=64)
@@ -147,6 +148,15 @@ def from_weights(init_from: str, tokenizer: str, lr: float) -> ml_collections.Co
     return config
 
 
+def load(path: epath.PathLike, argument: str = '') -> ml_collections.ConfigDict:
+    """The config of a file, as --config=FILE[:ARG] loads it."""
+    spec = importlib.util.spec_from_file_location(epath.Path(path).stem, path)
+    assert spec and spec.loader, f'{path} is no Python file'
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config(*filter(None, [argument]))
+
+
 def define_flag() -> flags.FlagHolder:
     """Defines --config=FILE[:ARG], whose fields are set by --config.KEY=VALUE."""
     return config_flags.DEFINE_config_file(
@@ -156,13 +166,13 @@ def define_flag() -> flags.FlagHolder:
 
 def leaves(config: Any, prefix: str = '') -> dict[str, Any]:
     """All fields by dotted name; a list or tuple is one field."""
-    found = {}
+    fields: dict[str, Any] = {}
     for key, value in config.items():
         if isinstance(value, (dict, ml_collections.ConfigDict)):
-            found |= leaves(value, f'{prefix}{key}.')
+            fields |= leaves(value, f'{prefix}{key}.')
         else:
-            found[prefix + key] = list(value) if isinstance(value, tuple) else value
-    return found
+            fields[prefix + key] = list(value) if isinstance(value, tuple) else value
+    return fields
 
 
 def parse_flags(argv: Sequence[str]) -> list[str]:

@@ -23,7 +23,13 @@ from rt2_jax.data import cards
 from rt2_jax.data.sources import INDEXES
 from rt2_jax.parallel import compilation, distributed, mesh as mesh_lib, topology
 from rt2_jax.text.tokenizer import Tokenizer
-from rt2_jax.training import hooks, metrics, program as program_lib, state as state_lib, stopping
+from rt2_jax.training import (
+    flops as flops_lib,
+    hooks,
+    program as program_lib,
+    state as state_lib,
+    stopping,
+)
 from rt2_jax.training.hooks import say
 from rt2_jax.training.validation import Validation
 
@@ -108,7 +114,7 @@ def train(config: Any, workdir: epath.Path) -> bool:
         flops = program.model_flops(traced)
         update = traced.lower().compile()
         chip, dtype = topology.chip_of(jax.devices()[0]), jnp.dtype(config.model.dtype)
-        peak = jax.device_count() * (chip.device_flops if chip else metrics.matmul_peak(dtype))
+        peak = jax.device_count() * (chip.device_flops if chip else flops_lib.matmul_peak(dtype))
         say(
             f'compiled in {time.perf_counter() - begin:.1f} s: {flops / 1e9:.2f} GFLOP a step; '
             f'{"at their peak the chips do" if chip else "a plain matmul reaches"} '

@@ -26,7 +26,7 @@ from rt2_jax.models import backbone, cost, rows
 from rt2_jax.nearest import check
 from rt2_jax.parallel import mesh as mesh_lib, sharding
 from rt2_jax.training import (
-    metrics,
+    flops as flops_lib,
     optimizer as optimizer_lib,
     state as state_lib,
     step as step_lib,
@@ -69,9 +69,9 @@ def card(row: Row, batch: int, repeats: int, toy: bool) -> dict[str, Any]:
     count = len(next(reading)) << 24
     return {
         'unit': 'FLOP/s',
-        'ours': metrics.matmul_peak(jnp.bfloat16, seconds=repeats * 0.1),
-        'flops_bfloat16': metrics.matmul_peak(jnp.bfloat16, seconds=repeats * 0.1),
-        'flops_float32': metrics.matmul_peak(jnp.float32, seconds=repeats * 0.1),
+        'ours': flops_lib.matmul_peak(jnp.bfloat16, seconds=repeats * 0.1),
+        'flops_bfloat16': flops_lib.matmul_peak(jnp.bfloat16, seconds=repeats * 0.1),
+        'flops_float32': flops_lib.matmul_peak(jnp.float32, seconds=repeats * 0.1),
         'bytes_per_second': count / harness.timed(lambda: next(reading), repeats)['seconds'],
     }
 

@@ -23,7 +23,7 @@ from rt2_jax import command, configuration
 from rt2_jax.benchmarks import harness
 from rt2_jax.parallel import mesh as mesh_lib
 from rt2_jax.text.tokenizer import Tokenizer
-from rt2_jax.training import metrics, program as program_lib
+from rt2_jax.training import flops as flops_lib, program as program_lib
 
 FLAGS = flags.FLAGS
 
@@ -36,7 +36,7 @@ def products_alone(jaxpr: Any, seconds: float) -> float:
         seconds: about how long to measure.
     """
     products: Counter[Any] = Counter()
-    for equation, times in metrics.products(jaxpr):
+    for equation, times in flops_lib.products(jaxpr):
         left, right = (operand.aval for operand in equation.invars)
         key = (
             left.shape,
@@ -73,7 +73,7 @@ def measure(config: Any) -> dict[str, Any]:
     batches, spaces = program_lib.open_batches(config, tokenizer, mesh)
     program = program_lib.build(config, mesh, tokenizer, batches.sources, batches.kinds, spaces)
     traced = program.trace()
-    flops, compiled = metrics.count_flops(traced.jaxpr), traced.lower().compile()
+    flops, compiled = flops_lib.count_flops(traced.jaxpr), traced.lower().compile()
     state, batch = program.init(), next(batches)
     batches.close()
     state, sums = compiled(state, batch)
@@ -88,7 +88,7 @@ def measure(config: Any) -> dict[str, Any]:
             ours = max(ours, flops / (time.perf_counter() - start))
         limit = max(
             limit,
-            jax.device_count() * metrics.matmul_peak(jnp.dtype(config.model.dtype), seconds=2.0),
+            jax.device_count() * flops_lib.matmul_peak(jnp.dtype(config.model.dtype), seconds=2.0),
         )
         peer = max(peer, jax.device_count() * products_alone(traced.jaxpr, seconds=4.0))
 

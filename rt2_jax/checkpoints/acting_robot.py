@@ -51,7 +51,8 @@ def select_source(
         name: of the source; '' for the only one, or else that of the run's own embodiment.
         default: card and action space of the embodiment that the config names; its `name` is the
             config's.
-        spaces, cards: of each source, by name.
+        spaces: of each source, by name.
+        cards: of each source, by name.
 
     Raises:
         ValueError: no source has this name, or none was named and several could be meant.

@@ -6,6 +6,7 @@ position); files.json says how large each file is. `state` of older runs has mor
 
 from collections.abc import Iterator
 import contextlib
+import dataclasses
 import json
 from typing import Any
 
@@ -87,7 +88,9 @@ class Checkpoints:
         paths.PathError: the directory is on s3://, which Orbax cannot write to.
     """
 
-    def __init__(self, workdir: epath.PathLike, keep: int | None = None, read_only: bool = False):
+    def __init__(
+        self, workdir: epath.PathLike, keep: int | None = None, read_only: bool = False
+    ) -> None:
         self.directory = paths.of(workdir) / 'checkpoints'
         check_workdir(workdir)
         if not read_only:
@@ -198,12 +201,12 @@ class Checkpoints:
         params = restore_arrays(folder / 'params', state.params)
         saved = restore_arrays(folder / 'state', _without_params(state))
         saved['params'] = None
-        state = flax.serialization.from_state_dict(state.replace(params=None), saved)
+        state = flax.serialization.from_state_dict(dataclasses.replace(state, params=None), saved)
         try:
             data = self._orbax.restore(step, args=ocp.args.Composite(data=ocp.args.JsonRestore()))
         except Exception as error:
             raise CheckpointError(f'{folder} cannot be restored: {error}') from error
-        return state.replace(params=params), data['data']
+        return dataclasses.replace(state, params=params), data['data']
 
     def _list_files(self) -> None:
         # Runs before the step gets its name, so that it has its list from the first moment.
@@ -247,7 +250,7 @@ class Checkpoints:
 
 def _without_params(state: state_lib.TrainState) -> dict[str, Any]:
     """The rest of the state as nested dicts."""
-    rest = flax.serialization.to_state_dict(state.replace(params=None))
+    rest = flax.serialization.to_state_dict(dataclasses.replace(state, params=None))
     del rest['params']
     return rest
 

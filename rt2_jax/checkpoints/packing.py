@@ -40,7 +40,10 @@ def pack(
     if 'adapters' in config:
         config.adapters.rank = 0  # they are in the weights
     paths.write(output / 'config.json', configuration.to_json(config).encode())
-    arrays = {'step': np.int64(loaded.step), 'dtype': np.array(jnp.dtype(dtype).name)}
+    arrays: dict[str, Any] = {
+        'step': np.int64(loaded.step),
+        'dtype': np.array(jnp.dtype(dtype).name),
+    }
     for name, value in named_leaves(loaded.params).items():
         value = np.asarray(value.astype(dtype))
         # npz knows no bfloat16: its bits are kept as integers.

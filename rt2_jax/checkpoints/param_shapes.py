@@ -57,9 +57,11 @@ def named_shapes(model: Mapping[str, Any], image_size: int | None) -> dict[str, 
 
 def named_layout(model: Mapping[str, Any], image_size: int | None) -> dict[str, tuple]:
     """As `named_shapes`, with the logical names of the axes."""
-    part = dict(width=8, depth=1, heads=1, head_dim=8, mlp=8)
+    part: dict[str, Any] = dict(width=8, depth=1, heads=1, head_dim=8, mlp=8)
     vision = dict(width=8, depth=1, heads=1, mlp=8, patch=8)
-    config = dict(name='pali', vision=vision, encoder=part, decoder=part, vocab=8) | dict(model)
+    config: dict[str, Any] = dict(
+        name='pali', vision=vision, encoder=part, decoder=part, vocab=8
+    ) | dict(model)
     config = {k: v for k, v in config.items() if k != 'image_size'} | dict(dtype='float32')
     if config['name'] != 'pali':
         config = {k: v for k, v in config.items() if k in model or k == 'dtype'}
@@ -95,7 +97,7 @@ def _layout(boxed: Any) -> dict[str, tuple]:
 
 def _model(config: Any, tokenizer: Tokenizer) -> tuple[nn.Module, tuple]:
     """The model and the shapes of one row of its inputs."""
-    model = backbone.build(config.model, tokenizer.vocab_size, tokenizer.integer_ids)
+    model = backbone.build(config.model, tokenizer.vocab_size, tokenizer.integer_ids.tolist())
     return model, inputs(config)
 
 

@@ -59,14 +59,14 @@ class Owner:
         started = datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds')
         return cls(socket.gethostname(), os.getpid(), started, uuid.uuid4().hex, 0, time.time())
 
-    def __str__(self):
+    def __str__(self) -> str:
         return f'process {self.pid} on {self.host}, which started at {self.started}'
 
 
 class Lock:
     """A directory that is held; see `hold`."""
 
-    def __init__(self, workdir: epath.Path, owner: Owner, beat: float):
+    def __init__(self, workdir: epath.Path, owner: Owner, beat: float) -> None:
         self._path, self._owner, self._beat = workdir / NAME, owner, beat
         self._other: Owner | None = None
         self._ended = threading.Event()

@@ -107,7 +107,7 @@ def merged(params: Mapping[str, Any], rank: int, alpha: float) -> dict[str, Any]
     """Plain parameters: each kernel with its product added, and no adapters."""
     pairs = params[PART]
 
-    def one(path, kernel):
+    def add_product(path: Any, kernel: jax.Array) -> jax.Array:
         name = parameter_name(path).replace('/', '.')
         if name not in pairs:
             return kernel
@@ -116,7 +116,7 @@ def merged(params: Mapping[str, Any], rank: int, alpha: float) -> dict[str, Any]
         return kernel + (alpha / rank * product).astype(kernel.dtype)
 
     plain = {part: x for part, x in params.items() if part != PART}
-    return jax.tree_util.tree_map_with_path(one, plain)
+    return jax.tree_util.tree_map_with_path(add_product, plain)
 
 
 def _named(params: Any) -> dict[str, Any]:

@@ -36,7 +36,7 @@ def say(line: str) -> None:
 class Clock:
     """Wall time between two log points, and how much of it did not go into steps."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._process = psutil.Process()
         self._in_steps = 0.0
         self.reset(0)
@@ -120,7 +120,7 @@ class Log:
         *,
         flops: float,
         peak: float,
-    ):
+    ) -> None:
         self._config, self._batches, self._spaces = config, batches, spaces
         self._checkpoints = checkpoints
         self._flops, self._peak = flops, peak
@@ -138,7 +138,7 @@ class Log:
 
     def next_batch(self) -> step_lib.Batch:
         """The next batch; the time counts as waiting for data where no step runs meanwhile."""
-        idle = not self.running or self.running[-1].loss.is_ready()
+        idle = not self.running or _is_ready(self.running[-1])
         with self._clock.waiting(idle):
             return next(self._batches)
 
@@ -181,7 +181,7 @@ class Log:
         names = self._batches.sources, self._batches.kinds
         values = step_lib.summary(sums, *names, self._spaces)
         values['lr'] = float(self._lr(step - 1))
-        values |= shares.realised(self._batches, begin, step, sums.source.examples)
+        values |= shares.realised(self._batches, begin, step, np.asarray(sums.source.examples))
         values |= more or {}
         self._writer.write(step, values | {f'speed/{name}': x for name, x in rates.items()})
         say(self._line(step, values, rates))
@@ -228,14 +228,20 @@ class Log:
 
     def flush(self) -> None:
         """Writes out what is buffered; raises PathError where that fails."""
-        for log in filter(None, (self._writer, self._examples)):
-            log.flush()
+        for log in (self._writer, self._examples):
+            if log:
+                log.flush()
 
     def close(self) -> None:
         """Writes out what is buffered, and closes the files."""
         with contextlib.ExitStack() as stack:
-            for log in filter(None, (self._writer, self._examples)):
-                stack.callback(log.close)
+            for log in (self._writer, self._examples):
+                if log:
+                    stack.callback(log.close)
+
+
+def _is_ready(sums: step_lib.Sums) -> bool:
+    return all(x.is_ready() for x in jax.tree.leaves(sums))
 
 
 class Save:
@@ -248,7 +254,9 @@ class Save:
         start: the step that the run begins from.
     """
 
-    def __init__(self, checkpoints: Any, batches: pipeline.BatchIterator, log: Log, start: int):
+    def __init__(
+        self, checkpoints: Any, batches: pipeline.BatchIterator, log: Log, start: int
+    ) -> None:
         self._checkpoints, self._batches, self._log = checkpoints, batches, log
         self._saved = start
 
@@ -274,7 +282,7 @@ class Profile:
         first: the first of the steps; 0 for none.
     """
 
-    def __init__(self, workdir: epath.Path, first: int):
+    def __init__(self, workdir: epath.Path, first: int) -> None:
         self._workdir, self._first = workdir, first
         self._trace: paths.Mirror | None = None
 

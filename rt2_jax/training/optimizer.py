@@ -31,7 +31,7 @@ def make_schedule(config: Any, total_steps: int) -> Callable[[jax.Array], jax.Ar
         )
     warmup = max(int(config.warmup), 1)
 
-    def schedule(step):
+    def schedule(step: jax.typing.ArrayLike) -> jax.Array:
         step = jnp.asarray(step, jnp.float32)
         if config.schedule == 'cosine':
             progress = jnp.clip((step - warmup) / max(total_steps - warmup, 1), 0.0, 1.0)
@@ -70,7 +70,7 @@ def _multipliers(rates: Mapping[str, float], params: Any) -> Any:
     return jax.tree_util.tree_map_with_path(lambda path, _: found[parameter_name(path)], params)
 
 
-def decays(path, leaf) -> bool:
+def decays(path: Any, leaf: Any) -> bool:
     """Whether weight decay applies: to matrices, not to norms, biases and other vectors."""
     name = parameter_name(path).split('/')
     stacked = 'layers' in name or any(part.endswith('_layers') for part in name)
@@ -105,7 +105,7 @@ def make_optimizer(config: Any, total_steps: int, params: Any) -> optax.Gradient
             chain.append(optax.scale_by_param_block_rms())
     if config.weight_decay:
 
-        def mask(tree):
+        def mask(tree: Any) -> Any:
             return jax.tree_util.tree_map_with_path(decays, tree)
 
         chain.append(optax.add_decayed_weights(config.weight_decay, mask=mask))

@@ -1,6 +1,6 @@
 """The training program of a config on a mesh: model, optimizer, state and the jitted step."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
 from typing import Any
 
@@ -18,7 +18,7 @@ from rt2_jax.text.actions import ActionSpace
 from rt2_jax.text.tokenizer import Tokenizer
 from rt2_jax.training import (
     adapters,
-    metrics,
+    flops,
     optimizer as optimizer_lib,
     state as state_lib,
     step as step_lib,
@@ -45,7 +45,7 @@ class Program:
     mesh: Mesh
     batch: dict[str, jax.ShapeDtypeStruct]
     state: state_lib.TrainState
-    step: Callable
+    step: Any
     seed: int
 
     def init(self, params: Any = None) -> state_lib.TrainState:
@@ -66,7 +66,7 @@ class Program:
         """
         inputs = (self.batch[name] for name in ('images', 'prompt', 'target'))
         forward = jax.make_jaxpr(self.model.apply)({'params': self.state.params}, *inputs)
-        return min(metrics.count_flops(traced.jaxpr), 3 * metrics.count_flops(forward))
+        return min(flops.count_flops(traced.jaxpr), 3 * flops.count_flops(forward))
 
 
 def check_batch_size(config: Any, mesh: Mesh) -> None:
@@ -102,7 +102,7 @@ def build(
         ValueError: something in the config that cannot be.
     """
     check_batch_size(config, mesh)
-    model = backbone.build(config.model, tokenizer.vocab_size, tokenizer.integer_ids)
+    model = backbone.build(config.model, tokenizer.vocab_size, tokenizer.integer_ids.tolist())
     model = adapters.adapted(model, config)
     learning = config.optimizer.copy_and_resolve_references().unlock()
     if isinstance(model, adapters.Adapted):
@@ -187,7 +187,8 @@ def iterate(
         config: the run's config.
         tokenizer: of the run.
         mesh: where the batches go.
-        robot, others: as `sources.open_sources` gives them.
+        robot: as `sources.open_sources` gives them.
+        others: likewise.
         **settings: of `pipeline.make_iterator`, the rest of them.
     """
     data = config.data
@@ -209,9 +210,7 @@ def iterate(
 
 
 def batch_shapes(config: Any, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes of one batch as the config says them: images uint8 [B,F,H,W,3], prompt [B,P], target
-    [B,T] int32, ...
-    """
+    """Shapes of a config's batch: images uint8 [B,F,H,W,3], prompt [B,P] int32, target [B,T] int32, ..."""
     data, size, where = config.data, config.batch_size, sharding.batch_sharding(mesh)
     shapes = {
         'images': (size, data.frames, data.image_size, data.image_size, 3),

@@ -18,7 +18,7 @@ from rt2_jax.weights.tensors import Tensor
 
 @flax.struct.dataclass
 class TrainState:
-    """Everything that a step changes.
+    """Everything that a step changes; also a tree of its shapes or shardings.
 
     Attributes:
         step: [] int32, updates made so far.
@@ -26,7 +26,7 @@ class TrainState:
         opt_state: the optimizer's state.
     """
 
-    step: jax.Array
+    step: Any
     params: Any
     opt_state: Any
 

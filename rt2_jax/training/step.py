@@ -101,8 +101,8 @@ def measure(
     )
     if tables is None:
         return rows, None
-    labels = (batch[name] for name in ('target', 'source', 'kind'))
-    return rows, action_metrics.action_rows(predicted, *labels, tables)
+    target, source, kind = (batch[name] for name in ('target', 'source', 'kind'))
+    return rows, action_metrics.action_rows(predicted, target, source, kind, tables)
 
 
 def _sum(rows: dict[str, jax.Array], group: jax.Array, number: int) -> dict[str, jax.Array]:
@@ -189,7 +189,8 @@ def make_train_step(
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         sums = _sums(rows, actions, batch, counts, optax.tree.norm(grads))
-        return state.replace(step=state.step + 1, params=params, opt_state=opt_state), sums
+        state = TrainState(step=state.step + 1, params=params, opt_state=opt_state)
+        return state, sums
 
     return train_step
 
@@ -226,7 +227,7 @@ def summary(
     values = {
         'loss': float(sums.loss / sums.steps),
         'gradient_norm': float(sums.gradient_norm / sums.steps),
-        'accuracy': float(sums.source.correct.sum() / max(sums.source.tokens.sum(), 1.0)),
+        'accuracy': float(sums.source.correct.sum() / np.maximum(sums.source.tokens.sum(), 1.0)),
     }
     for group, of, names in (('source', sums.source, sources), ('kind', sums.kind, kinds)):
         for number, name in enumerate(names):

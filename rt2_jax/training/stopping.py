@@ -20,7 +20,7 @@ def on_signal() -> Iterator[Callable[[int], bool]]:
     several = jax.process_count() > 1
     received: list[int] = []
 
-    def interrupt(number: int, _) -> None:
+    def interrupt(number: int, _: object) -> None:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         print('Ctrl-C: saving; once more ends without it', file=sys.stderr, flush=True)
         if several:

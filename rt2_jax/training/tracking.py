@@ -29,7 +29,7 @@ class WandbRun:
         ImportError: W&B is not installed.
     """
 
-    def __init__(self, project: str, workdir: epath.PathLike):
+    def __init__(self, project: str, workdir: epath.PathLike) -> None:
         try:
             import wandb
         except ImportError as error:

@@ -39,7 +39,7 @@ class Validation:
         tokenizer: Tokenizer,
         trained: Mapping[str, Any],
         indexes: epath.PathLike | None = None,
-    ):
+    ) -> None:
         robot, others = sources_lib.open_validation(config, trained, indexes)
         self._batches = program_lib.iterate(
             config,
@@ -68,9 +68,8 @@ class Validation:
     def __call__(self, params: Any) -> dict[str, float]:
         """The values of `step.summary`, each name after 'validation/'."""
         self._batches.set_state(self._start)
-        sums = functools.reduce(
-            step_lib.add, [self._step(params, batch) for batch in self._batches], None
-        )
+        running = [self._step(params, batch) for batch in self._batches]
+        sums = functools.reduce(step_lib.add, running[1:], step_lib.add(None, running[0]))
         names = self._batches.sources, self._batches.kinds
         values = step_lib.summary(sums, *names, self._spaces)
         values.pop('gradient_norm')

@@ -8,7 +8,12 @@ import pytest
 
 from rt2_jax.parallel import sharding
 from rt2_jax.text.actions import ActionSpace, ActionTokenizer
-from rt2_jax.training import action_metrics, metrics, state as state_lib, step as step_lib
+from rt2_jax.training import (
+    action_metrics,
+    flops as flops_lib,
+    state as state_lib,
+    step as step_lib,
+)
 from rt2_jax.training.action_metrics import ActionTables
 
 TARGET_LENGTH = 12
@@ -78,7 +83,7 @@ def test_gradients_stop_at_frozen_parameters(tiny, batch, tables):
     flops = {}
     for held in (frozenset(), frozen):
         step, before = start(tiny, tables, frozen=held)
-        flops[held] = metrics.count_flops(jax.make_jaxpr(step)(before, batch))
+        flops[held] = flops_lib.count_flops(jax.make_jaxpr(step)(before, batch))
     assert flops[frozen] < flops[frozenset()]
     state, *_ = jax.jit(step)(before, batch)
     for name, value in sharding.named_leaves(state.params).items():
@@ -184,4 +189,4 @@ def test_flops_count_loops_in_full():
     w = jnp.ones((4, 8, 8))
     x = jnp.ones((2, 8))
     jaxpr = jax.make_jaxpr(lambda x: jax.lax.scan(lambda c, layer: (c @ layer, None), x, w)[0])(x)
-    assert metrics.count_flops(jaxpr) == 4 * 2 * 2 * 8 * 8
+    assert flops_lib.count_flops(jaxpr) == 4 * 2 * 2 * 8 * 8
