@@ -30,6 +30,7 @@ import jax.export
 import numpy as np
 
 from rt2_jax import command, paths
+from rt2_jax.checkpoints import assets
 from rt2_jax.decoding.grammar import Kind
 from rt2_jax.exported import card as card_lib, exported_policy, function as function_lib
 from rt2_jax.manifest import as_json, make_manifest, versions

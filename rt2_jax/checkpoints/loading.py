@@ -16,7 +16,7 @@ from etils import epath
 import flax
 import jax
 import jax.numpy as jnp
-from jax.sharding import NamedSharding
+from jax.sharding import NamedSharding, PartitionSpec
 import ml_collections
 import numpy as np
 
@@ -179,7 +179,11 @@ def open_saved(workdir: epath.Path, step: int, config: Any) -> dict[str, Any]:
         arrays = dict(targets)
         for name in set(targets) & set(pairs):
             where = targets[name].sharding
-            whole = sharding.replicated(where.mesh) if isinstance(where, NamedSharding) else where
+            whole = (
+                NamedSharding(where.mesh, PartitionSpec())
+                if isinstance(where, NamedSharding)
+                else where
+            )
             for half, x in pairs[name].items():
                 arrays[half] = jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole)
         tree = flax.traverse_util.unflatten_dict(arrays, sep='/')
