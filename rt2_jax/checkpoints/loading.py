@@ -187,7 +187,7 @@ def open_saved(workdir: epath.Path, step: int, config: Any) -> dict[str, Any]:
             for half, x in pairs[name].items():
                 arrays[half] = jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole)
         tree = flax.traverse_util.unflatten_dict(arrays, sep='/')
-        return sharding.named_leaves(adapters.plain(restore_arrays(folder, tree), config))
+        return sharding.named_leaves(adapters.merge(restore_arrays(folder, tree), config))
 
     return {
         part: jax.tree_util.tree_map_with_path(

@@ -1,8 +1,8 @@
-"""One run at a time in a directory: `running.json` names the run, and its beat shows that it still runs.
+"""A lock on a run's directory: `running.json` names the run that writes there, with a heartbeat.
 
-A bucket has no locks, so the file is written again every `BEAT` seconds, with another number. A run that
-died leaves it behind; the next one takes over at once where it can see that the process is gone (the same
-host), and else once the number has stood still for `STALE` seconds.
+A bucket has no locks, so the file is written again every `BEAT` seconds with the next number. A run that
+died leaves it behind. The next run takes over at once where it sees that the process is gone (on the same
+host), else when the number has not changed for `STALE` seconds.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Owner:
 
 
 class Lock:
-    """A directory that is held; see `hold`."""
+    """A lock that is held; see `hold`."""
 
     def __init__(self, workdir: epath.Path, owner: Owner, beat: float) -> None:
         self._path, self._owner, self._beat = workdir / NAME, owner, beat
@@ -115,14 +115,14 @@ class NoLock:
 
 @contextlib.contextmanager
 def hold(workdir: epath.Path, beat: float = BEAT, stale: float = STALE) -> Iterator[Lock | NoLock]:
-    """Holds a run's directory, on the leading process of a job.
+    """Locks a run's directory, on the leading process of a job.
 
-    Each process first tries whether it may write there.
+    Every process first checks that it may write there.
 
     Args:
         workdir: the directory; made if it isn't there, and removed if it stays empty.
-        beat: seconds from one writing of the file to the next.
-        stale: seconds after which a run that writes no more is taken for dead.
+        beat: seconds between two writings of the file.
+        stale: seconds without one after which a run counts as dead.
 
     Raises:
         WorkdirInUse: another run is in it, with its host, process and time.
@@ -156,7 +156,7 @@ def _read(path: epath.Path) -> Owner | None:
 
 
 def _runs(workdir: epath.Path, owner: Owner, stale: float) -> bool:
-    """Whether the run of a file still runs: by its process on this host, else by its beat."""
+    """Whether a run is alive: by its process on this host, else by its heartbeat."""
     if owner.host == socket.gethostname():
         if owner.pid == os.getpid() or not _exists(owner.pid):
             return False

@@ -20,9 +20,8 @@ DROPPED = '.dropped.jsonl'
 class Writer:
     """Writes scalars by step. Only process 0 makes one.
 
-    On resume at step N, lines of later steps (the run went on after its last checkpoint, then died)
-    and a half-written last line move to `metrics.dropped.jsonl`, so the curve has one line a step
-    and nothing is lost.
+    On resume, lines of steps after the checkpoint and a half-written last line move to
+    `metrics.dropped.jsonl`, so that the curve has one line a step and nothing is lost.
 
     Args:
         workdir: where the files go.
@@ -75,8 +74,7 @@ class Writer:
 class ExampleLog:
     """Which examples each step saw: one JSON line a step, one file a process.
 
-    Lines of steps past `resume_step` are of a run that died, which sees them again: they are moved
-    aside as the metrics are.
+    On resume, lines of steps after the checkpoint are moved aside as those of `Writer`.
 
     Args:
         workdir: the run's directory; the files go to its folder `examples`.
@@ -95,9 +93,13 @@ class ExampleLog:
         self._file = open(self._mirror.local / name, 'a', encoding='utf-8')
 
     def write(self, step: int, index: jax.Array) -> None:
-        """Appends the numbers of this process's rows, [B] int32 over all processes.
+        """Appends the example numbers of this process's rows.
 
-        Of a row that several devices hold, as along the mesh axis `tensor`, one process writes.
+        A row that several devices hold, as along the mesh axis `tensor`, is written once.
+
+        Args:
+            step: of the batch.
+            index: [B] int32, over all processes.
         """
         rows = {
             shard.index[0].start or 0: np.asarray(shard.data).tolist()
@@ -125,12 +127,12 @@ def _example_files(folder: epath.Path) -> list[epath.Path]:
 
 def read_examples(workdir: epath.PathLike) -> dict[int, list[int]]:
     """The examples of every step, sorted, over all processes."""
-    found: dict[int, list[int]] = {}
+    steps: dict[int, list[int]] = {}
     for path in _example_files(paths.of(workdir) / 'examples'):
         for line in path.read_text().splitlines():
             row = json.loads(line)
-            found.setdefault(row['step'], []).extend(row['examples'])
-    return {step: sorted(examples) for step, examples in sorted(found.items())}
+            steps.setdefault(row['step'], []).extend(row['examples'])
+    return {step: sorted(examples) for step, examples in sorted(steps.items())}
 
 
 def _drop_after(path: epath.Path, step: int) -> None:

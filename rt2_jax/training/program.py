@@ -103,7 +103,7 @@ def build(
     """
     check_batch_size(config, mesh)
     model = backbone.build(config.model, tokenizer.vocab_size, tokenizer.integer_ids.tolist())
-    model = adapters.adapted(model, config)
+    model = adapters.add_adapters(model, config)
     learning = config.optimizer.copy_and_resolve_references().unlock()
     if isinstance(model, adapters.Adapted):
         learning.frozen = (f'^(?!{adapters.PART}/)',)
