@@ -188,7 +188,7 @@ def read_config(workdir: epath.PathLike) -> ml_collections.ConfigDict:
     path = workdir / 'config.json'
     record = records.read(path, CheckpointError)
     version = records.written_by(workdir, CheckpointError)
-    return configuration.recorded(record, path, CheckpointError, version)
+    return configuration.from_record(record, path, CheckpointError, version)
 
 
 def check_not_inside(workdir: epath.Path) -> None:

@@ -46,13 +46,9 @@ class Clock:
         self._step, self._start = step, time.perf_counter()
         self._waited = self._paused = 0.0
 
-    @contextlib.contextmanager
-    def waiting(self, idle: bool) -> Iterator[None]:
-        """Waiting for a batch; it counts where the device is idle meanwhile."""
-        begin = time.perf_counter()
-        yield
-        if idle:
-            self._waited += time.perf_counter() - begin
+    def add_wait(self, seconds: float) -> None:
+        """Adds time in which no step ran for want of a batch."""
+        self._waited += seconds
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
@@ -137,10 +133,12 @@ class Log:
         self._examples = metrics.ExampleLog(workdir, start) if config.log_examples else None
 
     def next_batch(self) -> step_lib.Batch:
-        """The next batch; the time counts as waiting for data where no step runs meanwhile."""
-        idle = not self.running or _is_ready(self.running[-1])
-        with self._clock.waiting(idle):
-            return next(self._batches)
+        """The next batch; the time counts as waiting for data if no step runs at its end."""
+        begin = time.perf_counter()
+        batch = next(self._batches)
+        if not self.running or _is_ready(self.running[-1]):
+            self._clock.add_wait(time.perf_counter() - begin)
+        return batch
 
     def add(self, step: int, batch: step_lib.Batch, sums: step_lib.Sums) -> None:
         """Adds what a step measured; waits until the host is `STEPS_AHEAD` of the device."""

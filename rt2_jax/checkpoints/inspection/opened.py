@@ -152,7 +152,7 @@ def _exported(path: epath.Path) -> Opened:
         path / POLICY,
         CheckpointError,
     )
-    config = configuration.recorded(
+    config = configuration.from_record(
         told['config'], path / POLICY, CheckpointError, told['versions'].get('rt2_jax', '')
     )
     opened = Opened(path, 'exported policy', step=told['step'], config=config)
