@@ -15,6 +15,7 @@ from rt2_jax.data import images
 from rt2_jax.data.index import rlds_index
 from rt2_jax.data.readers import tfds_directory
 from rt2_jax.data.robot import rlds, rlds_writer
+from rt2_jax.data.robot.step_source import StepSource
 
 EPISODES, STEPS = 100, 100  # of a shard
 
@@ -46,21 +47,21 @@ class Robots:
         """Indexes it."""
         rlds_index.build(self.directory, kitchen.CARD, location=location)
 
-    def open(self, location: str) -> rlds.StepSource:
+    def open(self, location: str) -> StepSource:
         """Opens the index as a source."""
         return rlds.open_source(self.directory, kitchen.CARD, location=location)
 
-    def size(self, source: rlds.StepSource) -> int:
+    def size(self, source: StepSource) -> int:
         """How many steps are indexed."""
         return source.index.steps
 
-    def arrays(self, source: rlds.StepSource) -> list[np.ndarray]:
+    def arrays(self, source: StepSource) -> list[np.ndarray]:
         """What looking up an example reads, but for the data."""
         return list(source.index.arrays.values())
 
-    def row(self, source: rlds.StepSource, i: int) -> Any:
+    def row(self, source: StepSource, i: int) -> Any:
         """What the index says of an example, without its picture."""
-        return source.instruction(i), source.action(i)
+        return source.table.instruction(i), source.table.action(i)
 
 
 def features() -> tfds.features.FeaturesDict:

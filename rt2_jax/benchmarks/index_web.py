@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 
 from rt2_jax.data import images
+from rt2_jax.data.data_config import WebSet
 from rt2_jax.data.index import web_index
 from rt2_jax.data.readers.web_records import Format
 from rt2_jax.data.web import sources as web_sources
-from rt2_jax.data.web.web_set import WebSet
+from rt2_jax.data.web.web_source import WebSource
 
 SHARDS = {'jsonl': 10_000, 'webdataset': 1_000}  # records of one
 PICTURES = 256  # files that the lines of a JSONL name by turns
@@ -69,22 +70,22 @@ class Web:
         """Indexes it."""
         web_index.build(self._format(), location=location)
 
-    def open(self, location: str) -> WebSet:
+    def open(self, location: str) -> WebSource:
         """Opens the index as a source, which is selected by language and score."""
         table = web_sources.open_table(self._format(), location=location)
-        return WebSet(
-            table, tasks={'caption': 1.0, 'vqa': 1.0}, languages=WEIGHTS, keep_top=KEEP_TOP
-        )
+        tasks = {'caption': 1.0, 'vqa': 1.0}
+        settings = WebSet(self.kind, self.directory, tasks, languages=WEIGHTS, keep_top=KEEP_TOP)
+        return WebSource(table, settings)
 
-    def size(self, source: WebSet) -> int:
+    def size(self, source: WebSource) -> int:
         """How many records are indexed."""
         return len(source.table)
 
-    def arrays(self, source: WebSet) -> list[np.ndarray]:
+    def arrays(self, source: WebSource) -> list[np.ndarray]:
         """What looking up an example reads, but for the data."""
         return [*source.table.arrays.values(), source.selection.rows]
 
-    def row(self, source: WebSet, i: int) -> Any:
+    def row(self, source: WebSource, i: int) -> Any:
         """What the index says of an example, without its picture."""
         row = source.row(i)
         return source.table.texts('caption', row), source.table.place(row)

@@ -20,7 +20,7 @@ import numpy as np
 
 from rt2_jax.data import images
 from rt2_jax.data.example import Example
-from rt2_jax.nearest import nearest
+from rt2_jax.nearest import check_fields
 
 # RT-1: film_efficientnet/preprocessors.py of google-research/robotics_transformer, 4569641: frames of
 # 256 x 320 are padded by 20 and 50 pixels a side, then cropped to their size; whole at inference.
@@ -93,12 +93,9 @@ class Augmentation:
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Augmentation:
-        """From a mapping of the fields above; an unknown one raises with the nearest valid name."""
-        valid = [field.name for field in dataclasses.fields(cls)]
-        for name in config:
-            if name not in valid:
-                raise ValueError(f'unknown augmentation {name!r}' + nearest(name, valid))
-        return cls(**dict(config))
+        """From `config.data.augment`; ValueError for an unknown field, with the nearest valid one."""
+        names = [field.name for field in dataclasses.fields(cls)]
+        return cls(**check_fields('config.data.augment', config, names))
 
     @property
     def crops(self) -> bool:

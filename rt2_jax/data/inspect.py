@@ -19,10 +19,12 @@ import numpy as np
 
 from rt2_jax import command, paths
 from rt2_jax.data import cards
+from rt2_jax.data.data_config import RobotSet
 from rt2_jax.data.errors import CardError, DataSetError
 from rt2_jax.data.looking import charts, survey
 from rt2_jax.data.readers import tfds_directory, tfrecord
 from rt2_jax.data.robot import rlds, step_pictures
+from rt2_jax.data.robot.step_source import StepSource
 from rt2_jax.data.robot_card import RobotCard
 from rt2_jax.text.actions import ActionTokenizer
 from rt2_jax.text.tokenizer import Tokenizer
@@ -73,7 +75,8 @@ def inspect(
     index.verify()
     cameras = range(len(index.card.images))
     camera = min(cameras, key=index.without_picture)
-    source = rlds.StepSource(index, camera=camera, on_corrupt=on_corrupt)
+    settings = RobotSet(str(directory), index.card, camera=camera, on_corrupt=on_corrupt)
+    source = StepSource(index, settings)
     report = {'dataset': str(directory), 'split': split, **survey.survey(source.index)}
     shown = _shown_episodes(source)
     unreadable: dict[str, str] = {}
@@ -88,12 +91,12 @@ def inspect(
     return report
 
 
-def decoded(source: rlds.StepSource, i: int) -> dict[str, Any]:
+def decoded(source: StepSource, i: int) -> dict[str, Any]:
     """One example as the model meets it, and what the robot would be sent for it."""
     codec = ActionTokenizer(source.action_space, Tokenizer.load_default())
-    integers = codec.to_integers(source.action(i))
+    integers = codec.to_integers(source.table.action(i))
     command = source.index.card.to_command(codec.from_integers(integers))
-    raw = source.raw(i)
+    raw = source.table.raw(i)
     return {
         'episode': raw['episode'],
         'step': raw['step'],
@@ -158,18 +161,18 @@ def _number(value: float) -> str:
     return f'{value:,}' if isinstance(value, int) else f'{value:,.2f}'
 
 
-def _shown_episodes(source: rlds.StepSource) -> list[list[int]]:
+def _shown_episodes(source: StepSource) -> list[list[int]]:
     """Steps of a few episodes, both evenly spread."""
-    count = len(source.episodes)
+    count = len(source.table.episodes)
     places = np.unique(np.linspace(0, count - 1, min(EPISODES, count)).round().astype(int))
     return [
         [steps[j] for j in np.unique(np.linspace(0, len(steps) - 1, FRAMES).round().astype(int))]
-        for steps in (source.episode_steps(int(place)) for place in places)
+        for steps in (source.table.episode_steps(int(place)) for place in places)
     ]
 
 
 def _frames(
-    source: rlds.StepSource, steps: Sequence[int], unreadable: dict[str, str]
+    source: StepSource, steps: Sequence[int], unreadable: dict[str, str]
 ) -> dict[int, list[np.ndarray]]:
     """The picture of every camera at the given steps; black where there is none that can be read.
 
@@ -182,7 +185,7 @@ def _frames(
     for camera, path in enumerate(index.card.images):
         pictures = step_pictures.Pictures(index, camera)
         for step in steps:
-            row, episode = source.row(step), source.episode_index(step)
+            row, episode = source.table.row(step), source.table.episode_index(step)
             picture = np.zeros([64, 64, 3], np.uint8)
             if index.arrays['image_length'][row, camera]:
                 (place,) = pictures.places(np.array([[row]]), np.array([episode]))
@@ -196,7 +199,7 @@ def _frames(
 
 
 def _picture_warnings(
-    source: rlds.StepSource, frames: Mapping[int, list[np.ndarray]], unreadable: Mapping[str, str]
+    source: StepSource, frames: Mapping[int, list[np.ndarray]], unreadable: Mapping[str, str]
 ) -> list[str]:
     warnings = [f'{path} has unreadable pictures: {reason}' for path, reason in unreadable.items()]
     for camera, path in enumerate(source.index.card.images):
@@ -231,7 +234,7 @@ def _action_chart(report: Mapping[str, Any]) -> np.ndarray:
     return charts.histograms(title, rows)
 
 
-def _length_chart(source: rlds.StepSource, report: Mapping[str, Any]) -> np.ndarray:
+def _length_chart(source: StepSource, report: Mapping[str, Any]) -> np.ndarray:
     lengths = np.diff(source.index.arrays['episode_first'])
     top = int(lengths.max())
     counts, edges = np.histogram(lengths, bins=min(top + 1, 70), range=(0, top + 1))
@@ -248,12 +251,12 @@ def _frame_sheet(source, report, shown, frames) -> np.ndarray:
         words = f'episode {examples[0]["episode"]}: {examples[0]["instruction"]}'
         # The numbers of an action are hard to tell apart with one narrow blank between them.
         notes = [f'{e["step"]}:  {e["tokens"].replace(" ", "  ")}' for e in examples]
-        strips.append(charts.Strip(words, [frames[step][source.camera] for step in steps], notes))
+        strips.append(charts.Strip(words, [frames[step][source.settings.camera] for step in steps], notes))
     if len(cameras := source.index.card.images) > 1:
         steps = [steps[len(steps) // 2] for steps in shown]
         strips.append(
             charts.Strip(
-                f'all cameras, one step of episode {source.episode_index(steps[0])}',
+                f'all cameras, one step of episode {source.table.episode_index(steps[0])}',
                 frames[steps[0]],
                 [path.rpartition('/')[2] for path in cameras],
             )

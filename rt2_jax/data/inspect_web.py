@@ -18,11 +18,12 @@ from absl import app, flags, logging
 import numpy as np
 
 from rt2_jax import command, paths
+from rt2_jax.data.data_config import WebSet
 from rt2_jax.data.index.web_table import WebTable
 from rt2_jax.data.looking import charts, contact_sheet
 from rt2_jax.data.web import sources as web_sources, tasks as web_tasks
 from rt2_jax.data.web.web_cards import TEXTS
-from rt2_jax.data.web.web_set import WebSet
+from rt2_jax.data.web.web_source import WebSource
 from rt2_jax.text import places
 
 FLAGS = flags.FLAGS
@@ -107,7 +108,8 @@ def sheet(table: WebTable, count: int, seed: int) -> tuple[np.ndarray, list[str]
     A task has its turn as often as the next, whatever the shares of records that have it.
     """
     able = [task for task, needs in web_tasks.TASKS.items() if table.holding(*needs).any()]
-    sources = [WebSet(table, tasks={task: 1.0}, seed=seed) for task in able]
+    sets = [WebSet(FLAGS.kind, table.directory, {task: 1.0}, seed=seed) for task in able]
+    sources = [WebSource(table, web_set) for web_set in sets]
     cells, said = [], []
     for number in range(count):
         source = sources[number % len(sources)]

@@ -14,11 +14,11 @@ from absl import app, flags
 import numpy as np
 
 from rt2_jax import command, configuration, paths
-from rt2_jax.data import augmentation, images, pipeline, sources as sources_lib
+from rt2_jax.data import augmentation, images, sources as sources_lib
+from rt2_jax.data.data_config import DataConfig
 from rt2_jax.data.looking import charts
-from rt2_jax.data.mixture import ShareMap
-from rt2_jax.data.robot.rlds import StepSource
-from rt2_jax.data.schedules import Schedule
+from rt2_jax.data.mixture import Mixture, MixtureSchedule
+from rt2_jax.data.robot.step_source import StepSource
 
 FLAGS = flags.FLAGS
 
@@ -27,16 +27,18 @@ ROWS_A_SOURCE, TIMES = 2, 5
 SIDE = 192  # pixels
 
 
-def table(names: list[str], lengths: list[int], plan: ShareMap, batches: int) -> list[str]:
+def table(
+    names: list[str], lengths: list[int], schedule: MixtureSchedule, batches: int
+) -> list[str]:
     """Lines for people: a source each, with its share in per cent at `MOMENTS` moments of a run."""
     moments = np.linspace(0, batches - 1, MOMENTS).round().astype(int)
-    shares = np.array([plan.wanted(step, step + 1) for step in moments])
+    shares = np.array([schedule.wanted(step, step + 1) for step in moments])
     shares = 100 * shares / shares.sum(axis=1, keepdims=True)
     width = max(len('source'), *map(len, names))
     heads = [f'@{step}' for step in moments]
     lines = [f'{"source":{width}} {"has":>12} {"draws":>12} {"epochs":>10}  % of a batch']
     lines.append(' ' * (width + 38) + ' '.join(f'{head:>9}' for head in heads))
-    for i, (name, length, drawn) in enumerate(zip(names, lengths, plan.before(batches))):
+    for i, (name, length, drawn) in enumerate(zip(names, lengths, schedule.before(batches))):
         lines.append(
             f'{name:{width}} {length:12,} {drawn:12,} {drawn / length:10.3g} '
             + ' '.join(f'{share:9.2f}' for share in shares[:, i])
@@ -66,12 +68,11 @@ def held_out(config: Any, opened: Mapping[str, Any]) -> list[str]:
     Raises:
       holdouts.Leakage: some of it is trained on.
     """
-    robot, others = sources_lib.open_validation(config, opened)
     lines = []
-    for name, (source, _) in {**robot, **others}.items():
+    for name, source in sources_lib.open_validation(config, opened).by_name().items():
         if isinstance(source, StepSource):
             lines.append(
-                f'{name}: {len(source.episodes):,} episodes, {len(source):,} steps held out'
+                f'{name}: {len(source.table.episodes):,} episodes, {len(source):,} steps held out'
             )
         else:
             lines.append(f'{name}: {len(source):,} examples held out')
@@ -89,17 +90,17 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f'unknown arguments {argv[1:]}')
     config = FLAGS.config
     configuration.check(config)
-    robot, others = sources_lib.open_sources(config.data)
-    schedule = Schedule.from_config(config.data.robot_share.to_dict())
-    plan = pipeline.make_plan(robot, others, schedule, config.total_steps, config.batch_size)
-    opened = {name: source for name, (source, _) in {**robot, **others}.items()}
-    lines = table(list(opened), [*map(len, opened.values())], plan, config.total_steps)
+    data = DataConfig.from_config(config.data)
+    sources = sources_lib.open_sources(data)
+    mixture = Mixture.of(sources, data.robot_share)
+    schedule = MixtureSchedule(mixture, config.total_steps, config.batch_size)
+    opened = sources.by_name()
+    lines = table(list(opened), [*map(len, opened.values())], schedule, config.total_steps)
     if sources_lib.holds_out(config):
         lines += ['', *held_out(config, opened)]
     print('\n'.join(lines))
     if FLAGS.frames:
-        augment = augmentation.Augmentation.from_config(config.data.augment)
-        charts.save(paths.of(FLAGS.frames), sheet(opened, augment, config.seed))
+        charts.save(paths.of(FLAGS.frames), sheet(opened, data.augment, config.seed))
         print(f'\n{FLAGS.frames}: {ROWS_A_SOURCE} rows for each of {", ".join(opened)}')
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from rt2_jax.nearest import check, nearest
+from rt2_jax.nearest import check, check_fields
 
 KINDS = ('constant', 'linear', 'cosine', 'steps')
 _FIELDS = {
@@ -100,12 +100,24 @@ class Schedule:
         return json.dumps(used, sort_keys=True)
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any] | float) -> Schedule:
-        """From a number, or a mapping of the fields above; an unknown one raises with the nearest."""
+    def from_config(
+        cls, config: Mapping[str, Any] | float | Schedule, path: str = 'schedule'
+    ) -> Schedule:
+        """From a number, a mapping of the fields above, or what is one already.
+
+        Args:
+            config: the number or the fields.
+            path: what error messages call it, such as 'config.data.robot_share'.
+
+        Raises:
+            ValueError: an unknown field, with the nearest valid one, or a value that can't be.
+        """
+        if isinstance(config, Schedule):
+            return config
         if isinstance(config, (int, float)):
             return cls(start=float(config))
-        valid = [field.name for field in dataclasses.fields(cls)]
-        for name in config:
-            if name not in valid:
-                raise ValueError(f'unknown schedule field {name!r}' + nearest(name, valid))
-        return cls(**dict(config))
+        if not hasattr(config, 'items'):  # a ConfigDict is no Mapping
+            raise ValueError(
+                f'{path} is {config!r}; a number or the fields of a schedule are needed'
+            )
+        return cls(**check_fields(path, config, [field.name for field in dataclasses.fields(cls)]))

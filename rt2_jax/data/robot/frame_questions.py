@@ -13,7 +13,7 @@ import numpy as np
 
 from rt2_jax.data.example import Example
 from rt2_jax.data.robot.derived import Derived
-from rt2_jax.data.robot.rlds import Step, StepSource
+from rt2_jax.data.robot.step_source import Step, StepSource
 from rt2_jax.nearest import check
 from rt2_jax.text import places, prompts
 
@@ -41,7 +41,6 @@ class FrameQuestions(Derived):
     name: str = 'frames'
 
     def __post_init__(self):
-        super().__post_init__()
         for kind in self.kind_weights:
             check('kind of question', kind, KINDS)
 
@@ -53,9 +52,10 @@ class FrameQuestions(Derived):
     def fingerprint(self) -> str:
         return f'{self.steps.fingerprint} {sorted(self.kind_weights.items())} {self.seed}'
 
-    def readers(self, chosen: Sequence[int]) -> Iterator[Callable[[], Example]]:
-        for index, step in zip(chosen, self.steps.look_up(chosen), strict=True):
-            yield functools.partial(self._example, index, step)
+    def readers(self, numbers: Sequence[int]) -> Iterator[Callable[[], Example]]:
+        """See `SkipCorrupt.readers`."""
+        for number, step in zip(numbers, self.steps.look_up(numbers), strict=True):
+            yield functools.partial(self._example, number, step)
 
     def _example(self, index: int, step: Step) -> Example:
         rng = np.random.Generator(np.random.Philox(key=[self.seed, index]))

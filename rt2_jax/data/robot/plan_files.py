@@ -5,7 +5,7 @@
                    {"episode": 12, "plan": "go to the drawer"}
                    {"episode": 12, "steps": [0, 14], "plan": "open the drawer"}
 
-An episode's number is its place in the data set, as `StepSource.raw` gives it; steps are numbered
+An episode's number is its place in the data set, as `StepTable.raw` gives it; steps are numbered
 from 0, the last one not included. What says more about a step goes first: its steps, its episode,
 its instruction.
 """
@@ -24,8 +24,7 @@ from etils import epath
 import numpy as np
 
 from rt2_jax import paths, records
-from rt2_jax.data.robot import step_columns
-from rt2_jax.data.robot.rlds import StepSource
+from rt2_jax.data.robot.step_table import StepTable
 from rt2_jax.nearest import check, closest
 
 FIELDS = ('instruction', 'episode', 'steps', 'plan')
@@ -78,25 +77,25 @@ class PlanFile:
         plan = self.episodes.get(step['episode'])
         return plan or self.instructions.get(step['instruction'], '')
 
-    def known(self, steps: StepSource) -> np.ndarray:
-        which, instructions = step_columns.texts(steps)
+    def known(self, table: StepTable) -> np.ndarray:
+        which, instructions = table.texts()
         self._report_unknown(instructions)
-        if strange := {*self.episodes, *self.ranges} - set(range(steps.index.episodes)):
+        if strange := {*self.episodes, *self.ranges} - set(range(table.index.episodes)):
             raise ValueError(
-                f'{self.path}: there is no episode {min(strange)} in {steps.index.directory}, which '
-                f'has 0..{steps.index.episodes - 1}'
+                f'{self.path}: there is no episode {min(strange)} in {table.index.directory}, which '
+                f'has 0..{table.index.episodes - 1}'
             )
         known = np.array([text in self.instructions for text in instructions])[which]
-        for place, episode in enumerate(steps.episodes.tolist()):
-            own = steps.episode_steps(place)
+        for position, episode in enumerate(table.episodes.tolist()):
+            own = table.episode_steps(position)
             if episode in self.episodes:
                 known[own] = True
             for first, end, _ in self.ranges.get(episode, ()):
                 known[own[first:end]] = True
         return known
 
-    def texts(self, steps: StepSource | None) -> Iterable[str]:
-        del steps
+    def texts(self, table: StepTable | None) -> Iterable[str]:
+        del table
         ranged = (plan for ranges in self.ranges.values() for *_, plan in ranges)
         return {*self.instructions.values(), *self.episodes.values(), *ranged}
 

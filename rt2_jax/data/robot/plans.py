@@ -16,11 +16,12 @@ import numpy as np
 
 from rt2_jax.data.errors import DataSetError
 from rt2_jax.data.example import Example
-from rt2_jax.data.robot import step_columns
 from rt2_jax.data.robot.derived import Derived
-from rt2_jax.data.robot.rlds import Step, StepSource
+from rt2_jax.data.robot.step_source import Step, StepSource
+from rt2_jax.data.robot.step_table import StepTable
 from rt2_jax.nearest import check
 from rt2_jax.text import places, prompts
+from rt2_jax.text.actions import ActionSpace
 
 MISSING = ('raise', 'act')
 
@@ -31,13 +32,13 @@ class Planner(Protocol):
     fingerprint: str  # changes whenever a plan does
 
     def plan(self, step: Mapping[str, Any]) -> str:
-        """The plan of a step as `StepSource.raw` gives it; '' where there is none."""
+        """The plan of a step as `StepTable.raw` gives it; '' where there is none."""
 
-    def known(self, steps: StepSource) -> np.ndarray:
-        """Of which selected steps there is a plan, bool [len(steps)]."""
+    def known(self, table: StepTable) -> np.ndarray:
+        """Of which steps there is a plan, bool [len(table)]."""
 
-    def texts(self, steps: StepSource) -> Iterable[str]:
-        """The different plans, or none where they are too many to say."""
+    def texts(self, table: StepTable) -> Iterable[str]:
+        """The different plans; none where there are too many to list."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,26 +62,34 @@ class Planned(Derived):
     name: str = 'plans'
 
     def __post_init__(self):
-        super().__post_init__()
         check('plans_missing', self.missing, MISSING)
-        known = self.planner.known(self.steps)
+        table = self.steps.table
+        known = self.planner.known(table)
         if known.all():
             return
-        told = (
+        first = int(np.argmin(known))
+        problem = (
             f'{self.name}: {(~known).sum()} of {len(known)} steps have no plan, the first is '
-            f'{self.steps.instruction(int(np.argmin(known)))!r} of episode '
-            f'{self.steps.episode_index(int(np.argmin(known)))}'
+            f'{table.instruction(first)!r} of episode {table.episode_index(first)}'
         )
         if self.missing == 'raise' or not known.any():
-            raise DataSetError(f"{told}; add them, or set plans_missing='act' where some are there")
-        logging.warning('%s; they are answered by the action alone', told)
+            raise DataSetError(
+                f"{problem}; add them, or set plans_missing='act' where some are there"
+            )
+        logging.warning('%s; they are answered by the action alone', problem)
 
     @property
     def kinds(self) -> tuple[str, ...]:
         return ('robot', 'robot_plan') if self.missing == 'act' else ('robot_plan',)
 
     @property
-    def action_space(self):
+    def acting_kinds(self) -> tuple[str, ...]:
+        """All of them."""
+        return self.kinds
+
+    @property
+    def action_space(self) -> ActionSpace:
+        """Of the actions behind the plans."""
         return self.steps.action_space
 
     @property
@@ -89,10 +98,11 @@ class Planned(Derived):
 
     def answers(self) -> Iterable[str]:
         """Those answers whose length depends on the data; an action follows each."""
-        return (prompts.plan(text) for text in self.planner.texts(self.steps))
+        return (prompts.plan(text) for text in self.planner.texts(self.steps.table))
 
-    def readers(self, chosen: Sequence[int]) -> Iterator[Callable[[], Example]]:
-        for step in self.steps.look_up(chosen):
+    def readers(self, numbers: Sequence[int]) -> Iterator[Callable[[], Example]]:
+        """See `SkipCorrupt.readers`."""
+        for step in self.steps.look_up(numbers):
             yield functools.partial(self._example, step)
 
     def _example(self, step: Step) -> Example:
@@ -116,11 +126,11 @@ class Instruction:
     def plan(self, step: Mapping[str, Any]) -> str:
         return step['instruction'].strip()
 
-    def known(self, steps: StepSource) -> np.ndarray:
-        return _are_there(*step_columns.texts(steps))
+    def known(self, table: StepTable) -> np.ndarray:
+        return _are_there(*table.texts())
 
-    def texts(self, steps: StepSource) -> Iterable[str]:
-        return step_columns.texts(steps)[1]
+    def texts(self, table: StepTable) -> Iterable[str]:
+        return table.texts()[1]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,11 +150,11 @@ class Column:
     def plan(self, step: Mapping[str, Any]) -> str:
         return step[self.path].strip()
 
-    def known(self, steps: StepSource) -> np.ndarray:
-        return _are_there(*step_columns.texts(steps, self.path))
+    def known(self, table: StepTable) -> np.ndarray:
+        return _are_there(*table.texts(self.path))
 
-    def texts(self, steps: StepSource) -> Iterable[str]:
-        return filter(str.strip, step_columns.texts(steps, self.path)[1])
+    def texts(self, table: StepTable) -> Iterable[str]:
+        return filter(str.strip, table.texts(self.path)[1])
 
 
 class Grounded:
@@ -165,12 +175,12 @@ class Grounded:
     def plan(self, step: Mapping[str, Any]) -> str:
         return grounded(step)
 
-    def known(self, steps: StepSource) -> np.ndarray:
-        step_columns.require(steps, self.columns)
-        return np.ones([len(steps)], bool)
+    def known(self, table: StepTable) -> np.ndarray:
+        table.require(self.columns)
+        return np.ones([len(table)], bool)
 
-    def texts(self, steps: StepSource) -> Iterable[str]:
-        del steps
+    def texts(self, table: StepTable) -> Iterable[str]:
+        del table
         return ()
 
 

@@ -17,6 +17,7 @@ from rt2_jax.data import holdouts
 from rt2_jax.data.holdouts import LISTED, PARTS, Leakage
 from rt2_jax.data.index.episode_index import Index
 from rt2_jax.data.readers import tfrecord
+from rt2_jax.data.robot.step_table import StepTable
 from rt2_jax.nearest import check
 
 
@@ -90,14 +91,15 @@ def _episodes(sources: Mapping[str, Any]) -> dict[str, Any]:
     names, numbers, columns = [], [], {'identity': [], 'beginning': []}
     seen = set()
     for name, source in sources.items():
-        steps = getattr(source, 'steps', source)  # what asks about steps holds them
-        if not isinstance(getattr(steps, 'index', None), Index) or id(steps) in seen:
+        steps = getattr(source, 'steps', source)  # a derived source has the steps it asks about
+        table = getattr(steps, 'table', None)
+        if not isinstance(table, StepTable) or id(table) in seen:
             continue
-        seen.add(id(steps))
-        names += [name] * len(steps.episodes)
-        numbers.append(steps.episodes)
-        columns['identity'].append(identities(steps.index)[steps.episodes])
-        columns['beginning'].append(_beginnings(steps.index)[steps.episodes])
+        seen.add(id(table))
+        names += [name] * len(table.episodes)
+        numbers.append(table.episodes)
+        columns['identity'].append(identities(table.index)[table.episodes])
+        columns['beginning'].append(_beginnings(table.index)[table.episodes])
     joined = {
         key: np.concatenate(parts) if parts else np.zeros(0, np.uint64)
         for key, parts in columns.items()

@@ -22,6 +22,7 @@ from etils import epath
 import numpy as np
 
 from rt2_jax import records
+from rt2_jax.data.data_config import WebSet
 from rt2_jax.data.errors import IndexMismatch
 from rt2_jax.data.holdouts import PARTS
 from rt2_jax.data.index import index_places
@@ -106,50 +107,45 @@ def language_shares(
 def select(
     table: WebTable,
     needs: Sequence[Sequence[str]],
-    *,
+    settings: WebSet,
     languages: Sequence[str] = (),
-    grouped: bool = False,
-    keep_top: float = 1.0,
-    min_score: float | None = None,
-    holdout: float = 0,
     part: str = 'train',
 ) -> Selection:
     """Selects records; kept beside the index, where that can be written.
 
-    Applied in this order: a record must hold what some task needs, be in one of the languages, have
-    at least the score, be among the best, and be of the part that is asked for.
+    Applied in this order: a record must hold what some task needs, be in one of the languages, have at
+    least `min_score`, be among the best `keep_top` by score (exact, ties go to those that come first in
+    the set; records without a score are left out if it is below 1), and be of the part.
 
     Args:
-      table: the opened index.
-      needs: the fields that each task needs.
-      languages: languages to keep; all if empty.
-      grouped: group rows by language.
-      keep_top: the share of records, by score, that are kept; exact, ties go to those that come
-        first in the set. Records without a score are left out if this is below 1.
-      min_score: the lowest score that is kept.
-      holdout, part: see splits.
+        table: the opened index.
+        needs: the fields that each task needs.
+        settings: of the set.
+        languages: languages to keep; all if empty.
+        part: 'train' or 'validation' (see splits).
 
     Raises:
-      DataSetError: nothing is left, or there are no scores.
+        DataSetError: nothing is left, or there are no scores.
     """
     for language in languages:
         check(f'language of {table.directory}:', language, table.languages)
-    if not 0 < keep_top <= 1:
-        raise ValueError(f'keep_top must be above 0 and at most 1, not {keep_top}')
+    if not 0 < settings.keep_top <= 1:
+        raise ValueError(f'keep_top must be above 0 and at most 1, not {settings.keep_top}')
     check('part', part, PARTS)
-    settings = {
+    # The name of the folder follows from it.
+    key = {
         'needs': sorted(sorted(need) for need in needs),
         'languages': sorted(languages),
-        'grouped': grouped,
-        'keep_top': keep_top,
-        'min_score': min_score,
+        'grouped': bool(languages) or settings.temperature != 1,
+        'keep_top': settings.keep_top,
+        'min_score': settings.min_score,
         'index': table.fingerprint,
-        **({'holdout': holdout, 'part': part} if holdout else {}),
+        **({'holdout': settings.holdout, 'part': part} if settings.holdout else {}),
     }
-    own = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+    own = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
     folder = table.local / f'selection-{own}'
     if not (folder / 'selection.json').exists():
-        return _compute(table, settings, folder)
+        return _compute(table, key, folder)
     about = records.read(folder / 'selection.json', IndexMismatch)
     return Selection(
         _mapped(folder / 'rows.npy'),

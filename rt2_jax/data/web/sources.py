@@ -10,6 +10,7 @@ The first use makes the index; later ones map it.
 from __future__ import annotations
 
 from collections.abc import Mapping
+import dataclasses
 import functools
 from typing import Any
 
@@ -17,6 +18,7 @@ from absl import logging
 from etils import epath
 
 from rt2_jax.data import files as files_lib
+from rt2_jax.data.data_config import WEB_KINDS, WebSet
 from rt2_jax.data.index import index_jobs, index_places, web_index
 from rt2_jax.data.index.web_table import WebTable
 from rt2_jax.data.readers import tfrecord
@@ -25,13 +27,8 @@ from rt2_jax.data.readers.tfds_web import Tfds
 from rt2_jax.data.readers.web_records import Format
 from rt2_jax.data.readers.webdataset import WebDataset
 from rt2_jax.data.web.web_cards import WebCard, find
-from rt2_jax.data.web.web_set import WebSet
-from rt2_jax.nearest import check
-
-KINDS = ('tfds', 'webdataset', 'jsonl')
-FORMAT_SETTINGS = ('directory', 'card', 'fields', 'split', 'files', 'pictures')
-SET_SETTINGS = ('tasks', 'wording', 'languages', 'temperature', 'keep_top', 'min_score')
-SET_SETTINGS += ('holdout', 'part', 'most_boxes', 'passes', 'seed')
+from rt2_jax.data.web.web_source import WebSource
+from rt2_jax.nearest import check, check_fields
 
 
 def open_format(
@@ -47,7 +44,7 @@ def open_format(
     """A web set, before it is indexed.
 
     Args:
-      kind: of KINDS.
+      kind: of WEB_KINDS.
       directory: where it is: a folder of this machine, or gs://, s3://, http(s)://.
       card: a card or its name (see cards); by default that of its kind, for TFDS an empty one.
       fields: paths that take the place of the card's, by field.
@@ -58,7 +55,7 @@ def open_format(
     Raises:
       ValueError: an unknown kind, card or field, or a setting that the kind doesn't have.
     """
-    check('kind of web set', kind, KINDS)
+    check('kind of web set', kind, WEB_KINDS)
     directory = str(directory)
     if kind == 'tfds':
         if files or pictures:
@@ -68,12 +65,12 @@ def open_format(
         return Tfds(directory, find(card or WebCard('fields'), fields), split)
     if split != 'train':
         raise ValueError(f'a {kind} set has no split; give the pattern of its `files`')
-    given = {'pattern': files} if files else {}
+    pattern = {'pattern': files} if files else {}
     if kind == 'jsonl':
-        return Jsonl(directory, find(card or kind, fields), pictures=pictures, **given)
+        return Jsonl(directory, find(card or kind, fields), pictures=pictures, **pattern)
     if pictures:
         raise ValueError('a webdataset has its pictures in its shards: it takes no `pictures`')
-    return WebDataset(directory, find(card or kind, fields), **given)
+    return WebDataset(directory, find(card or kind, fields), **pattern)
 
 
 def open_table(
@@ -115,28 +112,47 @@ def open_table(
     return table
 
 
-def open_source(kind: str, directory: epath.PathLike = '', **settings: Any) -> WebSet:
+def open_set(
+    web_set: WebSet, part: str = 'train', indexes: epath.PathLike | None = None
+) -> WebSource:
     """A web set as a source, indexing it first if it has no index.
 
     Args:
-      kind: of KINDS.
-      directory: where it is.
-      **settings: `location`, `indexes` and `on_corrupt` as for `open_table`, `name`, and those of
-        `open_format` and of WebSet.
+        web_set: the set.
+        part: 'train' for the records that aren't held out, 'validation' for those that are.
+        indexes: as for `open_table`.
 
     Raises:
-      ValueError: an unknown setting, with the nearest valid name, or one that is lacking.
+        Exception: as `open_format`, `open_table` and WebSource.
     """
-    whose = f'web set {settings.get("name", directory)!r}:'
-    valid = (*FORMAT_SETTINGS, *SET_SETTINGS, 'location', 'indexes', 'name', 'on_corrupt')
-    for key in settings:
-        check(f'setting of the {whose}', key, valid)
-    needed = {'directory': directory, 'tasks': settings.get('tasks')}
-    if lacking := [key for key, value in needed.items() if not value]:
-        raise ValueError(f'{whose} it lacks {", ".join(lacking)}')
-    on_corrupt = settings.pop('on_corrupt', 'raise')
-    where = {key: settings.pop(key, None) for key in ('location', 'indexes')}
-    given = {key: settings.pop(key) for key in FORMAT_SETTINGS if key in settings}
-    dataset = open_format(kind, directory, **given)
-    table = open_table(dataset, on_corrupt=on_corrupt, **where)
-    return WebSet(table, on_corrupt=on_corrupt, **settings)
+    dataset = open_format(
+        web_set.kind,
+        web_set.directory,
+        card=web_set.card,
+        fields=web_set.fields,
+        split=web_set.split,
+        files=web_set.files,
+        pictures=web_set.pictures,
+    )
+    table = open_table(
+        dataset, location=web_set.location, indexes=indexes, on_corrupt=web_set.on_corrupt
+    )
+    return WebSource(table, web_set, part)
+
+
+def open_source(
+    kind: str,
+    directory: epath.PathLike,
+    *,
+    part: str = 'train',
+    indexes: epath.PathLike | None = None,
+    **fields: Any,
+) -> WebSource:
+    """A web set as a source: `open_set` of the WebSet with these fields.
+
+    Raises:
+        ValueError: a field that WebSet doesn't have, with the nearest valid one, or one that is missing.
+    """
+    names = [field.name for field in dataclasses.fields(WebSet)]
+    fields = check_fields('WebSet', fields, names, ('tasks',))
+    return open_set(WebSet(kind=kind, directory=str(directory), **fields), part, indexes)

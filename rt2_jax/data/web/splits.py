@@ -15,7 +15,7 @@ import numpy as np
 from rt2_jax.data.holdouts import LISTED, Leakage
 from rt2_jax.data.index.web_table import WebTable
 from rt2_jax.data.web.web_cards import TEXTS
-from rt2_jax.data.web.web_set import WebSet
+from rt2_jax.data.web.web_source import WebSource
 
 ROWS = 1 << 18  # at a time
 
@@ -69,7 +69,7 @@ class _Known:
       sources: by name.
     """
 
-    def __init__(self, sources: Mapping[str, WebSet]):
+    def __init__(self, sources: Mapping[str, WebSource]):
         self.sources = dict(sources)
         names, rows, known = [], [], [np.zeros(0, np.uint64)]
         for number, source in enumerate(self.sources.values()):
@@ -90,7 +90,7 @@ class _Known:
     def __len__(self) -> int:
         return len(self._known)
 
-    def found_in(self, source: WebSet) -> Iterator[tuple[int, int]]:
+    def found_in(self, source: WebSource) -> Iterator[tuple[int, int]]:
         """Rows of a source whose picture is here too, and the place of the first with that picture."""
         for rows in _rows(source):
             known = source.table.pictures(rows)
@@ -116,11 +116,11 @@ class _Known:
         return known >> np.uint64(64 - 22)
 
 
-def _distinct(sources: Mapping[str, Any]) -> dict[str, WebSet]:
-    return {name: source for name, source in sources.items() if isinstance(source, WebSet)}
+def _distinct(sources: Mapping[str, Any]) -> dict[str, WebSource]:
+    return {name: source for name, source in sources.items() if isinstance(source, WebSource)}
 
 
-def _rows(source: WebSet) -> Iterator[np.ndarray]:
+def _rows(source: WebSource) -> Iterator[np.ndarray]:
     """The rows that a source uses, each once, in parts."""
     rows = source.selection.rows
     size = sum(source.selection.counts)
