@@ -12,8 +12,9 @@ import tensorflow_datasets as tfds
 
 from rt2_jax.benchmarks import kitchen
 from rt2_jax.data import images
-from rt2_jax.data.index import rlds_index
+from rt2_jax.data.index import index_build
 from rt2_jax.data.readers import tfds_directory
+from rt2_jax.data.readers.rlds_episodes import Rlds
 from rt2_jax.data.robot import rlds, rlds_writer
 from rt2_jax.data.robot.step_source import StepSource
 
@@ -45,7 +46,7 @@ class Robots:
 
     def build(self, location: str) -> None:
         """Indexes it."""
-        rlds_index.build(self.directory, kitchen.CARD, location=location)
+        index_build.build(Rlds(self.directory, kitchen.CARD), location=location)
 
     def open(self, location: str) -> StepSource:
         """Opens the index as a source."""

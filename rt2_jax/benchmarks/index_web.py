@@ -14,8 +14,8 @@ import numpy as np
 
 from rt2_jax.data import images
 from rt2_jax.data.data_config import WebSet
-from rt2_jax.data.index import web_index
-from rt2_jax.data.readers.web_records import Format
+from rt2_jax.data.index import index_build
+from rt2_jax.data.readers.web_format import WebFormat
 from rt2_jax.data.web import sources as web_sources
 from rt2_jax.data.web.web_source import WebSource
 
@@ -68,7 +68,7 @@ class Web:
 
     def build(self, location: str) -> None:
         """Indexes it."""
-        web_index.build(self._format(), location=location)
+        index_build.build(self._format(), location=location)
 
     def open(self, location: str) -> WebSource:
         """Opens the index as a source, which is selected by language and score."""
@@ -90,7 +90,7 @@ class Web:
         row = source.row(i)
         return source.table.texts('caption', row), source.table.place(row)
 
-    def _format(self) -> Format:
+    def _format(self) -> WebFormat:
         return web_sources.open_format(self.kind, self.directory, fields=FIELDS[self.kind])
 
 

@@ -124,6 +124,13 @@ def read(given: str) -> bytes:
         return file.read()
 
 
+def within(folder: str, name: str) -> str:
+    """The path of a file in a folder, of this machine or remote."""
+    if remote.is_remote(folder):
+        return os.fspath(path(folder) / name)
+    return os.path.join(folder, name)
+
+
 def stamps(paths: Iterable[Path]) -> list[dict[str, Any]]:
     """What changes when a file does: 'size', and 'mtime_ns' or, for a remote file, 'version'."""
     return _of_each(_stamp, paths)

@@ -38,12 +38,6 @@ def about_part(path: epath.PathLike) -> Any:
         return json.loads(part['about'].tobytes())
 
 
-def names_in(path: epath.PathLike) -> list[str]:
-    """The arrays of a part."""
-    with np.load(path) as part:
-        return [name for name in part.files if name != 'about']
-
-
 def of_parts(paths: Iterable[epath.PathLike], name: str) -> Iterator[np.ndarray]:
     """An array of each part that has it."""
     for path in paths:
@@ -52,29 +46,43 @@ def of_parts(paths: Iterable[epath.PathLike], name: str) -> Iterator[np.ndarray]
                 yield part[name]
 
 
-def write(path: epath.PathLike, parts: Iterable[np.ndarray], rows: int) -> dict[str, int]:
-    """A .npy file of `rows` rows from its parts; returns {'bytes', 'crc32c'} of its values.
+class Writer:
+    """Writes the arrays of an index.
 
-    Not through a memory map: a full disk would kill the process.
+    Args:
+        folder: of the index.
+
+    Attributes:
+        arrays: name -> {'bytes', 'crc32c'} of the values of each array so far.
     """
-    checksum, size, begun = 0, 0, False
-    with open(path, 'wb') as file:
-        for part in parts:
-            # An empty part doesn't know how wide its arrays would be.
-            if not begun and (len(part) or not rows):
-                begun = True
-                header = np.lib.format.header_data_from_array_1_0(part)
-                header['shape'] = (rows, *part.shape[1:])
-                header['fortran_order'] = False
-                np.lib.format.write_array_header_1_0(file, header)
-            data = part.tobytes()
-            file.write(data)
-            checksum, size = google_crc32c.extend(checksum, data), size + len(data)
-    return {'bytes': size, 'crc32c': checksum}
+
+    def __init__(self, folder: epath.Path):
+        self._folder = folder
+        self.arrays: dict[str, dict[str, int]] = {}
+
+    def write(self, name: str, parts: Iterable[np.ndarray], rows: int) -> None:
+        """Writes NAME.npy, of `rows` rows, from its parts.
+
+        Not through a memory map: a full disk would kill the process.
+        """
+        checksum, size, begun = 0, 0, False
+        with open(self._folder / f'{name}.npy', 'wb') as file:
+            for part in parts:
+                # An empty part doesn't know how wide its arrays would be.
+                if not begun and (len(part) or not rows):
+                    begun = True
+                    header = np.lib.format.header_data_from_array_1_0(part)
+                    header['shape'] = (rows, *part.shape[1:])
+                    header['fortran_order'] = False
+                    np.lib.format.write_array_header_1_0(file, header)
+                data = part.tobytes()
+                file.write(data)
+                checksum, size = google_crc32c.extend(checksum, data), size + len(data)
+        self.arrays[name] = {'bytes': size, 'crc32c': checksum}
 
 
 def mapped(folder: epath.Path, abouts: Mapping[str, Mapping[str, int]]) -> dict[str, np.ndarray]:
-    """The arrays that `write` wrote as NAME.npy, memory-mapped, by name."""
+    """The arrays that `Writer` wrote, memory-mapped, by name."""
     # As plain arrays: indexing numpy's memmap class costs several times as much. An empty file
     # can't be mapped.
     return {

@@ -18,9 +18,10 @@ from typing import Any
 
 from rt2_jax.data import files, remote
 from rt2_jax.data.errors import lfs_remedy
+from rt2_jax.data.index.index_build import Unit
 from rt2_jax.data.readers import file_patterns, json_objects, tfrecord, web_records
-from rt2_jax.data.readers.web_records import Record, Unit
-from rt2_jax.data.web.web_cards import WebCard
+from rt2_jax.data.readers.web_format import WebFormat
+from rt2_jax.data.readers.web_records import Record
 
 # Large enough to keep a process busy for seconds, small enough to share out one file's lines.
 UNIT_BYTES = 8 << 20
@@ -32,19 +33,17 @@ _BLOCK_BYTES = 1 << 20
 
 
 @dataclasses.dataclass(frozen=True)
-class Jsonl:
+class Jsonl(WebFormat):
     """Lines of JSON beside pictures.
 
     Attributes:
-      directory: the set, of this machine or remote.
-      card: paths are keys of a line's object.
-      pattern: the JSONL files within the directory (see file_patterns).
-      pictures: folder that pictures' names are relative to, within the directory or elsewhere; the
-        directory itself if ''.
+        directory: the set, of this machine or remote.
+        card: paths are keys of a line's object.
+        pattern: the JSONL files within the directory (see file_patterns).
+        pictures: folder that pictures' names are relative to, within the directory or elsewhere; the
+            directory itself if ''.
     """
 
-    directory: str
-    card: WebCard
     pattern: str = '*.jsonl'
     pictures: str = ''
 
@@ -52,6 +51,7 @@ class Jsonl:
 
     @property
     def fingerprint(self) -> str:
+        """Changes with the card, the pattern and the folder of pictures."""
         return f'{self.kind} {self.card.fingerprint} {self.pattern} {self.pictures}'
 
     @functools.cached_property
@@ -60,10 +60,6 @@ class Jsonl:
         if not self.pictures or remote.is_remote(self.pictures):
             return self.pictures or self.directory
         return os.fspath(files.path(self.directory) / self.pictures)
-
-    def prepare(self) -> Jsonl:
-        """Nothing to prepare: there is no schema."""
-        return self
 
     def files(self) -> list[str]:
         """The JSONL files."""
@@ -139,20 +135,13 @@ class Jsonl:
         return web_records.make(values, picture, 0, self.card, names[0])
 
     def _picture(self, name: str) -> bytes:
-        path = within(self.folder, name)
+        path = files.within(self.folder, name)
         try:
             return files.read(path)
         except remote.RemoteError:  # the picture may be whole
             raise
         except OSError as error:
             raise ValueError(f'picture {path}: {error.strerror or "no such file"}') from error
-
-
-def within(folder: str, name: str) -> str:
-    """The path of a picture in a folder, of this machine or remote."""
-    if remote.is_remote(folder):
-        return os.fspath(files.path(folder) / name)
-    return os.path.join(folder, name)
 
 
 def _groups(items: Iterator[Any], size: int) -> Iterator[list[Any]]:

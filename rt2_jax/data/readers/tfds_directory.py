@@ -33,21 +33,32 @@ def version_folder(directory: epath.PathLike) -> files.Path:
 
 
 def shard_names(directory: epath.PathLike, split: str = 'train') -> list[str]:
-    """The shards of a split within the directory, as dataset_info.json declares them.
+    """The shards of a split within the directory, all of which are there.
 
     Raises:
-      DataSetError: if the directory is missing, half-written, or lacks the split or a shard.
+        DataSetError: if the directory is missing, half-written, or lacks the split or a shard.
     """
-    return [name for name, _ in declared(directory, split)]
+    names, folder = [name for name, _ in declared(directory, split)], files.path(directory)
+    paths = [folder / name for name in names]
+    if missing := files.missing(paths):
+        raise DataSetError(
+            f'{directory} lacks {len(missing)} of {len(names)} shards of split {split!r}, first '
+            f'{names[paths.index(missing[0])]}. Restore them from where the data came from.'
+        )
+    return names
 
 
 def dataset_name(directory: epath.PathLike) -> str:
-    """What dataset_info.json calls the data set; raises as `shard_names`."""
+    """What dataset_info.json calls the data set; raises as `declared`."""
     return _info(files.path(directory))['name']
 
 
 def declared(directory: epath.PathLike, split: str) -> list[tuple[str, int]]:
-    """The shards of a split with the number of records that each shall hold; as `shard_names`."""
+    """The shards of a split with their numbers of records, as dataset_info.json declares them.
+
+    Raises:
+        DataSetError: if the directory is missing, half-written, or lacks the split.
+    """
     directory = files.path(directory)
     info = _info(directory)
     entries = {entry['name']: entry for entry in info.get('splits', ())}
@@ -64,12 +75,6 @@ def declared(directory: epath.PathLike, split: str) -> list[tuple[str, int]]:
         raise DataSetError(f'{directory}: dataset_info.json declares no shards of split {split!r}')
     template = entries[split].get('filepathTemplate') or TEMPLATE
     names = _filled(directory, template, info['name'], split, kind, len(lengths))
-    paths = [directory / name for name in names]
-    if missing := files.missing(paths):
-        raise DataSetError(
-            f'{directory} lacks {len(missing)} of {len(names)} shards of split {split!r}, first '
-            f'{names[paths.index(missing[0])]}. Restore them from where the data came from.'
-        )
     return list(zip(names, lengths, strict=True))
 
 

@@ -73,6 +73,16 @@ class Record:
     payload: bytes | None
     error: CorruptRecord | None = None
 
+    @property
+    def payload_offset(self) -> int:
+        """First byte of the payload in the file."""
+        return self.offset + HEADER_BYTES
+
+    @property
+    def end(self) -> int:
+        """The byte behind the record."""
+        return self.offset + HEADER_BYTES + self.length + FOOTER_BYTES
+
 
 def scan(path: str | os.PathLike, *, payloads: bool = True) -> Iterator[Record]:
     """Walks the records of a file, corrupt ones included.

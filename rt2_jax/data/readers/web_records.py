@@ -1,16 +1,12 @@
-"""One picture with its texts, as any format of web set gives it to the index.
-
-A format walks a unit (a shard, or a stretch of a JSONL file) and yields a Record for each picture,
-or the CorruptRecord that stands in its place: `Format` says what a format has to offer.
-"""
+"""One picture with its texts, as every format of web set gives it to the index."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
 import math
 import struct
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import simplejpeg
@@ -22,15 +18,6 @@ from rt2_jax.data.web.web_cards import TEXTS, WebCard
 
 # Boxes may reach so far (fraction of a side) beyond the picture, as rounding makes them.
 OVERHANG = 0.02
-
-
-@dataclasses.dataclass(frozen=True)
-class Unit:
-    """What is indexed in one go: the bytes from `start` to `stop` of the file-th file."""
-
-    file: int
-    start: int
-    stop: int
 
 
 @dataclasses.dataclass
@@ -56,50 +43,6 @@ class Record:
     language: str
     score: float
     path: str = ''
-
-
-class Format(Protocol):
-    """A web set in some format, ready to be indexed.
-
-    Attributes:
-      kind: the format's name.
-      directory: the set.
-      card: what its features are called.
-      folder: where pictures are that have files of their own; else ''.
-      fingerprint: changes with anything but the data that changes what an index holds.
-    """
-
-    kind: str
-    directory: str
-    card: WebCard
-    folder: str
-    fingerprint: str
-
-    def prepare(self) -> Format:
-        """Itself, with what indexing alone needs; a DataSetError where the card doesn't fit."""
-        ...
-
-    def files(self) -> list[str]:
-        """Names, within the directory, of what is walked."""
-        ...
-
-    def units(self, sizes: Sequence[int]) -> list[Unit]:
-        """What is walked in one go, of files of so many bytes."""
-        ...
-
-    def records(
-        self, path: str, unit: Unit, digest: Any
-    ) -> Iterator[Record | tfrecord.CorruptRecord]:
-        """A unit's records in order, with what is damaged in its place; digests as `framing`."""
-        ...
-
-    def framing(self, path: str, unit: Unit, digest: Any) -> None:
-        """Updates a hashlib digest with what a unit holds but for pixels, as cheaply as can be."""
-        ...
-
-    def keys(self) -> list[str]:
-        """Valid paths, for messages about a mistyped one."""
-        ...
 
 
 def make(

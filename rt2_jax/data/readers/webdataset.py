@@ -9,7 +9,7 @@ the archive, so that it can't be compressed.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 import dataclasses
 import json
 import os
@@ -19,9 +19,10 @@ from typing import Any
 
 from rt2_jax.data import files, remote
 from rt2_jax.data.errors import lfs_remedy
+from rt2_jax.data.index.index_build import Unit
 from rt2_jax.data.readers import file_patterns, tfrecord, web_records
-from rt2_jax.data.readers.web_records import Record, Unit
-from rt2_jax.data.web.web_cards import WebCard
+from rt2_jax.data.readers.web_format import WebFormat
+from rt2_jax.data.readers.web_records import Record
 
 # WebDataset's own members, and what macOS puts beside files.
 _NO_SAMPLE = re.compile(r'(^|/)(__[^/]*__($|/)|__MACOSX/|\._)')
@@ -39,37 +40,27 @@ Member = tuple[tarfile.TarInfo, bytes | None]
 
 
 @dataclasses.dataclass(frozen=True)
-class WebDataset:
+class WebDataset(WebFormat):
     """Shards of a directory.
 
     Attributes:
-      directory: the set, of this machine or remote.
-      card: paths begin with an extension.
-      pattern: the shards within the directory (see file_patterns).
+        directory: the set, of this machine or remote.
+        card: paths begin with an extension.
+        pattern: the shards within the directory (see file_patterns).
     """
 
-    directory: str
-    card: WebCard
     pattern: str = '*.tar'
 
     kind = 'webdataset'
-    folder = ''
 
     @property
     def fingerprint(self) -> str:
+        """Changes with the card and the pattern."""
         return f'{self.kind} {self.card.fingerprint} {self.pattern}'
-
-    def prepare(self) -> WebDataset:
-        """Nothing to prepare: there is no schema."""
-        return self
 
     def files(self) -> list[str]:
         """The shards."""
         return file_patterns.matching(self.directory, self.pattern)
-
-    def units(self, sizes: Sequence[int]) -> list[Unit]:
-        """One a shard."""
-        return [Unit(number, 0, size) for number, size in enumerate(sizes)]
 
     def records(
         self, path: str, unit: Unit, digest: Any

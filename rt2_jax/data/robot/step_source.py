@@ -18,7 +18,7 @@ from rt2_jax.data import history
 from rt2_jax.data.data_config import RobotSet
 from rt2_jax.data.errors import DataSetError
 from rt2_jax.data.example import Example
-from rt2_jax.data.index.episode_index import Index
+from rt2_jax.data.index.episode_index import EpisodeIndex
 from rt2_jax.data.robot import action_statistics, selection
 from rt2_jax.data.robot.paraphrases import Paraphrases
 from rt2_jax.data.robot.step_pictures import Pictures, Place
@@ -70,7 +70,7 @@ class StepSource(SkipCorrupt):
 
     def __init__(
         self,
-        index: Index,
+        index: EpisodeIndex,
         settings: RobotSet,
         *,
         part: str = 'train',

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from rt2_jax.data.errors import DataSetError
-from rt2_jax.data.index.episode_index import Index
+from rt2_jax.data.index.episode_index import EpisodeIndex
 from rt2_jax.data.robot.paraphrases import Paraphrases
 from rt2_jax.nearest import nearest
 
@@ -34,7 +34,11 @@ class StepTable:
     """
 
     def __init__(
-        self, index: Index, name: str, episodes: np.ndarray, paraphrases: Paraphrases | None = None
+        self,
+        index: EpisodeIndex,
+        name: str,
+        episodes: np.ndarray,
+        paraphrases: Paraphrases | None = None,
     ):
         self.index, self.episodes = index, episodes
         self._name, self._paraphrases = name, paraphrases

@@ -10,7 +10,7 @@ import web_files
 
 from rt2_jax.data import images
 from rt2_jax.data.data_config import WebSet
-from rt2_jax.data.index import web_index
+from rt2_jax.data.index import index_build
 from rt2_jax.data.readers import jsonl as jsonl_reader
 from rt2_jax.data.web import sources as web_sources, tasks as web_tasks
 from rt2_jax.data.web.web_cards import WebCard
@@ -263,10 +263,10 @@ def test_boxes_in_pixels(tmp_path):
 
 def test_one_process_or_several_stretches_give_the_same_index(jsonl, tmp_path, monkeypatch):
     dataset = web_sources.open_format('jsonl', jsonl, fields=web_files.JSONL_FIELDS)
-    one = web_index.build(dataset, location=tmp_path / 'one', processes=1)
+    one = index_build.build(dataset, location=tmp_path / 'one', processes=1)
     monkeypatch.setattr(jsonl_reader, 'UNIT_BYTES', 1000)
     assert len(dataset.units([jsonl.joinpath('all.jsonl').stat().st_size])) > 10
-    many = web_index.build(dataset, location=tmp_path / 'many', processes=2)
+    many = index_build.build(dataset, location=tmp_path / 'many', processes=2)
     names = sorted(path.name for path in one.glob('*.npy'))
     assert names == sorted(path.name for path in many.glob('*.npy'))
     for name in names:
