@@ -8,7 +8,7 @@ as half the decoding. What is computed for all rows of a run at once costs next 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from concurrent import futures
 import dataclasses
 import math
@@ -41,7 +41,7 @@ class BatchReader:
     def __init__(self, examples: RunExamples, encoder: ExampleEncoder, threads: int):
         self._examples, self._encoder, self._threads = examples, encoder, threads
 
-    def read(self, batches: Iterable[Sequence[int]]) -> Iterator[dict[str, np.ndarray]]:
+    def read(self, batches: Iterable[Sequence[int]]) -> Generator[dict[str, np.ndarray]]:
         """Yields each batch as arrays by name, see `ExampleEncoder.write`.
 
         Args:
@@ -100,7 +100,7 @@ class Memory:
 def _aligned(size: int) -> memoryview:
     whole = np.empty(size + _ALIGNMENT, np.uint8)
     start = -whole.ctypes.data % _ALIGNMENT
-    return memoryview(whole[start : start + size])
+    return whole[start : start + size].data
 
 
 @dataclasses.dataclass(frozen=True)

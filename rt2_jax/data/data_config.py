@@ -254,9 +254,10 @@ class SmallWebSet:
                 'out; validate on one of another seed, in config.validation.web'
             )
         weight = Schedule.from_config(fields.pop('weight'), f'{path}.weight')
-        kinds = dict(fields.pop('kinds', {}))
-        own = {'name': path.rpartition('.')[2], 'size': data.image_size}
-        return cls(SmallWeb(**own, **({'kinds': kinds} if kinds else {}), **fields), weight)
+        if kinds := dict(fields.pop('kinds', {})):
+            fields['kinds'] = kinds
+        name = path.rpartition('.')[2]
+        return cls(SmallWeb(name=name, size=data.image_size, **fields), weight)
 
 
 @dataclasses.dataclass(frozen=True)

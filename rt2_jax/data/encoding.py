@@ -185,8 +185,8 @@ class ExampleEncoder:
             if text.action is not None:
                 placed = _PlacedAction(row, len(ids), text.action)
                 actions.setdefault(text.source, []).append(placed)
-        for source, placed in actions.items():
-            self._write_actions(source, placed, rows['target'])
+        for source, of_source in actions.items():
+            self._write_actions(source, of_source, rows['target'])
 
     def _kind(self, text: _Text) -> int:
         if text.kind not in self._kinds:

@@ -19,7 +19,7 @@ from absl import app, flags, logging
 import numpy as np
 
 from rt2_jax import command, paths
-from rt2_jax.data.data_config import WebSet
+from rt2_jax.data.data_config import WEB_KINDS, WebSet
 from rt2_jax.data.index.web_table import WebTable
 from rt2_jax.data.looking import contact_sheet
 from rt2_jax.data.web import sources as web_sources, tasks as web_tasks
@@ -35,7 +35,7 @@ _COLUMNS = 4  # of the sheet
 def define_flags() -> None:
     """Defines the flags of the command; importing this file defines none."""
     flags.DEFINE_string('dataset', None, 'Directory of the web set.')
-    flags.DEFINE_enum('kind', None, web_sources.KINDS, 'Its format.')
+    flags.DEFINE_enum('kind', None, WEB_KINDS, 'Its format.')
     flags.DEFINE_string(
         'card', '', "A card's name (rt2_jax.data.web.web_cards); its kind's if empty."
     )

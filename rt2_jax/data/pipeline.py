@@ -157,7 +157,8 @@ class BatchIterator(Iterator[dict[str, jax.Array]]):
 
     def _start(self) -> queue.Queue:
         """Starts to read ahead into a new queue."""
-        self._stop, ahead = threading.Event(), queue.Queue(maxsize=self._read_ahead)
+        ahead: queue.Queue = queue.Queue(maxsize=self._read_ahead)
+        self._stop = threading.Event()
         self._worker = threading.Thread(
             target=self._produce, args=(self._position, ahead, self._stop), daemon=True
         )
@@ -199,8 +200,8 @@ def rows_of_host(sharding: jax.sharding.Sharding, batch_size: int) -> list[int]:
             f'{sharding.num_devices} devices'
         ) from error
     rows: set[int] = set()
-    for (taken,) in taken_by_device.values():
-        rows.update(range(*taken.indices(batch_size)))
+    for taken in taken_by_device.values():
+        rows.update(np.arange(batch_size)[taken].tolist())
     return sorted(rows)
 
 

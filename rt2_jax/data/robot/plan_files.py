@@ -42,9 +42,9 @@ class PlanFile:
     """
 
     path: str
-    instructions: Mapping[str, str]
-    episodes: Mapping[int, str]
-    ranges: Mapping[int, list[tuple[int, int, str]]]
+    instructions: dict[str, str]
+    episodes: dict[int, str]
+    ranges: dict[int, list[tuple[int, int, str]]]
 
     @classmethod
     def read(cls, path: epath.PathLike) -> PlanFile:
@@ -74,8 +74,8 @@ class PlanFile:
         for first, end, plan in self.ranges.get(step['episode'], ()):
             if first <= step['step'] < end:
                 return plan
-        plan = self.episodes.get(step['episode'])
-        return plan or self.instructions.get(step['instruction'], '')
+        of_episode = self.episodes.get(step['episode'])
+        return of_episode or self.instructions.get(step['instruction'], '')
 
     def known(self, table: StepTable) -> np.ndarray:
         which, instructions = table.texts()
@@ -106,21 +106,17 @@ class PlanFile:
             check(f'field in {where}', field, FIELDS)
         plan = _plan(entry.get('plan'), where)
         instruction, episode, steps = map(entry.get, ('instruction', 'episode', 'steps'))
-        if isinstance(instruction, str) and episode is steps is None:
-            mapping, key = self.instructions, instruction
+        if isinstance(instruction, str) and episode is None and steps is None:
+            _add_once(self.instructions, instruction, plan, where)
         elif instruction is None and _is_count(episode) and steps is None:
-            mapping, key = self.episodes, episode
+            _add_once(self.episodes, episode, plan, where)
         elif instruction is None and _is_count(episode) and _is_range(steps):
             self.ranges.setdefault(episode, []).append((*steps, plan))
-            return
         else:
             raise ValueError(
                 f'{where}: needs an "instruction", or the number of an "episode" and if need be its '
                 f'"steps" [first, end]; got {entry}'
             )
-        if key in mapping:
-            raise ValueError(f'{where}: {key!r} has a plan already, {mapping[key]!r}')
-        mapping[key] = plan
 
     def _report_unknown(self, instructions: list[str]) -> None:
         if unknown := sorted(set(self.instructions) - set(instructions)):
@@ -146,6 +142,12 @@ def _entries(path: epath.Path) -> list[Any]:
     if not isinstance(content, dict):
         raise ValueError(f'{path} must hold a mapping of instructions to plans; .jsonl holds lines')
     return [{'instruction': instruction, 'plan': plan} for instruction, plan in content.items()]
+
+
+def _add_once(plans: dict[Any, str], key: Any, plan: str, where: str) -> None:
+    if key in plans:
+        raise ValueError(f'{where}: {key!r} has a plan already, {plans[key]!r}')
+    plans[key] = plan
 
 
 def _plan(plan: Any, where: str) -> str:

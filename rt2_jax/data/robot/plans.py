@@ -29,7 +29,9 @@ MISSING = ('raise', 'act')
 class Planner(Protocol):
     """Where plans come from."""
 
-    fingerprint: str  # changes whenever a plan does
+    @property
+    def fingerprint(self) -> str:
+        """Changes whenever a plan does."""
 
     def plan(self, step: Mapping[str, Any]) -> str:
         """The plan of a step as `StepTable.raw` gives it; '' where there is none."""

@@ -93,8 +93,14 @@ class PredictionTasks(Derived):
     def fingerprint(self) -> str:
         """Changes with the steps or the settings."""
         settings = self.settings
-        own = (settings.arm, settings.arm_low, settings.arm_high)
-        own += (settings.success, settings.most_steps, settings.seed)
+        own = (
+            settings.arm,
+            settings.arm_low,
+            settings.arm_high,
+            settings.success,
+            settings.most_steps,
+            settings.seed,
+        )
         return f'{self.steps.fingerprint} {sorted(self.weights.items())} {own}'
 
     def answers(self) -> Iterable[str]:

@@ -15,7 +15,10 @@ from rt2_jax.data.robot.prediction_tasks import PredictionTasks
 from rt2_jax.data.robot.step_source import StepSource
 from rt2_jax.nearest import check
 
-PLANNERS = {'grounded': plans.Grounded, 'instruction': plans.Instruction}
+PLANNERS: dict[str, type[plans.Planner]] = {
+    'grounded': plans.Grounded,
+    'instruction': plans.Instruction,
+}
 MUCH_CLIPPED = 0.02  # more than what lies outside of q01..q99
 
 
@@ -77,7 +80,9 @@ def _log_ranges(steps: StepSource) -> None:
     shares = ', '.join(f'{name} {share:.2%}' for name, share in beyond.items())
     log = logging.warning if max(beyond.values()) > MUCH_CLIPPED else logging.info
     log('%s: share of the steps beyond the range, which are clipped: %s', steps.name, shares)
-    if 'gripper' in index.about and (
-        odd := action_statistics.gripper_warning(index.card.gripper, index.about['gripper'])
+    if (
+        index.card.gripper
+        and 'gripper' in index.about
+        and (odd := action_statistics.gripper_warning(index.card.gripper, index.about['gripper']))
     ):
         logging.warning('%s: %s', steps.name, odd)
