@@ -38,7 +38,7 @@ class BatchReader:
         threads: how many read.
     """
 
-    def __init__(self, examples: RunExamples, encoder: ExampleEncoder, threads: int):
+    def __init__(self, examples: RunExamples, encoder: ExampleEncoder, threads: int) -> None:
         self._examples, self._encoder, self._threads = examples, encoder, threads
 
     def read(self, batches: Iterable[Sequence[int]]) -> Generator[dict[str, np.ndarray]]:
@@ -83,7 +83,7 @@ class Memory:
     Arrays begin where JAX takes them for its own on a CPU, without a copy.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._unused: dict[int, list[memoryview]] = {}
 
     def empty(self, shape: Sequence[int], dtype: np.dtype) -> np.ndarray:

@@ -113,7 +113,7 @@ class RobotSet:
     paraphrase_keep: float = 0.5
     on_corrupt: str = 'raise'
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check('on_corrupt', self.on_corrupt, ON_CORRUPT)
         if not 0 <= self.plan_share <= 1:
             raise ValueError(
@@ -204,7 +204,7 @@ class WebSet:
     seed: int = 0
     on_corrupt: str = 'raise'
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check('kind of web set', self.kind, WEB_KINDS)
         check('on_corrupt', self.on_corrupt, ON_CORRUPT)
 
@@ -295,7 +295,7 @@ class DataConfig:
     threads: int = 2
     read_ahead: int = 2
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check('data.weights_per', self.weights_per, WEIGHTS_PER)
         check('data.on_corrupt', self.on_corrupt, ON_CORRUPT)
 

@@ -74,7 +74,7 @@ class ExampleEncoder:
         kinds: Sequence[str],
         actions: Mapping[str, ActionTokenizer],
         seed: int | None = 0,
-    ):
+    ) -> None:
         self._tokenizer, self._data, self._seed = tokenizer, data, seed
         self._actions = dict(actions)
         frame = (data.image_size, data.image_size, 3)

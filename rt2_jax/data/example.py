@@ -40,7 +40,7 @@ class Example:
     clip: bool = False
     places: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         frames = self.frames
         if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8:
             raise ValueError(

@@ -82,7 +82,7 @@ class Mixture:
     robot: tuple[Schedule, ...]
     web: tuple[Schedule, ...]
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.robot_share.most > 1:
             raise ValueError(f'a robot share must lie in [0, 1]; got {self.robot_share.most}')
 
@@ -149,7 +149,7 @@ class MixtureSchedule:
         ValueError: as `Mixture.shares`.
     """
 
-    def __init__(self, mixture: Mixture, batches: int, batch_size: int):
+    def __init__(self, mixture: Mixture, batches: int, batch_size: int) -> None:
         self._mixture, self.batches, self.batch_size = mixture, batches, batch_size
         self._slots = spread(batch_size)
         counts = [

@@ -37,7 +37,7 @@ class ShuffledEpochs:
         seed: an unsigned integer of 32 bits; epoch e is shuffled with seed + e.
     """
 
-    def __init__(self, source: Source, seed: int):
+    def __init__(self, source: Source, seed: int) -> None:
         self._source, self._length, self._seed = source, len(source), seed
 
     def __getitem__(self, position: int) -> Example:
@@ -63,7 +63,7 @@ class RunExamples:
         seed: of the run.
     """
 
-    def __init__(self, schedule: MixtureSchedule, sources: Mapping[str, Source], seed: int):
+    def __init__(self, schedule: MixtureSchedule, sources: Mapping[str, Source], seed: int) -> None:
         self._schedule, self._names = schedule, list(sources)
         self._epochs = {
             name: ShuffledEpochs(source, _seed_of(name, seed)) for name, source in sources.items()

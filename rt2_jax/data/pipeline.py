@@ -71,7 +71,7 @@ class BatchIterator(Iterator[dict[str, jax.Array]]):
         place: Callable[[dict[str, np.ndarray]], dict[str, Any]],
         fingerprint: dict[str, Any],
         read_ahead: int,
-    ):
+    ) -> None:
         self.sources, self.kinds = tuple(sources), _kinds(sources)
         acting = [getattr(source, 'acting_kinds', ()) for source in sources.values()]
         self.acting_kinds = frozenset().union(*acting)

@@ -25,15 +25,15 @@ class Schedule:
     """A number against the training step; only steps up to t matter to its value at t.
 
     Attributes:
-      kind: 'constant': `start` throughout. 'linear' (or 'ramp') and 'cosine': `start` until `begin`,
-        from there along a line or half a cosine to `end` at step `finish`, and `end` after that.
-        'steps': `shares[i]` from step `boundaries[i - 1]` up to `boundaries[i]`.
-      start: first value, 0 or more.
-      end: last value.
-      begin: first step of the change.
-      finish: step at which `end` is reached.
-      boundaries: steps at which the value changes, increasing.
-      shares: the values between them, one more than there are boundaries.
+        kind: 'constant': `start` throughout. 'linear' (or 'ramp') and 'cosine': `start` until
+            `begin`, from there along a line or half a cosine to `end` at step `finish`, and `end`
+            after that. 'steps': `shares[i]` from step `boundaries[i - 1]` up to `boundaries[i]`.
+        start: first value, 0 or more.
+        end: last value.
+        begin: first step of the change.
+        finish: step at which `end` is reached.
+        boundaries: steps at which the value changes, increasing.
+        shares: the values between them, one more than there are boundaries.
     """
 
     kind: str = 'constant'
@@ -44,7 +44,7 @@ class Schedule:
     boundaries: tuple[int, ...] = ()
     shares: tuple[float, ...] = ()
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         object.__setattr__(self, 'kind', 'linear' if self.kind == 'ramp' else self.kind)
         check('kind of schedule', self.kind, KINDS)
         object.__setattr__(self, 'boundaries', tuple(self.boundaries))

@@ -35,10 +35,10 @@ class PlanFile:
     """A `plans.Planner` of what a file says.
 
     Attributes:
-      path: of the file, for messages.
-      instructions: plans by instruction.
-      episodes: plans by episode.
-      ranges: by episode, (first step, end, plan) in order.
+        path: of the file, for messages.
+        instructions: plans by instruction.
+        episodes: plans by episode.
+        ranges: by episode, (first step, end, plan) in order.
     """
 
     path: str
@@ -51,7 +51,7 @@ class PlanFile:
         """Reads a .json or .jsonl file.
 
         Raises:
-          ValueError: no such file, no JSON, or an entry that can't be, by its number.
+            ValueError: no such file, no JSON, or an entry that can't be, by its number.
         """
         file = cls(str(path), {}, {}, {})
         for number, entry in enumerate(_entries(paths.of(path)), start=1):
@@ -67,10 +67,12 @@ class PlanFile:
 
     @functools.cached_property
     def fingerprint(self) -> str:
+        """Changes whenever a plan does."""
         content = [sorted(x.items()) for x in (self.instructions, self.episodes, self.ranges)]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
     def plan(self, step: Mapping[str, Any]) -> str:
+        """See `plans.Planner`."""
         for first, end, plan in self.ranges.get(step['episode'], ()):
             if first <= step['step'] < end:
                 return plan
@@ -78,6 +80,11 @@ class PlanFile:
         return of_episode or self.instructions.get(step['instruction'], '')
 
     def known(self, table: StepTable) -> np.ndarray:
+        """See `plans.Planner`.
+
+        Raises:
+            ValueError: the data set has no episode of a number in the file.
+        """
         which, instructions = table.texts()
         self._report_unknown(instructions)
         if strange := {*self.episodes, *self.ranges} - set(range(table.index.episodes)):
@@ -95,6 +102,7 @@ class PlanFile:
         return known
 
     def texts(self, table: StepTable | None) -> Iterable[str]:
+        """See `plans.Planner`."""
         del table
         ranged = (plan for ranges in self.ranges.values() for *_, plan in ranges)
         return {*self.instructions.values(), *self.episodes.values(), *ranged}
@@ -105,13 +113,14 @@ class PlanFile:
         for field in entry:
             check(f'field in {where}', field, FIELDS)
         plan = _plan(entry.get('plan'), where)
-        instruction, episode, steps = map(entry.get, ('instruction', 'episode', 'steps'))
+        instruction, episode, steps = (entry.get(x) for x in ('instruction', 'episode', 'steps'))
         if isinstance(instruction, str) and episode is None and steps is None:
             _add_once(self.instructions, instruction, plan, where)
         elif instruction is None and _is_count(episode) and steps is None:
             _add_once(self.episodes, episode, plan, where)
         elif instruction is None and _is_count(episode) and _is_range(steps):
-            self.ranges.setdefault(episode, []).append((*steps, plan))
+            first, end = steps
+            self.ranges.setdefault(episode, []).append((first, end, plan))
         else:
             raise ValueError(
                 f'{where}: needs an "instruction", or the number of an "episode" and if need be its '

@@ -48,14 +48,14 @@ class Planned(Derived):
     """Step `i` of `steps` with a plan.
 
     Attributes:
-      steps: the robot's episodes.
-      planner: where the plans come from.
-      missing: what to do with steps that have no plan. 'raise', or 'act': they are answered by the
-        action alone, which is counted and logged.
-      name: the source's name.
+        steps: the robot's episodes.
+        planner: where the plans come from.
+        missing: what to do with steps that have no plan. 'raise', or 'act': they are answered by
+            the action alone, which is counted and logged.
+        name: the source's name.
 
     Raises:
-      DataSetError: there is no plan at all, or none for a step with missing='raise'.
+        DataSetError: there is no plan at all, or none for a step with missing='raise'.
     """
 
     steps: StepSource
@@ -63,7 +63,7 @@ class Planned(Derived):
     missing: str = 'raise'
     name: str = 'plans'
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check('plans_missing', self.missing, MISSING)
         table = self.steps.table
         known = self.planner.known(table)
@@ -82,6 +82,7 @@ class Planned(Derived):
 
     @property
     def kinds(self) -> tuple[str, ...]:
+        """'robot_plan', and 'robot' where some steps have no plan."""
         return ('robot', 'robot_plan') if self.missing == 'act' else ('robot_plan',)
 
     @property
@@ -96,6 +97,7 @@ class Planned(Derived):
 
     @property
     def fingerprint(self) -> str:
+        """Changes with the steps or a plan."""
         return f'{self.steps.fingerprint} {self.planner.fingerprint} {self.missing}'
 
     def answers(self) -> Iterable[str]:
@@ -126,12 +128,15 @@ class Instruction:
     fingerprint = 'instruction'
 
     def plan(self, step: Mapping[str, Any]) -> str:
+        """See `Planner`."""
         return step['instruction'].strip()
 
     def known(self, table: StepTable) -> np.ndarray:
+        """See `Planner`."""
         return _are_there(*table.texts())
 
     def texts(self, table: StepTable) -> Iterable[str]:
+        """See `Planner`."""
         return table.texts()[1]
 
 
@@ -140,28 +145,34 @@ class Column:
     """The plan is a label of the step, such as its sub-task.
 
     Attributes:
-      path: the label's column, one that the card keeps.
+        path: the label's column, one that the card keeps.
     """
 
     path: str
 
     @property
     def fingerprint(self) -> str:
+        """See `Planner`."""
         return f'column {self.path}'
 
     def plan(self, step: Mapping[str, Any]) -> str:
+        """See `Planner`."""
         return step[self.path].strip()
 
     def known(self, table: StepTable) -> np.ndarray:
+        """See `Planner`."""
         return _are_there(*table.texts(self.path))
 
     def texts(self, table: StepTable) -> Iterable[str]:
+        """See `Planner`."""
         return filter(str.strip, table.texts(self.path)[1])
 
 
 class Grounded:
-    """Where the gripper and the things named in the instruction are, in the web's own words for
-    places, so that what was learnt from pictures is written down where the action can use it:
+    """The plan says where the gripper and the things named in the instruction are.
+
+    Places are written as the web's answers have them, so that what was learnt from pictures is in the
+    context of the action:
 
         Plan: banana 410 530 gripper 310 610 90. Action: ...
     """
@@ -175,20 +186,25 @@ class Grounded:
     )
 
     def plan(self, step: Mapping[str, Any]) -> str:
+        """See `Planner`."""
         return grounded(step)
 
     def known(self, table: StepTable) -> np.ndarray:
+        """See `Planner`."""
         table.require(self.columns)
         return np.ones([len(table)], bool)
 
     def texts(self, table: StepTable) -> Iterable[str]:
+        """See `Planner`."""
         del table
         return ()
 
 
 def grounded(step: Mapping) -> str:
-    """The plan's text for a raw step: places of what is named, in the instruction's order, and of the
-    gripper, with its height in millimetres. Things out of view are named without a place.
+    """The text of a grounded plan for a raw step.
+
+    It has the places of the things that are named, in the instruction's order, and of the gripper, with
+    its height in millimetres. Things out of view are named without a place.
     """
     instruction = f' {step["instruction"]} '
     names = step['observation/object_names'].split('\n')

@@ -57,7 +57,7 @@ class PredictionTasks(Derived):
     settings: TaskSettings = TaskSettings()
     name: str = 'tasks'
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for task, weight in self.weights.items():
             check('prediction task', task, TASKS)
             if not 0 <= weight < float('inf'):

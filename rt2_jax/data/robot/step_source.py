@@ -75,7 +75,7 @@ class StepSource(SkipCorrupt):
         *,
         part: str = 'train',
         paraphrases: Paraphrases | None = None,
-    ):
+    ) -> None:
         if not 0 <= settings.camera < len(index.card.images):
             raise ValueError(
                 f'camera {settings.camera} of card {index.card.name!r}, which has '

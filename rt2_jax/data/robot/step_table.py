@@ -39,7 +39,7 @@ class StepTable:
         name: str,
         episodes: np.ndarray,
         paraphrases: Paraphrases | None = None,
-    ):
+    ) -> None:
         self.index, self.episodes = index, episodes
         self._name, self._paraphrases = name, paraphrases
         first = np.asarray(index.arrays['episode_first'])

@@ -40,16 +40,16 @@ def open_format(
     """A web set, before it is indexed.
 
     Args:
-      kind: of WEB_KINDS.
-      directory: where it is: a folder of this machine, or gs://, s3://, http(s)://.
-      card: a card or its name (see cards); by default that of its kind, for TFDS an empty one.
-      fields: paths that take the place of the card's, by field.
-      split: TFDS's.
-      files: pattern of the shards or JSONL files, within the directory (see file_patterns).
-      pictures: of JSONL, the folder that pictures' names are relative to, or its address.
+        kind: of WEB_KINDS.
+        directory: where it is: a folder of this machine, or gs://, s3://, http(s)://.
+        card: a card or its name (see cards); by default that of its kind, for TFDS an empty one.
+        fields: paths that take the place of the card's, by field.
+        split: TFDS's.
+        files: pattern of the shards or JSONL files, within the directory (see file_patterns).
+        pictures: of JSONL, the folder that pictures' names are relative to, or its address.
 
     Raises:
-      ValueError: an unknown kind, card or field, or a setting that the kind doesn't have.
+        ValueError: an unknown kind, card or field, or a setting that the kind doesn't have.
     """
     check('kind of web set', kind, WEB_KINDS)
     directory = str(directory)
@@ -79,16 +79,16 @@ def open_table(
     """A web set's index, made first if there is none.
 
     Args:
-      dataset: the set.
-      location: the index's folder, of this machine or of a bucket; for the default see
-        `index_places.place`.
-      indexes: a folder that all processes of a job reach and that all of them give, to make and check
-        the index together; None for a process that is alone.
-      on_corrupt: 'raise' or 'skip', for unreadable records.
+        dataset: the set.
+        location: the index's folder, of this machine or of a bucket; for the default see
+            `index_places.place`.
+        indexes: a folder that all processes of a job reach and that all of them give, to make and
+            check the index together; None for a process that is alone.
+        on_corrupt: 'raise' or 'skip', for unreadable records.
 
     Raises:
-      tfrecord.CorruptRecord: an unreadable record, or an index that leaves some out, with
-        on_corrupt='raise'.
+        tfrecord.CorruptRecord: an unreadable record, or an index that leaves some out, with
+            on_corrupt='raise'.
     """
     return opened_index.open_index(
         WebTable, dataset, location=location, indexes=indexes, on_corrupt=on_corrupt

@@ -45,7 +45,7 @@ class WebSource(SkipCorrupt):
         ValueError: a setting that can't be.
     """
 
-    def __init__(self, table: WebTable, settings: WebSet, part: str = 'train'):
+    def __init__(self, table: WebTable, settings: WebSet, part: str = 'train') -> None:
         self.table, self.settings, self.name = table, settings, settings.name
         check('wording', settings.wording, web_tasks.WORDINGS)
         self._tasks = _positive('task', settings.tasks, web_tasks.TASKS)
