@@ -12,7 +12,7 @@ from rt2_jax.data.example import Example
 from rt2_jax.data.readers import tfrecord
 
 # One for all sources: they skip seldom, and a lock of their own would not go to another process.
-_COUNTING = threading.Lock()
+_COUNT_LOCK = threading.Lock()
 
 
 class SkipCorrupt(abc.ABC):
@@ -78,7 +78,7 @@ class SkipCorrupt(abc.ABC):
                 example = next(self.readers([other]))()
             except tfrecord.CorruptRecord:
                 continue
-            with _COUNTING:
+            with _COUNT_LOCK:
                 # Some sources are frozen dataclasses.
                 object.__setattr__(self, 'skipped', self.skipped + 1)
             logging.warning(

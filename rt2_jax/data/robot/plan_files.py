@@ -113,7 +113,9 @@ class PlanFile:
         for field in entry:
             check(f'field in {where}', field, FIELDS)
         plan = _plan(entry.get('plan'), where)
-        instruction, episode, steps = (entry.get(x) for x in ('instruction', 'episode', 'steps'))
+        instruction: Any = entry.get('instruction')
+        episode: Any = entry.get('episode')
+        steps: Any = entry.get('steps')
         if isinstance(instruction, str) and episode is None and steps is None:
             _add_once(self.instructions, instruction, plan, where)
         elif instruction is None and _is_count(episode) and steps is None:
