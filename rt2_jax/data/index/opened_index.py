@@ -163,12 +163,8 @@ def open_index(
                 f'{reason}. It is the first of {count} unreadable records that the index at '
                 f"{location} leaves out; repair the data and delete the index, or set on_corrupt='skip'.",
             )
+        first = f'{file}, byte {offset}: {reason}'
         logging.warning(
-            '%s: %d unreadable records are left out, the first: %s, byte %d: %s',
-            dataset.directory,
-            count,
-            file,
-            offset,
-            reason,
+            '%s: left out %d unreadable records, the first: %s', dataset.directory, count, first
         )
     return index
