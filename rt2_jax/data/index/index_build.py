@@ -290,7 +290,7 @@ def _join(
             file, offset, first = skipped[0]
             reason += f': {count} records are unreadable, the first: {file}, byte {offset}: {first}'
         raise DataSetError(reason)
-    with index_places.written(location) as folder:
+    with index_places.writing(location) as folder:
         about = {
             **dataset.identity,
             'files': now,

@@ -107,7 +107,7 @@ def build(
         OSError: no room on the disk; says what to do about it. Finished parts stay.
     """
     scratch = index_places.scratch(location)
-    with contextlib.nullcontext() if together else index_places.alone(scratch):
+    with contextlib.nullcontext() if together else index_places.locked(scratch):
         if not (together or again) and index_places.exists(location):
             shutil.rmtree(scratch, ignore_errors=True)
             return location

@@ -49,7 +49,7 @@ class OpenedIndex:
             raise FileNotFoundError(
                 f'no index at {self.location}; build it with rt2_jax.data.index.index_build.build'
             )
-        self.local = index_places.on_this_machine(self.location)
+        self.local = index_places.local_copy(self.location)
         self.about: dict[str, Any] = records.read(self.local / index_places.ABOUT, IndexMismatch)
         self.stamps = index_jobs.ask_once(lambda: self._check(dataset), self.directory, together)
         self.fingerprint: str = self.about['fingerprint']
