@@ -95,7 +95,7 @@ def run(
       frames: how many frames the policy sees; the first stands in for those before it.
       frame_stride: steps from one of them to the next.
       card: of the robot that the policy learnt from; the tabletop's gripper wants a position, which a
-        relative one is settled to (`Robot.settle`).
+        relative one is settled to (`Robot.to_absolute_gripper`).
       max_steps, execution_noise: see TabletopEnv.
       progress: is told a line now and then.
     """
@@ -165,7 +165,7 @@ class _Game:
 
     def play(self, action: np.ndarray) -> Rollout | None:
         """One step; the rollout when it ended the episode."""
-        self.observation, _, terminated, truncated, info = self.env.step(self._robot.settle(action))
+        self.observation, _, terminated, truncated, info = self.env.step(self._robot.to_absolute_gripper(action))
         self.observation['image'] = self._robot.see(self.observation['image'])
         self._film()
         if not (terminated or truncated):

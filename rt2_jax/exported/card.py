@@ -62,12 +62,12 @@ def inputs(policy: Policy) -> dict[str, Any]:
 
 def _preprocessing(policy: Policy) -> dict[str, Any]:
     """How a camera's picture becomes a frame, in words and in OpenCV's."""
-    area = sum(policy.augment.scale) / 2
+    area = sum(policy.settings.augment.scale) / 2
     crop = 'whole frames'
     if area < 1:
         crop = (
             f'the centre: {area**0.5:.6f} of each side, edges rounded to whole pixels; for plans '
-            + ('whole frames' if policy.whole_plans else 'the same')
+            + ('whole frames' if policy.settings.whole_plans else 'the same')
             + ', for texts whole frames'
         )
     side = policy.image_size

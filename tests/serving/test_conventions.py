@@ -128,7 +128,7 @@ def test_metadata_say_whose_numbers_they_are(journey):
         wanted = decisions[:, policy.action_tokenizer.space.terminate :].copy()
         if name == 'position' and card.gripper and card.gripper.kind == 'relative':
             robot = policy.robot()
-            wanted[:, -1] = [robot.settle(action)[-1] for action in decisions]
+            wanted[:, -1] = [robot.to_absolute_gripper(action)[-1] for action in decisions]
             assert metadata['gripper']['kind'] == 'absolute' and metadata['remembers'] == [
                 'gripper'
             ]
@@ -182,7 +182,7 @@ def test_evaluation_turns_them_back(journey, scheme, convention):
     )
     decisions = policy.action_tokenizer.decode(np.stack(tokens))
     robot = policy.robot()
-    wanted = [robot.settle(action) for action in decisions]
+    wanted = [robot.to_absolute_gripper(action) for action in decisions]
     with emitting(policy, tokens, settings=Settings(convention=convention)) as running_server:
         server = remote.Server(f'{scheme}://127.0.0.1:{running_server.port}{query}', 1)
         # What closed_loop.run does with the card: positions for the tabletop's gripper.
@@ -192,7 +192,7 @@ def test_evaluation_turns_them_back(journey, scheme, convention):
         decide, found = server.decide(), []
         for _ in tokens:
             (action,) = decide([observation], [environment])
-            found.append(follows.settle(action))
+            found.append(follows.to_absolute_gripper(action))
         server.close()
     assert_same(card, np.stack(found), np.stack(wanted))
 
