@@ -9,8 +9,8 @@ import numpy as np
 from rt2_jax.colab import colours, table
 from rt2_jax.decoding.grammar import Kind
 from rt2_jax.policy import Policy
-from rt2_jax.policy.conventions import Convention
 from rt2_jax.policy.answers import Answer
+from rt2_jax.policy.conventions import Convention
 from rt2_jax.text.actions import ActionSpace
 
 

@@ -165,7 +165,9 @@ class _Game:
 
     def play(self, action: np.ndarray) -> Rollout | None:
         """One step; the rollout when it ended the episode."""
-        self.observation, _, terminated, truncated, info = self.env.step(self._robot.to_absolute_gripper(action))
+        self.observation, _, terminated, truncated, info = self.env.step(
+            self._robot.to_absolute_gripper(action)
+        )
         self.observation['image'] = self._robot.see(self.observation['image'])
         self._film()
         if not (terminated or truncated):

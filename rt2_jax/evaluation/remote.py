@@ -21,8 +21,8 @@ from rt2_jax.data import cards
 from rt2_jax.data.robot_card import Gripper, RobotCard
 from rt2_jax.evaluation.closed_loop import Decide
 from rt2_jax.policy.conventions import to_internal
-from rt2_jax.serving import json_arrays, msgpack_arrays
-from rt2_jax.serving.access import VARIABLE
+from rt2_jax.serving import codec
+from rt2_jax.serving.limits import API_KEY_VARIABLE
 from rt2_jax.serving.openvla import TERMINATE
 
 SCHEMES = ('ws', 'wss', 'http', 'https')
@@ -57,7 +57,7 @@ class Server:
         self._url = parts._replace(path=parts.path.rstrip('/'), query='').geturl()
         self._query = f'?{parts.query}' if parts.query else ''
         self._openpi = parts.scheme.startswith('ws')
-        self._headers = {'Authorization': f'Api-Key {os.environ.get(VARIABLE, "")}'}
+        self._headers = {'Authorization': f'Api-Key {os.environ.get(API_KEY_VARIABLE, "")}'}
         self._pool = concurrent.futures.ThreadPoolExecutor(parallel)
         self._open = contextlib.ExitStack()
         # One conversation for each environment, since the server remembers a robot by its connection.
@@ -136,17 +136,17 @@ class Server:
 
     def _by_openpi(self, robot: Any, image: np.ndarray, instruction: str, begins: bool):
         message = {'observation/image': image, 'prompt': instruction, 'reset': begins}
-        robot.send(msgpack_arrays.packb(message))
+        robot.send(codec.packb(message))
         reply = robot.recv(timeout=_SECONDS)
         if isinstance(reply, str):
             raise RuntimeError(f'{self._url} refuses: {reply}')
-        found = msgpack_arrays.unpackb(reply)
+        found = codec.unpackb(reply)
         return found['actions'][0], found['terminate'][0] if 'terminate' in found else None
 
     def _by_openvla(self, robot: requests.Session, image: np.ndarray, instruction: str):
-        message = json_arrays.dumps({'image': image, 'instruction': instruction})
+        message = codec.dumps({'image': image, 'instruction': instruction})
         reply = robot.post(f'{self._url}/act{self._query}', message, timeout=_SECONDS)
         if not reply.ok:
             raise RuntimeError(f'{self._url} refuses: {reply.text}')
         flag = reply.headers.get(TERMINATE)
-        return json_arrays.loads(reply.text), None if flag is None else int(flag)
+        return codec.loads(reply.text), None if flag is None else int(flag)

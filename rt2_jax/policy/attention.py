@@ -82,7 +82,5 @@ class ImageAttention:
         _, sown = self.model.apply(
             {'params': params}, images, prompt, target_in, mutable=['intermediates']
         )
-        attention = self.model.image_attention(
-            stacks.joined(sown['intermediates']), images, prompt
-        )
+        attention = self.model.image_attention(stacks.joined(sown['intermediates']), images, prompt)
         return jax.lax.dynamic_slice_in_dim(attention, first, count, axis=2).astype(jnp.float32)
