@@ -1,5 +1,6 @@
-"""How an index is made, whatever it is of: resumable, whole or not at all, by several processes of one
-machine and of several machines.
+"""Runs the jobs of building an index, by the processes of one machine or of several.
+
+An index is made whole or not at all; what a stopped build left is used by the next.
 """
 
 from __future__ import annotations
@@ -8,7 +9,6 @@ from collections.abc import Callable, Iterator, Sequence
 import concurrent.futures
 import contextlib
 import errno
-import hashlib
 import multiprocessing
 import os
 import shutil
@@ -22,77 +22,56 @@ from rt2_jax.data import remote
 from rt2_jax.data.errors import DataSetError, IndexMismatch
 from rt2_jax.data.index import index_places
 
-ON_CORRUPT = ('raise', 'skip')
-
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class _Job(Protocol):
-    """Attributes: result, the file that the job writes."""
+    """A job writes one file.
 
-    result: str
+    Attributes:
+        result: the file.
+    """
+
+    @property
+    def result(self) -> str: ...
 
 
 Job = TypeVar('Job', bound=_Job)
+Progress = Callable[[int, int], None]
 
 
-class _Alone:
-    """What `parallel.distributed` does with a job's processes, done by this one alone."""
+class _OneProcess:
+    """Stands in for `parallel.distributed` where a process works alone."""
 
     by_leader = staticmethod(lambda work: work())
     together = staticmethod(lambda work: [work()])
     share = staticmethod(lambda work: work)
 
 
-def _processes(together: bool) -> Any:
+def processes_of(together: bool) -> Any:
+    """The processes that index: this one, or all of the job (`parallel.distributed`)."""
     if not together:
-        return _Alone
+        return _OneProcess
     # Workers that index import this file, and need no JAX.
     from rt2_jax.parallel import distributed  # pylint: disable=g-import-not-at-top
 
     return distributed
 
 
-def ensure(
-    location: epath.Path,
-    directory: epath.PathLike,
-    build_it: Callable[..., Any],
-    *,
-    together: bool = False,
-) -> None:
-    """Builds an index unless it is there.
+def ask_once(question: Callable[[], list], directory: epath.PathLike, together: bool) -> list:
+    """What a question about a data set returns; one process asks for all where the set is remote.
 
     Args:
-      location: the index's folder.
-      directory: what is indexed.
-      build_it: builds it; takes `again` as `build`.
-      together: whether all processes of the job call this, to build it together.
+        question: returns what JSON can say.
+        directory: the data set.
+        together: whether all processes of the job call this.
     """
-    if _processes(together).by_leader(lambda: index_places.exists(location)):
-        return
-    logging.info('indexing %s into %s', directory, location)
-    build_it(again=False)
-
-
-def checked(check: Callable[[], list], directory: epath.PathLike, together: bool) -> list:
-    """What a check of a data set returns; of a remote one, all processes of a job leave it to one.
-
-    Args:
-      check: returns what JSON can say.
-      directory: the data set.
-      together: whether all processes of the job call this.
-    """
-    processes = _processes(together)
+    processes = processes_of(together)
     if remote.is_remote(directory):
-        return processes.by_leader(check)
+        return processes.by_leader(question)
     results = []
-    processes.together(lambda: results.extend(check()))
+    processes.together(lambda: results.extend(question()))
     return results
-
-
-def combined(fingerprints: Sequence[str]) -> str:
-    """One fingerprint of a data set from those of its files, in order."""
-    return hashlib.sha256(''.join(fingerprints).encode()).hexdigest()[:32]
 
 
 def build(
@@ -102,30 +81,31 @@ def build(
     *,
     directory: epath.PathLike,
     location: epath.Path,
-    processes: int | None,
-    worth_it: bool,
-    progress: Callable[[int, int], None] | None,
+    processes: int,
+    progress: Progress | None = None,
     together: bool = False,
     again: bool = True,
 ) -> epath.Path:
-    """Does the jobs whose results aren't there yet, then joins the results; returns `location`.
+    """Does the jobs whose results are missing, then joins the results.
 
     Args:
-      work: does a job, into the file `job.result`; a module's function, so that it can go to another
-        process.
-      jobs: all of them; results lie in `index_places.scratch(location)`.
-      join: writes the index.
-      directory: what is indexed.
-      location: the index's folder, of this machine or of a bucket.
-      processes: how many to use on this machine; by default one a core where that is `worth_it`.
-      worth_it: whether the jobs take longer than starting processes.
-      progress: called with (jobs done, jobs in all), of this machine.
-      together: whether all processes of the job call this: each does its share of the jobs, and the
-        leader joins the results.
-      again: whether an index that is there, or that another process makes meanwhile, is made again.
+        work: does a job, into the file `job.result`; a module's function, so that it can go to another
+            process.
+        jobs: all of them; results lie in `index_places.scratch(location)`.
+        join: writes the index.
+        directory: the data set.
+        location: the index's folder, of this machine or of a bucket.
+        processes: how many to use on this machine.
+        progress: called with (jobs done, jobs in all), of this machine.
+        together: whether all processes of the job call this: each does its share of the jobs, and the
+            leader joins the results.
+        again: whether an index that is there, or that another process makes meanwhile, is made again.
+
+    Returns:
+        `location`.
 
     Raises:
-      OSError: no room on the disk; says what to do about it. What is done stays.
+        OSError: no room on the disk; says what to do about it. Finished parts stay.
     """
     scratch = index_places.scratch(location)
     with contextlib.nullcontext() if together else index_places.alone(scratch):
@@ -134,7 +114,7 @@ def build(
             return location
         scratch.mkdir(parents=True, exist_ok=True)
         try:
-            _build(work, jobs, join, location, processes, worth_it, progress, _processes(together))
+            _build(work, jobs, join, location, processes, progress, processes_of(together))
         except DataSetError:
             shutil.rmtree(scratch, ignore_errors=True)  # to another card the parts are of no use
             raise
@@ -146,30 +126,53 @@ def build(
     return location
 
 
-def _build(work, jobs, join, location, processes, worth_it, progress, group) -> None:
-    """As `build`, with the processes that `_processes` gives."""
+def _build(
+    work: Callable[[Job], Any],
+    jobs: Sequence[Job],
+    join: Callable[[], None],
+    location: epath.Path,
+    processes: int,
+    progress: Progress | None,
+    group: Any,
+) -> None:
     parts = index_places.building(location)
     present = group.by_leader(lambda: list(paths.files(parts)))
-    todo = [job for job in jobs if os.path.basename(job.result) not in present]
-    done = len(jobs) - len(todo)
+    missing = [job for job in jobs if os.path.basename(job.result) not in present]
+    done = len(jobs) - len(missing)
     if done:
         logging.info('%s: goes on, %d of %d parts are there', location, done, len(jobs))
-    own = _run(work, group.share(todo), processes, worth_it)
-    group.together(lambda: _make(own, parts, done, len(jobs), progress))
+    running = _run(work, group.share(missing), processes)
+    group.together(lambda: _collect(running, parts, done, len(jobs), progress))
     group.by_leader(lambda: _finish(jobs, parts, join))
 
 
-def _make(
-    running: Iterator[Job],
-    parts: epath.Path,
-    done: int,
-    total: int,
-    progress: Callable[[int, int], None] | None,
+def _run(work: Callable[[Job], Any], jobs: Sequence[Job], processes: int) -> Iterator[Job]:
+    """Does jobs, in any order; yields each when it is done."""
+    if processes <= 1:
+        for job in jobs:
+            work(job)
+            yield job
+        return
+    # Forking a process that runs JAX's threads may hang it.
+    context = multiprocessing.get_context('spawn')
+    with concurrent.futures.ProcessPoolExecutor(processes, mp_context=context) as pool:
+        running = {pool.submit(work, job): job for job in jobs}
+        try:
+            for future in concurrent.futures.as_completed(running):
+                future.result()
+                yield running[future]
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _collect(
+    finished: Iterator[Job], parts: epath.Path, done: int, total: int, progress: Progress | None
 ) -> None:
-    """Lets jobs run, and puts their results where all processes find them."""
+    """Puts the results of jobs where all processes find them."""
     if done and progress:
         progress(done, total)
-    for done, job in enumerate(running, start=done + 1):
+    for done, job in enumerate(finished, start=done + 1):
         if paths.is_remote(parts):
             paths.upload(job.result, parts / os.path.basename(job.result))
         if progress:
@@ -193,36 +196,14 @@ def _finish(jobs: Sequence[Job], parts: epath.Path, join: Callable[[], None]) ->
             paths.delete(parts / name)
 
 
-def _run(
-    work: Callable[[Job], Any], jobs: Sequence[Job], processes: int | None, worth_it: bool
-) -> Iterator[Job]:
-    """Does jobs, in any order; yields each that is done."""
-    if processes is None:
-        processes = min(len(jobs), os.cpu_count() or 1) if worth_it else 1
-    if processes <= 1:
-        for job in jobs:
-            work(job)
-            yield job
-        return
-    # Forking a process that runs JAX's threads may hang it.
-    context = multiprocessing.get_context('spawn')
-    with concurrent.futures.ProcessPoolExecutor(processes, mp_context=context) as pool:
-        running = {pool.submit(work, job): job for job in jobs}
-        try:
-            for future in concurrent.futures.as_completed(running):
-                future.result()
-                yield running[future]
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-
-
 def _is_no_room(error: OSError) -> bool:
-    # Where it writes less than it was asked to, numpy says so in words alone.
+    # Where it writes less than it should, numpy says so in words alone.
     return error.errno in _NO_ROOM or (error.errno is None and 'requested and' in str(error))
 
 
-def _no_room(error: OSError, directory, scratch: epath.Path, jobs: Sequence[Job]) -> OSError:
+def _no_room(
+    error: OSError, directory: epath.PathLike, scratch: epath.Path, jobs: Sequence[_Job]
+) -> OSError:
     """The error with what to do about it."""
     number, done = error.errno or errno.ENOSPC, sum(os.path.exists(job.result) for job in jobs)
     return OSError(

@@ -1,4 +1,10 @@
-"""Columns of a web index: a part for each unit, joined into one set of memory-mapped arrays.
+"""Columns of an index of web pairs: a part for each unit, joined into memory-mapped arrays.
+
+    picture_{file,offset,length,checksum}.npy   one entry a record
+    language.npy, score.npy, holds.npy          likewise
+    {caption,question,answer,ocr,label}*.npy    texts that the set holds
+    path*.npy                                   pictures' own files, where they have them
+    box.npy                                     float32 [labels, 4]: top, left, bottom, right
 
 A column of texts is a blob of UTF-8 with the end of each text, and the first text of each record:
 
@@ -13,13 +19,14 @@ nor joining holds more than the columns of one unit in memory.
 from __future__ import annotations
 
 import array
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from etils import epath
 import numpy as np
 
 from rt2_jax.data.index import index_arrays
+from rt2_jax.data.index.index_build import Part
 from rt2_jax.data.readers.web_records import Record
 from rt2_jax.data.web.web_cards import TEXTS
 
@@ -35,12 +42,14 @@ PLAIN = {
 TEXT_COLUMNS = (*TEXTS, 'path')
 
 
-class Part:
+class WebColumns:
     """The columns of one unit, in the making."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         # As numbers, not objects: a shard may hold a million records.
-        self._plain = {name: array.array(np.dtype(dtype).char) for name, dtype in PLAIN.items()}
+        self._plain: dict[str, array.array] = {
+            name: array.array(np.dtype(dtype).char) for name, dtype in PLAIN.items()
+        }
         self._counts = {name: array.array('I') for name in TEXT_COLUMNS}
         self._lengths = {name: array.array('I') for name in TEXT_COLUMNS}
         self._blobs = {name: bytearray() for name in TEXT_COLUMNS}
@@ -66,84 +75,68 @@ class Part:
                 self._lengths[name].append(len(encoded))
                 self._blobs[name] += encoded
 
-    def write(self, path: epath.PathLike, about: Mapping[str, Any]) -> None:
-        """Writes the part whole or not at all, with what `about` says of it."""
-        found = {name: np.frombuffer(x, PLAIN[name]) for name, x in self._plain.items()}
+    def finish(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """The arrays, and what JSON says of them."""
+        arrays = {name: np.frombuffer(x, PLAIN[name]) for name, x in self._plain.items()}
         texts = {name: len(lengths) for name, lengths in self._lengths.items() if lengths}
         for name in texts:
-            found[f'{name}_first'] = np.frombuffer(self._counts[name], np.uint32)
-            found[f'{name}_end'] = np.frombuffer(self._lengths[name], np.uint32)
-            found[name] = np.frombuffer(self._blobs[name], np.uint8)
+            arrays[f'{name}_first'] = np.frombuffer(self._counts[name], np.uint32)
+            arrays[f'{name}_end'] = np.frombuffer(self._lengths[name], np.uint32)
+            arrays[name] = np.frombuffer(self._blobs[name], np.uint8)
         if self._boxes:
-            found['box'] = np.concatenate(self._boxes)
-        own = {
-            'records': len(self._plain['holds']),
+            arrays['box'] = np.concatenate(self._boxes)
+        return arrays, {
+            'rows': len(self._plain['holds']),
             'languages': [*self._languages],
             'texts': texts,
             'bytes': {name: len(self._blobs[name]) for name in texts},
         }
-        index_arrays.write_part(path, found, {**about, **own})
 
 
-def join(
-    paths: Sequence[epath.PathLike],
-    files: Sequence[int],
-    abouts: Sequence[Mapping[str, Any]],
-    languages: Sequence[str],
-    folder: epath.Path,
-) -> dict[str, Any]:
+def join(parts: Sequence[Part], folder: epath.Path) -> dict[str, Any]:
     """Writes the columns of all parts, one after another.
 
     Args:
-      paths: the parts.
-      files: of each the number of its file.
-      abouts: what is said of each.
-      languages: all languages, in the order of their numbers.
-      folder: where the columns go.
+        parts: of all units, in order.
+        folder: of the index.
 
     Returns:
-      Name -> {'bytes', 'crc32c'} of each .npy file.
+        What index.json says: the number of records, the languages, and the arrays.
     """
-    counts = [about['records'] for about in abouts]
-    number = {language: k for k, language in enumerate(languages)}
-    written = {}
-
-    def write(name: str, parts: Iterable[np.ndarray], rows: int) -> None:
-        written[name] = index_arrays.write(folder / f'{name}.npy', parts, rows)
-
-    of_files = (np.full(n, file, np.int32) for file, n in zip(files, counts, strict=True))
-    write('picture_file', of_files, sum(counts))
+    paths, records = [part.path for part in parts], sum(part.about['rows'] for part in parts)
+    languages = sorted({language for part in parts for language in part.about['languages']})
+    writer = index_arrays.Writer(folder)
+    files = (np.full(part.about['rows'], part.file, np.int32) for part in parts)
+    writer.write('picture_file', files, records)
     for name in PLAIN:
-        parts = index_arrays.of_parts(paths, name)
+        arrays = index_arrays.of_parts(paths, name)
         if name == 'language':
-            parts = (
-                np.array([number[x] for x in about['languages']], PLAIN[name])[part]
-                for part, about in zip(parts, abouts, strict=True)
+            arrays = (
+                np.array([languages.index(x) for x in part.about['languages']], PLAIN[name])[rows]
+                for part, rows in zip(parts, arrays, strict=True)
             )
-        write(name, parts, sum(counts))
+        writer.write(name, arrays, records)
     for name in TEXT_COLUMNS:
         texts, size = (
-            sum(about[key].get(name, 0) for about in abouts) for key in ('texts', 'bytes')
+            sum(part.about[key].get(name, 0) for part in parts) for key in ('texts', 'bytes')
         )
         if texts:
-            write(name, index_arrays.of_parts(paths, name), size)
-            write(
-                f'{name}_end', _sums(index_arrays.of_parts(paths, f'{name}_end'), size), texts + 1
-            )
-            first = _sums(_counts(paths, abouts, name), texts)
-            write(f'{name}_first', first, sum(counts) + 1)
-    if boxes := sum(about['texts'].get('label', 0) for about in abouts):
-        write('box', index_arrays.of_parts(paths, 'box'), boxes)
-    return written
+            writer.write(name, index_arrays.of_parts(paths, name), size)
+            ends = _sums(index_arrays.of_parts(paths, f'{name}_end'), size)
+            writer.write(f'{name}_end', ends, texts + 1)
+            writer.write(f'{name}_first', _sums(_counts(parts, name), texts), records + 1)
+    if boxes := sum(part.about['texts'].get('label', 0) for part in parts):
+        writer.write('box', index_arrays.of_parts(paths, 'box'), boxes)
+    return {'records': records, 'languages': languages, 'arrays': writer.arrays}
 
 
-def _counts(paths, abouts, name: str) -> Iterator[np.ndarray]:
+def _counts(parts: Sequence[Part], name: str) -> Iterator[np.ndarray]:
     """How many texts each record has, by part; a part without such texts has none in each."""
-    for path, about in zip(paths, abouts, strict=True):
-        if name in about['texts']:
-            yield from index_arrays.of_parts([path], f'{name}_first')
+    for part in parts:
+        if name in part.about['texts']:
+            yield from index_arrays.of_parts([part.path], f'{name}_first')
         else:
-            yield np.zeros(about['records'], np.uint32)
+            yield np.zeros(part.about['rows'], np.uint32)
 
 
 def _sums(parts: Iterable[np.ndarray], whole: int) -> Iterator[np.ndarray]:

@@ -12,7 +12,7 @@ import re
 from typing import Any
 
 from rt2_jax.data import encoded_text, files
-from rt2_jax.data.readers.web_records import Unit
+from rt2_jax.data.index.index_build import Unit
 
 _TAIL_BYTES = 1 << 16
 _WITHOUT_MARK = {'utf-8-sig': 'utf-8', 'utf-16': 'utf-16-le', 'utf-32': 'utf-32-le'}
@@ -60,7 +60,8 @@ def _elements(text: str) -> Iterator[tuple[int, int]]:
     """Where each element of an array begins and ends; all that follows a broken one is its part."""
     decoder, end = json.JSONDecoder(), text.index('[') + 1
     while True:
-        begin = _BETWEEN.match(text, end).end()
+        between = _BETWEEN.match(text, end)
+        begin = between.end() if between else end
         if text.startswith(']', begin):
             if text[begin + 1 :].strip():  # not silently: what follows the array is named
                 yield begin + 1, len(text)

@@ -12,15 +12,17 @@ from collections.abc import Iterator, Sequence
 import concurrent.futures
 import dataclasses
 import functools
+import itertools
 import json
 import os
 from typing import Any
 
 from rt2_jax.data import files, remote
 from rt2_jax.data.errors import lfs_remedy
+from rt2_jax.data.index.index_build import Unit
 from rt2_jax.data.readers import file_patterns, json_objects, tfrecord, web_records
-from rt2_jax.data.readers.web_records import Record, Unit
-from rt2_jax.data.web.web_cards import WebCard
+from rt2_jax.data.readers.web_format import WebFormat
+from rt2_jax.data.readers.web_records import Record
 
 # Large enough to keep a process busy for seconds, small enough to share out one file's lines.
 UNIT_BYTES = 8 << 20
@@ -32,19 +34,17 @@ _BLOCK_BYTES = 1 << 20
 
 
 @dataclasses.dataclass(frozen=True)
-class Jsonl:
+class Jsonl(WebFormat):
     """Lines of JSON beside pictures.
 
     Attributes:
-      directory: the set, of this machine or remote.
-      card: paths are keys of a line's object.
-      pattern: the JSONL files within the directory (see file_patterns).
-      pictures: folder that pictures' names are relative to, within the directory or elsewhere; the
-        directory itself if ''.
+        directory: the set, of this machine or remote.
+        card: paths are keys of a line's object.
+        pattern: the JSONL files within the directory (see file_patterns).
+        pictures: folder that pictures' names are relative to, within the directory or elsewhere; the
+            directory itself if ''.
     """
 
-    directory: str
-    card: WebCard
     pattern: str = '*.jsonl'
     pictures: str = ''
 
@@ -52,6 +52,7 @@ class Jsonl:
 
     @property
     def fingerprint(self) -> str:
+        """Changes with the card, the pattern and the folder of pictures."""
         return f'{self.kind} {self.card.fingerprint} {self.pattern} {self.pictures}'
 
     @functools.cached_property
@@ -60,10 +61,6 @@ class Jsonl:
         if not self.pictures or remote.is_remote(self.pictures):
             return self.pictures or self.directory
         return os.fspath(files.path(self.directory) / self.pictures)
-
-    def prepare(self) -> Jsonl:
-        """Nothing to prepare: there is no schema."""
-        return self
 
     def files(self) -> list[str]:
         """The JSONL files."""
@@ -89,11 +86,12 @@ class Jsonl:
                 made = run(self._attempt, (line for _, line in lines))
                 for (offset, line), records in zip(lines, made, strict=True):
                     digest.update(line)
-                    if isinstance(records, ValueError):
-                        # To count lines means to read all that is before them.
-                        place = '' if remote.is_remote(path) else f'line {numbers(offset)}: '
-                        records = [tfrecord.CorruptRecord(path, offset, f'{place}{records}')]
-                    yield from records
+                    if not isinstance(records, ValueError):
+                        yield from records
+                        continue
+                    # To count lines means to read all that is before them.
+                    place = '' if remote.is_remote(path) else f'line {numbers(offset)}: '
+                    yield tfrecord.CorruptRecord(path, offset, f'{place}{records}')
 
     def framing(self, path: str, unit: Unit, digest: Any) -> None:
         """Of the lines themselves; pictures are checked when they are read."""
@@ -123,7 +121,7 @@ class Jsonl:
             raise ValueError('brackets nested too deeply') from error
         except UnicodeDecodeError as error:
             raise ValueError(f'not UTF-8: {error}') from error
-        except (json.JSONDecodeError, RecursionError) as error:
+        except json.JSONDecodeError as error:
             raise ValueError(f'not JSON: {error}') from error
         names = web_records.look_up(tree, self.card.image)
         if len(names) != 1 or not isinstance(names[0], str):
@@ -139,7 +137,7 @@ class Jsonl:
         return web_records.make(values, picture, 0, self.card, names[0])
 
     def _picture(self, name: str) -> bytes:
-        path = within(self.folder, name)
+        path = files.within(self.folder, name)
         try:
             return files.read(path)
         except remote.RemoteError:  # the picture may be whole
@@ -148,28 +146,15 @@ class Jsonl:
             raise ValueError(f'picture {path}: {error.strerror or "no such file"}') from error
 
 
-def within(folder: str, name: str) -> str:
-    """The path of a picture in a folder, of this machine or remote."""
-    if remote.is_remote(folder):
-        return os.fspath(files.path(folder) / name)
-    return os.path.join(folder, name)
-
-
 def _groups(items: Iterator[Any], size: int) -> Iterator[list[Any]]:
-    group = []
-    for item in items:
-        group.append(item)
-        if len(group) == size:
-            yield group
-            group = []
-    if group:
+    while group := list(itertools.islice(items, size)):
         yield group
 
 
 class _LineNumbers:
-    """Counts a file's lines up to a byte, on from where it was asked last."""
+    """Counts a file's lines up to a byte; offsets must not fall."""
 
-    def __init__(self, path: str):
+    def __init__(self, path: str) -> None:
         self._path, self._at, self._lines = path, 0, 1
 
     def __call__(self, offset: int) -> int:

@@ -1,4 +1,4 @@
-"""The schema of an RLDS data set, and the values of its features in a serialised episode.
+"""The schema of an RLDS data set, and whether a card fits it.
 
 features.json is read by tensorflow-datasets. It says of each feature its shape, its type, and
 whether its tensors are stored as numbers or as bytes: raw, or compressed by zlib.
@@ -6,9 +6,9 @@ whether its tensors are stored as numbers or as bytes: raw, or compressed by zli
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
+from collections.abc import Mapping
 import dataclasses
-import zlib
+from typing import Any
 
 from absl import logging
 from etils import epath
@@ -16,7 +16,7 @@ import numpy as np
 
 from rt2_jax.data import robot_card
 from rt2_jax.data.errors import DataSetError
-from rt2_jax.data.readers import tf_example, tfds_directory
+from rt2_jax.data.readers import tfds_directory
 from rt2_jax.nearest import nearest
 
 
@@ -25,10 +25,10 @@ class Field:
     """How one feature is stored.
 
     Attributes:
-      shape: without the step axis; None for a dimension that varies.
-      dtype: a NumPy type's name, 'text', 'picture' for encoded pictures of 8 bits a channel, or
-        'picture of uint16' and the like for others.
-      encoding: 'none', 'bytes' or 'zlib'.
+        shape: without the step axis; None for a dimension that varies.
+        dtype: a NumPy type's name, 'text', 'picture' for encoded pictures of 8 bits a channel, or
+            'picture of uint16' and the like for others.
+        encoding: 'none', 'bytes' or 'zlib'.
     """
 
     shape: tuple[int | None, ...]
@@ -43,13 +43,13 @@ def read(directory: epath.PathLike) -> Schema:
     """Flat feature path ('steps/action', 'aspects/success') -> Field.
 
     Raises:
-      DataSetError: without a features.json that TFDS understands.
+        DataSetError: without a features.json that TFDS understands.
     """
     import tensorflow_datasets as tfds  # pylint: disable=g-import-not-at-top
 
-    fields = {}
+    fields: dict[str, Field] = {}
 
-    def walk(feature, path):
+    def walk(feature: Any, path: str) -> None:
         if isinstance(feature, tfds.features.Dataset):
             feature = feature.feature
         if isinstance(feature, tfds.features.FeaturesDict):
@@ -62,7 +62,7 @@ def read(directory: epath.PathLike) -> Schema:
     return fields
 
 
-def _fields(feature, path: str) -> dict[str, Field]:
+def _fields(feature: Any, path: str) -> dict[str, Field]:
     encoding = getattr(feature.to_json_content(), 'encoding', '') or 'none'
     if encoding != 'none':
         return {path: Field(tuple(feature.shape), np.dtype(feature.np_dtype).name, encoding)}
@@ -89,7 +89,7 @@ def check_card(schema: Schema, card: robot_card.RobotCard, directory: epath.Path
     Cameras that don't fit are logged, and have no pictures in the index; one at least must fit.
 
     Raises:
-      DataSetError: the card names what the schema lacks, or has in another form; says all of it.
+        DataSetError: the card names what the schema lacks, or has in another form; says all of it.
     """
     problems = [_action_problem(schema, part) for part in card.action]
     problems.append(_instruction_problem(schema, card.instruction))
@@ -182,98 +182,3 @@ def _column_problem(schema: Schema, path: str) -> str:
 
 def _is_number(field: Field) -> bool:
     return field.dtype != 'text' and not field.dtype.startswith('picture')
-
-
-class Record:
-    """The features of one serialised episode, read as the schema has them.
-
-    Args:
-      payload: the serialised tf.train.Example.
-      schema: see `read`.
-      paths: the features that will be asked for; all of the schema's by default.
-
-    Raises (all methods):
-      ValueError: a feature that is missing, or not as the schema says.
-    """
-
-    def __init__(self, payload: bytes, schema: Schema, paths: Container[str] | None = None):
-        self.payload = payload
-        self.schema = schema
-        self.features = tf_example.parse(payload, paths)
-
-    def spans(self, path: str) -> np.ndarray:
-        """Where the values of a bytes feature lie in the payload, int64 [N, 2]."""
-        return self._feature(path, (tf_example.BYTES_LIST,)).values.reshape(-1, 2)
-
-    def numbers(self, path: str, steps: int | None) -> np.ndarray:
-        """A numeric feature, [steps, ...] or, with steps None, of its own shape."""
-        field = self.schema[path]
-        full = field.shape if steps is None else (steps, *field.shape)
-        values = self._values(path)
-        if None in full or values.size != np.prod(full, dtype=np.int64):
-            raise ValueError(
-                f'feature {path!r} has {values.size} values; {list(full)} are expected'
-            )
-        return values.reshape(full).astype(field.dtype)
-
-    def steps(self, path: str) -> int:
-        """The number of the episode's steps, by a numeric feature that each of them has."""
-        size, row = self._values(path).size, int(np.prod(self.schema[path].shape))
-        if size % row:
-            raise ValueError(f'feature {path!r} has {size} values, not {row} a step')
-        return size // row
-
-    def texts(self, path: str, steps: int | None, kept: slice = slice(None)) -> list[str]:
-        """Texts of a feature, one a step; of text, or of integers that are the bytes of UTF-8.
-
-        Args:
-          path: the feature.
-          steps: of the episode; None for a text of the episode.
-          kept: the steps whose texts are wanted.
-        """
-        if self.schema[path].dtype == 'text':
-            found = [self.payload[a:b] for a, b in self.spans(path).tolist()]
-        else:
-            rows = self.numbers(path, steps)
-            found = [_padded_bytes(row, path) for row in (rows if steps is not None else [rows])]
-        expected = 1 if steps is None else steps
-        if len(found) != expected:
-            raise ValueError(f'feature {path!r} has {len(found)} texts; {expected} are expected')
-        try:
-            return [text.decode() for text in found[kept]]
-        except UnicodeDecodeError as error:
-            raise ValueError(f"feature {path!r} isn't UTF-8: {error}") from error
-
-    def _values(self, path: str) -> np.ndarray:
-        field = self.schema[path]
-        if field.encoding != 'none':
-            return self._decoded(path, field)
-        return self._feature(path, (tf_example.FLOAT_LIST, tf_example.INT64_LIST)).values
-
-    def _feature(self, path: str, kinds) -> tf_example.Feature:
-        if path not in self.features:
-            raise ValueError(f'feature {path!r} is missing')
-        feature = self.features[path]
-        if feature.kind not in (0, *kinds):
-            raise ValueError(f"feature {path!r} isn't of the type that the schema declares")
-        return feature
-
-    def _decoded(self, path: str, field: Field) -> np.ndarray:
-        parts = [self.payload[a:b] for a, b in self.spans(path).tolist()]
-        try:
-            if field.encoding == 'zlib':
-                parts = [zlib.decompress(part) for part in parts]
-            return np.frombuffer(b''.join(parts), field.dtype)
-        except (zlib.error, ValueError) as error:
-            raise ValueError(f'feature {path!r}: {error}') from error
-
-
-def _padded_bytes(row: np.ndarray, path: str) -> bytes:
-    row = row.reshape(-1)
-    used = np.flatnonzero(row)
-    text = row[: used[-1] + 1 if used.size else 0]
-    if ((text < 0) | (text > 255)).any():
-        raise ValueError(
-            f'feature {path!r} holds {int(text[(text < 0) | (text > 255)][0])}, no byte'
-        )
-    return text.astype(np.uint8).tobytes()

@@ -21,7 +21,7 @@ def version_folder(directory: epath.PathLike) -> files.Path:
     """The folder of a data set's version, where the folder above it is given and has only one.
 
     Raises:
-      DataSetError: it has several versions.
+        DataSetError: it has several versions.
     """
     path = files.path(directory)
     versions = _versions(path)
@@ -33,21 +33,32 @@ def version_folder(directory: epath.PathLike) -> files.Path:
 
 
 def shard_names(directory: epath.PathLike, split: str = 'train') -> list[str]:
-    """The shards of a split within the directory, as dataset_info.json declares them.
+    """The shards of a split within the directory, all of which are there.
 
     Raises:
-      DataSetError: if the directory is missing, half-written, or lacks the split or a shard.
+        DataSetError: if the directory is missing, half-written, or lacks the split or a shard.
     """
-    return [name for name, _ in declared(directory, split)]
+    names, folder = [name for name, _ in declared(directory, split)], files.path(directory)
+    paths = [folder / name for name in names]
+    if missing := files.missing(paths):
+        raise DataSetError(
+            f'{directory} lacks {len(missing)} of {len(names)} shards of split {split!r}, first '
+            f'{names[paths.index(missing[0])]}. Restore them from where the data came from.'
+        )
+    return names
 
 
 def dataset_name(directory: epath.PathLike) -> str:
-    """What dataset_info.json calls the data set; raises as `shard_names`."""
+    """What dataset_info.json calls the data set; raises as `declared`."""
     return _info(files.path(directory))['name']
 
 
 def declared(directory: epath.PathLike, split: str) -> list[tuple[str, int]]:
-    """The shards of a split with the number of records that each shall hold; as `shard_names`."""
+    """The shards of a split with their numbers of records, as dataset_info.json declares them.
+
+    Raises:
+        DataSetError: if the directory is missing, half-written, or lacks the split.
+    """
     directory = files.path(directory)
     info = _info(directory)
     entries = {entry['name']: entry for entry in info.get('splits', ())}
@@ -64,12 +75,6 @@ def declared(directory: epath.PathLike, split: str) -> list[tuple[str, int]]:
         raise DataSetError(f'{directory}: dataset_info.json declares no shards of split {split!r}')
     template = entries[split].get('filepathTemplate') or TEMPLATE
     names = _filled(directory, template, info['name'], split, kind, len(lengths))
-    paths = [directory / name for name in names]
-    if missing := files.missing(paths):
-        raise DataSetError(
-            f'{directory} lacks {len(missing)} of {len(names)} shards of split {split!r}, first '
-            f'{names[paths.index(missing[0])]}. Restore them from where the data came from.'
-        )
     return list(zip(names, lengths, strict=True))
 
 
@@ -97,9 +102,9 @@ def features(directory: epath.PathLike) -> Any:
     """The tfds.features.FeaturesDict that features.json describes.
 
     Raises:
-      DataSetError: without a features.json that TFDS understands.
+        DataSetError: without a features.json that TFDS understands.
     """
-    # TFDS is wanted for the schema only, at indexing; training reads the index alone.
+    # Only indexing needs the schema, and only the schema needs TFDS.
     import tensorflow_datasets as tfds  # pylint: disable=g-import-not-at-top
 
     path = files.path(directory) / 'features.json'
@@ -140,11 +145,11 @@ def class_names(directory: epath.PathLike, keys: Sequence[str]) -> tuple[str, ..
     """Names of the classes of a ClassLabel, which TFDS keeps in a file of their own.
 
     Args:
-      directory: the data set.
-      keys: of the feature, outermost first.
+        directory: the data set.
+        keys: of the feature, outermost first.
 
     Raises:
-      DataSetError: there is no such file; TFDS would take the classes' numbers for names.
+        DataSetError: there is no such file; TFDS would take the classes' numbers for names.
     """
     # tensorflow_datasets/core/features/feature.py, convert_feature_name_to_filename.
     path = files.path(directory) / f'{"-".join(key.replace("/", ".") for key in keys)}.labels.txt'
@@ -155,7 +160,11 @@ def class_names(directory: epath.PathLike, keys: Sequence[str]) -> tuple[str, ..
 
 def _versions(path: files.Path) -> list[str]:
     """Folders of a local folder that are data sets, where it is none itself."""
-    if remote.is_remote(path) or not path.is_dir() or (path / 'dataset_info.json').exists():
+    if (
+        isinstance(path, remote.RemotePath)
+        or not path.is_dir()
+        or (path / 'dataset_info.json').exists()
+    ):
         return []
     return sorted(
         folder.name for folder in path.iterdir() if (folder / 'dataset_info.json').exists()

@@ -9,7 +9,7 @@ the archive, so that it can't be compressed.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 import dataclasses
 import json
 import os
@@ -19,9 +19,10 @@ from typing import Any
 
 from rt2_jax.data import files, remote
 from rt2_jax.data.errors import lfs_remedy
+from rt2_jax.data.index.index_build import Unit
 from rt2_jax.data.readers import file_patterns, tfrecord, web_records
-from rt2_jax.data.readers.web_records import Record, Unit
-from rt2_jax.data.web.web_cards import WebCard
+from rt2_jax.data.readers.web_format import WebFormat
+from rt2_jax.data.readers.web_records import Record
 
 # WebDataset's own members, and what macOS puts beside files.
 _NO_SAMPLE = re.compile(r'(^|/)(__[^/]*__($|/)|__MACOSX/|\._)')
@@ -34,42 +35,32 @@ _COMPRESSED = {
     b'\x28\xb5\x2f\xfd': ('zstd', 'unzstd FILE.tar.zst'),
 }
 
-# A member with its content, or None where that isn't wanted.
-Member = tuple[tarfile.TarInfo, bytes | None]
+# A member with its content, b'' where that isn't wanted.
+Member = tuple[tarfile.TarInfo, bytes]
 
 
 @dataclasses.dataclass(frozen=True)
-class WebDataset:
+class WebDataset(WebFormat):
     """Shards of a directory.
 
     Attributes:
-      directory: the set, of this machine or remote.
-      card: paths begin with an extension.
-      pattern: the shards within the directory (see file_patterns).
+        directory: the set, of this machine or remote.
+        card: paths begin with an extension.
+        pattern: the shards within the directory (see file_patterns).
     """
 
-    directory: str
-    card: WebCard
     pattern: str = '*.tar'
 
     kind = 'webdataset'
-    folder = ''
 
     @property
     def fingerprint(self) -> str:
+        """Changes with the card and the pattern."""
         return f'{self.kind} {self.card.fingerprint} {self.pattern}'
-
-    def prepare(self) -> WebDataset:
-        """Nothing to prepare: there is no schema."""
-        return self
 
     def files(self) -> list[str]:
         """The shards."""
         return file_patterns.matching(self.directory, self.pattern)
-
-    def units(self, sizes: Sequence[int]) -> list[Unit]:
-        """One a shard."""
-        return [Unit(number, 0, size) for number, size in enumerate(sizes)]
 
     def records(
         self, path: str, unit: Unit, digest: Any
@@ -96,9 +87,11 @@ class WebDataset:
     def keys(self) -> list[str]:
         """Extensions of the first sample, and the paths of its JSON."""
         sample = next(_samples(os.fspath(files.path(self.directory) / self.files()[0])))
-        found = {_split(header.name)[1]: content for header, content in sample}
-        trees = {e: _parsed(content, e) for e, content in found.items() if e.endswith('json')}
-        return [*found, *web_records.paths(trees)]
+        if isinstance(sample, tfrecord.CorruptRecord):
+            return []
+        members = {_split(header.name)[1]: content for header, content in sample}
+        trees = {e: _parsed(content, e) for e, content in members.items() if e.endswith('json')}
+        return [*members, *web_records.paths(trees)]
 
     @property
     def _pictures(self) -> list[str]:
@@ -133,8 +126,8 @@ class WebDataset:
             if extension in members:
                 if extension not in parsed:
                     parsed[extension] = _parsed(members[extension][1], extension)
-                found = parsed[extension]
-                values[field] = web_records.look_up(found, keys) if keys else [found]
+                tree = parsed[extension]
+                values[field] = web_records.look_up(tree, keys) if keys else [tree]
         header, picture = members[endings[0]]
         return web_records.make(values, picture, header.offset_data, self.card)
 
@@ -145,8 +138,8 @@ def _samples(
     """The members of each sample, in order; what ends the archive early comes last.
 
     Args:
-      path: the shard.
-      left_out: extensions of members whose content isn't read.
+        path: the shard.
+        left_out: extensions of members whose content isn't read.
     """
     sample: list[Member] = []
     with files.open_file(path) as opened, opened.reader() as file:
@@ -157,7 +150,7 @@ def _samples(
                     yield sample
                     sample = []
                 # As it comes, in order: going back costs a remote reader what it has read ahead.
-                content = None if extension in left_out else _content(file, header)
+                content = b'' if extension in left_out else _content(file, header)
                 sample.append((header, content))
             end = file.tell() - tarfile.BLOCKSIZE
         except tarfile.ReadError as error:
@@ -180,7 +173,7 @@ def _headers(file: Any) -> Iterator[tarfile.TarInfo]:
     """Members that are files."""
     with tarfile.open(fileobj=file, mode='r:') as archive:
         while (header := archive.next()) is not None:
-            archive.members = []  # the library would keep them all
+            archive.members = []  # type: ignore[attr-defined]  # the library would keep them all
             if header.isfile() and not _NO_SAMPLE.search(header.name):
                 yield header
 

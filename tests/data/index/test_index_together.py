@@ -1,6 +1,6 @@
 """Several hosts and one data set: it is indexed once, and a restart reads the index alone.
 
-`python -m pytest -s tests/data/test_index_together.py` prints the bytes that each process asked for.
+`python -m pytest -s tests/data/index/test_index_together.py` prints the bytes that each process asked for.
 """
 
 import contextlib
@@ -168,10 +168,10 @@ def test_processes_that_are_alone_wait_for_each_other(root, tmp_path):
     shutil.rmtree(data / 'rt2_index', ignore_errors=True)
     program = (
         'import sys\n'
-        'from rt2_jax.data.index import rlds_shard\n'
+        'from rt2_jax.data.index import index_build\n'
         'from rt2_jax.data.robot import rlds\n'
-        'run = rlds_shard.run\n'
-        'rlds_shard.run = lambda job: (print("indexed", flush=True), run(job))\n'
+        'run = index_build.index_unit\n'
+        'index_build.index_unit = lambda job: (print("indexed", flush=True), run(job))\n'
         'print("fingerprint", rlds.open_source(sys.argv[1], "tabletop").fingerprint)'
     )
     command = [sys.executable, '-c', program, str(data)]
@@ -184,7 +184,7 @@ def test_processes_that_are_alone_wait_for_each_other(root, tmp_path):
 
 @pytest.mark.slow
 def test_a_run_in_a_bucket_restarts_without_reading_its_data(root, bucket, monkeypatch, tmp_path):
-    """python -m pytest -m slow -s tests/data/test_index_together.py prints requests and bytes."""
+    """python -m pytest -m slow -s tests/data/index/test_index_together.py prints requests and bytes."""
     for name, value in bucket.environment.items():
         monkeypatch.setenv(name, value)
     address, workdir = f'{bucket.url}/data/tabletop', f'{bucket.url}/run'

@@ -14,8 +14,9 @@ import open_x
 import pytest
 
 from rt2_jax.data import cards, errors
-from rt2_jax.data.index import episode_index, index_places, rlds_index
+from rt2_jax.data.index import episode_index, index_build, index_places
 from rt2_jax.data.readers import tfrecord
+from rt2_jax.data.readers.rlds_episodes import Rlds
 from rt2_jax.data.robot import action_statistics, rlds
 from rt2_jax.text.actions import MINIMUM_RANGE, ActionSpace
 
@@ -23,8 +24,9 @@ CARD = cards.TABLETOP
 KILLED = """
 import os, sys
 from rt2_jax.data import cards
-from rt2_jax.data.index import rlds_index
-rlds_index.build(sys.argv[1], cards.TABLETOP, progress=lambda n, _: n == 2 and os._exit(9))
+from rt2_jax.data.index import index_build
+from rt2_jax.data.readers.rlds_episodes import Rlds
+index_build.build(Rlds(sys.argv[1], cards.TABLETOP), progress=lambda n, _: n == 2 and os._exit(9))
 """
 
 
@@ -36,22 +38,22 @@ def arrays_of(location):
 def reference(whole_dataset, tmp_path_factory):
     """The arrays of the whole data set's index."""
     location = tmp_path_factory.mktemp('index') / 'train'
-    return arrays_of(rlds_index.build(whole_dataset, CARD, location=location))
+    return arrays_of(index_build.build(Rlds(whole_dataset, CARD), location=location))
 
 
 def test_a_killed_build_goes_on(dataset, reference):
     command = [sys.executable, '-c', KILLED, str(dataset)]
     assert subprocess.run(command, env=os.environ).returncode == 9
-    building = pathlib.Path(index_places.building(rlds_index.place(dataset, CARD)))
+    building = pathlib.Path(index_places.building(index_build.place(Rlds(dataset, CARD))))
     kept = {path: path.stat().st_mtime_ns for path in building.iterdir()}
-    assert len(kept) == 2 and not rlds_index.place(dataset, CARD).exists()
+    assert len(kept) == 2 and not index_build.place(Rlds(dataset, CARD)).exists()
     calls = []
 
     def progress(done, total):
         calls.append((done, total))
         assert all(path.stat().st_mtime_ns == time for path, time in kept.items())
 
-    location = rlds_index.build(dataset, CARD, progress=progress)
+    location = index_build.build(Rlds(dataset, CARD), progress=progress)
     assert calls == [(2, 3), (3, 3)]
     assert arrays_of(location) == reference
     assert not building.exists()
@@ -62,10 +64,10 @@ def test_what_a_stopped_build_left_is_not_taken_for_other_data(dataset):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        rlds_index.build(dataset, CARD, progress=stop)
+        index_build.build(Rlds(dataset, CARD), progress=stop)
     calls = []
     other = dataclasses.replace(CARD, columns=())
-    rlds_index.build(dataset, other, progress=lambda *call: calls.append(call))
+    index_build.build(Rlds(dataset, other), progress=lambda *call: calls.append(call))
     assert calls == [(1, 3), (2, 3), (3, 3)]
 
 
@@ -79,12 +81,12 @@ def test_no_room(dataset, reference):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
         with pytest.raises(OSError, match='2 of 3 parts are done and kept in .*train-.*building'):
-            rlds_index.build(dataset, CARD, progress=fill)
+            index_build.build(Rlds(dataset, CARD), progress=fill)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     names = sorted(path.name for path in (dataset / 'rt2_index').rglob('*'))
     assert len(names) == 3 and not any('incomplete' in name for name in names)
-    assert arrays_of(rlds_index.build(dataset, CARD)) == reference
+    assert arrays_of(index_build.build(Rlds(dataset, CARD))) == reference
 
 
 @pytest.fixture(scope='module')
@@ -106,7 +108,7 @@ def flipped_places(directory):
 
 def picture_bytes(directory):
     """All (file, byte) that belong to a picture."""
-    opened = episode_index.Index(directory, CARD, location=directory.parent / 'index')
+    opened = episode_index.EpisodeIndex(Rlds(directory, CARD), location=directory.parent / 'index')
     found = set()
     for step in range(opened.steps):
         name = opened.files[int(opened.arrays['episode_file'][opened.episode_of(step)])].name
@@ -180,7 +182,7 @@ def test_a_damaged_index_is_found_by_verify(dataset):
     data[1000] ^= 4
     path.write_bytes(data)
     with pytest.raises(errors.IndexMismatch, match='action.npy is damaged'):
-        episode_index.Index(dataset, CARD).verify()
+        episode_index.EpisodeIndex(Rlds(dataset, CARD)).verify()
 
 
 def test_statistics(whole_dataset):
