@@ -88,7 +88,7 @@ class Server:
         return decided
 
     def _card(self) -> RobotCard | None:
-        """The tabletop's card, with the gripper's kind that comes: what `Robot.to_absolute_gripper` goes by."""
+        """The tabletop's card with the kind of gripper that the server's actions have, if it is relative."""
         if self.metadata.get('gripper', {}).get('kind') != 'relative':
             return None
         gripper = Gripper('relative', closed=1.0, open=-1.0)
