@@ -36,18 +36,18 @@ class ExportedPolicy:
     """A policy in a directory.
 
     Args:
-      directory: where policy.json is.
-      kind: of the answers: 'action', 'plan' (some words, then an action) or 'text', if it was exported;
-        what the policy acts by, by default.
-      check: whether the files' fingerprints are compared with those in policy.json, which reads all
-        of the weights once more.
+        directory: where policy.json is.
+        kind: of the answers: 'action', 'plan' (some words, then an action) or 'text', if it was exported;
+          what the policy acts by, by default.
+        check: whether the files' fingerprints are compared with those in policy.json, which reads all
+          of the weights once more.
 
     Attributes:
-      card: what policy.json says.
+        card: what policy.json says.
 
     Raises:
-      ValueError: a file is missing or another one than was exported, there is no such kind of answer,
-        or the function was not made for this machine or this version of jax.
+        ValueError: a file is missing or another one than was exported, there is no such kind of answer,
+          or the function was not made for this machine or this version of jax.
     """
 
     def __init__(self, directory: Any = '.', kind: str = '', check: bool = True):
@@ -74,7 +74,7 @@ class ExportedPolicy:
         """The answers to B observations and prompts; see policy.json for what is in them.
 
         Raises:
-          ValueError: inputs of another shape or type, or more of them than the largest batch.
+            ValueError: inputs of another shape or type, or more of them than the largest batch.
         """
         images, prompt = np.asarray(images), np.asarray(prompt)
         self._check_input('images', images)
@@ -165,7 +165,7 @@ def read_card(directory: Any) -> dict[str, Any]:
     """What policy.json says.
 
     Raises:
-      ValueError: it is missing or damaged.
+        ValueError: it is missing or damaged.
     """
     path = _present(pathlib.Path(directory) / POLICY)
     try:
@@ -188,7 +188,7 @@ def read_weights(path: Any) -> dict[str, np.ndarray]:
     """Arrays of a safetensors file by name, mapped and not read yet.
 
     Raises:
-      ValueError: the file is truncated, or none.
+        ValueError: the file is truncated, or none.
     """
     raw = np.memmap(path, np.uint8, 'r')
     start = 8 + int(raw[:8].view('<u8')[0]) if raw.size >= 8 else raw.size + 1

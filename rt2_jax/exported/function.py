@@ -34,8 +34,8 @@ class Function:
     """An answer's function, as `jax.export` keeps it.
 
     Attributes:
-      batch: rows that it takes, or 'any'.
-      serialised: the file's contents.
+        batch: rows that it takes, or 'any'.
+        serialised: the file's contents.
     """
 
     batch: int | str
@@ -81,14 +81,14 @@ def export(
     """The functions of a kind of answer.
 
     Args:
-      policy: whose answers.
-      kind: of the answers.
-      platforms: of `PLATFORMS`.
-      batch_sizes: one function for each; None for a single one that takes any number of rows.
-      convention: of the actions, none that needs memory; the robot's own by default.
+        policy: whose answers.
+        kind: of the answers.
+        platforms: of `PLATFORMS`.
+        batch_sizes: one function for each; None for a single one that takes any number of rows.
+        convention: of the actions, none that needs memory; the robot's own by default.
 
     Raises:
-      ValueError: the model can't be traced for any number of rows.
+        ValueError: the model can't be traced for any number of rows.
     """
     convention = convention or policy.convention()
     if batch_sizes is None:
@@ -122,7 +122,7 @@ def weights_of(policy: Policy) -> dict[str, jax.Array]:
     """The parameters by name.
 
     Raises:
-      ValueError: one is no plain array (quantised weights).
+        ValueError: one is no plain array (quantised weights).
     """
     named = named_leaves(policy.params)
     flat = flax.traverse_util.flatten_dict(policy.params, sep='/')
