@@ -174,7 +174,7 @@ def evaluate(options: Options) -> dict[str, Any]:
 
 
 def load_policy(options: Options) -> Policy | None:
-    """The model to be measured; None for the expert, and where a server has it."""
+    """The model to be measured; None for the expert and for a server."""
     if options.policy.startswith('expert') or options.server:
         return None
     assert options.workdir is not None  # by Options.check
@@ -199,8 +199,7 @@ def connect(options: Options) -> Server | None:
     """The server of --server; None without one."""
     if not options.server:
         return None
-    # Only then, because it needs the extra `serve`.
-    from rt2_jax.evaluation import remote
+    from rt2_jax.evaluation import remote  # needs the extra `serve`
 
     try:
         server = remote.Server(options.server, options.parallel)
@@ -322,8 +321,7 @@ def write(
         paths.write(output, json.dumps(results, indent=2).encode())
         distributed.say(f'Results in {output}')
     if options.video:
-        # Only then, because it needs ffmpeg.
-        from rt2_jax.evaluation import video
+        from rt2_jax.evaluation import video  # needs ffmpeg
 
         path = paths.of(options.video)
         video.write(path, rollouts)

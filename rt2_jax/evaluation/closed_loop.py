@@ -168,7 +168,9 @@ def run(
 class _Game:
     """One environment, and the episode under way in it if there is one."""
 
-    def __init__(self, env: TabletopEnv, task: str | None, recorded: set[int], robot: Robot):
+    def __init__(
+        self, env: TabletopEnv, task: str | None, recorded: set[int], robot: Robot
+    ) -> None:
         self.env, self._task, self._recorded, self._robot = env, task, recorded, robot
         self.rollout: Rollout | None = None
         self.observation: dict[str, Any] = {}

@@ -51,7 +51,7 @@ class Server:
         ValueError: no such address, or no server there.
     """
 
-    def __init__(self, url: str, parallel: int):
+    def __init__(self, url: str, parallel: int) -> None:
         parts = urllib.parse.urlsplit(url)
         if parts.scheme not in SCHEMES or not parts.netloc:
             raise ValueError(f'{url!r} is no address such as ws://HOST:8000 or http://HOST:8000.')

@@ -75,7 +75,7 @@ class Policy:
         action_space: ActionSpace,
         settings: Settings,
         mesh: Mesh | None = None,
-    ):
+    ) -> None:
         self.model, self.tokenizer, self.mesh = model, tokenizer, mesh
         self.action_tokenizer = ActionTokenizer(action_space, tokenizer)
         self.settings = settings

@@ -26,7 +26,7 @@ class PromptEncoder:
         clipped: how many prompts lost words.
     """
 
-    def __init__(self, tokenizer: Tokenizer, length: int, long_prompts: str = 'raise'):
+    def __init__(self, tokenizer: Tokenizer, length: int, long_prompts: str = 'raise') -> None:
         self.tokenizer, self.length = tokenizer, length
         self.long_prompts = check('long_prompts', long_prompts, LONG_PROMPTS)
         self.clipped = 0

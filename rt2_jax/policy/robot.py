@@ -36,7 +36,9 @@ class Robot:
         steps: frames seen since the episode began.
     """
 
-    def __init__(self, frames: int = 1, frame_stride: int = 1, card: RobotCard | None = None):
+    def __init__(
+        self, frames: int = 1, frame_stride: int = 1, card: RobotCard | None = None
+    ) -> None:
         self._frames, self._frame_stride = frames, frame_stride
         self._gripper_index: int | None = None
         if card and card.gripper and card.gripper.kind == 'relative':

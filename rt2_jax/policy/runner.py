@@ -53,7 +53,7 @@ class Runner:
         batch_sizes: Sequence[int] | None = None,
         mesh: Mesh | None = None,
         seed: int = 0,
-    ):
+    ) -> None:
         self.sampler, self.prompt_length, self.mesh = sampler, prompt_length, mesh
         self.params = params if mesh else jax.device_put(params)
         self.batch_sizes = check_batch_sizes(batch_sizes, mesh)

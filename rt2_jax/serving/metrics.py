@@ -21,7 +21,7 @@ class Metrics:
         clipped: how many prompts were too long and lost words.
     """
 
-    def __init__(self, depth: Callable[[], int], clipped: Callable[[], int]):
+    def __init__(self, depth: Callable[[], int], clipped: Callable[[], int]) -> None:
         self.registry = CollectorRegistry()
         self.requests = Counter(
             'rt2_requests',
@@ -55,7 +55,7 @@ class Metrics:
 class _ClippedPrompts(Collector):
     """The policy counts its clipped prompts itself."""
 
-    def __init__(self, count: Callable[[], int]):
+    def __init__(self, count: Callable[[], int]) -> None:
         self._count = count
 
     def collect(self) -> Iterator[CounterMetricFamily]:

@@ -68,7 +68,7 @@ class Server(uvicorn.Server):
         port: int = 8000,
         api_key: str | None = None,
         drain_seconds: float = 30.0,
-    ):
+    ) -> None:
         self.service, self._drain_seconds = service, drain_seconds
         limits = service.limits
         super().__init__(
@@ -215,7 +215,7 @@ def _refused(refusal: Refusal) -> Response:
 class _Timeout:
     """A timer that runs while something has begun and hasn't ended."""
 
-    def __init__(self, seconds: float, give_up: Callable[[], None]):
+    def __init__(self, seconds: float, give_up: Callable[[], None]) -> None:
         self._seconds, self._give_up = seconds, give_up
         self._timer: asyncio.TimerHandle | None = None
 

@@ -94,7 +94,7 @@ class Session:
         convention: in whose numbers it takes actions.
     """
 
-    def __init__(self, policy: Policy, convention: Convention):
+    def __init__(self, policy: Policy, convention: Convention) -> None:
         self._frames = policy.frames
         self._robot = policy.robot()
         self.convention = convention
@@ -152,7 +152,7 @@ class Service:
 
     def __init__(
         self, policy: Policy, *, limits: Limits = Limits(), settings: Settings = Settings()
-    ):
+    ) -> None:
         self.policy, self.limits, self.settings = policy, limits, settings
         policy.convention(settings.convention)  # raises where there is no such
         self.metrics = Metrics(lambda: self._batcher.depth, lambda: policy.clipped_prompts)
