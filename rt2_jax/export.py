@@ -30,6 +30,7 @@ import jax.export
 import numpy as np
 
 from rt2_jax import command, paths
+from rt2_jax.checkpoints import assets
 from rt2_jax.decoding.grammar import Kind
 from rt2_jax.exported import description as description_lib, exported_policy, function
 from rt2_jax.manifest import as_json, make_manifest, versions
@@ -121,6 +122,7 @@ def export(
 
 def _emptied(output: epath.Path) -> epath.Path:
     """The directory to write, without an earlier export; ValueError if it holds something else."""
+    assets.check_output(output)
     output.mkdir(parents=True, exist_ok=True)
     present = sorted(path.name for path in output.iterdir())
     if present and not {exported_policy.POLICY, exported_policy.WEIGHTS} & set(present):

@@ -59,7 +59,7 @@ class Policy:
             `embodiment` are short for its fields.
         batch_sizes: static batch sizes, ascending.
         mesh: devices of this process that share the work, None for one device. Parameters and batches
-            are split over it as in training; `params` must lie on it already (`state.place_params`).
+            are split over it as in training; `params` must lie on it already (`state.place`).
         source: the robot data set that the policy acts for; '' if made without a checkpoint.
         sources: all robot data sets that it learnt from.
         cards: the cards that the checkpoint has recorded, by robot set or source.
@@ -138,7 +138,7 @@ class Policy:
             onto = functools.partial(param_shapes.shapes, mesh=mesh)
             loaded = loading.load_for_inference(workdir, step, onto)
             params = loaded.params
-        chosen = loaded.source(source)
+        chosen = loaded.select_source(source)
         settings = {'embodiment': chosen.card, 'mesh': mesh, 'weights': weights} | settings
         parts = loaded.config, params, loaded.tokenizer, chosen.action_space
         policy = cls.from_config(*parts, **settings)
@@ -172,7 +172,7 @@ class Policy:
         """
         chosen = Settings.from_config(config, action_space, **settings)
         model = backbone.build(config.model, tokenizer.vocab_size, tokenizer.integer_ids)
-        params = state_lib.place_params(params, param_shapes.shapes(config, tokenizer, mesh))
+        params = state_lib.place(params, param_shapes.shapes(config, tokenizer, mesh))
         inputs = param_shapes.inputs(config)
         model, params = compact.compact(model, params, weights, inputs, mesh)
         policy = cls(model, params, tokenizer, action_space, chosen, mesh)
