@@ -70,7 +70,7 @@ class Options:
         topology: of the slice, as `topology.devices` takes it.
         mode: 'train' for the training step, 'decode' for one action.
         batch_size: rows to decode at once.
-        weights: of `compact.KINDS`, what decoding reads.
+        weights: of `compact.WEIGHTS`, what decoding reads.
         assumptions: of the whole run.
     """
 
@@ -171,7 +171,7 @@ def define_flags() -> None:
     flags.DEFINE_string('mode', 'train', f'What to compile, one of {", ".join(job_lib.MODES)}.')
     flags.DEFINE_integer('batch_size', 1, 'Rows of a batch to decode.', lower_bound=1)
     flags.DEFINE_enum(
-        'weights', compact.STORED, compact.KINDS, 'What decoding reads; see decoding/compact.py.'
+        'weights', compact.STORED, compact.WEIGHTS, 'What decoding reads; see decoding/compact.py.'
     )
     flags.DEFINE_float('price_per_chip_hour', None, 'Of one chip, in any currency.', 0.0)
     flags.DEFINE_float(

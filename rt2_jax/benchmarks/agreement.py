@@ -68,9 +68,9 @@ def define_flags() -> None:
 
 def main(_: list[str]) -> None:
     steps = expert_frames(FLAGS.suite, FLAGS.frames)
-    found = {kind: integers(FLAGS.checkpoint, kind, steps) for kind in compact.KINDS}
+    found = {kind: integers(FLAGS.checkpoint, kind, steps) for kind in compact.WEIGHTS}
     result: dict[str, Any] = {'frames': len(steps), 'suite': FLAGS.suite}
-    for one, other in itertools.combinations(compact.KINDS, 2):
+    for one, other in itertools.combinations(compact.WEIGHTS, 2):
         result[f'{other}_and_{one}'] = compared(found[one], found[other])
     print(json.dumps(result, indent=2))
     result['manifest'] = report.manifest(checkpoint=FLAGS.checkpoint)

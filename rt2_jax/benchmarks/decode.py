@@ -139,7 +139,7 @@ def define_flags() -> None:
     flags.DEFINE_string('output', None, 'JSON file to write.')
     flags.DEFINE_enum('size', 'base', list(decode_model.SIZES), 'Of the model.')
     flags.DEFINE_list('batch_sizes', ['1', '8'], 'Rows a call.')
-    flags.DEFINE_list('weights', ['bfloat16', 'int8'], f'Of {", ".join(compact.KINDS)}.')
+    flags.DEFINE_list('weights', ['bfloat16', 'int8'], f'Of {", ".join(compact.WEIGHTS)}.')
     flags.DEFINE_string('directory', 'runs/decode', 'Where the weights are, made where missing.')
     flags.DEFINE_bool('peer', True, 'Whether to measure transformers too.')
     flags.DEFINE_integer('rounds', 4, 'Turns of each.')

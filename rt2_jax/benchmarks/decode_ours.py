@@ -35,7 +35,7 @@ from rt2_jax.weights import tensors
 
 IMPORTED = time.time()
 FLAGS = flags.FLAGS
-PARTS = (*compact.KINDS, 'read', 'multiply')
+PARTS = (*compact.WEIGHTS, 'read', 'multiply')
 _READ_BYTES = 1 << 30  # more than caches hold
 _QUEUED = 8  # sums of it on a device, so that starting one costs nothing
 
@@ -110,7 +110,7 @@ def define_flags() -> None:
 
 
 def main(_: list[str]) -> None:
-    if FLAGS.part in compact.KINDS:
+    if FLAGS.part in compact.WEIGHTS:
         directory = epath.Path(FLAGS.directory)
         rows = actions(directory, FLAGS.part, FLAGS.batch_size, FLAGS.prefill)
     else:

@@ -21,12 +21,12 @@ import numpy as np
 from rt2_jax import command, configuration
 from rt2_jax.benchmarks import decode_model, decode_ours
 from rt2_jax.benchmarks.gpu import ROWS, Row
-from rt2_jax.decoding import compact
+from rt2_jax.decoding import compact, rows
 from rt2_jax.decoding.grammar import Kind
 from rt2_jax.decoding.sampler import Sampler
 from rt2_jax.errors import UserError
 from rt2_jax.evaluation import report
-from rt2_jax.models import backbone, cost, rows
+from rt2_jax.models import backbone, cost
 from rt2_jax.nearest import check
 from rt2_jax.parallel import mesh as mesh_lib, sharding
 from rt2_jax.training import (
@@ -163,7 +163,7 @@ def policy(row: Row, batch: int, repeats: int, toy: bool) -> dict[str, Any]:
     size = 'tiny' if toy else row.size
     config = decode_model.SIZES[size]
     vocab = config['vocab']
-    model = compact.apart(
+    model = compact.compact_model(
         backbone.build(config | {'dtype': 'bfloat16'}, vocab), jax.default_backend()
     )
     images, prompt, _ = decode_model.inputs(batch, vocab)

@@ -67,7 +67,7 @@ def build(config: Any, mesh: Mesh, mode: str, batch_size: int, weights: str) -> 
         mesh: of the slice's devices, which need not be here.
         mode: of `MODES`.
         batch_size: rows to decode at once; training takes the config's.
-        weights: of `compact.KINDS`, what decoding reads.
+        weights: of `compact.WEIGHTS`, what decoding reads.
 
     Raises:
         ValueError: something in the config that cannot be on this mesh.
@@ -165,7 +165,7 @@ def _decode(
         stored,
     )
     if weights != compact.STORED:
-        model = compact.apart(model, mesh.devices.flat[0].platform)
+        model = compact.compact_model(model, mesh.devices.flat[0].platform)
         params = compact.shapes(model, weights, weights_lib.inputs(config), mesh)
     space = _acting_space(config)
 

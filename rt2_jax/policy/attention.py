@@ -28,7 +28,7 @@ class ImageAttention:
     """Attention of an answer's last tokens over the image. Keep one: each compiles for itself.
 
     Attributes:
-      model: a Flax module with `image_attention`; see `pali.PaLI`.
+      model: a Flax module with `image_attention`; see `models.backbone`.
       prompt_length: what prompts are padded to, P.
       mesh: devices that share the work; None for one.
     """
@@ -73,5 +73,5 @@ class ImageAttention:
         _, left = self.model.apply(
             {'params': params}, images, prompt, target_in, mutable=['intermediates']
         )
-        looks = self.model.image_attention(stacks.joined(left['intermediates']), images, prompt)
+        looks = self.model.image_attention(stacks.stack_trees(left['intermediates']), images, prompt)
         return jax.lax.dynamic_slice_in_dim(looks, first, count, axis=2).astype(jnp.float32)

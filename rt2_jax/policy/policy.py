@@ -151,7 +151,7 @@ class Policy:
             sources of which none is said to be the one.
           ValueError: no such type of weights.
         """
-        check('weights', weights, compact.KINDS)
+        check('weights', weights, compact.WEIGHTS)
         if untrained:
             loaded = loading.open_for_inference(workdir, step)
             params = weights_lib.random(loaded.config, loaded.tokenizer, settings.get('seed', 0))
