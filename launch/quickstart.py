@@ -308,12 +308,12 @@ def _publish(
     results: dict[str, Any], workdir: pathlib.Path, name: str, stages: Sequence[Stage]
 ) -> None:
     # Only here, because arguments are checked before anything is installed.
-    from rt2_jax.evaluation import report
+    from rt2_jax.manifest import make_manifest
 
     given = [argument for argument in sys.argv[1:] if not argument.startswith(_SETUP)]
     cofinetuned = next(stage for stage in stages if stage.name == 'evaluate cofinetuned')
     evaluated = json.loads(cofinetuned.product.read_text())['manifest']
-    results['manifest'] = report.manifest(
+    results['manifest'] = make_manifest(
         command=shlex.join(['bash', 'launch/quickstart.sh', *given]),
         size=name,
         commands={stage.name: f'python {shlex.join(stage.command)}' for stage in stages},

@@ -54,7 +54,7 @@ import jax
 from rt2_jax import command, configuration, paths
 from rt2_jax.decoding import compact
 from rt2_jax.estimation import advice, job as job_lib, program, run, text
-from rt2_jax.evaluation import report
+from rt2_jax.manifest import make_manifest
 from rt2_jax.nearest import check
 from rt2_jax.parallel import compilation, mesh as mesh_lib, roofline, slices, topology
 from rt2_jax.training import metrics
@@ -218,7 +218,7 @@ def main(argv: list[str]) -> None:
         print('\nestimate: interrupted', file=sys.stderr, flush=True)
         os._exit(command.INTERRUPTED)  # else Python waits for the compiler's thread
     print(text.table(fields))
-    fields['manifest'] = report.manifest(config=FLAGS.config.to_dict())
+    fields['manifest'] = make_manifest(config=FLAGS.config.to_dict())
     for path, content in zip(outputs, (json.dumps(fields, indent=2), hlo), strict=True):
         if path:
             paths.write(path, content.encode())

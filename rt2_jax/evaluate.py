@@ -43,7 +43,8 @@ from rt2_jax.decoding import compact
 from rt2_jax.decoding.grammar import Kind
 from rt2_jax.envs.tabletop import suites, tasks
 from rt2_jax.errors import UserError
-from rt2_jax.evaluation import closed_loop, offline, report
+from rt2_jax.evaluation import closed_loop, offline
+from rt2_jax.manifest import make_manifest
 from rt2_jax.nearest import check
 from rt2_jax.parallel import distributed, mesh as mesh_lib
 from rt2_jax.policy import Policy
@@ -320,7 +321,7 @@ def measure() -> None:
             rollouts += [rollout for rollout in run.rollouts if rollout.frames]
         say(describe(suite, results[suite]))
     took = round(time.perf_counter() - begin, 1)
-    manifest = make_manifest(policy)
+    manifest = policy_manifest(policy)
     if server:
         manifest |= {'server': FLAGS.server, 'served': server.metadata}
         server.close()
@@ -344,7 +345,7 @@ def write(found: dict[str, Any], rollouts: Sequence[closed_loop.Rollout]) -> Non
         say(f'Video in {path}')
 
 
-def make_manifest(policy: Policy | None) -> dict[str, Any]:
+def policy_manifest(policy: Policy | None) -> dict[str, Any]:
     """What it takes to get the same results again."""
     model = {}
     if policy is not None:
@@ -355,7 +356,7 @@ def make_manifest(policy: Policy | None) -> dict[str, Any]:
             'clipped_prompts': sum(distributed.gather(policy.clipped_prompts)),
             'config': policy.config.to_dict(),
         }
-    return report.manifest(
+    return make_manifest(
         workdir=FLAGS.workdir,
         **model,
         seeds={

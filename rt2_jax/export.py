@@ -30,10 +30,9 @@ import jax.export
 import numpy as np
 
 from rt2_jax import command, paths
-from rt2_jax.checkpoints import assets
 from rt2_jax.decoding.grammar import Kind
-from rt2_jax.evaluation import report
 from rt2_jax.exported import card as card_lib, exported_policy, function as function_lib
+from rt2_jax.manifest import as_json, make_manifest, versions
 from rt2_jax.nearest import check
 from rt2_jax.policy import Policy
 from rt2_jax.policy.conventions import CONVENTIONS, Convention
@@ -129,14 +128,14 @@ def _write(
         'example': example,
         'call': card_lib.call(functions[first][0]['file'], first),
         'step': policy.step,
-        'versions': assets.versions(),
+        'versions': versions(),
         'calling_convention_version': jax.export.maximum_supported_calling_convention_version,
         'config': policy.config.to_dict(),
-        'manifest': report.manifest(),
+        'manifest': make_manifest(),
     }
     mirror.upload()
     # Last of all, because it says that the others are there.
-    (output / exported_policy.POLICY).write_text(report.as_json(told))
+    (output / exported_policy.POLICY).write_text(as_json(told))
     return told
 
 

@@ -1,6 +1,9 @@
 """What tests of several rooms share: the project's vocabulary and a tiny PaLI with random weights."""
 
 import io
+import os
+import shutil
+import tempfile
 
 from bucket import bucket, bucket_server  # noqa: F401  fixtures
 import flax.linen as nn
@@ -20,6 +23,21 @@ from rt2_jax.training.step import Accumulated
 
 def pytest_configure(config):
     config.addinivalue_line('markers', 'slow: takes minutes; bash launch/test.sh -m slow runs it')
+    share_compilations(config)
+
+
+def share_compilations(config):
+    """Compiles each program once for all tests, workers and subprocesses.
+
+    Where JAX_COMPILATION_CACHE_DIR is set, as in workers, that folder is used, and kept.
+    """
+    if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
+        folder = tempfile.mkdtemp(prefix='rt2_jax_tests_')
+        config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+        os.environ['JAX_COMPILATION_CACHE_DIR'] = folder
+        jax.config.update('jax_compilation_cache_dir', folder)
+    os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0'
+    jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)
 
 
 def pytest_collection_modifyitems(config, items):

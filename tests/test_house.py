@@ -21,7 +21,7 @@ MODULES = sorted(path for path in PACKAGE.rglob('*.py'))
 # Imports run downward only: a room may import from the rows above its own.
 ROWS = (
     ('nearest', 'errors', 'exit_codes'),
-    ('buckets', 'command', 'records'),
+    ('buckets', 'command', 'manifest', 'records'),
     ('paths',),
     ('bucket_filesystem', 'configuration', 'text', 'parallel'),
     ('data', 'models'),

@@ -2,25 +2,25 @@
 
     python -m rt2_jax.benchmarks.agreement --checkpoint=DIR --output=FILE.json [--frames=1000] [--suite=seen]
 
-The likeliest tokens of each frame of the tabletop's scripted expert, by weights: as stored, in bfloat16 and
-in int8. `within_one` is the share of an action's integers that are at most one bin apart, `same` of those
-that are equal, for each two; `by_place` has `within_one` for each of the eight.
+Decodes each frame of the tabletop's scripted expert with the weights as stored, in bfloat16 and in int8.
+For each two: `within_one` is the share of an action's integers that are at most one bin apart, `same` the
+share that is equal; `by_place` has `within_one` for each of the eight.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 import itertools
-import json
 from typing import Any
 
 from absl import flags
 import numpy as np
 
-from rt2_jax import command, paths
+from rt2_jax import command
+from rt2_jax.benchmarks import harness
 from rt2_jax.data.example import Example
 from rt2_jax.decoding import compact
-from rt2_jax.evaluation import offline, report
+from rt2_jax.evaluation import offline
 from rt2_jax.policy import Policy
 
 FLAGS = flags.FLAGS
@@ -30,11 +30,12 @@ _MAX_STEPS = 128
 
 def expert_frames(suite: str, count: int) -> list[Example]:
     """The first `count` steps of as many episodes as they take."""
-    found: list[Example] = []
+    steps: list[Example] = []
     for first in itertools.count(_SEED, 50):
-        found += offline.expert_steps(suite, range(first, first + 50), _MAX_STEPS)
-        if len(found) >= count:
-            return found[:count]
+        steps += offline.expert_steps(suite, range(first, first + 50), _MAX_STEPS)
+        if len(steps) >= count:
+            break
+    return steps[:count]
 
 
 def integers(checkpoint: str, kind: str, steps: Sequence[Example]) -> np.ndarray:
@@ -43,7 +44,7 @@ def integers(checkpoint: str, kind: str, steps: Sequence[Example]) -> np.ndarray
     frames, prompts = [step.frames for step in steps], [step.prompt for step in steps]
     decisions = policy.act_batch(frames, prompts, plan=False, raw=True)
     number = {int(token): i for i, token in enumerate(policy.action_tokenizer.integer_ids)}
-    return np.array([[number[int(token)] for token in found.tokens] for found in decisions])
+    return np.array([[number[int(token)] for token in decision.tokens] for decision in decisions])
 
 
 def compared(a: np.ndarray, b: np.ndarray) -> dict[str, Any]:
@@ -67,14 +68,13 @@ def define_flags() -> None:
 
 
 def main(_: list[str]) -> None:
+    """Compares the actions of every two kinds of weights."""
     steps = expert_frames(FLAGS.suite, FLAGS.frames)
-    found = {kind: integers(FLAGS.checkpoint, kind, steps) for kind in compact.WEIGHTS}
+    bins = {kind: integers(FLAGS.checkpoint, kind, steps) for kind in compact.WEIGHTS}
     result: dict[str, Any] = {'frames': len(steps), 'suite': FLAGS.suite}
-    for one, other in itertools.combinations(compact.WEIGHTS, 2):
-        result[f'{other}_and_{one}'] = compared(found[one], found[other])
-    print(json.dumps(result, indent=2))
-    result['manifest'] = report.manifest(checkpoint=FLAGS.checkpoint)
-    paths.write(paths.of(FLAGS.output), json.dumps(result, indent=2).encode())
+    for a, b in itertools.combinations(compact.WEIGHTS, 2):
+        result[f'{b}_and_{a}'] = compared(bins[a], bins[b])
+    harness.publish(result, FLAGS.output, checkpoint=FLAGS.checkpoint)
 
 
 if __name__ == '__main__':

@@ -7,7 +7,7 @@ project's pipeline in steps/s, `peer` a tf.data pipeline as Octo's and OpenVLA's
 (data_tensorflow.py) whose shuffle buffer gives as many distinct episodes a batch as ours, `limit`
 JPEG decoding and resizing alone, of pictures in memory, and `limit_reading` with reading the files;
 `cores` has them and two more, our batches placed on the devices and the peer with the cheaper bilinear
-resize, on 1 core and on all. Each is a process; they take turns (turns.py), and the best turn of each
+resize, on 1 core and on all. Each is a process; they take turns (harness.py), and the best turn of each
 counts. The files are read once before each round; a DIR in /dev/shm makes sure that nobody waits for a
 disk. The peer needs TensorFlow in PYTHON: `pip install 'rt2_jax[peer]'`.
 
@@ -16,23 +16,28 @@ disk. The peer needs TensorFlow in PYTHON: `pip install 'rt2_jax[peer]'`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 import concurrent.futures
+import itertools
 import json
 import os
-import statistics
-import subprocess
+import queue
 import sys
+import threading
 import time
 from typing import Any
 
 from absl import flags, logging
 from etils import epath
+import jax
+import numpy as np
 
 from rt2_jax import command, paths
-from rt2_jax.benchmarks import data_reading, kitchen, turns
-from rt2_jax.data.robot import rlds
-from rt2_jax.evaluation import report
+from rt2_jax.benchmarks import harness, kitchen
+from rt2_jax.data import images, mixture, pipeline
+from rt2_jax.data.robot import rlds, step_columns
+from rt2_jax.parallel import mesh as mesh_lib, sharding
+from rt2_jax.text.tokenizer import Tokenizer
 
 FLAGS = flags.FLAGS
 
@@ -43,201 +48,240 @@ _EQUAL = 0.97
 _BUFFERS = (1_000, 10_000, 20_000, 40_000)
 # A slow consumer's seconds a batch, on top.
 _PAUSE = 2.0
+# Of the limit: pictures that a thread decodes before it reports them, and pictures in memory.
+_RUN, _LIMIT_PICTURES = 16, 2000
 
 
-def commands(directory: str, peer_python: str, batch_size: int, shuffle: int) -> dict[str, list]:
-    """The readers' command lines by part."""
-    ours = [sys.executable, '-m', 'rt2_jax.benchmarks.data_reading']
-    peer = [peer_python, '-m', 'rt2_jax.benchmarks.data_tensorflow', f'--shuffle={shuffle}']
-    common = [f'--directory={directory}', f'--batch_size={batch_size}']
-    found = {part: [*ours, *common, f'--part={part}'] for part in data_reading.PARTS}
-    found['peer'] = [*peer, *common]
-    found['peer_bilinear'] = [*peer, *common, '--method=bilinear', '--noantialias']
-    return found
+def stream(directory: str, batch_size: int, placed: bool) -> harness.Stream:
+    """A worker: the project's pipeline, as `train` makes it.
+
+    Args:
+        directory: the data set.
+        batch_size: steps a batch.
+        placed: whether batches go to the devices; else they are numpy arrays.
+    """
+    source = rlds.open_source(directory, kitchen.CARD)
+    where = sharding.batch_sharding(mesh_lib.make_mesh({'fsdp': jax.device_count()}))
+    iterator = pipeline.make_iterator(
+        {'kitchen': (source, 1.0)},
+        {},
+        tokenizer=Tokenizer.load_default(),
+        schedule=mixture.Schedule(start=1.0),
+        batches=1_000_000,
+        batch_size=batch_size,
+        image_size=224,
+        prompt_length=64,
+        target_length=64,
+        sharding=where if placed else None,
+        rows=None if placed else range(batch_size),
+        threads=len(os.sched_getaffinity(0)),
+        read_ahead=3,
+    )
+    return harness.Stream(
+        iterator,
+        lambda batch: [prompt.tobytes() for prompt in np.asarray(batch['prompt'])],
+        lambda: len(json.dumps(iterator.get_state())),
+    )
+
+
+def limit(directory: str, batch_size: int, reading: bool) -> harness.Stream:
+    """A worker: decoding and resizing alone, one thread a core and nothing kept.
+
+    Args:
+        directory: the data set.
+        batch_size: pictures a batch.
+        reading: whether each is read from the data set, or lies in memory.
+    """
+    return harness.Stream(_decode(directory, batch_size, reading))
+
+
+def _decode(directory: str, batch_size: int, reading: bool) -> Iterator[range]:
+    places, threads = _places(directory), len(os.sched_getaffinity(0))
+    in_memory = [] if reading else [os.pread(*place) for place in places[:_LIMIT_PICTURES]]
+    done: queue.Queue[int] = queue.Queue(maxsize=2 * batch_size // _RUN)
+
+    def work(offset: int) -> None:
+        for start in itertools.count(offset * _RUN, threads * _RUN):
+            for i in range(start, start + _RUN):
+                encoded = (
+                    os.pread(*places[i % len(places)]) if reading else in_memory[i % len(in_memory)]
+                )
+                images.resize(images.decode(encoded)[None], 224)
+            done.put(_RUN)
+
+    for offset in range(threads):
+        threading.Thread(target=work, args=(offset,), daemon=True).start()
+    ready = 0
+    while True:
+        while ready < batch_size:
+            ready += done.get()
+        ready -= batch_size
+        yield range(batch_size)
+
+
+def _places(directory: str) -> list[tuple[int, int, int]]:
+    """Open file, length and offset of every step's picture, in random order."""
+    source = rlds.open_source(directory, kitchen.CARD)
+    arrays = source.index.arrays
+    rows = np.random.default_rng(0).permutation(step_columns.rows(source))
+    episodes = np.searchsorted(arrays['episode_first'], rows, side='right') - 1
+    opened = [os.open(file, os.O_RDONLY) for file in source.index.files]
+    files = [opened[number] for number in arrays['episode_file'][episodes].tolist()]
+    lengths, offsets = (arrays[f'image_{what}'][rows, 0].tolist() for what in ('length', 'offset'))
+    return list(zip(files, lengths, offsets, strict=True))
+
+
+def commands(
+    directory: str, peer_python: str, batch_size: int, shuffle: int
+) -> dict[str, list[str]]:
+    """The workers' command lines by part."""
+    common: dict[str, Any] = dict(directory=directory, batch_size=batch_size)
+    peer = dict(python=peer_python, shuffle=shuffle, **common)
+    bilinear: dict[str, Any] = dict(method='bilinear', antialias=False)
+    make = harness.worker_command
+    return {
+        'ours': make('data:stream', placed=False, **common),
+        'trainer': make('data:stream', placed=True, **common),
+        'limit': make('data:limit', reading=False, **common),
+        'limit_reading': make('data:limit', reading=True, **common),
+        'peer': make('data_tensorflow:stream', **peer),
+        'peer_bilinear': make('data_tensorflow:stream', **peer, **bilinear),
+    }
 
 
 def missing_peer(peer_python: str) -> str:
     """Why the peer can't be measured; '' if it can."""
-    tried = subprocess.run(
-        [peer_python, '-c', 'import absl, tensorflow, tensorflow_datasets'],
-        capture_output=True,
-        text=True,
-    )
-    return '' if tried.returncode == 0 else tried.stderr.strip().splitlines()[-1]
+    return harness.missing('tensorflow, tensorflow_datasets', peer_python)
 
 
 def equal_shuffle(
-    command: Sequence[str], cores: Sequence[int], *, batch_size: int, steps: int, wanted: float
+    directory: str, peer_python: str, cores: Sequence[int], batch_size: int, distinct: float
 ) -> dict[str, Any]:
-    """Finds the smallest shuffle buffer whose batches hold `wanted` distinct episodes on average.
+    """Finds the smallest shuffle buffer whose batches hold `distinct` episodes on average.
 
     Args:
-      command: the peer's command line.
-      cores: for it.
-      batch_size: that it was told.
-      steps: steps of the data set, which is the largest buffer tried.
-      wanted: distinct episodes a batch.
+        directory: the data set; its steps are the largest buffer tried.
+        peer_python: the peer's interpreter.
+        cores: for it.
+        batch_size: steps a batch.
+        distinct: episodes a batch.
 
     Returns:
-      `buffer`, in steps, and `distinct` by the buffers tried.
+        `buffer`, in steps, and `distinct` by the buffers tried.
     """
-    distinct = {}
+    steps = count_steps(directory)
+    tried = {}
     for buffer in [*(size for size in _BUFFERS if size < steps), steps]:
-        asked = [*command, f'--shuffle={buffer}', '--image_size=0']
-        with turns.Reader(asked, cores) as reader:
+        peer = harness.worker_command(
+            'data_tensorflow:stream',
+            peer_python,
+            directory=directory,
+            batch_size=batch_size,
+            shuffle=buffer,
+            image_size=0,
+        )
+        with harness.Worker(peer, cores) as worker:
             # A step may stay in the buffer for long: only then is it mixed as it will stay.
-            reader.turn(least=2 * buffer // batch_size)
-            distinct[buffer] = reader.turn(least=20)['distinct']
-        logging.info('a buffer of %d steps: %.1f episodes a batch', buffer, distinct[buffer])
-        if distinct[buffer] >= wanted:
+            worker.turn(least=2 * buffer // batch_size)
+            tried[buffer] = worker.turn(least=20)['distinct']
+        logging.info('a buffer of %d steps: %.1f episodes a batch', buffer, tried[buffer])
+        if tried[buffer] >= distinct:
             break
-    return {'buffer': buffer, 'distinct': distinct}
+    return {'buffer': buffer, 'distinct': tried}
 
 
 def side_by_side(
-    asked: Mapping[str, Sequence[str]],
+    parts: dict[str, list[str]],
     directory: str,
     cores: Sequence[int],
     *,
     rounds: int,
     seconds: float,
 ) -> dict[str, dict[str, Any]]:
-    """Measures readers in turns.
+    """Measures workers in turns: the figures of `harness.take_turns`, rates as steps_per_second."""
 
-    Args:
-      asked: command lines by part.
-      directory: the data set.
-      cores: that each may use.
-      rounds: turns of each.
-      seconds: a turn.
+    def into_memory() -> None:
+        for path in epath.Path(directory).glob('*tfrecord*'):
+            with open(path, 'rb') as file:
+                while file.read(1 << 22):
+                    pass
 
-    Returns:
-      By part: steps_per_second (the best turn's), all turns', CPU microseconds a step, seconds until
-      its libraries were there and from then to the first batch, peak memory, distinct episodes a
-      batch and bytes of resume state.
-    """
-    readers = {}
-    try:
-        for part, command in asked.items():
-            _into_memory(directory)
-            readers[part] = turns.Reader(command, cores)
-            readers[part].turn(seconds=seconds / 2)
-        taken: dict[str, list[dict[str, Any]]] = {part: [] for part in readers}
-        for _ in range(rounds):
-            _into_memory(directory)
-            for part, reader in readers.items():
-                taken[part].append(reader.turn(seconds=seconds, least=2))
-        return {part: _summary(readers[part], taken[part]) for part in readers}
-    finally:
-        for reader in readers.values():
-            reader.__exit__()
-
-
-def _summary(reader: turns.Reader, taken: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    rates = [turn['steps'] / turn['seconds'] for turn in taken]
+    measured = harness.take_turns(
+        parts, cores, rounds=rounds, seconds=seconds, least=2, before_round=into_memory
+    )
     return {
-        'steps_per_second': round(max(rates), 1),
-        'turns': [round(rate, 1) for rate in rates],
-        'cpu_microseconds': round(
-            min(1e6 * turn['cpu_seconds'] / turn['steps'] for turn in taken), 1
-        ),
-        'distinct': round(statistics.mean(turn['distinct'] for turn in taken), 1),
-        'peak_bytes': reader.memory(),
-        **reader.about,
-        **reader.state(),
+        part: {'steps_per_second': figures.pop('per_second'), **figures}
+        for part, figures in measured.items()
     }
 
 
-def _into_memory(directory: str) -> None:
-    """Reads the data set once, so that nobody waits for the disk."""
-    for path in epath.Path(directory).glob('*tfrecord*'):
-        with open(path, 'rb') as file:
-            while file.read(1 << 22):
-                pass
-
-
-def memory_over_time(command: Sequence[str], cores: Sequence[int], minutes: float) -> dict:
+def memory_over_time(
+    command_line: Sequence[str], cores: Sequence[int], minutes: float
+) -> dict[str, Any]:
     """Resident memory of a reader whose batches are taken at once, and of one whose are not.
 
     Both pause at first, until as much is read ahead as may be: a consumer that never pauses would come
     to that only when something else holds it up, an hour into a run or never.
 
     Returns:
-      For 'fast' and 'slow': bytes at the start (the mean of the second tenth of the time; the first
-      is for warming up), at the end (the mean of the last tenth), growth from one to the other, and
-      the highest sample.
+        For 'fast' and 'slow' the figures of `harness.growth`, and `minutes`.
     """
     pauses = {'fast': 0.0, 'slow': _PAUSE}
     samples: dict[str, list[int]] = {name: [] for name in pauses}
-    with turns.Reader(command, cores) as fast, turns.Reader(command, cores) as slow:
-        readers = {'fast': fast, 'slow': slow}
-        for reader in readers.values():
-            reader.turn(least=3, pause=_PAUSE)
-        with concurrent.futures.ThreadPoolExecutor(len(readers)) as pool:
-            running = [
-                pool.submit(readers[name].turn, seconds=60 * minutes, pause=pause)
-                for name, pause in pauses.items()
-            ]
-            while not any(one.done() for one in running):
-                time.sleep(min(1.0, minutes))
-                for name, reader in readers.items():
-                    samples[name].append(reader.memory('VmRSS'))
-            for one in running:
-                one.result()
-    return {name: growth(taken) for name, taken in samples.items()} | {'minutes': minutes}
+    with (
+        harness.Worker(command_line, cores) as fast,
+        harness.Worker(command_line, cores) as slow,
+        concurrent.futures.ThreadPoolExecutor(2) as pool,
+    ):
+        workers = {'fast': fast, 'slow': slow}
+        for worker in workers.values():
+            worker.turn(least=3, pause=_PAUSE)
+        running = [
+            pool.submit(workers[name].turn, seconds=60 * minutes, pause=pause)
+            for name, pause in pauses.items()
+        ]
+        while not any(turn.done() for turn in running):
+            time.sleep(min(1.0, minutes))
+            for name, worker in workers.items():
+                samples[name].append(worker.memory('VmRSS'))
+        for turn in running:
+            turn.result()
+    grown: dict[str, Any] = {name: harness.growth(taken) for name, taken in samples.items()}
+    return grown | {'minutes': minutes}
 
 
-def growth(samples: Sequence[int]) -> dict[str, float]:
-    """From the second tenth of `samples` to the last; see `memory_over_time`."""
-    tenth = max(1, len(samples) // 10)
-    start, end = statistics.mean(samples[tenth : 2 * tenth]), statistics.mean(samples[-tenth:])
-    return {
-        'start_bytes': round(start),
-        'end_bytes': round(end),
-        'growth': round(end / start - 1, 4),
-        'highest_bytes': max(samples),
-    }
-
-
-def measure() -> dict[str, Any]:
-    """Runs all that the flags ask for; see the module's text for the figures."""
-    directory, batch_size = FLAGS.directory, FLAGS.batch_size
-    available = sorted(os.sched_getaffinity(0))
-    numbers = sorted({1, len(available)})
-    asked = commands(directory, FLAGS.peer_python, batch_size, 0)
+def measure(directory: str, batch_size: int) -> dict[str, Any]:
+    """Measures all that the flags ask for; see the module's text for the figures."""
+    python, available = FLAGS.peer_python, sorted(os.sched_getaffinity(0))
+    parts = commands(directory, python, batch_size, FLAGS.shuffle)
     result: dict[str, Any] = {}
     if FLAGS.minutes:
-        result['memory'] = memory_over_time(asked['ours'], available, FLAGS.minutes)
+        result['memory'] = memory_over_time(parts['ours'], available, FLAGS.minutes)
     if not FLAGS.rounds:
         return result
-    if reason := missing_peer(FLAGS.peer_python):
+    if reason := missing_peer(python):
         logging.warning(
             "no peer: %s. pip install 'rt2_jax[peer]', or name another interpreter by "
             '--peer_python',
             reason,
         )
-        asked = {part: command for part, command in asked.items() if 'peer' not in part}
+        parts = {part: line for part, line in parts.items() if 'peer' not in part}
         result['peer_missing'] = reason
     else:
-        with turns.Reader(asked['ours'], available) as reader:
-            distinct = reader.turn(least=20)['distinct']
-        result['shuffle'] = {'ours': distinct} | equal_shuffle(
-            asked['peer'],
-            available,
-            batch_size=batch_size,
-            steps=_steps(directory),
-            wanted=_EQUAL * distinct,
-        )
-        buffer = FLAGS.shuffle or result['shuffle']['buffer']
-        asked = commands(directory, FLAGS.peer_python, batch_size, buffer)
+        with harness.Worker(parts['ours'], available) as worker:
+            distinct = worker.turn(least=20)['distinct']
+        equal = equal_shuffle(directory, python, available, batch_size, _EQUAL * distinct)
+        result['shuffle'] = {'ours': distinct} | equal
+        parts = commands(directory, python, batch_size, FLAGS.shuffle or equal['buffer'])
+    numbers = sorted({1, len(available)})
     result['cores'] = {
         str(number): side_by_side(
-            asked, directory, available[:number], rounds=FLAGS.rounds, seconds=FLAGS.seconds
+            parts, directory, available[:number], rounds=FLAGS.rounds, seconds=FLAGS.seconds
         )
         for number in numbers
     }
     best = result['cores'][str(numbers[-1])]
-    rates = {part: best[part]['steps_per_second'] for part in best}
+    rates = {part: figures['steps_per_second'] for part, figures in best.items()}
     ratios = {f'ratio_{part}': rates['ours'] / rates[part] for part in rates if 'limit' in part}
     if 'peer' in rates:
         ratios['ratio_peer'] = rates['ours'] / rates['peer']
@@ -245,7 +289,8 @@ def measure() -> dict[str, Any]:
     return rates | {name: round(value, 3) for name, value in ratios.items()} | result
 
 
-def _steps(directory: str) -> int:
+def count_steps(directory: str) -> int:
+    """Steps of the data set, which is indexed if it was not."""
     return len(rlds.open_source(directory, kitchen.CARD))
 
 
@@ -266,14 +311,12 @@ def define_flags() -> None:
 
 
 def main(_: list[str]) -> None:
-    paths.of(FLAGS.output).parent.mkdir(parents=True, exist_ok=True)
+    """Makes the data set where it is missing, and measures."""
     if not (paths.of(FLAGS.directory) / 'dataset_info.json').exists():
-        kitchen.write(FLAGS.directory, episodes=FLAGS.episodes, encoded=kitchen.frames(_FRAMES))
-    _steps(FLAGS.directory)  # indexed before anybody is timed
-    result = measure()
-    print(json.dumps(result, indent=2))
-    result['manifest'] = report.manifest(episodes=FLAGS.episodes, batch_size=FLAGS.batch_size)
-    paths.write(paths.of(FLAGS.output), json.dumps(result, indent=2).encode())
+        kitchen.write(FLAGS.directory, episodes=FLAGS.episodes, pictures=kitchen.frames(_FRAMES))
+    count_steps(FLAGS.directory)  # indexed before anybody is timed
+    result = measure(FLAGS.directory, FLAGS.batch_size)
+    harness.publish(result, FLAGS.output, episodes=FLAGS.episodes, batch_size=FLAGS.batch_size)
 
 
 if __name__ == '__main__':

@@ -11,30 +11,34 @@ without what the cache has of them, some rows of the output matrix, and the cach
 the time of the encoder's and the tower's products at the machine's speed of matrix products, where that
 is longer than their reading. All this by batch size; the figures on top are those of the first one.
 
-Each is a process; they take turns (turns.py) on the same cores, and the best turn of each counts. The
+Each is a process; they take turns (harness.py) on the same cores, and the best turn of each counts. The
 machine's speeds are measured among them. On a GPU the same command measures there (give it to ours by
 JAX_PLATFORMS=cuda; the peer takes one that torch sees).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+import functools
 import json
 import os
-import subprocess
-import sys
 from typing import Any
 
 from absl import flags, logging
 from etils import epath
+import flax
+import jax
+import jax.numpy as jnp
+import numpy as np
 
 from rt2_jax import command, convert, paths
-from rt2_jax.benchmarks import decode_model, turns
+from rt2_jax.benchmarks import decode_model, harness, machine
 from rt2_jax.checkpoints import loading
 from rt2_jax.decoding import compact
-from rt2_jax.evaluation import report
-from rt2_jax.models import cost
+from rt2_jax.decoding.grammar import Kind
+from rt2_jax.decoding.sampler import Sampler
+from rt2_jax.models import backbone, cost
+from rt2_jax.weights import tensors
 
 FLAGS = flags.FLAGS
 _PEERS = ('float32', 'bfloat16')
@@ -49,70 +53,89 @@ def write(directory: epath.Path, size: str) -> None:
         convert.export(directory / 'ours', name, directory / name)
 
 
+def policy(directory: epath.Path, kind: str) -> tuple[Sampler, Any]:
+    """The sampler, and parameters on the device, with weights of `compact.WEIGHTS`."""
+    config = json.loads((directory / loading.MODEL).read_text())['model']
+    vocab, _ = config['vocab'], config.pop('image_size')
+    dtype = 'float32' if kind == compact.STORED else 'bfloat16'
+    model = backbone.build(config | {'dtype': dtype}, vocab)
+    named = {
+        tuple(name.split('/')): jnp.asarray(tensor.read(), jnp.dtype(dtype))
+        for name, tensor in tensors.open_tensors(directory).items()
+    }
+    params = flax.traverse_util.unflatten_dict(named)
+    model, params = compact.compact(model, params, kind, decode_model.inputs(1, vocab))
+    return Sampler(model, decode_model.grammar(vocab)), params
+
+
+def actions(directory: epath.Path, kind: str, batch: int, prefill: bool) -> Iterator[list[Any]]:
+    """Decodes for ever; yields the decoded tokens' log-probabilities of each row.
+
+    `prefill` alone encodes, and fills the cache.
+    """
+    sampler, params = policy(directory, kind)
+    vocab = sampler.model.vocab
+    images, prompt, tokens = decode_model.inputs(batch, vocab)
+    encode = jax.jit(functools.partial(sampler.model.apply, method='prefill'), static_argnums=3)
+    while True:
+        if prefill:
+            jax.block_until_ready(encode({'params': params}, images, prompt, decode_model.LENGTH))
+            yield list(range(batch))
+            continue
+        samples = sampler(params, images, prompt, Kind.ACTION, forced=tokens)
+        assert np.array_equal(samples.tokens[:, 0], tokens)
+        yield [row.tobytes() for row in np.asarray(samples.log_probs[:, 0])]
+
+
+def stream(part: str, directory: str = '', batch: int = 1, prefill: bool = False) -> harness.Stream:
+    """A worker: 'read', 'multiply', or `actions` with weights of this kind."""
+    speeds = {'read': machine.read, 'multiply': machine.multiply}
+    if part in speeds:
+        return harness.Stream(speeds[part]())
+    return harness.Stream(actions(epath.Path(directory), part, batch, prefill))
+
+
 def missing_peer() -> str:
     """Why the peer can't be measured; '' if it can."""
-    tried = subprocess.run(
-        [sys.executable, '-c', 'import torch, transformers'], capture_output=True, text=True
-    )
-    return '' if tried.returncode == 0 else tried.stderr.strip().splitlines()[-1]
+    return harness.missing('torch, transformers')
 
 
-def commands(directory: epath.Path, batch: int, kinds: Sequence[str], peers: Sequence[str]) -> dict:
+def commands(
+    directory: epath.Path, batch: int, kinds: Sequence[str], peers: Sequence[str]
+) -> dict[str, list[str]]:
     """Command lines by part; `*_prefill` encode alone."""
-    module = lambda name: [sys.executable, '-m', f'rt2_jax.benchmarks.{name}']
-    ours = [*module('decode_ours'), f'--directory={directory / "ours"}', f'--batch_size={batch}']
-    peer = [*module('decode_transformers'), f'--directory={directory}', f'--batch_size={batch}']
-    found = {kind: [*ours, f'--part={kind}'] for kind in kinds}
-    found |= {f'peer_{dtype}': [*peer, f'--dtype={dtype}'] for dtype in peers}
-    found |= {f'{part}_prefill': [*command, '--prefill'] for part, command in found.items()}
-    return found | {part: [*ours, f'--part={part}'] for part in ('read', 'multiply')}
+    make = harness.worker_command
+    lines = {part: make('decode:stream', part=part) for part in ('read', 'multiply')}
+    for suffix in ('', '_prefill'):
+        common: dict[str, Any] = dict(batch=batch, prefill=bool(suffix))
+        for kind in kinds:
+            ours = dict(part=kind, directory=str(directory / 'ours'), **common)
+            lines[f'{kind}{suffix}'] = make('decode:stream', **ours)
+        for dtype in peers:
+            peer = dict(dtype=dtype, directory=str(directory), **common)
+            lines[f'peer_{dtype}{suffix}'] = make('decode_transformers:stream', **peer)
+    return lines
 
 
-def side_by_side(
-    asked: Mapping[str, Sequence[str]], *, rounds: int, seconds: float
-) -> dict[str, dict[str, Any]]:
-    """Measures in turns; by part: rows a second (the best turn's, and all turns'), CPU ms a row."""
-    cores = sorted(os.sched_getaffinity(0))
-    taken: dict[str, list[dict[str, Any]]] = {part: [] for part in asked}
-    with contextlib.ExitStack() as stack:
-        readers = {}
-        for part, command in asked.items():
-            readers[part] = stack.enter_context(turns.Reader(command, cores))
-            logging.info('%s: %s', part, readers[part].about)
-        for _ in range(rounds):
-            for part, reader in readers.items():
-                taken[part].append(reader.turn(seconds=seconds, least=1))
-    found = {}
-    for part, measured in taken.items():
-        rates = [turn['steps'] / turn['seconds'] for turn in measured]
-        found[part] = {
-            'per_second': round(max(rates), 4),
-            'turns': [round(rate, 4) for rate in rates],
-            'cpu_ms': round(min(1e3 * t['cpu_seconds'] / t['steps'] for t in measured), 2),
-        }
-    return found
-
-
-def compared(found: Mapping[str, Mapping[str, Any]], size: str, batch: int) -> dict[str, Any]:
-    """The figures of a batch size, from what was measured."""
-    rate = lambda part: found[part]['per_second']
-    kinds = [kind for kind in compact.TYPES if kind in found]
+def compared(parts: Mapping[str, Mapping[str, Any]], size: str, batch: int) -> dict[str, Any]:
+    """The figures of a batch size, from those of `harness.take_turns` by part."""
+    rate = lambda part: parts[part]['per_second']
+    kinds = [kind for kind in compact.TYPES if kind in parts]
     kind = max(kinds, key=rate)
     bandwidth, flops = rate('read') * (1 << 24), rate('multiply') * 1e9
     needed = decode_model.bytes_read(size, kind, batch)
     reading = {part: count / bandwidth for part, count in needed.items()}
     encoding = cost.decode_flops(decode_model.SIZES[size], decode_model.data(), batch) / flops
-    own = {
+    figures = {
         'ours': rate(kind),
         'limit': batch / sum(reading.values()),
         'limit_computing': batch / (max(reading['prefill'], encoding) + reading['steps']),
     }
-    prefill = 1e3 * batch / rate(f'{kind}_prefill')
-    whole = 1e3 * batch / rate(kind)
+    prefill, whole = 1e3 * batch / rate(f'{kind}_prefill'), 1e3 * batch / rate(kind)
     result = {
-        **{name: round(value, 4) for name, value in own.items()},
-        'ratio_limit': round(own['ours'] / own['limit'], 3),
-        'ratio_limit_computing': round(own['ours'] / own['limit_computing'], 3),
+        **{name: round(value, 4) for name, value in figures.items()},
+        'ratio_limit': round(figures['ours'] / figures['limit'], 3),
+        'ratio_limit_computing': round(figures['ours'] / figures['limit_computing'], 3),
         'ratio_limit_steps': round(1e3 * reading['steps'] / max(whole - prefill, 1e-6), 3),
         'unit': 'actions/s',
         'weights': kind,
@@ -121,9 +144,9 @@ def compared(found: Mapping[str, Mapping[str, Any]], size: str, batch: int) -> d
         'bytes': {kind: decode_model.bytes_read(size, kind, batch) for kind in kinds},
         'bandwidth': round(bandwidth),
         'flops': round(flops),
-        'parts': found,
+        'parts': parts,
     }
-    if peers := [part for part in found if part in {f'peer_{dtype}' for dtype in _PEERS}]:
+    if peers := [part for part in parts if part in {f'peer_{dtype}' for dtype in _PEERS}]:
         best = max(peers, key=rate)
         result |= {
             'peer': rate(best),
@@ -148,24 +171,24 @@ def define_flags() -> None:
 
 
 def main(_: list[str]) -> None:
+    """Writes the weights where they are missing, and measures."""
     directory = paths.of(FLAGS.directory) / FLAGS.size
-    paths.of(FLAGS.output).parent.mkdir(parents=True, exist_ok=True)
     write(directory, FLAGS.size)
     reason = missing_peer() if FLAGS.peer else '--nopeer'
     if reason:
         logging.warning('no peer: %s', reason)
+    cores = sorted(os.sched_getaffinity(0))
     batches = {}
     for batch in map(int, FLAGS.batch_sizes):
-        asked = commands(directory, batch, FLAGS.weights, () if reason else _PEERS)
-        found = side_by_side(asked, rounds=FLAGS.rounds, seconds=FLAGS.seconds)
-        batches[str(batch)] = compared(found, FLAGS.size, batch)
+        lines = commands(directory, batch, FLAGS.weights, () if reason else _PEERS)
+        parts = harness.take_turns(lines, cores, rounds=FLAGS.rounds, seconds=FLAGS.seconds)
+        batches[str(batch)] = compared(parts, FLAGS.size, batch)
         print(json.dumps({batch: batches[str(batch)]}, indent=2), flush=True)
     result = {**batches[FLAGS.batch_sizes[0]], 'batches': batches, 'size': FLAGS.size}
     if reason:
         result['peer_missing'] = reason
-    told = json.loads((directory / 'ours' / loading.MODEL).read_text())
-    result['manifest'] = report.manifest(config=told['model'], rounds=FLAGS.rounds)
-    paths.write(paths.of(FLAGS.output), json.dumps(result, indent=2).encode())
+    model = json.loads((directory / 'ours' / loading.MODEL).read_text())['model']
+    harness.publish(result, FLAGS.output, config=model, rounds=FLAGS.rounds)
 
 
 if __name__ == '__main__':

@@ -1,5 +1,4 @@
-"""What benchmarks/decode.py decodes with: models of T5 v1.1 and SigLIP in a few sizes, random weights for
-them, and a robot's question.
+"""Models of T5 v1.1 and SigLIP in a few sizes for benchmarks/decode.py, with random weights and inputs.
 
 Weights lie in a directory in two forms, ours and Hugging Face's (which rt2_jax.convert makes of ours),
 the same numbers in both. They are bfloat16 on the disk, so that no type rounds them any further.
@@ -45,7 +44,7 @@ SIZES = {
 
 
 def data() -> dict[str, Any]:
-    """The part of a config's `data` that says how long things are."""
+    """Lengths and sizes, as a config's `data` has them."""
     return dict(image_size=IMAGE_SIZE, frames=1, prompt_length=PROMPT_LENGTH, target_length=LENGTH)
 
 
@@ -58,28 +57,28 @@ def grammar(vocab: int) -> Grammar:
 
 
 def bins() -> np.ndarray:
-    """Token ids of the integers, int32 [256], not one behind the other."""
+    """Token ids of the integers, int32 [256], in no order."""
     return 100 + np.random.default_rng(0).permutation(BINS + 100)[:BINS].astype(np.int32)
 
 
 def inputs(batch: int, vocab: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Images uint8 [B, 1, S, S, 3], prompts int32 [B, P] and the tokens that shall be said, [B, 8]."""
+    """Images uint8 [B, 1, S, S, 3], prompts int32 [B, P] and the tokens to decode, [B, 8]."""
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (batch, 1, IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
     prompt = rng.integers(2, vocab, (batch, PROMPT_LENGTH), np.int32)
     prompt[:, PROMPT_LENGTH - 6 :] = 0  # as prompts are, shorter than the longest
-    said = rng.choice(bins(), (batch, LENGTH))
-    said[:, 0] = bins()[1]
-    return images, prompt, said
+    tokens = rng.choice(bins(), (batch, LENGTH))
+    tokens[:, 0] = bins()[1]
+    return images, prompt, tokens
 
 
 def write(directory: epath.Path, model: Mapping[str, Any]) -> None:
     """Writes random weights in our form: a directory that rt2_jax.convert reads, tensor by tensor."""
     shapes = param_shapes.named_shapes(model, IMAGE_SIZE)
-    found = {name: _random(name, shape) for name, shape in shapes.items()}
-    tensors.write_safetensors(directory, found, stem=loading.PARAMS)
-    told = {'format': 'random', 'model': dict(model) | {'image_size': IMAGE_SIZE}}
-    (directory / loading.MODEL).write_text(json.dumps(told, indent=2))
+    params = {name: _random(name, shape) for name, shape in shapes.items()}
+    tensors.write_safetensors(directory, params, stem=loading.PARAMS)
+    record = {'format': 'random', 'model': dict(model) | {'image_size': IMAGE_SIZE}}
+    (directory / loading.MODEL).write_text(json.dumps(record, indent=2))
 
 
 def _random(name: str, shape: tuple[int, ...]) -> tensors.Tensor:
@@ -101,15 +100,15 @@ def _normal(name: str, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def bytes_read(size: str, kind: str, batch: int) -> dict[str, int]:
-    """What a batch's actions must read, bytes: `prefill`, and `steps` for the eight tokens together.
+    """Bytes that a batch of actions must read: for `prefill`, and for the `steps` of eight tokens together.
 
     Args:
-      size: of `SIZES`.
-      kind: of the weights, 'bfloat16' or 'int8'.
-      batch: rows.
+        size: of `SIZES`.
+        kind: of the weights, 'bfloat16' or 'int8'.
+        batch: rows.
 
     Raises:
-      ValueError: the weights are as they are stored.
+        ValueError: the weights are as they are stored.
     """
     config = SIZES[size]
     vocab, length = config['vocab'], LENGTH

@@ -1,7 +1,7 @@
-"""Robots in numbers: each asks a server by openpi's protocol and knows the right answer.
+"""Many robots: each asks a server by openpi's protocol and knows the right answer.
 
-A request carries a picture that determines its answer, which was computed in process before; so an
-answer that belongs to another robot, or to another step, is noticed.
+The picture of a request determines its answer, which was computed in process before; so an answer that
+belongs to another robot, or to another step, is noticed.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ class Exchange:
 def exchanges(policy: Policy, pictures: Sequence[np.ndarray]) -> list[Exchange]:
     """Exchanges whose answers differ from each other.
 
-    A number of an action that is nearly a tie may round to either side by the size of the batch; a
-    picture on which batches of any size don't agree has no one right answer, and is left out.
+    A nearly tied number may round to either side depending on the batch size; a picture whose action
+    depends on it has no one right answer, and is left out.
     """
-    found: dict[bytes, Exchange] = {}
+    by_answer: dict[bytes, Exchange] = {}
     by_size = []
     for size in policy.batch_sizes:
         decisions = []
@@ -51,28 +51,35 @@ def exchanges(policy: Policy, pictures: Sequence[np.ndarray]) -> list[Exchange]:
     for picture, answers in zip(pictures, zip(*by_size, strict=True), strict=True):
         if len(set(answers)) == 1:
             message = {'observation/image': picture, 'prompt': _INSTRUCTION}
-            found.setdefault(answers[0], Exchange(msgpack_arrays.packb(message), answers[0]))
-    return list(found.values())
+            by_answer.setdefault(answers[0], Exchange(msgpack_arrays.packb(message), answers[0]))
+    return list(by_answer.values())
 
 
 async def run(
-    port: int, asked: Sequence[Exchange], *, robots: int, hz: float, seconds: float, seed: int = 0
+    port: int,
+    requests: Sequence[Exchange],
+    *,
+    robots: int,
+    hz: float,
+    seconds: float,
+    seed: int = 0,
 ) -> dict[str, Any]:
-    """Has robots ask for some time.
+    """Lets robots ask for some time.
 
     Args:
-      port: of the server on this machine.
-      asked: what they ask, at random.
-      robots: how many.
-      hz: how often each asks; 0 asks again as soon as it is answered. A robot whose answer takes
-        longer than its period asks late, as a robot would.
-      seconds: for how long.
-      seed: of their choices.
+        port: of the server on this machine.
+        requests: what they ask, at random.
+        robots: how many.
+        hz: how often each asks; 0 asks again as soon as it is answered. A robot whose answer takes
+            longer than its period asks late, as a robot would.
+        seconds: for how long.
+        seed: of their choices.
 
     Returns:
-      `answers_per_second` of `wanted_per_second`; numbers of answers that are `right` and `wrong`, that
-      were `overloaded`, `refused` otherwise or `lost`; `milliseconds` from sending to the answer, and
-      those that the server says it took, by percentile; `batch_sizes`, the share of answers by size.
+        `answers_per_second` of `wanted_per_second`; numbers of answers that are `right` and `wrong`,
+        that were `overloaded`, `refused` otherwise or `lost`; `milliseconds` from sending to the
+        answer, and those that the server reports, by percentile; `batch_sizes`, the share of answers
+        by size.
     """
     counts: Counter[str] = Counter({key: 0 for key in _ENDS})
     took: dict[str, list[float]] = defaultdict(list)
@@ -91,7 +98,7 @@ async def run(
             due += rng.random() / hz if hz else 0
             while due < end:
                 await asyncio.sleep(due - time.monotonic())
-                await _ask(connection, asked[rng.integers(len(asked))], counts, took)
+                await _ask(connection, requests[int(rng.integers(len(requests)))], counts, took)
                 now = time.monotonic()
                 due = max(due + 1 / hz, now) if hz else now
             spans.append((begin, time.monotonic()))
@@ -117,9 +124,11 @@ _ENDS = ('right', 'wrong', 'overloaded', 'refused', 'lost')
 _STAGES = {'queue': 'queue_ms', 'prepare': 'prepare_ms', 'server': 'infer_ms'}
 
 
-async def _ask(connection: Any, one: Exchange, counts: Counter, took: dict[str, list]) -> None:
+async def _ask(
+    connection: Any, exchange: Exchange, counts: Counter[str], took: dict[str, list[float]]
+) -> None:
     begin = time.monotonic()
-    await connection.send(one.message)
+    await connection.send(exchange.message)
     try:
         async with asyncio.timeout(_LOST):
             reply = await connection.recv()
@@ -130,12 +139,12 @@ async def _ask(connection: Any, one: Exchange, counts: Counter, took: dict[str, 
         counts['overloaded' if reply.startswith('Overloaded') else 'refused'] += 1
         return
     took['total'].append(1000 * (time.monotonic() - begin))
-    found = msgpack_arrays.unpackb(reply)
-    counts['right' if found['actions'].tobytes() == one.answer else 'wrong'] += 1
-    timing = found['server_timing']
+    answer = msgpack_arrays.unpackb(reply)
+    counts['right' if answer['actions'].tobytes() == exchange.answer else 'wrong'] += 1
+    timing = answer['server_timing']
     for stage, key in _STAGES.items():
         took[stage].append(timing[key])
-    took['compute'].append(found['policy_timing']['infer_ms'])
+    took['compute'].append(answer['policy_timing']['infer_ms'])
     took['batch_size'].append(timing['batch_size'])
 
 

@@ -80,26 +80,24 @@ def run_row(name: str, *, limit_s: float, repeats: int, toy: bool) -> dict[str, 
     Returns:
         What gpu_row.py measured; else {'failed': ...} or {'skipped': ...} with the reason.
     """
-    batch_sizes = ROWS[name].batch_sizes
-    for batch in (4,) if toy and len(batch_sizes) > 1 else batch_sizes:
-        result = _run_once(name, batch, limit_s, repeats, toy)
-        if not result.get('failed', '').startswith('out of memory'):
-            break
-    return result | {'batch_size': batch}
-
-
-def _run_once(name: str, batch: int, limit_s: float, repeats: int, toy: bool) -> dict[str, Any]:
-    command = [
-        sys.executable, '-m', 'rt2_jax.benchmarks.gpu_row', f'--row={name}', f'--batch_size={batch}',
-        f'--repeats={repeats}', f'--{"" if toy else "no"}toy',
-    ]  # fmt: skip
-    environment = dict(os.environ)
+    environment = {'XLA_PYTHON_CLIENT_MEM_FRACTION': '0.92'} | os.environ
     if ROWS[name].kind == 'peer':
         environment['JAX_PLATFORMS'] = 'cpu'  # the card is torch's
-    environment.setdefault('XLA_PYTHON_CLIENT_MEM_FRACTION', '0.92')
+    batch_sizes = ROWS[name].batch_sizes
+    result: dict[str, Any] = {}
+    for batch in (4,) if toy and len(batch_sizes) > 1 else batch_sizes:
+        arguments = json.dumps(dict(name=name, batch=batch, repeats=repeats, toy=toy))
+        line = [sys.executable, '-m', 'rt2_jax.benchmarks.gpu_row', arguments]
+        result = _run(line, environment, limit_s) | {'batch_size': batch}
+        if not result.get('failed', '').startswith('out of memory'):
+            break
+    return result
+
+
+def _run(line: Sequence[str], environment: Mapping[str, str], limit_s: float) -> dict[str, Any]:
     try:
         process = subprocess.run(
-            command, capture_output=True, text=True, timeout=limit_s, env=environment
+            line, capture_output=True, text=True, timeout=limit_s, env=environment
         )
     except subprocess.TimeoutExpired:
         return {'failed': f'stopped after {limit_s:g} s (--limit_s)'}
@@ -117,54 +115,41 @@ def reason(code: int, errors: str) -> str:
     return _line(errors, re.compile(r'^[\w.]*(Error|Exception|Exit|Interrupt)\b')) or f'exit {code}'
 
 
-def _line(text: str, pattern: re.Pattern) -> str:
+def _line(text: str, pattern: re.Pattern[str]) -> str:
     lines = [line.strip() for line in text.splitlines() if pattern.search(line)]
     return lines[-1][:300] if lines else ''
 
 
 def compared(rows: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """The measured rows with what they are to be compared with: peer, limit and the ratios to them."""
+    """The measured rows with their peer, their limit and the ratios to both."""
     card = rows.get('card', {})
-    table = {}
+    result = {}
     for name, row in rows.items():
-        row = dict(row)
-        if 'ours' in row:
-            peer, missing = _peer(name, rows)
-            limit = _limit(row, name, card)
-            row |= {
-                'peer': peer,
-                'limit': limit,
-                'ratio_peer': row['ours'] / peer if peer else None,
-                'ratio_limit': row['ours'] / limit if limit else None,
-            }
-            if missing:
-                row['peer_missing'] = missing
-        table[name] = row
-    return table
-
-
-def _peer(name: str, rows: Mapping[str, Mapping[str, Any]]) -> tuple[float | None, str]:
-    """The peer's figure for a row, or why there is none; '' where it should have none."""
-    row = ROWS[name]
-    if row.kind != 'policy':
-        return None, ''
-    other = f'peer_{row.size}_b{row.batch_sizes[0]}'
-    found = rows.get(other, {'skipped': f'--rows leaves {other} out'})
-    return found.get('ours'), found.get('skipped', found.get('failed', ''))
-
-
-def _limit(row: Mapping[str, Any], name: str, card: Mapping[str, Any]) -> float | None:
-    if 'ours' not in card:
-        return None
-    kind = ROWS[name].kind
-    if kind == 'train':
-        return card['flops_bfloat16']
-    return card['bytes_per_second'] / row['bytes_to_read'] if kind == 'policy' else None
+        result[name] = dict(row)
+        if 'ours' not in row:
+            continue
+        kind, peer, limit, missing = ROWS[name].kind, None, None, ''
+        if kind == 'policy':
+            other = f'peer_{ROWS[name].size}_b{ROWS[name].batch_sizes[0]}'
+            measured = rows.get(other, {'skipped': f'--rows leaves {other} out'})
+            peer = measured.get('ours')
+            missing = measured.get('skipped', measured.get('failed', ''))
+        if 'ours' in card and kind == 'policy':
+            limit = card['bytes_per_second'] / row['bytes_to_read']
+        elif 'ours' in card and kind == 'train':
+            limit = card['flops_bfloat16']
+        result[name] |= {
+            'peer': peer,
+            'limit': limit,
+            'ratio_peer': row['ours'] / peer if peer else None,
+            'ratio_limit': row['ours'] / limit if limit else None,
+        } | ({'peer_missing': missing} if missing else {})
+    return result
 
 
 def table(rows: Mapping[str, Mapping[str, Any]]) -> str:
     """The rows for people."""
-    lines = [_COLUMNS]
+    lines: list[tuple[str, ...]] = [_COLUMNS]
     for name, row in rows.items():
         if 'ours' not in row:
             lines.append((name, row.get('skipped') or row.get('failed', '')))
@@ -220,7 +205,8 @@ def measure(path: epath.Path, names: Sequence[str], **settings: Any) -> dict[str
         rows[name] = row
         _same_device(path, rows, settings['toy'])
         rows = compared(rows)
-        _write(path, {'rows': rows})
+        path.parent.mkdir(parents=True, exist_ok=True)
+        paths.write(path, json.dumps({'rows': rows}, indent=2).encode())
     return rows
 
 
@@ -240,11 +226,6 @@ def _same_device(path: epath.Path, rows: Mapping[str, Mapping[str, Any]], toy: b
         )
 
 
-def _write(path: epath.Path, content: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    paths.write(path, json.dumps(content, indent=2).encode())
-
-
 def define_flags() -> None:
     """Defines the flags of the command; importing this file defines none."""
     flags.DEFINE_string('output', None, 'JSON file to write, or to go on from.')
@@ -256,6 +237,7 @@ def define_flags() -> None:
 
 
 def main(_: list[str]) -> None:
+    """Measures the rows and prints the table."""
     names = selected(FLAGS.rows)
     rows = measure(
         paths.of(FLAGS.output), names, limit_s=FLAGS.limit_s, repeats=FLAGS.repeats, toy=FLAGS.toy

@@ -1,31 +1,27 @@
-"""One row of benchmarks/gpu.py, in a process of its own.
-
-    python -m rt2_jax.benchmarks.gpu_row --row=policy_1b_int8_b1 --batch_size=1 [--toy]
+"""One row of benchmarks/gpu.py, in a process of its own that gpu.py starts.
 
 All weights are random and made on the device. The last line printed is the row as JSON.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 import json
-import statistics
 import time
 from typing import Any
 
-from absl import flags
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from rt2_jax import command, configuration
-from rt2_jax.benchmarks import decode_model, decode_ours
+from rt2_jax.benchmarks import decode_model, harness, machine
 from rt2_jax.benchmarks.gpu import ROWS, Row
 from rt2_jax.decoding import compact, rows
 from rt2_jax.decoding.grammar import Kind
 from rt2_jax.decoding.sampler import Sampler
 from rt2_jax.errors import UserError
-from rt2_jax.evaluation import report
+from rt2_jax.manifest import make_manifest
 from rt2_jax.models import backbone, cost
 from rt2_jax.nearest import check
 from rt2_jax.parallel import mesh as mesh_lib, sharding
@@ -35,9 +31,6 @@ from rt2_jax.training import (
     state as state_lib,
     step as step_lib,
 )
-
-FLAGS = flags.FLAGS
-
 
 _TINY_STACK = dict(width=128, depth=2, heads=4, head_dim=32, mlp=384, unroll=2)
 # Models to train, with what their config's `data` says. `tiny` has the parts of configs/tabletop.py.
@@ -63,22 +56,6 @@ class Skipped(UserError):
     """A row that cannot be measured here; the text says why."""
 
 
-def timed(call: Callable[[], Any], repeats: int) -> dict[str, float]:
-    """Median and 95th percentile of a call's seconds, after three that do not count."""
-    for _ in range(3):
-        call()
-    seconds = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        call()
-        seconds.append(time.perf_counter() - start)
-    return {
-        'seconds': statistics.median(seconds),
-        'seconds_p95': float(np.percentile(seconds, 95)),
-        'repeats': repeats,
-    }
-
-
 def peak_memory() -> dict[str, Any]:
     """Most bytes that the first device held so far; None where it doesn't count them (a CPU)."""
     stats = jax.local_devices()[0].memory_stats() or {}
@@ -88,14 +65,14 @@ def peak_memory() -> dict[str, Any]:
 def card(row: Row, batch: int, repeats: int, toy: bool) -> dict[str, Any]:
     """What the card can do: FLOP/s of large products, bytes/s of reading its memory."""
     del row, batch, toy
-    reading = decode_ours.read()
+    reading = machine.read()
     count = len(next(reading)) << 24
     return {
         'unit': 'FLOP/s',
         'ours': metrics.matmul_peak(jnp.bfloat16, seconds=repeats * 0.1),
         'flops_bfloat16': metrics.matmul_peak(jnp.bfloat16, seconds=repeats * 0.1),
         'flops_float32': metrics.matmul_peak(jnp.float32, seconds=repeats * 0.1),
-        'bytes_per_second': count / timed(lambda: next(reading), repeats)['seconds'],
+        'bytes_per_second': count / harness.timed(lambda: next(reading), repeats)['seconds'],
     }
 
 
@@ -112,24 +89,25 @@ def train(row: Row, batch: int, repeats: int, toy: bool) -> dict[str, Any]:
     optimizer = optimizer_lib.make_optimizer(learning, 1_000, boxed)
     update = step_lib.make_train_step(model, optimizer)
 
-    def placed(*arguments):
+    def placed(*arguments: Any) -> Any:
         with sharding.rules(mesh):
             return update(*arguments)
 
-    held = [state_lib.init_state(model, optimizer, examples, mesh, seed=0)]
-    held.append(jax.device_put(step_lib.Accumulated.zeros(1, 1), sharding.replicated(mesh)))
-    parameters = state_lib.count_parameters(held[0].params)
+    state = state_lib.init_state(model, optimizer, examples, mesh, seed=0)
+    sums = jax.device_put(step_lib.Accumulated.zeros(1, 1), sharding.replicated(mesh))
+    parameters = state_lib.count_parameters(state.params)
     begin = time.perf_counter()
-    compiled = jax.jit(placed, donate_argnums=(0, 1)).lower(*held, examples).compile()
+    compiled = jax.jit(placed, donate_argnums=(0, 1)).lower(state, sums, examples).compile()
     compile_seconds = time.perf_counter() - begin
 
     def steps() -> None:
+        nonlocal state, sums
         # Several under way, as in training, where the host runs ahead.
         for _ in range(queued):
-            *held[:], loss = compiled(*held, examples)
+            state, sums, loss = compiled(state, sums, examples)
         loss.block_until_ready()
 
-    times = timed(steps, repeats)
+    times = harness.timed(steps, repeats)
     seconds = times['seconds'] / queued
     flops = cost.train_flops(model_config, vocab, data, batch)
     return {
@@ -175,7 +153,7 @@ def policy(row: Row, batch: int, repeats: int, toy: bool) -> dict[str, Any]:
     tokens = call()
     first = time.perf_counter() - begin
     assert tokens.shape == (batch, 1, decode_model.LENGTH), tokens.shape
-    times = timed(call, repeats)
+    times = harness.timed(call, repeats)
     needed = decode_model.bytes_read(size, row.weights, batch)
     return {
         'unit': 'Hz',
@@ -194,7 +172,7 @@ def random_weights(shapes: Any) -> Any:
     """Compact parameters of these shapes, made one by one on the device: kernels about 0.03, norms 1."""
     named = sharding.named_leaves(shapes)
 
-    def make(path, shape):
+    def make(path: Any, shape: jax.ShapeDtypeStruct) -> jax.Array:
         name = sharding.parameter_name(path)
         key = jax.random.key(sum(map(ord, name)))
         if shape.dtype == jnp.int8:
@@ -230,7 +208,7 @@ def peer(row: Row, batch: int, repeats: int, toy: bool) -> dict[str, Any]:
     config = decode_model.SIZES['tiny' if toy else row.size]
     images, prompt, _ = decode_model.inputs(batch, config['vocab'])
     model = decode_transformers.PaLI.random(config, torch.bfloat16, device)
-    times = timed(lambda: model.say(images, prompt, decode_model.LENGTH), repeats)
+    times = harness.timed(lambda: model.generate(images, prompt, decode_model.LENGTH), repeats)
     cuda = device == 'cuda'
     return {
         'unit': 'Hz',
@@ -258,27 +236,19 @@ def measure(name: str, batch: int, repeats: int, toy: bool) -> dict[str, Any]:
         raise Skipped("JAX sees no accelerator: pip install 'rt2_jax[gpu]', or try it with --toy")
     result = MEASURES[row.kind](row, batch, repeats, toy)
     about = {key: result.pop(key) for key in ('config', 'device') if key in result}
-    result['manifest'] = report.manifest(seed=0, toy=toy, **about)
+    result['manifest'] = make_manifest(seed=0, toy=toy, **about)
     return result
 
 
-def define_flags() -> None:
-    """Defines the flags of the command; importing this file defines none."""
-    flags.DEFINE_string('row', None, f'One of {", ".join(ROWS)}.')
-    flags.DEFINE_integer('batch_size', 1, 'Examples or robots.', lower_bound=1)
-    flags.DEFINE_integer('repeats', 20, 'Measurements, of which the median counts.', lower_bound=1)
-    flags.DEFINE_bool('toy', False, 'At toy size, on whatever device there is.')
-    flags.mark_flag_as_required('row')
-
-
-def main(_: list[str]) -> None:
+def main(argv: list[str]) -> None:
+    """Measures a row; its one argument is a JSON of the arguments of `measure`."""
+    arguments = json.loads(argv[1])
     try:
-        result = measure(FLAGS.row, FLAGS.batch_size, FLAGS.repeats, FLAGS.toy)
+        result = measure(**arguments)
     except Skipped as reason:
         result = {'skipped': str(reason)}
     print(json.dumps(result), flush=True)
 
 
 if __name__ == '__main__':
-    define_flags()
     command.run('gpu_row', main)

@@ -1,20 +1,20 @@
-"""How much memory a process takes to make, save and restore its part of a model.
+r"""How much memory a process takes to make, save and restore its part of a model.
 
-    python launch/local_pod.py --processes=4 -- python -m rt2_jax.benchmarks.host_memory \\
+    python launch/local_pod.py --processes=4 -- python -m rt2_jax.benchmarks.host_memory \
         --config=FILE[:ARG] --config.mesh.fsdp=4 --workdir=DIR --output=FILE.json
 
-`whole` is the training state in bytes, `share` what lies on one process's devices. Each phase says
-the highest resident memory that a process came to, above what it had before there was a state, and
-how many bytes it read from files, without those that it mapped into memory. On CPU devices the share
-itself is part of the memory, and with --config.init_from so are the mapped pages of the files. The
-largest of all processes counts. The directory is one that a run can start from: give it as the
---config.init_from of another call. Linux only.
+`whole` is the training state in bytes, `share` what lies on one process's devices. For each phase: the
+highest resident memory of a process, above what it had before there was a state, and how many bytes it
+read from files, without those that it mapped into memory. `ours` is that memory in restoring, `limit` the
+share. On CPU devices the share itself is part of the memory, and with --config.init_from so are the mapped
+pages of the files. The largest of all processes counts. A run can start from the directory: give it as
+the --config.init_from of another call. Linux only.
 """
 
+from __future__ import annotations
+
 import gc
-import json
 import pathlib
-import re
 import time
 from typing import Any
 
@@ -24,8 +24,8 @@ import jax
 import numpy as np
 
 from rt2_jax import command, configuration, paths
+from rt2_jax.benchmarks import harness
 from rt2_jax.checkpoints import assets, checkpoint, loading
-from rt2_jax.evaluation import report
 from rt2_jax.parallel import distributed, mesh as mesh_lib
 from rt2_jax.text.tokenizer import Tokenizer
 from rt2_jax.training import program as program_lib
@@ -42,23 +42,22 @@ class Peak:
         seconds: how long it took.
     """
 
-    def __enter__(self) -> 'Peak':
+    def __enter__(self) -> Peak:
         gc.collect()
-        pathlib.Path('/proc/self/clear_refs').write_text('5')  # proc(5): the high-water mark anew
-        self.read_before = _read_bytes()
-        self.begin = time.perf_counter()
+        harness.fresh_memory()
+        self._read_before = _read_bytes()
+        self._begin = time.perf_counter()
         return self
 
-    def __exit__(self, *_) -> None:
-        self.seconds = time.perf_counter() - self.begin
-        status = pathlib.Path('/proc/self/status').read_text()
-        self.bytes = 1024 * int(re.search(r'VmHWM:\s+(\d+) kB', status)[1])
-        self.read_bytes = _read_bytes() - self.read_before
+    def __exit__(self, *_: object) -> None:
+        self.seconds = time.perf_counter() - self._begin
+        self.bytes = harness.memory()['VmHWM']
+        self.read_bytes = _read_bytes() - self._read_before
 
 
 def _read_bytes() -> int:
     """Bytes that this process has read so far, proc(5)."""
-    return int(re.search(r'rchar: (\d+)', pathlib.Path('/proc/self/io').read_text())[1])
+    return int(pathlib.Path('/proc/self/io').read_text().split()[1])  # rchar
 
 
 def measure(config: Any, workdir: epath.Path) -> dict[str, Any]:
@@ -92,25 +91,20 @@ def measure(config: Any, workdir: epath.Path) -> dict[str, Any]:
     assert expected == [_sum(x) for x in jax.tree.leaves(state)], 'another state came back'
     checkpoints.close()
     phases = {'made': made, 'saved': saved, 'restored': restored}
-    measured = distributed.gather(
-        {
-            name: (phase.bytes - before.bytes, phase.read_bytes, phase.seconds)
-            for name, phase in phases.items()
-        }
+    by_process = distributed.gather(
+        {name: (p.bytes - before.bytes, p.read_bytes, p.seconds) for name, p in phases.items()}
     )
-    largest = {
-        name: [max(column) for column in zip(*(m[name] for m in measured))] for name in phases
-    }
-    return {'whole_bytes': whole, 'share_bytes': share, 'processes': jax.process_count()} | {
-        name: {
+    result = {'whole_bytes': whole, 'share_bytes': share, 'processes': jax.process_count()}
+    for name in phases:
+        peak, read, seconds = (max(column) for column in zip(*(p[name] for p in by_process)))
+        result[name] = {
             'peak_bytes': peak,
             'of_share': round(peak / share, 2),
             'of_whole': round(peak / whole, 2),
             'read_bytes': read,
             'seconds': round(seconds, 1),
         }
-        for name, (peak, read, seconds) in largest.items()
-    }
+    return result | {'unit': 'bytes', 'ours': result['restored']['peak_bytes'], 'limit': share}
 
 
 def _sum(x: jax.Array) -> float:
@@ -127,13 +121,12 @@ def define_flags() -> None:
 
 
 def main(_: list[str]) -> None:
+    """Measures the processes of a pod; its leader writes the figures."""
     logging.set_verbosity(logging.WARNING)
     distributed.initialize()
-    found = measure(FLAGS.config, paths.of(FLAGS.workdir))
+    result = measure(FLAGS.config, paths.of(FLAGS.workdir))
     if distributed.is_leader():
-        print(json.dumps(found, indent=2))
-        found['manifest'] = report.manifest(config=FLAGS.config.to_dict())
-        paths.write(paths.of(FLAGS.output), json.dumps(found, indent=2).encode())
+        harness.publish(result, FLAGS.output, config=FLAGS.config.to_dict())
 
 
 if __name__ == '__main__':

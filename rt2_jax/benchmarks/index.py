@@ -16,14 +16,14 @@ to see what those cost.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 import concurrent.futures
-import json
 import mmap
 import multiprocessing
 import os
 import pathlib
-import re
 import resource
+import shutil
 import tempfile
 import time
 from typing import Any
@@ -33,9 +33,8 @@ from etils import epath
 import numpy as np
 
 from rt2_jax import command, paths
-from rt2_jax.benchmarks.index_robot import Robots
-from rt2_jax.benchmarks.index_web import Web
-from rt2_jax.evaluation import report
+from rt2_jax.benchmarks import harness
+from rt2_jax.benchmarks.index_sets import Robots, Web
 
 FLAGS = flags.FLAGS
 KINDS = ('robot', 'jsonl', 'webdataset')
@@ -44,18 +43,17 @@ LOOKED_UP, TURNS = 5000, 5  # examples a turn
 
 def made(kind: str, directory: epath.PathLike) -> Robots | Web:
     """The data set of a kind in a directory."""
-    directory = os.fspath(directory)
-    return Robots(directory) if kind == 'robot' else Web(directory, kind)
+    return (Robots if kind == 'robot' else Web)(os.fspath(directory), kind)
 
 
 def build(dataset: Robots | Web, location: str) -> dict[str, Any]:
-    """Builds an index and says how fast, in what memory and of what size."""
-    before = _fresh_memory()
+    """Builds an index: how fast, in what memory and of what size."""
+    before = harness.fresh_memory()
     start = time.perf_counter()
     dataset.build(location)
     seconds = time.perf_counter() - start
     of_children = 1024 * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-    peaks = [_memory()['VmHWM'] - before['VmRSS'], of_children]
+    peaks = [harness.memory()['VmHWM'] - before['VmRSS'], of_children]
     # Without what the first opening adds.
     size = sum(path.stat().st_size for path in pathlib.Path(location).rglob('*') if path.is_file())
     examples, files = dataset.size(dataset.open(location)), dataset.files()
@@ -73,16 +71,14 @@ def build(dataset: Robots | Web, location: str) -> dict[str, Any]:
 
 
 def open_first(dataset: Robots | Web, location: str) -> dict[str, Any]:
-    """What opening takes where nothing is kept from an earlier time."""
-    for kept in pathlib.Path(location).glob('selection-*/*'):
-        kept.unlink()
-    for kept in pathlib.Path(location).glob('selection-*'):
-        kept.rmdir()
-    before = _fresh_memory()
+    """What opening takes where nothing is cached from an earlier time."""
+    for cached in pathlib.Path(location).glob('selection-*'):
+        shutil.rmtree(cached)
+    before = harness.fresh_memory()
     start = time.perf_counter()
     dataset.open(location)
     seconds = time.perf_counter() - start
-    after = _memory()
+    after = harness.memory()
     mapped = after['RssFile'] - before['RssFile']
     return {
         'first_open_seconds': round(seconds, 4),
@@ -96,14 +92,14 @@ def use(dataset: Robots | Web, location: str, number: int) -> dict[str, Any]:
 
     Times are the processor's, and of the latter the best of several turns.
     """
-    before = _memory()
+    before = harness.memory()
     start = time.perf_counter()
     source = dataset.open(location)
     opened = time.perf_counter() - start
-    own = _memory()['RssAnon'] - before['RssAnon']
+    anonymous = harness.memory()['RssAnon'] - before['RssAnon']
     rng = np.random.default_rng(0)
 
-    def microseconds(look_up) -> float:
+    def microseconds(look_up: Callable[[int], Any]) -> float:
         chosen = rng.integers(len(source), size=number).tolist()
         start = time.process_time()
         for i in chosen:
@@ -117,28 +113,16 @@ def use(dataset: Robots | Web, location: str, number: int) -> dict[str, Any]:
     example = min(microseconds(source.__getitem__) for _ in range(TURNS))
     return {
         'open_seconds': round(opened, 4),
-        'open_bytes': own,
+        'open_bytes': anonymous,
         # Pages of the index's files, which processes share and the system may take back.
-        'mapped_bytes': _memory()['RssFile'] - before['RssFile'],
+        'mapped_bytes': harness.memory()['RssFile'] - before['RssFile'],
         'first_example_microseconds': first,
         'row_microseconds': row,
         'example_microseconds': example,
     }
 
 
-def _memory() -> dict[str, int]:
-    """Bytes of this process by kind: resident now (Rss...), and at most so far (VmHWM)."""
-    status = pathlib.Path('/proc/self/status').read_text()
-    return {name: 1024 * int(kb) for name, kb in re.findall(r'(Rss\w+|Vm\w+):\s+(\d+) kB', status)}
-
-
-def _fresh_memory() -> dict[str, int]:
-    """As `_memory`, with what was used at most counted from now on."""
-    pathlib.Path('/proc/self/clear_refs').write_text('5')
-    return _memory()
-
-
-def _apart(function, *arguments) -> Any:
+def _apart(function: Callable[..., Any], *arguments: Any) -> Any:
     """The function's result from a fresh process, whose memory is its own."""
     context = multiprocessing.get_context('spawn')
     with concurrent.futures.ProcessPoolExecutor(1, mp_context=context) as pool:
@@ -146,17 +130,17 @@ def _apart(function, *arguments) -> Any:
 
 
 def measure(kind: str, folder: epath.Path, sizes: list[int], real: str) -> dict[str, Any]:
-    """See the module's text."""
-    by_size = {}
+    """Measures each size; see the module's text."""
+    by_size: dict[str, dict[str, Any]] = {}
     for size in sizes:
         dataset = made(kind, folder / f'{kind}-{size}')
         dataset.write(size)
         location = os.path.join(dataset.directory, 'index')
-        found = _apart(build, dataset, location) | _apart(open_first, dataset, location)
-        by_size[str(size)] = found | _apart(use, dataset, location, LOOKED_UP)
+        figures = _apart(build, dataset, location) | _apart(open_first, dataset, location)
+        by_size[str(size)] = figures | _apart(use, dataset, location, LOOKED_UP)
         print(size, by_size[str(size)], flush=True)
-    costs = [found['example_microseconds'] for found in by_size.values()]
-    result = {
+    costs = [figures['example_microseconds'] for figures in by_size.values()]
+    result: dict[str, Any] = {
         'ours': costs[-1],
         'limit': costs[0],
         'ratio_limit': round(costs[0] / costs[-1], 3),
@@ -181,12 +165,12 @@ def define_flags() -> None:
 
 
 def main(_: list[str]) -> None:
+    """Measures the sizes asked for."""
     sizes = sorted(int(size) for size in FLAGS.sizes)
     if wrong := [size for size in sizes if size % Robots.shard]:
         raise app.UsageError(f'--sizes: {wrong} are no multiples of {Robots.shard}')
     result = measure(FLAGS.kind, paths.of(FLAGS.directory), sizes, FLAGS.real)
-    result['manifest'] = report.manifest()
-    paths.write(paths.of(FLAGS.output), json.dumps(result, indent=2).encode())
+    harness.publish(result, FLAGS.output)
 
 
 if __name__ == '__main__':

@@ -1,8 +1,8 @@
-"""Messages that no server should have to answer, and what became of each.
+"""Malformed messages for a server, and how it answers each.
 
-A case is drawn by its number, so that a failure can be had again. What is wrong: bytes cut off,
-other types, arrays whose sizes don't fit, object arrays with a pickle in them, NaN, no UTF-8,
-pictures that unfold to gigabytes, frames and requests that are none, headers and messages that never
+A case is drawn by its number, so that a failure can be reproduced. What is wrong: truncated bytes,
+wrong types, arrays whose sizes don't fit, object arrays with a pickle in them, NaN, invalid UTF-8,
+pictures that decompress to gigabytes, invalid frames and requests, headers and messages that never
 end, and clients that leave in the middle.
 """
 
@@ -14,6 +14,7 @@ from collections import Counter
 import dataclasses
 import json
 import pickle
+from typing import Any
 
 import msgpack
 import numpy as np
@@ -27,7 +28,7 @@ _HANDSHAKE = (
     b'GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n'
     b'Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n'
 )
-# One in so many is slow: each takes as long as the server's patience.
+# One case in so many is slow: each takes as long as the server's patience.
 _SLOW = 50
 
 
@@ -36,11 +37,11 @@ class Case:
     """One thing that a client may do wrong.
 
     Attributes:
-      name: what is wrong.
-      way: 'openpi' (a binary message), 'text' (a text frame), 'raw' (bytes on an open websocket) or
-        'http' (bytes on a new connection).
-      data: what is sent.
-      then: 'wait' for the server to say or do something, or 'leave' at once.
+        name: what is wrong.
+        way: 'openpi' (a binary message), 'text' (a text frame), 'raw' (bytes on an open websocket) or
+            'http' (bytes on a new connection).
+        data: what is sent.
+        then: 'wait' for the server's answer, or 'leave' at once.
     """
 
     name: str
@@ -60,7 +61,8 @@ def case(number: int, seed: int, message_bytes: int) -> Case:
     return ways[number % len(ways)](rng, good, message_bytes)
 
 
-def _openpi(rng: np.random.Generator, good: dict, message_bytes: int) -> Case:
+def _openpi(rng: np.random.Generator, good: dict[str, Any], message_bytes: int) -> Case:
+    """A binary message that is wrong."""
     whole, picture = msgpack_arrays.packb(good), good['observation/image']
     change = lambda **fields: msgpack_arrays.packb(good | fields)
     image = lambda value: msgpack_arrays.packb(good | {'observation/image': value})
@@ -68,14 +70,14 @@ def _openpi(rng: np.random.Generator, good: dict, message_bytes: int) -> Case:
     png = images.PNG_MAGIC + b'\0\0\0\rIHDR' + (60_000).to_bytes(4) * 2 + b'\x08\x02\0\0\0'
     cases = {
         'cut off': whole[: rng.integers(len(whole))],
-        'random bytes': rng.bytes(rng.integers(1, 400)),
+        'random bytes': rng.bytes(int(rng.integers(1, 400))),
         'nothing': b'',
-        'no map': msgpack.packb([1, 'two', None]),
+        'not a map': msgpack.packb([1, 'two', None]),
         'too large': bytes(message_bytes + 1),
         'nested': b'\x91' * 5000 + b'\xc0',
         'claims more than there is': b'\xdf\xff\xff\xff\xff',
         'an extension': msgpack.packb({'prompt': msgpack.ExtType(4, b'x' * 9)}),
-        'text that is no UTF-8': msgpack.packb({'prompt': 'pick'}).replace(b'pick', b'\xff\xfe\0\x80'),
+        'invalid UTF-8 in text': msgpack.packb({'prompt': 'pick'}).replace(b'pick', b'\xff\xfe\0\x80'),
         'a missing key': msgpack_arrays.packb({'prompt': 'pick banana'}),
         'an unknown key': change(actoin=1),
         'a key that is bytes': msgpack.packb({b'prompt': 'x', b'observation/image': b''}),
@@ -93,7 +95,7 @@ def _openpi(rng: np.random.Generator, good: dict, message_bytes: int) -> Case:
         'a PNG of gigabytes': image(png + b'\0' * 40),
         'many pictures': image([picture] * 50),
         'a state with NaN': msgpack_arrays.packb(good | {'observation/state': np.array([np.nan])}),
-        'a deadline that is none': change(deadline_ms='soon'),
+        'an invalid deadline': change(deadline_ms='soon'),
     }  # fmt: skip
     name = list(cases)[rng.integers(len(cases))]
     if name == 'nothing' and rng.random() < 0.5:
@@ -102,24 +104,22 @@ def _openpi(rng: np.random.Generator, good: dict, message_bytes: int) -> Case:
     return Case(name, 'openpi', cases[name], then)
 
 
-def _array(rng: np.random.Generator, good: dict, _: int) -> Case:
-    """A map that says it is an array."""
+def _array(rng: np.random.Generator, good: dict[str, Any], _: int) -> Case:
+    """A map that claims to be an array."""
     fields = {
         b'__ndarray__': True, b'data': bytes(12), b'dtype': '|u1', b'shape': [2, 2, 3]
     }  # fmt: skip
-    changes = {
+    changes: dict[str, dict[bytes, Any]] = {
         'an object array': {b'dtype': '|O', b'data': pickle.dumps(print)},
         'a record array': {b'dtype': '|V12'},
         'complex numbers': {b'dtype': '<c8'},
-        'a type that is none': {
-            b'dtype': rng.choice(['|x9', 'u1,u1', '', 'O', '<f3', 'S999999999'])
-        },
+        'an invalid type': {b'dtype': rng.choice(['|x9', 'u1,u1', '', 'O', '<f3', 'S999999999'])},
         'a type that is a number': {b'dtype': 5},
         'a shape too large': {b'shape': [2 ** int(rng.integers(20, 60)), 3]},
         'a shape too small': {b'shape': [1]},
         'a negative shape': {b'shape': [-2, -2, 3]},
         'a shape of floats': {b'shape': [2.0, 2, 3]},
-        'a shape that is none': {b'shape': None},
+        'an invalid shape': {b'shape': None},
         'data that are a text': {b'data': 'x' * 12},
         'no data': {b'data': None},
     }
@@ -129,8 +129,8 @@ def _array(rng: np.random.Generator, good: dict, _: int) -> Case:
     return Case(name, 'openpi', msgpack.packb(message))
 
 
-def _raw(rng: np.random.Generator, good: dict, message_bytes: int) -> Case:
-    """Bytes that are no frame of a websocket."""
+def _raw(rng: np.random.Generator, good: dict[str, Any], message_bytes: int) -> Case:
+    """Bytes that are not a valid websocket frame."""
     mask = rng.bytes(4)
     cases = {
         'a frame without a mask': b'\x82\x04abcd',
@@ -138,10 +138,10 @@ def _raw(rng: np.random.Generator, good: dict, message_bytes: int) -> Case:
         'an unknown kind of frame': b'\x83\x84' + mask + b'abcd',
         'a long ping': b'\x89\xfe\x01\x00' + mask + bytes(256),
         'a frame that claims exabytes': b'\x82\xff' + b'\x7f' + b'\xff' * 7 + mask,
-        'a frame that goes on with nothing': b'\x80\x84' + mask + b'abcd',
-        'a text frame that is no UTF-8': b'\x81\x82\0\0\0\0\xff\xfe',
-        'a close code that is none': b'\x88\x82\0\0\0\0\x00\x01',
-        'noise': b'\xff' + rng.bytes(rng.integers(20, 400)),
+        'a continuation of nothing': b'\x80\x84' + mask + b'abcd',
+        'invalid UTF-8 in a text frame': b'\x81\x82\0\0\0\0\xff\xfe',
+        'an invalid close code': b'\x88\x82\0\0\0\0\x00\x01',
+        'noise': b'\xff' + rng.bytes(int(rng.integers(20, 400))),
     }
     name = list(cases)[rng.integers(len(cases))]
     if rng.random() < 0.2:
@@ -153,7 +153,7 @@ def _raw(rng: np.random.Generator, good: dict, message_bytes: int) -> Case:
     return Case(name, 'raw', cases[name])
 
 
-def _http(rng: np.random.Generator, good: dict, message_bytes: int) -> Case:
+def _http(rng: np.random.Generator, good: dict[str, Any], message_bytes: int) -> Case:
     """Requests whose head or body is wrong."""
     message = {'image': good['observation/image'], 'instruction': 'pick banana'}
     body = json_arrays.dumps(message).encode()
@@ -161,14 +161,14 @@ def _http(rng: np.random.Generator, good: dict, message_bytes: int) -> Case:
     other = lambda **fields: json.dumps({'image': array, 'instruction': 'x'} | fields).encode()
     bodies = {
         'JSON cut off': body[: rng.integers(len(body))],
-        'JSON that is no UTF-8': b'{"instruction": "\xff\xfe"}',
+        'invalid UTF-8 in JSON': b'{"instruction": "\xff\xfe"}',
         'nested JSON': b'[' * 50_000,
         'NaN in JSON': b'{"image": NaN, "instruction": "x"}',
         'JSON that is a list': b'[]',
         'an unknown key in JSON': other(instructions='x'),
         'a missing key in JSON': json.dumps({'image': array}).encode(),
         'an instruction that is a list': other(instruction=['pick']),
-        'base64 that is none': other(image=array | {'__numpy__': '*' * len(array['__numpy__'])}),
+        'invalid base64': other(image=array | {'__numpy__': '*' * len(array['__numpy__'])}),
         'a shape in JSON that does not fit': other(image=array | {'shape': [4, 4]}),
         'a shape in JSON of terabytes': other(image=array | {'shape': [2**20, 2**20, 3]}),
         'an object array in JSON': other(
@@ -181,12 +181,12 @@ def _http(rng: np.random.Generator, good: dict, message_bytes: int) -> Case:
     }
     heads = {
         'no request line': b'\x16\x03\x01' + rng.bytes(100) + b'\r\n\r\n',
-        'a method that is none': b'FLY /act HTTP/1.1\r\nHost: x\r\n\r\n',
-        'a path that is none': b'GET /%ff/../etc HTTP/1.1\r\nHost: x\r\n\r\n',
+        'an invalid method': b'FLY /act HTTP/1.1\r\nHost: x\r\n\r\n',
+        'an invalid path': b'GET /%ff/../etc HTTP/1.1\r\nHost: x\r\n\r\n',
         'a header without end': b'GET / HTTP/1.1\r\nX: ' + b'y' * 200_000,
         'a negative length': b'POST /act HTTP/1.1\r\nHost: x\r\nContent-Length: -5\r\n\r\n',
         'two lengths': b'POST /act HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nContent-Length: 9\r\n\r\n',
-        'chunks that are none': (
+        'invalid chunks': (
             b'POST /act HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n'
         ),
         'a handshake without a key': _HANDSHAKE.replace(b'Sec-WebSocket-Key', b'X-Key'),
@@ -205,8 +205,8 @@ def _post(length: int) -> bytes:
     return b'POST /act HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n' % length
 
 
-def _slow(rng: np.random.Generator, good: dict) -> Case:
-    """What begins and never ends."""
+def _slow(rng: np.random.Generator, good: dict[str, Any]) -> Case:
+    """A message that never ends."""
     part = msgpack_arrays.packb(good)[:500]
     cases = [
         Case('headers that never end', 'http', b'POST /act HTTP/1.1\r\nHost: x\r\n'),
@@ -221,10 +221,10 @@ def _slow(rng: np.random.Generator, good: dict) -> Case:
 
 
 async def attempt(case: Case, port: int, seconds: float) -> str:
-    """Sends a case, and gives how it ended: 'refused', 'closed' or 'left'.
+    """Sends a case; returns how it ended: 'refused', 'closed' or 'left'.
 
     Raises:
-      AssertionError: it was answered as if nothing were wrong, or not at all within `seconds`.
+        AssertionError: it was answered as if nothing were wrong, or not at all within `seconds`.
     """
     try:
         async with asyncio.timeout(seconds):
@@ -283,27 +283,28 @@ async def _by_socket(case: Case, port: int) -> str:
 
 async def storm(
     port: int, numbers: range, *, seed: int, message_bytes: int, patience: float, abreast: int = 16
-) -> Counter:
+) -> Counter[str]:
     """Sends cases, several at a time.
 
     Args:
-      port: of the server on this machine.
-      numbers: which cases.
-      seed: of them.
-      message_bytes, patience: the server's limits.
-      abreast: how many at a time.
+        port: of the server on this machine.
+        numbers: which cases.
+        seed: of them.
+        message_bytes: the server's limit.
+        patience: the server's limit, seconds.
+        abreast: how many at a time.
 
     Returns:
-      How many ended how.
+        The number of cases by how they ended.
     """
-    todo, ends = iter(numbers), Counter()
+    todo, ends = iter(numbers), Counter[str]()
 
-    async def one_after_another():
+    async def send_cases() -> None:
         for number in todo:
             drawn = case(number, seed, message_bytes)
             ends[await attempt(drawn, port, patience + 20)] += 1
 
     async with asyncio.TaskGroup() as group:
         for _ in range(abreast):
-            group.create_task(one_after_another())
+            group.create_task(send_cases())
     return ends

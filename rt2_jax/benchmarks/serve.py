@@ -1,25 +1,26 @@
-"""A server under load, on this machine: robots in numbers, batches, and messages that are none.
+"""A server under load, on this machine: many robots, batches, and malformed messages.
 
     python -m rt2_jax.benchmarks.serve --output=FILE.json [--workdir=DIR] [--robots=1,8,32,128]
 
-`load`: robots that ask at --hz each (fleet.py says which figures). `saturated`: as many as ask all
-the time, with batches and without, and `batching`, the ratio of the two. `compute`: what the policy
-alone does in a batch of each size, which is what batching can gain at most. The server is a process
-of its own; the robots are this one, on the same cores.
+`load`: robots that ask at --hz each (fleet.py has the figures). `saturated`: robots that ask all the time,
+with batches and without, and `batching`, the ratio of the two. `compute`: requests a second of the policy
+alone in a batch of each size, which bounds what batching can gain. `ours` is the saturated server's
+answers a second, `limit` the best of `compute`. The server is a process of its own; the robots are this
+one, on the same cores.
 
 --parameters=100e6 serves random weights of this number in place of --workdir: most of them in the
 decoder, which reads them for each token, so that a batch costs little more than a robot alone.
 
---malformed=10000 --minutes=10 sends that many messages that are none (malformed.py), spread over the
-minutes, beside --robots that must not notice, and samples the memory of the server.
+--malformed=10000 --minutes=10 sends that many malformed messages (malformed.py), spread over the minutes,
+beside --robots that must not notice, and samples the memory of the server.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Iterator
 import contextlib
-import json
 import os
 import socket
 import subprocess
@@ -32,14 +33,14 @@ from absl import flags, logging
 from etils import epath
 import numpy as np
 import psutil
-import requests
+import requests as http
 
-from rt2_jax import command, paths
-from rt2_jax.benchmarks import data, fleet, malformed
+from rt2_jax import command
+from rt2_jax.benchmarks import fleet, harness, malformed
 from rt2_jax.checkpoints import assets, loading, param_shapes
 from rt2_jax.data import images
 from rt2_jax.decoding.grammar import Kind
-from rt2_jax.evaluation import report
+from rt2_jax.parallel import sharding
 from rt2_jax.policy import Policy
 from rt2_jax.serve import batch_sizes
 
@@ -50,23 +51,23 @@ _PATIENCE = 2.0
 
 
 @contextlib.contextmanager
-def served(workdir: str, *arguments: str):
+def served(workdir: str, *arguments: str) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
     """A server process that is ready: yields its port and its process."""
     with socket.socket() as probe:
         probe.bind(('127.0.0.1', 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, '-m', 'rt2_jax.serve', f'--workdir={workdir}', f'--port={port}']
+    line = [sys.executable, '-m', 'rt2_jax.serve', f'--workdir={workdir}', f'--port={port}']
     with subprocess.Popen(
-        [*command, *arguments], stderr=subprocess.DEVNULL, start_new_session=True
+        [*line, *arguments], stderr=subprocess.DEVNULL, start_new_session=True
     ) as process:
         try:
             while process.poll() is None:
-                with contextlib.suppress(requests.ConnectionError):
-                    if requests.get(f'http://127.0.0.1:{port}/healthz', timeout=5).ok:
+                with contextlib.suppress(http.ConnectionError):
+                    if http.get(f'http://127.0.0.1:{port}/healthz', timeout=5).ok:
                         break
                 time.sleep(0.2)
             else:
-                raise RuntimeError(f'{" ".join(command)} ended with {process.returncode}')
+                raise RuntimeError(f'{" ".join(line)} ended with {process.returncode}')
             yield port, process
         finally:
             process.terminate()
@@ -74,7 +75,7 @@ def served(workdir: str, *arguments: str):
 
 
 def random_checkpoint(directory: epath.Path, number: float) -> None:
-    """A directory of a policy with about `number` random parameters, nearly all in its decoder."""
+    """Writes a policy with about `number` random parameters, nearly all in its decoder."""
     from_package = loading.load_for_inference('package:tabletop_pretrained')
     config = from_package.config.copy_and_resolve_references().unlock()
     depth = 12
@@ -85,7 +86,8 @@ def random_checkpoint(directory: epath.Path, number: float) -> None:
     source = {'tabletop': from_package.action_space}
     assets.write_assets(directory, config.lock(), from_package.tokenizer, source)
     params = param_shapes.random(config, from_package.tokenizer)
-    arrays = {f'params/{name}': np.asarray(x) for name, x in loading.named_leaves(params).items()}
+    named = sharding.named_leaves(params)
+    arrays: dict[str, Any] = {f'params/{name}': np.asarray(x) for name, x in named.items()}
     np.savez(directory / 'params.npz', step=np.int64(0), dtype=np.array('float32'), **arrays)
 
 
@@ -93,16 +95,16 @@ def compute(policy: Policy) -> dict[int, float]:
     """Requests/s of the policy alone, by batch size: the best of a few calls."""
     kind = Kind.PLAN if policy.plan else Kind.ACTION
     frame = np.zeros([policy.frames, 128, 128, 3], np.uint8)
-    one = policy.prepare(frame, 'pick banana', kind)
-    found = {}
+    request = policy.prepare(frame, 'pick banana', kind)
+    rates = {}
     for size in policy.batch_sizes:
-        took = []
+        seconds = []
         for _ in range(6):
             begin = time.perf_counter()
-            policy.run([one] * size)
-            took.append(time.perf_counter() - begin)
-        found[size] = round(size / min(took), 1)
-    return found
+            policy.run([request] * size)
+            seconds.append(time.perf_counter() - begin)
+        rates[size] = round(size / min(seconds), 1)
+    return rates
 
 
 def noise_pictures(number: int, frames: int) -> list[np.ndarray]:
@@ -112,28 +114,33 @@ def noise_pictures(number: int, frames: int) -> list[np.ndarray]:
     return pictures if frames == 1 else [np.stack([picture] * frames) for picture in pictures]
 
 
-def under_load(workdir: str, asked: list[fleet.Exchange]) -> dict[str, Any]:
+def under_load(workdir: str, requests: list[fleet.Exchange]) -> dict[str, Any]:
     """`load` and `saturated`; see the module's text."""
     largest, seconds = FLAGS.largest_batch, FLAGS.seconds
-    found: dict[str, Any] = {'load': []}
     run = lambda port, robots, hz: asyncio.run(
-        fleet.run(port, asked, robots=robots, hz=hz, seconds=seconds)
+        fleet.run(port, requests, robots=robots, hz=hz, seconds=seconds)
     )
-    many = 2 * largest
+    load: list[dict[str, Any]] = []
     with served(workdir, f'--largest_batch={largest}') as (port, _):
         for robots in map(int, FLAGS.robots):
-            found['load'].append(run(port, robots, FLAGS.hz))
-            logging.info('%s', found['load'][-1])
-        with_batches = run(port, many, 0)
+            load.append(run(port, robots, FLAGS.hz))
+            logging.info('%s', load[-1])
+        with_batches = run(port, 2 * largest, 0)
     with served(workdir, '--largest_batch=1') as (port, _):
-        without = run(port, many, 0)
-    found['saturated'] = {'with': with_batches, 'without': without}
-    rates = [x['answers_per_second'] for x in (with_batches, without)]
-    found['batching'] = round(rates[0] / rates[1], 2)
-    return found
+        without = run(port, 2 * largest, 0)
+    ours = with_batches['answers_per_second']
+    return {
+        'load': load,
+        'saturated': {'with': with_batches, 'without': without},
+        'batching': round(ours / without['answers_per_second'], 2),
+        'ours': ours,
+        'unit': 'answers/s',
+    }
 
 
-async def under_fire(port: int, process: psutil.Process, asked: list[fleet.Exchange]) -> dict:
+async def under_fire(
+    port: int, process: psutil.Process, requests: list[fleet.Exchange]
+) -> dict[str, Any]:
     """Malformed messages over the minutes beside robots; see the module's text."""
     number, seconds = FLAGS.malformed, 60 * FLAGS.minutes
     robots = int(FLAGS.robots[-1])
@@ -158,27 +165,27 @@ async def under_fire(port: int, process: psutil.Process, asked: list[fleet.Excha
             await asyncio.sleep(begin + seconds * cases.stop / number - time.monotonic())
 
     sampling = asyncio.create_task(sample())
-    fleet_run = fleet.run(port, asked, robots=robots, hz=FLAGS.hz, seconds=seconds)
+    fleet_run = fleet.run(port, requests, robots=robots, hz=FLAGS.hz, seconds=seconds)
     others, _ = await asyncio.gather(fleet_run, storm())
     sampling.cancel()
-    return {'cases': dict(ends), 'memory': data.growth(samples), 'others': others}
+    return {'cases': dict(ends), 'memory': harness.growth(samples), 'others': others}
 
 
 def measure(workdir: str) -> dict[str, Any]:
     """Runs all that the flags ask for."""
     policy = Policy.from_checkpoint(workdir, batch_sizes=batch_sizes(FLAGS.largest_batch))
-    asked = fleet.exchanges(policy, noise_pictures(FLAGS.pictures, policy.frames))
-    found: dict[str, Any] = {'answers': len(asked), 'compute': compute(policy)}
-    logging.info('%s', found)
-    if FLAGS.malformed:
-        limits = [f'--message_mib={_MESSAGE_MIB}', f'--seconds_to_send={_PATIENCE}']
-        with served(workdir, f'--largest_batch={FLAGS.largest_batch}', *limits) as (port, process):
-            server = psutil.Process(process.pid)
-            found['malformed'] = asyncio.run(under_fire(port, server, asked))
-            found['malformed']['alive'] = process.poll() is None
-    else:
-        found |= under_load(workdir, asked)
-    return found
+    requests = fleet.exchanges(policy, noise_pictures(FLAGS.pictures, policy.frames))
+    rates = compute(policy)
+    result: dict[str, Any] = {'answers': len(requests), 'compute': rates}
+    result['limit'] = max(rates.values())
+    logging.info('%s', result)
+    if not FLAGS.malformed:
+        return result | under_load(workdir, requests)
+    limits = [f'--message_mib={_MESSAGE_MIB}', f'--seconds_to_send={_PATIENCE}']
+    with served(workdir, f'--largest_batch={FLAGS.largest_batch}', *limits) as (port, process):
+        result['malformed'] = asyncio.run(under_fire(port, psutil.Process(process.pid), requests))
+        result['malformed']['alive'] = process.poll() is None
+    return result
 
 
 def define_flags() -> None:
@@ -191,12 +198,13 @@ def define_flags() -> None:
     flags.DEFINE_float('seconds', 10.0, 'For how long, a measurement.', lower_bound=0.1)
     flags.DEFINE_integer('largest_batch', 16, 'See rt2_jax.serve.', lower_bound=1)
     flags.DEFINE_integer('pictures', 128, 'That requests are drawn from.', lower_bound=1)
-    flags.DEFINE_integer('malformed', 0, 'Messages that are none.', lower_bound=0)
+    flags.DEFINE_integer('malformed', 0, 'Malformed messages.', lower_bound=0)
     flags.DEFINE_float('minutes', 10.0, 'That they are spread over.', lower_bound=0.01)
     flags.mark_flag_as_required('output')
 
 
 def main(_: list[str]) -> None:
+    """Measures a checkpoint, or random weights."""
     logging.set_verbosity(logging.INFO)
     with tempfile.TemporaryDirectory() as directory:
         workdir = FLAGS.workdir
@@ -204,14 +212,14 @@ def main(_: list[str]) -> None:
             random_checkpoint(epath.Path(directory), FLAGS.parameters)
             workdir = directory
         result = measure(workdir)
-    result['manifest'] = report.manifest(
+    harness.publish(
+        result,
+        FLAGS.output,
         workdir=FLAGS.workdir,
         parameters=FLAGS.parameters,
         largest_batch=FLAGS.largest_batch,
         load_average=os.getloadavg()[0],
     )
-    paths.write(paths.of(FLAGS.output), json.dumps(result, indent=2).encode())
-    print(json.dumps({key: value for key, value in result.items() if key != 'manifest'}, indent=2))
 
 
 if __name__ == '__main__':

@@ -19,8 +19,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rt2_jax import command, configuration, paths
-from rt2_jax.evaluation import report
+from rt2_jax import command, configuration
+from rt2_jax.benchmarks import harness
 from rt2_jax.parallel import mesh as mesh_lib
 from rt2_jax.text.tokenizer import Tokenizer
 from rt2_jax.training import metrics, program as program_lib
@@ -29,14 +29,13 @@ FLAGS = flags.FLAGS
 
 
 def products_alone(jaxpr: Any, seconds: float) -> float:
-    """FLOP/s of all matrix products of a jaxpr, each run by itself and weighted by how often the
-    jaxpr runs it.
+    """FLOP/s of a jaxpr's matrix products, each run by itself, weighted by how often it occurs.
 
     Args:
         jaxpr: of the step.
         seconds: about how long to measure.
     """
-    products = Counter()
+    products: Counter[Any] = Counter()
     for equation, times in metrics.products(jaxpr):
         left, right = (operand.aval for operand in equation.invars)
         key = (
@@ -134,14 +133,10 @@ def define_flags() -> None:
 
 
 def main(_: list[str]) -> None:
+    """Measures the step of a config."""
     config = FLAGS.config
-    result = measure(config) | {
-        'manifest': report.manifest(
-            config=json.loads(configuration.to_json(config)), seed=config.seed
-        )
-    }
-    paths.write(paths.of(FLAGS.output), json.dumps(result, indent=2).encode())
-    print(json.dumps({key: value for key, value in result.items() if key != 'manifest'}, indent=2))
+    settings = dict(config=json.loads(configuration.to_json(config)), seed=config.seed)
+    harness.publish(measure(config), FLAGS.output, **settings)
 
 
 if __name__ == '__main__':

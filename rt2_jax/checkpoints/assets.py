@@ -9,39 +9,24 @@ versions.json      versions of the libraries that wrote it
 
 from collections.abc import Sequence
 import dataclasses
-import importlib.metadata
 import json
-import platform
 from typing import Any
 
 from etils import epath
 import ml_collections
 
-import rt2_jax
 from rt2_jax import configuration, paths, records
 from rt2_jax.checkpoints.acting_robot import acted_on, cards_of
 from rt2_jax.data import cards as robot_cards
 from rt2_jax.errors import UserError
+from rt2_jax.manifest import versions
 from rt2_jax.nearest import beside
-from rt2_jax.text.actions import ActionSpace
-from rt2_jax.text.tokenizer import BINS, Tokenizer
-
-_PACKAGES = 'jax jaxlib flax optax orbax-checkpoint grain numpy sentencepiece tokenizers'.split()
+from rt2_jax.text.actions import BINS, ActionSpace
+from rt2_jax.text.tokenizer import Tokenizer
 
 
 class CheckpointError(UserError, ValueError):
     """A directory is no usable checkpoint, or one of something else."""
-
-
-def versions() -> dict[str, str]:
-    """Versions of this package, of Python and of the libraries whose change could change a result."""
-    found = {'rt2_jax': rt2_jax.__version__, 'python': platform.python_version()}
-    for name in _PACKAGES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            found[name] = 'missing'
-    return found
 
 
 def write_assets(

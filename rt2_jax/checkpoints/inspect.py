@@ -20,7 +20,7 @@ from absl import app, flags, logging
 
 from rt2_jax import command, paths
 from rt2_jax.checkpoints.inspection import opened, survey, text
-from rt2_jax.evaluation import report
+from rt2_jax.manifest import as_json, make_manifest
 
 FLAGS = flags.FLAGS
 
@@ -50,9 +50,9 @@ def main(argv: list[str]) -> None:
     print(text.as_text(found, FLAGS.depth))
     if output:
         seconds = round(time.perf_counter() - begin, 2)
-        about = found | {'seconds': seconds, 'manifest': report.manifest()}
+        about = found | {'seconds': seconds, 'manifest': make_manifest()}
         output.parent.mkdir(parents=True, exist_ok=True)
-        paths.write(output, report.as_json(about).encode())
+        paths.write(output, as_json(about).encode())
         print(f'\nWritten to {output}')
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from rt2_jax.colab import colours, table
 from rt2_jax.data import inspect
-from rt2_jax.data.looking import charts
+from rt2_jax.data.looking import contact_sheet
 from rt2_jax.data.robot.rlds import StepSource
 
 COUNTS = ('episodes', 'steps', 'hours', 'successful', 'failed', 'empty_episodes')
@@ -40,24 +40,12 @@ def _words(value: Any) -> str:
 
 def sheet(source: StepSource, episodes: int, frames: int) -> Image:
     """Episodes evenly over the data set as strips of frames, the action's tokens under each."""
-    count = len(source.episodes)
-    strips = []
-    for place in np.unique(np.linspace(0, count - 1, min(episodes, count)).astype(int)):
-        steps = source.episode_steps(int(place))
-        shown = [steps[k] for k in _evenly(len(steps), frames)]
-        examples = [inspect.decoded(source, step) for step in shown]
-        outcome = {1: ', success', 0: ', failure', -1: ''}[source.success(shown[0])]
-        words = f'episode {examples[0]["episode"]}: {examples[0]["instruction"]}'
-        notes = [f'{e["step"]}:  {e["tokens"].replace(" ", "  ")}' for e in examples]
-        pictures = list(source.frames_of(shown))
-        strips.append(charts.Strip(f'{words} ({len(steps)} steps{outcome})', pictures, notes))
-    return shown_as_png(
-        charts.contact_sheet('Step and tokens of the action under each frame', strips)
-    )
-
-
-def _evenly(count: int, most: int) -> np.ndarray:
-    return np.unique(np.linspace(0, count - 1, min(most, count)).round().astype(int))
+    rows = [
+        inspect.episode_row(source, steps, source.frames_of(steps))
+        for steps in inspect.shown_steps(source, episodes, frames)
+    ]
+    title = 'Step and tokens of the action under each frame'
+    return shown_as_png(contact_sheet.draw(rows, title, inspect.SHEET_WIDTH))
 
 
 def shown_as_png(canvas: np.ndarray) -> Image:

@@ -2,6 +2,9 @@
 
 from rt2_jax.errors import UserError
 
+# What to do about a record that can't be read: raise its error, or leave it out.
+ON_CORRUPT = ('raise', 'skip')
+
 
 class DataSetError(UserError, ValueError):
     """A data set that isn't whole, or doesn't hold what is asked of it."""

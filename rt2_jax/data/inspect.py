@@ -1,10 +1,11 @@
-"""Looks at a robot data set before anything is trained on it.
+"""Reports on a robot data set before training.
 
     python -m rt2_jax.data.inspect --dataset=DIR --output=runs/inspected
 
 prints counts, lengths, statistics, decoded examples and warnings, and writes them as report.json,
-with the histograms of every action dimension (actions.png), of the lengths (lengths.png) and frames
-with their instruction (frames.png). It indexes the data first, which training then finds done.
+with histograms of the action dimensions (actions.png) and of the episodes' lengths (lengths.png), and
+frames with their instruction and tokens (frames.png). It indexes the data first; training then uses
+the same index.
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ from etils import epath
 import numpy as np
 
 from rt2_jax import command, paths
-from rt2_jax.data import cards, tfds_directory, tfrecord
+from rt2_jax.data import cards
 from rt2_jax.data.errors import CardError, DataSetError
-from rt2_jax.data.looking import charts, survey
+from rt2_jax.data.looking import charts, contact_sheet, robot_report
+from rt2_jax.data.readers import tfds_directory, tfrecord
 from rt2_jax.data.robot import rlds, step_pictures
 from rt2_jax.data.robot_card import RobotCard
 from rt2_jax.text.actions import ActionTokenizer
@@ -28,13 +30,14 @@ from rt2_jax.text.tokenizer import Tokenizer
 
 FLAGS = flags.FLAGS
 EPISODES, FRAMES, EXAMPLES = 6, 5, 4  # shown; frames are an episode's
+SHEET_WIDTH = 232  # of a frame on the sheet, pixels
 
 
 def card_of(directory: epath.PathLike, name: str | None) -> RobotCard:
     """The card of this name or file, by default the one that is named after the data set.
 
     Raises:
-      DataSetError: there is no such card.
+        DataSetError: there is no such card.
     """
     try:
         return cards.find(name or tfds_directory.dataset_name(directory))
@@ -56,13 +59,18 @@ def inspect(
     """Writes the report of a data set into a folder, and returns it.
 
     Args:
-      directory: a TFDS data set in RLDS form.
-      output: the folder, made if need be.
-      card: the embodiment card's name or JSON file; the data set's own by default.
-      split: which split.
-      location: the index's folder; inside the data set by default.
-      on_corrupt: 'raise' or 'skip', for unreadable records.
+        directory: a TFDS data set in RLDS form.
+        output: the folder, made if need be.
+        card: the robot card's name or JSON file; the data set's own by default.
+        split: which split.
+        location: the index's folder; inside the data set by default.
+        on_corrupt: 'raise' or 'skip', for unreadable records.
+
+    Raises:
+        DataSetError: the data set or its card cannot be read.
+        MissingPackage: matplotlib is not installed.
     """
+    charts.require()
     output = paths.of(output)
     output.mkdir(parents=True, exist_ok=True)
     directory = tfds_directory.version_folder(directory)
@@ -73,25 +81,30 @@ def inspect(
     cameras = range(len(index.card.images))
     camera = min(cameras, key=index.without_picture)
     source = rlds.StepSource(index, camera=camera, on_corrupt=on_corrupt)
-    report = {'dataset': str(directory), 'split': split, **survey.survey(source.index)}
-    shown = _shown_episodes(source)
-    unreadable: dict[str, str] = {}
-    frames = _frames(source, [step for steps in shown for step in steps], unreadable)
-    report['warnings'] += _picture_warnings(source, frames, unreadable)
-    report['examples'] = [decoded(source, steps[0]) for steps in shown[:EXAMPLES]]
+    report = {'dataset': str(directory), 'split': split, **robot_report.report_of(source.index)}
+    episodes = shown_steps(source, EPISODES, FRAMES)
+    pictures, warnings = _pictures(source, [step for steps in episodes for step in steps])
+    report['warnings'] += warnings
+    report['examples'] = [decoded(source, steps[0]) for steps in episodes[:EXAMPLES]]
     content = json.dumps(report, indent=1, ensure_ascii=False)
     paths.write(output / 'report.json', content.encode())
     charts.save(output / 'actions.png', _action_chart(report))
     charts.save(output / 'lengths.png', _length_chart(source, report))
-    charts.save(output / 'frames.png', _frame_sheet(source, report, shown, frames))
+    rows = [
+        episode_row(source, steps, [pictures[step][camera] for step in steps]) for steps in episodes
+    ]
+    if len(cameras) > 1:
+        rows.append(_camera_row(source, episodes[0][len(episodes[0]) // 2], pictures))
+    title = f'{report["card"]}: step and tokens under each frame'
+    contact_sheet.save(output / 'frames.png', contact_sheet.draw(rows, title, SHEET_WIDTH))
     return report
 
 
 def decoded(source: rlds.StepSource, i: int) -> dict[str, Any]:
-    """One example as the model meets it, and what the robot would be sent for it."""
+    """Step `i` as the model sees it, and the command that the robot would get for its tokens."""
     codec = ActionTokenizer(source.action_space, Tokenizer.load_default())
     integers = codec.to_integers(source.action(i))
-    command = source.index.card.to_command(codec.from_integers(integers))
+    robot_command = source.index.card.to_command(codec.from_integers(integers))
     raw = source.raw(i)
     return {
         'episode': raw['episode'],
@@ -99,8 +112,32 @@ def decoded(source: rlds.StepSource, i: int) -> dict[str, Any]:
         'instruction': raw['instruction'],
         'action': [round(float(x), 5) for x in raw['action']],
         'tokens': ' '.join(map(str, integers.tolist())),
-        'command': {path: np.round(value, 5).tolist() for path, value in command.items()},
+        'command': {path: np.round(value, 5).tolist() for path, value in robot_command.items()},
     }
+
+
+def shown_steps(source: rlds.StepSource, episodes: int, frames: int) -> list[list[int]]:
+    """Steps of a few episodes, both evenly spread."""
+    positions = _evenly(len(source.episodes), episodes)
+    ranges = [source.episode_steps(position) for position in positions]
+    return [[steps[i] for i in _evenly(len(steps), frames)] for steps in ranges]
+
+
+def episode_row(
+    source: rlds.StepSource, steps: Sequence[int], pictures: Sequence[np.ndarray]
+) -> contact_sheet.Row:
+    """Frames of one episode for a contact sheet, the step and its tokens under each."""
+    examples = [decoded(source, step) for step in steps]
+    outcome = {1: ', success', 0: ', failure', -1: ''}[source.success(steps[0])]
+    caption = (
+        f'episode {examples[0]["episode"]}: {examples[0]["instruction"]} '
+        f'({len(source.episode_around(steps[0]))} steps{outcome})'
+    )
+    cells = [
+        contact_sheet.Cell(picture, [f'step {example["step"]}', example['tokens']])
+        for picture, example in zip(pictures, examples, strict=True)
+    ]
+    return contact_sheet.Row(cells, caption)
 
 
 def as_text(report: Mapping[str, Any]) -> str:
@@ -112,7 +149,11 @@ def as_text(report: Mapping[str, Any]) -> str:
         f'  gripper {says["gripper"]}; terminate by {says["terminate"]}',
         f'  cameras {", ".join(says["cameras"])}',
         '',
-        *(f'  {name.replace("_", " "):30}{_number(value)}' for name, value in counts.items()),
+        *(
+            f'  {name.replace("_", " "):30}'
+            + (f'{value:,}' if isinstance(value, int) else f'{value:,.2f}')
+            for name, value in counts.items()
+        ),
         f'  {"steps an episode":30}{lengths["min"]} to {lengths["max"]}, mean '
         f'{lengths["mean"]:.1f}, median {lengths["median"]:g}',
         f'  {"steps that move nothing":30}{report["still_steps"]:,}',
@@ -137,127 +178,91 @@ def as_text(report: Mapping[str, Any]) -> str:
 
 def _action_lines(report: Mapping[str, Any]) -> list[str]:
     names = ('min', 'q01', 'mean', 'q99', 'max', 'std')
-    card, data = report['bounds']['card'], report['bounds']['q01-q99']
     lines = [
         f'  {"dimension":12}{"".join(f"{name:>11}" for name in names)}   bins of 98 %: card, q01-q99'
         '   clipped: card, q01-q99'
     ]
     for name, values in report['statistics'].items():
-        label = name if card[name]['unit'] == '1' else f'{name} [{card[name]["unit"]}]'
+        card, data = report['bounds']['card'][name], report['bounds']['q01-q99'][name]
+        label = name if card['unit'] == '1' else f'{name} [{card["unit"]}]'
         lines.append(
             f'  {label:12}{"".join(f"{values[key]:11.4g}" for key in names)}   '
-            f'{card[name]["bins_of_98_percent"]:>12}/{card[name]["bins"]}, '
-            f'{data[name]["bins_of_98_percent"]}/{data[name]["bins"]}'
-            f'   {card[name]["clipped"]:.2%}, {data[name]["clipped"]:.2%}'
+            f'{card["bins_of_98_percent"]:>12}/{card["bins"]}, '
+            f'{data["bins_of_98_percent"]}/{data["bins"]}'
+            f'   {card["clipped"]:.2%}, {data["clipped"]:.2%}'
         )
     return lines
 
 
-def _number(value: float) -> str:
-    return f'{value:,}' if isinstance(value, int) else f'{value:,.2f}'
+def _evenly(count: int, most: int) -> list[int]:
+    """At most `most` numbers from 0 to count - 1, evenly spread."""
+    return np.unique(np.linspace(0, count - 1, min(most, count)).round().astype(int)).tolist()
 
 
-def _shown_episodes(source: rlds.StepSource) -> list[list[int]]:
-    """Steps of a few episodes, both evenly spread."""
-    count = len(source.episodes)
-    places = np.unique(np.linspace(0, count - 1, min(EPISODES, count)).round().astype(int))
-    return [
-        [steps[j] for j in np.unique(np.linspace(0, len(steps) - 1, FRAMES).round().astype(int))]
-        for steps in (source.episode_steps(int(place)) for place in places)
-    ]
-
-
-def _frames(
-    source: rlds.StepSource, steps: Sequence[int], unreadable: dict[str, str]
-) -> dict[int, list[np.ndarray]]:
-    """The picture of every camera at the given steps; black where there is none that can be read.
-
-    Args:
-      source: of the steps.
-      steps: numbers of steps.
-      unreadable: gets the first reason for each camera with unreadable pictures, by its path.
-    """
-    index, frames = source.index, {step: [] for step in steps}
+def _pictures(
+    source: rlds.StepSource, steps: Sequence[int]
+) -> tuple[dict[int, list[np.ndarray]], list[str]]:
+    """Every camera's picture by step, black where none can be read; and what is wrong with them."""
+    index, warnings = source.index, []
+    pictures: dict[int, list[np.ndarray]] = {step: [] for step in steps}
     for camera, path in enumerate(index.card.images):
-        pictures = step_pictures.Pictures(index, camera)
+        reader, reason, plain = step_pictures.Pictures(index, camera), '', 0
         for step in steps:
             row, episode = source.row(step), source.episode_index(step)
             picture = np.zeros([64, 64, 3], np.uint8)
             if index.arrays['image_length'][row, camera]:
-                (place,) = pictures.places(np.array([[row]]), np.array([episode]))
+                (place,) = reader.places(np.array([[row]]), np.array([episode]))
                 try:
-                    picture = pictures.frames(place)[-1]
+                    picture = reader.frames(place)[-1]
                 except tfrecord.CorruptRecord as error:
                     number = row - int(index.arrays['episode_first'][episode])
-                    unreadable.setdefault(path, f'step {number} of episode {episode}, {error}')
-            frames[step].append(picture)
-    return frames
+                    reason = reason or f'step {number} of episode {episode}, {error}'
+            plain += np.ptp(picture.reshape(-1, 3), axis=0).max() < 8
+            pictures[step].append(picture)
+        if reason:
+            warnings.append(f'{path} has unreadable pictures: {reason}')
+        elif plain and not index.without_picture(camera):
+            warnings.append(f'{path} is of one colour in {plain} of {len(steps)} frames looked at')
+    return pictures, warnings
 
 
-def _picture_warnings(
-    source: rlds.StepSource, frames: Mapping[int, list[np.ndarray]], unreadable: Mapping[str, str]
-) -> list[str]:
-    warnings = [f'{path} has unreadable pictures: {reason}' for path, reason in unreadable.items()]
-    for camera, path in enumerate(source.index.card.images):
-        if path in unreadable or source.index.without_picture(camera):
-            continue
-        pictures = [pictures[camera] for pictures in frames.values()]
-        plain = sum(np.ptp(picture.reshape(-1, 3), axis=0).max() < 8 for picture in pictures)
-        if plain:
-            warnings.append(
-                f'{path} is of one colour in {plain} of {len(pictures)} frames looked at'
-            )
-    return warnings
+def _action_chart(report: Mapping[str, Any]) -> charts.Figure:
+    def bars(name: str, bounds: str) -> charts.Bars:
+        bins = report['bounds'][bounds][name]
+        title = (
+            f'{name}, {bounds}: 98 % in {bins["bins_of_98_percent"]} of {bins["bins"]} bins, '
+            f'{bins["clipped"]:.1%} clipped'
+        )
+        unit = '' if bins['unit'] == '1' else bins['unit']
+        return charts.Bars(title, bins['counts'], bins['low'], bins['high'], unit)
 
-
-def _action_chart(report: Mapping[str, Any]) -> np.ndarray:
-    rows = []
-    for name, values in report['bounds']['card'].items():
-        row = []
-        for bounds in ('card', 'q01-q99'):
-            bins = report['bounds'][bounds][name]
-            unit = '' if bins['unit'] == '1' else f' {bins["unit"]}'
-            title = (
-                f'{name}, {bounds}: 98 % in {bins["bins_of_98_percent"]} of {bins["bins"]} bins, '
-                f'{bins["clipped"]:.1%} clipped'
-            )
-            ends = (f'{bins["low"]:.3g}{unit}', f'{bins["high"]:.3g}{unit}')
-            row.append(charts.Bars(title, bins['counts'], *ends))
-        rows.append(row)
     title = (
         f'{report["card"]}: {report["counts"]["steps"]:,} actions by bin (square root of counts)'
     )
-    return charts.histograms(title, rows)
+    names = report['bounds']['card']
+    rows = [[bars(name, bounds) for bounds in report['bounds']] for name in names]
+    return charts.histograms(title, rows, roots=True)
 
 
-def _length_chart(source: rlds.StepSource, report: Mapping[str, Any]) -> np.ndarray:
+def _length_chart(source: rlds.StepSource, report: Mapping[str, Any]) -> charts.Figure:
     lengths = np.diff(source.index.arrays['episode_first'])
-    top = int(lengths.max())
-    counts, edges = np.histogram(lengths, bins=min(top + 1, 70), range=(0, top + 1))
-    title = f'{report["card"]}: {report["counts"]["episodes"]:,} episodes by length'
+    top = int(lengths.max()) + 1
+    counts, _ = np.histogram(lengths, bins=min(top, 70), range=(0, top))
     words = f'mean {report["lengths"]["mean"]:.1f}, median {report["lengths"]["median"]:g}'
-    bars = charts.Bars(words, counts.tolist(), '0 steps', f'{edges[-1]:g} steps')
-    return charts.histograms(title, [[bars]], height=140)
+    title = f'{report["card"]}: {report["counts"]["episodes"]:,} episodes by length'
+    return charts.histograms(title, [[charts.Bars(words, counts.tolist(), 0, top, 'steps')]])
 
 
-def _frame_sheet(source, report, shown, frames) -> np.ndarray:
-    strips = []
-    for steps in shown:
-        examples = [decoded(source, step) for step in steps]
-        words = f'episode {examples[0]["episode"]}: {examples[0]["instruction"]}'
-        # The numbers of an action are hard to tell apart with one narrow blank between them.
-        notes = [f'{e["step"]}:  {e["tokens"].replace(" ", "  ")}' for e in examples]
-        strips.append(charts.Strip(words, [frames[step][source.camera] for step in steps], notes))
-    if len(cameras := source.index.card.images) > 1:
-        steps = [steps[len(steps) // 2] for steps in shown]
-        strips.append(
-            charts.Strip(
-                f'all cameras, one step of episode {source.episode_index(steps[0])}',
-                frames[steps[0]],
-                [path.rpartition('/')[2] for path in cameras],
-            )
-        )
-    return charts.contact_sheet(f'{report["card"]}: step and tokens under each frame', strips)
+def _camera_row(
+    source: rlds.StepSource, step: int, pictures: Mapping[int, Sequence[np.ndarray]]
+) -> contact_sheet.Row:
+    cells = [
+        contact_sheet.Cell(picture, [path.rpartition('/')[2]])
+        for picture, path in zip(pictures[step], source.index.card.images, strict=True)
+    ]
+    return contact_sheet.Row(
+        cells, f'all cameras, one step of episode {source.episode_index(step)}'
+    )
 
 
 def define_flags() -> None:
@@ -265,7 +270,7 @@ def define_flags() -> None:
     flags.DEFINE_string('dataset', None, 'A TFDS data set in RLDS form: its version folder.')
     flags.DEFINE_string('output', None, 'The folder for the report.')
     flags.DEFINE_string(
-        'card', None, "The embodiment card's name or JSON file; the set's own by default."
+        'card', None, "The robot card's name or JSON file; the set's own by default."
     )
     flags.DEFINE_string('split', 'train', 'Which split.')
     flags.DEFINE_string('location', None, "The index's folder; inside the data set by default.")
@@ -274,9 +279,10 @@ def define_flags() -> None:
 
 
 def main(argv: list[str]) -> None:
+    """Runs the command."""
     if len(argv) > 1:
         raise app.UsageError(f'unknown arguments {argv[1:]}')
-    logging.set_verbosity(logging.ERROR)  # what is logged of clipping and skipping is in the report
+    logging.set_verbosity(logging.ERROR)  # the report has what is logged of clipping and skipping
     report = inspect(
         FLAGS.dataset,
         FLAGS.output,

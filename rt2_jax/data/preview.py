@@ -1,13 +1,15 @@
-"""What a config would train on, before anybody trains: its mixture, and its frames as they are shown.
+"""Shows what a config would train on: its mixture of sources, and their frames.
 
     python -m rt2_jax.data.preview --config=configs/tabletop.py --frames=frames.png
 
-Prints each source's examples, its share of a batch at five moments of the run, how often the run goes
-through it, and what is held out. With --frames, draws a sheet: a row an example, first as it is, then as
-training may show it, last as a policy sees it.
+Prints each source's examples, its share of a batch at five steps of the run, its epochs, and what is
+held out. With --frames, draws a sheet with a row per example: as stored, augmented as in training,
+and as a policy sees it.
 """
 
-from collections.abc import Mapping
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from absl import app, flags
@@ -15,66 +17,68 @@ import numpy as np
 
 from rt2_jax import command, configuration, paths
 from rt2_jax.data import augmentation, images, pipeline, sources as sources_lib
-from rt2_jax.data.looking import charts
+from rt2_jax.data.looking import contact_sheet
 from rt2_jax.data.mixture import ShareMap
 from rt2_jax.data.robot.rlds import StepSource
 from rt2_jax.data.schedules import Schedule
 
 FLAGS = flags.FLAGS
 
-MOMENTS = 5
-ROWS_A_SOURCE, TIMES = 2, 5
+COLUMNS = 5  # steps of the run in the table
+ROWS_PER_SOURCE, VIEWS = 2, 5  # on the sheet; views are augmented
 SIDE = 192  # pixels
 
 
-def table(names: list[str], lengths: list[int], plan: ShareMap, batches: int) -> list[str]:
-    """Lines for people: a source each, with its share in per cent at `MOMENTS` moments of a run."""
-    moments = np.linspace(0, batches - 1, MOMENTS).round().astype(int)
-    shares = np.array([plan.wanted(step, step + 1) for step in moments])
-    shares = 100 * shares / shares.sum(axis=1, keepdims=True)
+def table(
+    names: Sequence[str], lengths: Sequence[int], shares: ShareMap, batches: int
+) -> list[str]:
+    """Lines to print: one per source, with its per cent of a batch at `COLUMNS` steps of the run."""
+    steps = np.linspace(0, batches - 1, COLUMNS).round().astype(int)
+    percent = np.array([shares.wanted(step, step + 1) for step in steps])
+    percent = 100 * percent / percent.sum(axis=1, keepdims=True)
     width = max(len('source'), *map(len, names))
-    heads = [f'@{step}' for step in moments]
     lines = [f'{"source":{width}} {"has":>12} {"draws":>12} {"epochs":>10}  % of a batch']
-    lines.append(' ' * (width + 38) + ' '.join(f'{head:>9}' for head in heads))
-    for i, (name, length, drawn) in enumerate(zip(names, lengths, plan.before(batches))):
+    lines.append(' ' * (width + 38) + ' '.join(f'{f"@{step}":>9}' for step in steps))
+    rows = zip(names, lengths, shares.before(batches), percent.T, strict=True)
+    for name, length, drawn, row in rows:
         lines.append(
             f'{name:{width}} {length:12,} {drawn:12,} {drawn / length:10.3g} '
-            + ' '.join(f'{share:9.2f}' for share in shares[:, i])
+            + ' '.join(f'{share:9.2f}' for share in row)
         )
     return lines
 
 
-def sheet(opened: Mapping[str, Any], augment: augmentation.Augmentation, seed: int) -> np.ndarray:
-    """A sheet of frames uint8 [H, W, 3]: `ROWS_A_SOURCE` rows a source, see the module."""
-    notes = ['as it is', *[f'in training, {number + 1}' for number in range(TIMES)], 'to a policy']
-    strips = []
-    for name, source in opened.items():
-        for i in np.linspace(0, min(len(source), 1_000) - 1, ROWS_A_SOURCE).astype(int).tolist():
+def sheet(sources: Mapping[str, Any], augment: augmentation.Augmentation, seed: int) -> np.ndarray:
+    """A sheet of frames uint8 [H, W, 3]: `ROWS_PER_SOURCE` rows per source, see the module."""
+    labels = ['as it is', *[f'in training, {n + 1}' for n in range(VIEWS)], 'to a policy']
+    rows = []
+    for name, source in sources.items():
+        for i in np.linspace(0, min(len(source), 1_000) - 1, ROWS_PER_SOURCE).astype(int).tolist():
             example = source[i]
-            shown = [images.resize(example.frames, SIDE)]
-            shown += [augment.training(example, SIDE, seed, number) for number in range(TIMES)]
-            cropped = augmentation.is_cropped(example)
-            shown.append(augment.evaluation(example.frames, SIDE, cropped))
-            pictures = [view[-1] for view in shown]
-            strips.append(charts.Strip(f'{name} {i}: {example.prompt}', pictures, notes))
-    return charts.contact_sheet('frames as they are shown', strips, width=SIDE)
+            views = [images.resize(example.frames, SIDE)]
+            views += [augment.training(example, SIDE, seed, number) for number in range(VIEWS)]
+            views.append(augment.evaluation(example.frames, SIDE, augmentation.is_cropped(example)))
+            cells = [
+                contact_sheet.Cell(frames[-1], [label])
+                for frames, label in zip(views, labels, strict=True)
+            ]
+            rows.append(contact_sheet.Row(cells, f'{name} {i}: {example.prompt}'))
+    return contact_sheet.draw(rows, 'Frames as they are shown', SIDE)
 
 
-def held_out(config: Any, opened: Mapping[str, Any]) -> list[str]:
-    """Lines for people about what is never trained on.
+def held_out(config: Any, sources: Mapping[str, Any]) -> list[str]:
+    """Lines to print about what is never trained on.
 
     Raises:
-      holdouts.Leakage: some of it is trained on.
+        holdouts.Leakage: some of it is trained on.
     """
-    robot, others = sources_lib.open_validation(config, opened)
+    robot, others = sources_lib.open_validation(config, sources)
     lines = []
     for name, (source, _) in {**robot, **others}.items():
+        size = f'{len(source):,} examples'
         if isinstance(source, StepSource):
-            lines.append(
-                f'{name}: {len(source.episodes):,} episodes, {len(source):,} steps held out'
-            )
-        else:
-            lines.append(f'{name}: {len(source):,} examples held out')
+            size = f'{len(source.episodes):,} episodes, {len(source):,} steps'
+        lines.append(f'{name}: {size} held out')
     return lines
 
 
@@ -85,22 +89,23 @@ def define_flags() -> None:
 
 
 def main(argv: list[str]) -> None:
+    """Runs the command."""
     if len(argv) > 1:
         raise app.UsageError(f'unknown arguments {argv[1:]}')
     config = FLAGS.config
     configuration.check(config)
     robot, others = sources_lib.open_sources(config.data)
     schedule = Schedule.from_config(config.data.robot_share.to_dict())
-    plan = pipeline.make_plan(robot, others, schedule, config.total_steps, config.batch_size)
-    opened = {name: source for name, (source, _) in {**robot, **others}.items()}
-    lines = table(list(opened), [*map(len, opened.values())], plan, config.total_steps)
+    shares = pipeline.make_plan(robot, others, schedule, config.total_steps, config.batch_size)
+    sources = {name: source for name, (source, _) in {**robot, **others}.items()}
+    lines = table(list(sources), [*map(len, sources.values())], shares, config.total_steps)
     if sources_lib.holds_out(config):
-        lines += ['', *held_out(config, opened)]
+        lines += ['', *held_out(config, sources)]
     print('\n'.join(lines))
     if FLAGS.frames:
         augment = augmentation.Augmentation.from_config(config.data.augment)
-        charts.save(paths.of(FLAGS.frames), sheet(opened, augment, config.seed))
-        print(f'\n{FLAGS.frames}: {ROWS_A_SOURCE} rows for each of {", ".join(opened)}')
+        contact_sheet.save(paths.of(FLAGS.frames), sheet(sources, augment, config.seed))
+        print(f'\n{FLAGS.frames}: {ROWS_PER_SOURCE} rows for each of {", ".join(sources)}')
 
 
 if __name__ == '__main__':

@@ -8,8 +8,9 @@ from typing import Any
 
 from absl import logging
 
-from rt2_jax.data import index_files, tfrecord
+from rt2_jax.data.errors import ON_CORRUPT
 from rt2_jax.data.example import Example
+from rt2_jax.data.readers import tfrecord
 from rt2_jax.nearest import check
 
 
@@ -26,7 +27,7 @@ class StandIns:
     """
 
     def __init__(self, name: str, on_corrupt: str):
-        self._skips = check('on_corrupt', on_corrupt, index_files.ON_CORRUPT) == 'skip'
+        self._skips = check('on_corrupt', on_corrupt, ON_CORRUPT) == 'skip'
         self._name, self._lock, self.count = name, threading.Lock(), 0
 
     def read(

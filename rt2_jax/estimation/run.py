@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from rt2_jax.data import cards, files, remote, schedules
-from rt2_jax.data.robot import rlds_index
+from rt2_jax.data.index import index_build
+from rt2_jax.data.readers.rlds_episodes import Rlds
 from rt2_jax.estimation import job as job_lib
 
 # Highest resident memory while restoring, in multiples of what a process's devices hold (BUILD_NOTES.md,
@@ -226,6 +227,7 @@ def _picture_bytes(settings: Mapping[str, Any]) -> np.ndarray | None:
         return None
     if not files.path(directory).exists():
         return None
-    folder = rlds_index.place(directory, card, settings.get('split', 'train'), location)
+    dataset = Rlds(directory, card, settings.get('split', 'train'))
+    folder = index_build.place(dataset, location)
     lengths = folder / 'image_length.npy'
     return np.load(lengths, mmap_mode='r') if lengths.exists() else None

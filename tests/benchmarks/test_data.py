@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from rt2_jax.benchmarks import data, index, kitchen, turns
+from rt2_jax.benchmarks import data, harness, index, kitchen
 
 EPISODES = 3
 
@@ -13,7 +13,7 @@ EPISODES = 3
 @pytest.fixture(scope='module')
 def directory(tmp_path_factory):
     directory = tmp_path_factory.mktemp('kitchen')
-    kitchen.write(directory, episodes=EPISODES, steps=4, encoded=kitchen.frames(4))
+    kitchen.write(directory, episodes=EPISODES, steps=4, pictures=kitchen.frames(4))
     return os.fspath(directory)
 
 
@@ -49,13 +49,13 @@ def test_the_peer_runs(directory):
 def test_a_reader_that_fails_says_why():
     command = [sys.executable, '-c', 'raise SystemExit("no such data")']
     with pytest.raises(RuntimeError, match='no such data'):
-        turns.Reader(command, [0])
+        harness.Worker(command, [0])
 
 
 def test_growth_leaves_the_warm_up_out():
     warm_up, steady = list(range(10)), [100] * 80
-    assert data.growth(warm_up + steady + [104] * 10)['growth'] == 0.04
-    assert data.growth(warm_up + steady + [100] * 10)['growth'] == 0
+    assert harness.growth(warm_up + steady + [104] * 10)['growth'] == 0.04
+    assert harness.growth(warm_up + steady + [100] * 10)['growth'] == 0
 
 
 @pytest.mark.parametrize('kind', index.KINDS)

@@ -4,7 +4,7 @@ from etils import epath
 import numpy as np
 import pytest
 
-from rt2_jax.benchmarks import decode, decode_model, decode_ours
+from rt2_jax.benchmarks import decode, decode_model, machine
 from rt2_jax.decoding.grammar import Kind
 
 
@@ -16,25 +16,25 @@ def directory(tmp_path_factory):
 
 
 @pytest.mark.usefixtures('quick_compile')
-def test_transformers_gives_the_same_probabilities_and_says_the_same(directory):
+def test_transformers_gives_the_same_probabilities_and_decodes_the_same(directory):
     torch = pytest.importorskip('torch', reason="the peer needs pip install 'rt2_jax[parity]'")
     pytest.importorskip('transformers')
     from rt2_jax.benchmarks import decode_transformers
 
-    sampler, params = decode_ours.policy(directory / 'ours', 'stored')
+    sampler, params = decode.policy(directory / 'ours', 'stored')
     grammar, question = sampler.grammar, decode_model.inputs(2, sampler.model.vocab)
     ours = sampler(params, *question[:2], Kind.ACTION, forced=question[2]).log_probs[:, 0]
     peer = decode_transformers.PaLI.load(directory, torch.float32, 'cpu')
     columns = [grammar.first_columns] + [grammar.bin_columns] * (decode_model.LENGTH - 1)
     np.testing.assert_allclose(ours, peer.log_probs(*question, columns), atol=1e-4)
-    np.testing.assert_array_equal(peer.say(*question[:2], 8, question[2]), question[2])
+    np.testing.assert_array_equal(peer.generate(*question[:2], 8, question[2]), question[2])
 
 
 @pytest.mark.usefixtures('quick_compile')
 def test_our_half_gives_a_row_for_each_action(directory):
-    rows = decode_ours.actions(directory / 'ours', 'int8', 3, prefill=False)
+    rows = decode.actions(directory / 'ours', 'int8', 3, prefill=False)
     assert len(set(next(rows))) == 3 and len(next(rows)) == 3
-    assert len(next(decode_ours.read())) == decode_ours._READ_BYTES >> 24
+    assert len(next(machine.read())) == machine.READ_BYTES >> 24
 
 
 def test_what_must_be_read():

@@ -7,6 +7,7 @@ become is written out by hand for each set, apart from the cards.
 import numpy as np
 import tensorflow_datasets as tfds
 
+from rt2_jax.benchmarks import kitchen
 from rt2_jax.data import cards
 from rt2_jax.data.robot import rlds_writer
 
@@ -62,24 +63,6 @@ def features(name):
     steps, episode = SPECS[name.replace('_blocktoblock_4block_sim', '')]()
     steps = {**flags('is_first', 'is_last', 'is_terminal'), 'reward': floats(), **steps}
     return rlds_writer.features_dict({**episode, 'steps': steps})
-
-
-def fractal():
-    base = {'base_displacement_vector': floats(2), 'base_displacement_vertical_rotation': floats(1)}
-    action = rt1_action(gripper_closedness_action=floats(1), terminate_episode=ints(3), **base)
-    observation = {
-        'image': image(256, 320),
-        'base_pose_tool_reached': floats(7),
-        'gripper_closed': floats(1),
-        'workspace_bounds': floats(3, 3),
-        **language(),
-    }
-    aspects = flags('already_success', 'feasible', 'has_aspects', 'success', 'undesirable')
-    attributes = {'collection_mode': ints(dtype=np.int64), 'collection_mode_name': text()}
-    return {'action': action, 'observation': observation}, {
-        'aspects': aspects,
-        'attributes': attributes,
-    }
 
 
 def bridge_dataset():
@@ -169,7 +152,7 @@ SPECS = dict(
     zip(
         [name for name in NAMES if name != SIM],
         (
-            fractal,
+            kitchen.spec,
             bridge_dataset,
             bridge,
             language_table,
@@ -188,7 +171,7 @@ def make_episode(name, number, instruction=None):
     rng = np.random.default_rng(number)
     length = 4 + number % 3
     spec = features(name)
-    steps = [fill(spec['steps'].feature, rng) for _ in range(length)]
+    steps = [kitchen.fill(spec['steps'].feature, rng) for _ in range(length)]
     if instruction is None:
         instruction = f'schiebe Würfel {number} nach ←'
     for t, step in enumerate(steps):
@@ -196,27 +179,12 @@ def make_episode(name, number, instruction=None):
         step |= {'is_first': t == 0, 'is_last': last, 'is_terminal': last}
         set_action(name, step, t, last, rng)
         set_instruction(step, instruction)
-    rest = {key: fill(spec[key], rng) for key in spec if key != 'steps'}
+    rest = {key: kitchen.fill(spec[key], rng) for key in spec if key != 'steps'}
     if 'aspects' in rest:
         rest['aspects']['success'] = number % 2 == 0
     if 'success' in rest:
         rest['success'] = number % 2 == 0
     return {'steps': steps, **rest}
-
-
-def fill(feature, rng):
-    if isinstance(feature, f.FeaturesDict):
-        return {key: fill(feature[key], rng) for key in feature}
-    if isinstance(feature, f.Image):
-        height, width, _ = feature.shape
-        return np.repeat(rng.integers(0, 255, [height, 1, 3], np.uint8), width, axis=1)
-    if feature.np_dtype in (np.str_, object):
-        return f'text {rng.integers(100)}'
-    if feature.np_dtype == np.bool_:
-        return bool(rng.integers(2))
-    if np.issubdtype(feature.np_dtype, np.integer):
-        return np.asarray(rng.integers(0, 9, feature.shape), feature.np_dtype)
-    return np.asarray(rng.uniform(-0.05, 0.05, feature.shape), np.float32)
 
 
 def set_action(name, step, t, last, rng):

@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 
 from rt2_jax.data.robot import frame_questions, plans, rlds
-from rt2_jax.data.web import small_web
 from rt2_jax.envs.tabletop import collect
-from rt2_jax.text import prompts
+from rt2_jax.text import places as text_places, prompts
 
 
 @pytest.fixture(scope='module')
@@ -33,16 +32,16 @@ def test_answers_are_true(steps, kind):
         )
         gripper = step['observation/gripper_pixel']
         if kind == 'frame_gripper':
-            assert example.answer == small_web.place(np.clip(gripper, 0, 1))
+            assert example.answer == text_places.write_point(np.clip(gripper, 0, 1))
         elif kind == 'frame_list':
             first = min(places, key=lambda name: places[name][0])
-            assert example.answer.startswith(f'{first} {small_web.place(places[first])}')
+            assert example.answer.startswith(f'{first} {text_places.write_point(places[first])}')
         else:
             name = example.prompt.removesuffix('? A:').split('the ')[-1]
             expected = (
-                small_web.place(places[name])
+                text_places.write_point(places[name])
                 if kind == 'frame_where'
-                else small_web.offset(gripper, places[name])
+                else text_places.write_offset(gripper, places[name])
             )
             assert example.answer == expected
 
@@ -63,10 +62,12 @@ def test_plans_say_where_the_named_things_are(steps):
             zip(step['observation/object_names'].split('\n'), step['observation/object_pixels'])
         )
         for name, uv in places.items():
-            told = f'{name} {small_web.place(uv)}' in example.answer
+            told = f'{name} {text_places.write_point(uv)}' in example.answer
             assert told == (f' {name} ' in f' {step["instruction"]} ')
         gripper = [*step['observation/gripper_pixel'], step['observation/gripper_xyz'][2]]
-        assert f'gripper {small_web.place(np.clip(gripper, 0, 1))}. Action' in example.answer
+        assert (
+            f'gripper {text_places.write_point(np.clip(gripper, 0, 1))}. Action' in example.answer
+        )
 
 
 def test_a_name_inside_another_is_not_meant():

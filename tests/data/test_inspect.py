@@ -10,6 +10,7 @@ import open_x
 import pytest
 
 from rt2_jax.data import errors, inspect
+from rt2_jax.errors import MissingPackage
 
 PICTURES = ('actions.png', 'frames.png', 'lengths.png')
 
@@ -75,3 +76,10 @@ def test_no_card_of_that_name(whole_dataset, tmp_path):
     assert done.returncode == 1 and "no embodiment card called 'fractal'" in done.stderr
     with pytest.raises(errors.DataSetError, match='no such directory'):
         inspect.inspect(tmp_path / 'nothing', tmp_path)
+
+
+def test_a_missing_package_is_named_before_anything_is_read(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'matplotlib.figure', None)
+    with pytest.raises(MissingPackage, match=r"pip install 'rt2_jax\[look\]'"):
+        inspect.inspect(tmp_path / 'nothing', tmp_path / 'report')
+    assert not (tmp_path / 'report').exists()

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from rt2_jax.data.robot import prediction_tasks, rlds
-from rt2_jax.data.web import small_web
-from rt2_jax.text import prompts
+from rt2_jax.text import places, prompts
 
 XYZ = 'observation/gripper_xyz'
 
@@ -71,7 +70,7 @@ def test_arm_position_on_the_webs_grid(steps, caplog):
         truth = (xyz - low) / np.subtract(high, low)
         outside += (truth < 0).any()
         told = np.array([int(x) for x in example.answer.split()]) / 1000
-        assert np.abs(told - np.clip(truth, 0, 1)).max() <= small_web.PLACE_GRID / 2000 + 1e-6
+        assert np.abs(told - np.clip(truth, 0, 1)).max() <= places.GRID / 2000 + 1e-6
     assert f'{outside} of {len(steps)} steps lies outside' in caplog.text
     own = make(steps, 'arm_position', arm='observation/gripper_pixel')
     assert own.arm_low == (0.0, 0.0) and own.arm_high == pytest.approx((0.7, 0.29))

@@ -13,10 +13,13 @@ import object_server
 import pytest
 
 from rt2_jax import paths
-from rt2_jax.data import cards, errors, files, remote, tfrecord
+from rt2_jax.data import cards, errors, files, remote
+from rt2_jax.data.index import index_build
 from rt2_jax.data.mixture import Schedule
 from rt2_jax.data.pipeline import make_iterator
-from rt2_jax.data.robot import rlds, rlds_index, rlds_writer
+from rt2_jax.data.readers import tfrecord
+from rt2_jax.data.readers.rlds_episodes import Rlds
+from rt2_jax.data.robot import rlds, rlds_writer
 from rt2_jax.text.tokenizer import Tokenizer
 
 pytest.importorskip('obstore', reason="remote data need pip install 'rt2_jax[remote]'")
@@ -300,7 +303,7 @@ def test_the_pipeline_over_a_failing_store(server, address, whole_dataset, threa
 
 def test_an_index_built_by_processes_is_the_same(server, address, whole_dataset, tmp_path):
     card = cards.find('tabletop')
-    rlds_index.build(address, card, location=tmp_path / 'index', processes=2)
+    index_build.build(Rlds(address, card), location=tmp_path / 'index', processes=2)
     local = rlds.open_source(whole_dataset, 'tabletop')
     source = rlds.open_source(address, 'tabletop', location=tmp_path / 'index')
     assert source.fingerprint == local.fingerprint

@@ -13,8 +13,11 @@ from etils import epath
 import numpy as np
 import pytest
 
-from rt2_jax.data import cards, errors, history, images, robot_card, tfds_directory, tfrecord
-from rt2_jax.data.robot import rlds, rlds_index, rlds_writer
+from rt2_jax.data import cards, errors, history, images, robot_card
+from rt2_jax.data.index import index_build
+from rt2_jax.data.readers import tfds_directory, tfrecord
+from rt2_jax.data.readers.rlds_episodes import Rlds
+from rt2_jax.data.robot import rlds, rlds_writer
 from rt2_jax.envs.tabletop import schema
 from rt2_jax.text import prompts
 
@@ -120,8 +123,12 @@ def test_whole_record_and_pickling(whole_dataset):
 
 
 def test_parallel_indexing_gives_the_same_index(whole_dataset, tmp_path):
-    one = rlds_index.build(whole_dataset, cards.TABLETOP, location=tmp_path / '1', processes=1)
-    two = rlds_index.build(whole_dataset, cards.TABLETOP, location=tmp_path / '2', processes=2)
+    one = index_build.build(
+        Rlds(whole_dataset, cards.TABLETOP), location=tmp_path / '1', processes=1
+    )
+    two = index_build.build(
+        Rlds(whole_dataset, cards.TABLETOP), location=tmp_path / '2', processes=2
+    )
     names = sorted(p.name for p in one.glob('*'))
     assert names == sorted(p.name for p in two.glob('*'))
     assert all((one / n).read_bytes() == (two / n).read_bytes() for n in names)
@@ -135,7 +142,7 @@ def test_flipped_byte_is_found_and_named(dataset):
         tfrecord.CorruptRecord, match=f'00000-of-00003, record at byte {second.offset}'
     ):
         rlds.open_source(dataset, 'tabletop')
-    assert not rlds_index.place(dataset, cards.TABLETOP).exists()
+    assert not index_build.place(Rlds(dataset, cards.TABLETOP)).exists()
 
 
 def test_skipping_is_counted_and_remembered(dataset, caplog):
@@ -209,7 +216,7 @@ def test_each_card_has_an_index_of_its_own(dataset):
     other = dataclasses.replace(cards.TABLETOP, columns=())
     assert len(rlds.open_source(dataset, other)) == len(STEPS)
     with pytest.raises(errors.IndexMismatch, match='card_fingerprint'):
-        location = rlds_index.place(dataset, cards.TABLETOP)
+        location = index_build.place(Rlds(dataset, cards.TABLETOP))
         rlds.open_source(dataset, other, location=location)
 
 
@@ -300,7 +307,7 @@ def test_writer_refuses_what_the_schema_lacks():
 
 def test_index_json_names_its_files(whole_dataset):
     rlds.open_source(whole_dataset, 'tabletop')
-    place = rlds_index.place(whole_dataset, cards.TABLETOP)
+    place = index_build.place(Rlds(whole_dataset, cards.TABLETOP))
     about = json.loads((place / 'index.json').read_text())
     assert about['episodes'] == 30 and about['steps'] == len(STEPS) and not about['skipped']
     assert [f['name'] for f in about['files']] == [

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from rt2_jax.data import cards, errors, inspect, robot_card, tfrecord
+from rt2_jax.data import cards, errors, inspect, robot_card
+from rt2_jax.data.readers import tfrecord
 from rt2_jax.data.robot import frame_questions, plans, prediction_tasks, rlds, rlds_writer
 
 f = tfds.features
@@ -198,7 +199,7 @@ def test_no_readable_steps_says_why(tmp_path):
     options = [f'--output={tmp_path / "report"}', f'--card={card_file(tmp_path)}']
     done = subprocess.run([*command, *options], capture_output=True, text=True)
     assert done.returncode == 1 and 'Traceback' not in done.stderr
-    assert 'no readable steps; 1 records are unreadable, the first: mine-train' in done.stderr
+    assert 'no readable steps: 1 records are unreadable, the first: mine-train' in done.stderr
     assert "step 0: 'dx' of the action is nan" in done.stderr
 
 

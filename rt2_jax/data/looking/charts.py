@@ -1,120 +1,88 @@
-"""Charts and contact sheets as plain pixels, drawn by OpenCV: uint8 [H, W, 3], RGB."""
+"""Histograms, drawn by matplotlib (the extra `look`)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 import dataclasses
+import io
+from typing import TYPE_CHECKING
 
-import cv2
+from etils import epath
 import numpy as np
 
 from rt2_jax import paths
-from rt2_jax.data.looking import lettering
+from rt2_jax.errors import MissingPackage
 
-GREY, BLUE, PAPER = (130, 130, 130), (60, 110, 180), (255, 255, 255)
-_SMALL, _PLAIN, _TITLE = 13, 15, 19  # sizes of letters, pixels
-_MARGIN = 24
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+BLUE, GREY = '#3c6eb4', '#828282'
+_LEAST = 0.03  # height of a bar that is not empty, as a share of the tallest's
 
 
 @dataclasses.dataclass(frozen=True)
 class Bars:
-    """A histogram.
-
-    Attributes:
-      title: above it.
-      counts: of each bin.
-      left, right: what the ends of the axis are called.
-    """
+    """A histogram: its title, the counts of its bins [bins], their lower and upper end, the ends' unit."""
 
     title: str
     counts: Sequence[int]
-    left: str
-    right: str
+    low: float
+    high: float
+    unit: str = ''
+
+    def draw(self, axis: Axes, roots: bool) -> None:
+        """Draws it; see `histograms`."""
+        counts = np.asarray(self.counts, np.float64)
+        top = max(counts.max(), 1.0)
+        least = top * (_LEAST**2 if roots else _LEAST)
+        heights = np.where(counts > 0, np.maximum(counts, least), 0)
+        edges = np.linspace(self.low, self.high, len(counts) + 1)
+        axis.stairs(heights, edges, fill=True, color=BLUE)
+        if roots:
+            axis.set_yscale('function', functions=(np.sqrt, np.square))
+        axis.set(xlim=(self.low, self.high), ylim=(0, top), yticks=[0, top])
+        left, right = (f'{end:.3g} {self.unit}' for end in (self.low, self.high))
+        axis.set_xticks([self.low], [left], ha='left')
+        axis.set_xticks([self.high], [right], ha='right', minor=True)
+        axis.set_title(self.title, loc='left', fontsize=10)
+        axis.tick_params(which='both', length=3, labelsize=8, labelcolor=GREY, color=GREY)
+        axis.spines[['top', 'right', 'left']].set_visible(False)
+        axis.spines['bottom'].set_color(GREY)
 
 
-@dataclasses.dataclass(frozen=True)
-class Strip:
-    """Pictures side by side.
+def require() -> type[Figure]:
+    """The class of figures; raises MissingPackage without matplotlib."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise MissingPackage('a chart', 'matplotlib', 'look') from error
+    return Figure
 
-    Attributes:
-      caption: above them.
-      pictures: uint8 [H, W, 3] each, of any size.
-      notes: under each.
+
+def histograms(title: str, rows: Sequence[Sequence[Bars]], *, roots: bool = False) -> Figure:
+    """Draws histograms in rows and columns, the same number in each row.
+
+    Args:
+        title: above them all.
+        rows: from top to bottom.
+        roots: whether heights are square roots of counts, for counts that differ widely.
+
+    Raises:
+        MissingPackage: matplotlib is not installed.
     """
-
-    caption: str
-    pictures: Sequence[np.ndarray]
-    notes: Sequence[str]
-
-
-def blank(height: int, width: int) -> np.ndarray:
-    return np.full([height, width, 3], PAPER, np.uint8)
-
-
-def histograms(title: str, rows: Sequence[Sequence[Bars]], width=560, height=70) -> np.ndarray:
-    """Histograms in rows and columns. A bar's height is the square root of its share."""
-    columns = max(len(row) for row in rows)
-    pitch = height + 58
-    canvas = blank(56 + pitch * len(rows) + _MARGIN, columns * (width + _MARGIN) + _MARGIN)
-    lettering.write(canvas, title, _MARGIN, 34, size=_TITLE)
-    for r, row in enumerate(rows):
-        for c, bars in enumerate(row):
-            _draw_bars(canvas, bars, _MARGIN + c * (width + _MARGIN), 56 + r * pitch, width, height)
-    return canvas
+    height = 0.6 + (1.5 if len(rows) > 1 else 2.6) * len(rows)
+    figure = require()(figsize=(6.2 * len(rows[0]), height))
+    figure.set_layout_engine('constrained', w_pad=0.12, h_pad=0.1)
+    figure.suptitle(title, x=0.01, ha='left', fontsize=13)
+    axes = figure.subplots(len(rows), len(rows[0]), squeeze=False)
+    for axis, bars in zip(axes.flat, (bars for row in rows for bars in row), strict=True):
+        bars.draw(axis, roots)
+    return figure
 
 
-def _draw_bars(canvas, bars: Bars, x: int, y: int, width: int, height: int) -> None:
-    title = lettering.fitted(bars.title, width, size=_PLAIN)
-    lettering.write(canvas, title, x, y + 16, size=_PLAIN)
-    base = y + 26 + height
-    counts = np.asarray(bars.counts, np.float64)
-    tallest = np.sqrt(counts / max(counts.max(), 1)) * height
-    edges = np.linspace(x, x + width, len(counts) + 1).round().astype(int)
-    gap = 1 if edges[1] - edges[0] > 3 else 0
-    for left, right, size in zip(edges[:-1], edges[1:] - gap, tallest, strict=True):
-        # A bin that holds anything at all is seen.
-        top = base - max(int(round(size)), 2 if size else 0)
-        canvas[top:base, left:right] = BLUE
-    canvas[base : base + 1, x : x + width] = GREY
-    end = x + width - lettering.width(bars.right, size=_SMALL)
-    for words, left in ((bars.left, x), (bars.right, end)):
-        lettering.write(canvas, words, left, base + 16, size=_SMALL, colour=GREY)
-
-
-def contact_sheet(title: str, strips: Sequence[Strip], width=224) -> np.ndarray:
-    """Strips of pictures, each scaled to `width` pixels."""
-    columns = max(len(strip.pictures) for strip in strips)
-    full = columns * (width + 8) + 2 * _MARGIN - 8
-    blocks = [_titled(title, full)] + [_draw_strip(strip, full, width) for strip in strips]
-    return np.concatenate(blocks + [blank(_MARGIN // 2, full)])
-
-
-def _titled(title: str, width: int) -> np.ndarray:
-    canvas = blank(52, width)
-    words = lettering.fitted(title, width - 2 * _MARGIN, size=_TITLE)
-    lettering.write(canvas, words, _MARGIN, 34, size=_TITLE)
-    return canvas
-
-
-def _draw_strip(strip: Strip, full: int, width: int) -> np.ndarray:
-    scaled = []
-    for picture in strip.pictures:
-        height = round(picture.shape[0] * width / picture.shape[1])
-        method = cv2.INTER_AREA if picture.shape[1] > width else cv2.INTER_NEAREST
-        scaled.append(cv2.resize(picture, (width, height), interpolation=method))
-    tallest = max(len(picture) for picture in scaled)
-    canvas = blank(26 + tallest + 30, full)
-    caption = lettering.fitted(strip.caption, full - 2 * _MARGIN, size=_PLAIN)
-    lettering.write(canvas, caption, _MARGIN, 18, size=_PLAIN)
-    for i, (picture, note) in enumerate(zip(scaled, strip.notes, strict=True)):
-        x = _MARGIN + i * (width + 8)
-        canvas[26 : 26 + len(picture), x : x + width] = picture
-        words = lettering.fitted(note, width, size=_SMALL)
-        lettering.write(canvas, words, x, 26 + tallest + 14, size=_SMALL, colour=GREY)
-    return canvas
-
-
-def save(path, canvas: np.ndarray) -> None:
+def save(path: epath.PathLike, figure: Figure) -> None:
     """Writes a PNG."""
-    encoded = cv2.imencode('.png', np.ascontiguousarray(canvas[..., ::-1]))[1]
-    paths.write(path, encoded.tobytes())
+    encoded = io.BytesIO()
+    figure.savefig(encoded, format='png', dpi=100)
+    paths.write(path, encoded.getvalue())

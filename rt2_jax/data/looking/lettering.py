@@ -1,4 +1,4 @@
-"""Words on pictures, drawn by OpenCV, whose version 5 has letters of many languages and 4 ASCII's."""
+"""Text on pictures, by OpenCV: version 5 has letters of many languages, version 4 those of ASCII."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ _HERSHEY_SIZE = 32  # pixels, at a scale of 1
 
 
 def write(
-    canvas: np.ndarray,
-    words: str,
+    picture: np.ndarray,
+    text: str,
     left: int,
     baseline: int,
     *,
@@ -29,38 +29,38 @@ def write(
     weight: int = PLAIN,
 ) -> None:
     """Writes a line on a picture uint8 [H, W, 3]; its baseline's left end is at (left, baseline)."""
-    place = left, baseline
+    start = left, baseline
     if face := _face():
-        cv2.putText(canvas, words, place, colour, face, size, weight=weight)
+        cv2.putText(picture, text, start, colour, face, size, weight=weight)
     else:
         scale = size / _HERSHEY_SIZE
-        cv2.putText(canvas, _ascii(words), place, _HERSHEY, scale, colour, 1, cv2.LINE_AA)
+        cv2.putText(picture, _ascii(text), start, _HERSHEY, scale, colour, 1, cv2.LINE_AA)
 
 
-def width(words: str, *, size: int = SIZE, weight: int = PLAIN) -> int:
-    """Of a line, in pixels."""
+def width(text: str, *, size: int = SIZE, weight: int = PLAIN) -> int:
+    """The width of a line, in pixels."""
     if face := _face():
-        return cv2.getTextSize((1, 1), words, (0, 0), face, size, weight=weight)[2]
-    return cv2.getTextSize(_ascii(words), _HERSHEY, size / _HERSHEY_SIZE, 1)[0][0]
+        return cv2.getTextSize((1, 1), text, (0, 0), face, size, weight=weight)[2]
+    return cv2.getTextSize(_ascii(text), _HERSHEY, size / _HERSHEY_SIZE, 1)[0][0]
 
 
-def fitted(words: str, most: int, *, size: int = SIZE) -> str:
-    """`words`, cut off with dots where they are wider than `most` pixels."""
-    if width(words, size=size) <= most:
-        return words
-    while words and width(words + '...', size=size) > most:
-        words = words[:-1]
-    return words + '...'
+def fitted(text: str, most: int, *, size: int = SIZE) -> str:
+    """The text, cut off with dots if it is wider than `most` pixels."""
+    if width(text, size=size) <= most:
+        return text
+    while text and width(text + '...', size=size) > most:
+        text = text[:-1]
+    return text + '...'
 
 
-def wrapped(words: str, most: int, *, size: int = SIZE, weight: int = PLAIN) -> list[str]:
+def wrapped(text: str, most: int, *, size: int = SIZE, weight: int = PLAIN) -> list[str]:
     """Lines of at most `most` pixels, broken between words, or within one that is longer."""
     lines = ['']
 
     def fits(line: str) -> bool:
         return width(line, size=size, weight=weight) <= most
 
-    for word in words.split():
+    for word in text.split():
         longer = f'{lines[-1]} {word}'.strip()
         if fits(longer):
             lines[-1] = longer
@@ -74,9 +74,9 @@ def wrapped(words: str, most: int, *, size: int = SIZE, weight: int = PLAIN) -> 
     return lines
 
 
-def _ascii(words: str) -> str:
-    """Accents go, letters stay, and a question mark is shown for any other."""
-    letters = [x for x in unicodedata.normalize('NFKD', words) if not unicodedata.combining(x)]
+def _ascii(text: str) -> str:
+    """Letters without their accents; a question mark in place of any other than ASCII's."""
+    letters = [x for x in unicodedata.normalize('NFKD', text) if not unicodedata.combining(x)]
     return ''.join(letters).encode('ascii', 'replace').decode()
 
 

@@ -2,7 +2,7 @@
 
 A policy has to know where things are in the robot's frames, not only in pictures of the web. Each
 step of an episode whose set says where the gripper and the visible things are makes a question in
-the web's own words, answered by places as `rt2_jax.data.web.small_web` writes them.
+the web's own words, answered by places as `rt2_jax.text.places` writes them.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,9 +14,8 @@ import numpy as np
 from rt2_jax.data.example import Example
 from rt2_jax.data.robot.derived import Derived
 from rt2_jax.data.robot.rlds import Step, StepSource
-from rt2_jax.data.web import small_web
 from rt2_jax.nearest import check
-from rt2_jax.text import prompts
+from rt2_jax.text import places, prompts
 
 # Relative frequencies. `way_gripper` is what an approach has to know.
 KINDS = {'frame_where': 0.35, 'frame_way_gripper': 0.2, 'frame_gripper': 0.35, 'frame_list': 0.1}
@@ -85,10 +84,10 @@ def _ask(kind: str, things: list, gripper: np.ndarray, rng) -> tuple[str, str]:
     if not things:
         kind = 'frame_gripper'
     if kind == 'frame_gripper':
-        return 'where is the gripper', small_web.place(np.clip(gripper, 0, 1))
+        return 'where is the gripper', places.write_point(np.clip(gripper, 0, 1))
     name, where = things[int(rng.integers(len(things)))]
     if kind == 'frame_where':
-        return f'where is the {name}', small_web.place(where)
+        return f'where is the {name}', places.write_point(where)
     if kind == 'frame_way_gripper':
-        return f'which way from the gripper to the {name}', small_web.offset(gripper, where)
-    return 'list all', ', '.join(f'{name} {small_web.place(uv)}' for name, uv in things[:3])
+        return f'which way from the gripper to the {name}', places.write_offset(gripper, where)
+    return 'list all', ', '.join(f'{name} {places.write_point(uv)}' for name, uv in things[:3])

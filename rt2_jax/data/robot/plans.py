@@ -19,9 +19,8 @@ from rt2_jax.data.example import Example
 from rt2_jax.data.robot import step_columns
 from rt2_jax.data.robot.derived import Derived
 from rt2_jax.data.robot.rlds import Step, StepSource
-from rt2_jax.data.web import small_web
 from rt2_jax.nearest import check
-from rt2_jax.text import prompts
+from rt2_jax.text import places, prompts
 
 MISSING = ('raise', 'act')
 
@@ -181,17 +180,17 @@ def grounded(step: Mapping) -> str:
     """
     instruction = f' {step["instruction"]} '
     names = step['observation/object_names'].split('\n')
-    places = dict(zip(names, step['observation/object_pixels']))
+    pixels = dict(zip(names, step['observation/object_pixels']))
     named = sorted(
         (name for name in names if f' {name} ' in instruction),
         key=lambda name: instruction.index(f' {name} '),
     )
     height = step['observation/gripper_xyz'][2:]
-    spots = [(name, places[name]) for name in named] + [
+    spots = [(name, pixels[name]) for name in named] + [
         ('gripper', np.concatenate([step['observation/gripper_pixel'], height]))
     ]
     return ' '.join(
-        f'{name} {small_web.place(np.clip(uv, 0, 1))}' if np.isfinite(uv).all() else name
+        f'{name} {places.write_point(np.clip(uv, 0, 1))}' if np.isfinite(uv).all() else name
         for name, uv in spots
     )
 

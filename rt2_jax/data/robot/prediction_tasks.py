@@ -9,7 +9,7 @@ No wording, weights or spacing of theirs is known. Chosen here, with hindsight l
 each episode ends when what its instruction says is done (arXiv 2210.06407):
 
     instruction    frames spread from the first half of the episode to its last tenth
-    arm position   the step's own frames; places on the web's grid (`small_web.place`) over given ranges
+    arm position   the step's own frames; places on the grid of `text/places` over given ranges
     time steps     frames spread between the step and another one of its episode, 0 apart included
     success        'yes' in the last tenth of a successful episode; 'no' in the first half, with
                    another episode's instruction, and anywhere in a failed one. What lies between the
@@ -29,9 +29,8 @@ from rt2_jax.data.example import Example
 from rt2_jax.data.robot import step_columns
 from rt2_jax.data.robot.derived import Derived
 from rt2_jax.data.robot.rlds import StepSource
-from rt2_jax.data.web import small_web
 from rt2_jax.nearest import check
-from rt2_jax.text import prompts
+from rt2_jax.text import places, prompts
 
 SUCCESS = ('flag', 'always')
 EARLY, FINAL = 0.5, 0.1  # shares of an episode's steps, from its start and up to its end
@@ -140,7 +139,7 @@ def _arm_position(tasks: PredictionTasks, i: int, rng) -> tuple[np.ndarray, str,
     del rng
     low, high = np.array(tasks.arm_low), np.array(tasks.arm_high)
     at = (np.ravel(tasks.steps.raw(i)[tasks.arm]) - low) / (high - low)
-    return tasks.steps.frames(i), prompts.ARM_POSITION, small_web.place(np.clip(at, 0, 1))
+    return tasks.steps.frames(i), prompts.ARM_POSITION, places.write_point(np.clip(at, 0, 1))
 
 
 def _time_steps(tasks: PredictionTasks, i: int, rng) -> tuple[np.ndarray, str, str]:

@@ -16,24 +16,17 @@ import hashlib
 import json
 from typing import Any
 
-from absl import logging
 from etils import epath
 import numpy as np
 
-from rt2_jax.data import (
-    cards,
-    history,
-    index_files,
-    index_places,
-    robot_card,
-    tf_example,
-    tfds_directory,
-    tfrecord,
-)
+from rt2_jax.data import cards, history, robot_card
 from rt2_jax.data.errors import DataSetError
 from rt2_jax.data.example import Example
-from rt2_jax.data.robot import action_statistics, rlds_index, selection, step_pictures
-from rt2_jax.data.robot.index import Index
+from rt2_jax.data.index import opened_index
+from rt2_jax.data.index.episode_index import EpisodeIndex
+from rt2_jax.data.readers import tf_example, tfds_directory, tfrecord
+from rt2_jax.data.readers.rlds_episodes import Rlds
+from rt2_jax.data.robot import action_statistics, selection, step_pictures
 from rt2_jax.data.robot.paraphrases import Paraphrases
 from rt2_jax.data.stand_ins import StandIns
 from rt2_jax.text import prompts
@@ -83,7 +76,7 @@ class StepSource:
 
     def __init__(
         self,
-        index: Index,
+        index: EpisodeIndex,
         *,
         name: str = '',
         episodes: int | None = None,
@@ -337,7 +330,7 @@ def open_index(
     location: epath.PathLike | None = None,
     indexes: epath.PathLike | None = None,
     on_corrupt: str = 'raise',
-) -> Index:
+) -> EpisodeIndex:
     """The index of a data set, built first if there is none.
 
     Args:
@@ -357,26 +350,10 @@ def open_index(
     """
     card = cards.find(card) if isinstance(card, str) else card
     directory = tfds_directory.version_folder(directory)
-    place = rlds_index.place(directory, card, split, location, indexes)
-    settings = {'split': split, 'location': place, 'together': index_places.are_several(indexes)}
-    build = functools.partial(rlds_index.build, directory, card, on_corrupt=on_corrupt, **settings)
-    index_files.ensure(place, directory, build, together=settings['together'])
-    index = Index(directory, card, **settings)
-    if skipped := index.about['skipped']:
-        file, offset, reason = skipped[0]
-        if on_corrupt == 'raise':
-            raise tfrecord.CorruptRecord(
-                index.directory / file,
-                offset,
-                f'{reason}. It is the first of {len(skipped)} unreadable records that the index at '
-                f"{place} leaves out; repair the data and delete the index, or set on_corrupt='skip'.",
-            )
-        logging.warning(
-            '%s: %d unreadable records are left out, the first: %s, byte %d: %s',
-            directory,
-            len(skipped),
-            file,
-            offset,
-            reason,
-        )
-    return index
+    return opened_index.open_index(
+        EpisodeIndex,
+        Rlds(directory, card, split),
+        location=location,
+        indexes=indexes,
+        on_corrupt=on_corrupt,
+    )

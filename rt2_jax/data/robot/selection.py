@@ -6,15 +6,15 @@ from absl import logging
 import numpy as np
 
 from rt2_jax.data.errors import DataSetError
+from rt2_jax.data.index.episode_index import EpisodeIndex
 from rt2_jax.data.robot import splits
-from rt2_jax.data.robot.index import Index
 from rt2_jax.nearest import check
 
 MISSING_INSTRUCTIONS = ('drop', 'raise')
 
 
 def choose(
-    index: Index,
+    index: EpisodeIndex,
     *,
     episodes: int | None = None,
     success_only: bool = False,
@@ -58,7 +58,7 @@ def choose(
     return chosen, unlabelled
 
 
-def _labelled(index: Index, missing_instructions: str) -> tuple[np.ndarray, int]:
+def _labelled(index: EpisodeIndex, missing_instructions: str) -> tuple[np.ndarray, int]:
     """Episodes that have steps, all of them with an instruction; and how many had not."""
     unlabelled = np.asarray(index.arrays['episode_unlabelled']) > 0
     count = int(unlabelled.sum())
@@ -79,7 +79,7 @@ def _labelled(index: Index, missing_instructions: str) -> tuple[np.ndarray, int]
     return np.flatnonzero((lengths > 0) & ~unlabelled), count
 
 
-def _seen(index: Index, chosen: np.ndarray, camera: int, on_corrupt: str) -> np.ndarray:
+def _seen(index: EpisodeIndex, chosen: np.ndarray, camera: int, on_corrupt: str) -> np.ndarray:
     """Those of the chosen episodes whose steps all have a picture of the camera."""
     if not index.without_picture(camera):
         return chosen
@@ -106,7 +106,7 @@ def _seen(index: Index, chosen: np.ndarray, camera: int, on_corrupt: str) -> np.
     return np.setdiff1d(chosen, blind)
 
 
-def _success(index: Index) -> np.ndarray:
+def _success(index: EpisodeIndex) -> np.ndarray:
     success = np.asarray(index.arrays['episode_success'])
     if (success < 0).any():
         raise DataSetError(

@@ -13,13 +13,14 @@ from typing import Any
 from absl import logging
 import numpy as np
 
-from rt2_jax.data import holdouts, tfrecord
+from rt2_jax.data import holdouts
 from rt2_jax.data.holdouts import LISTED, PARTS, Leakage
-from rt2_jax.data.robot.index import Index
+from rt2_jax.data.index.episode_index import EpisodeIndex
+from rt2_jax.data.readers import tfrecord
 from rt2_jax.nearest import check
 
 
-def identities(index: Index) -> np.ndarray:
+def identities(index: EpisodeIndex) -> np.ndarray:
     """What each episode of a data set is known by: uint64 [episodes]."""
     first = index.arrays['episode_first']
     lengths = np.diff(first)
@@ -31,7 +32,7 @@ def identities(index: Index) -> np.ndarray:
     return holdouts.mixed(total[first[1:]] - total[first[:-1]] + lengths.astype(np.uint64))
 
 
-def held_out(index: Index, holdout: float) -> np.ndarray:
+def held_out(index: EpisodeIndex, holdout: float) -> np.ndarray:
     """Which episodes of a set are held out, bool [episodes].
 
     Args:
@@ -49,7 +50,7 @@ def held_out(index: Index, holdout: float) -> np.ndarray:
     return order < limit
 
 
-def part_of(index: Index, holdout: float, part: str) -> np.ndarray:
+def part_of(index: EpisodeIndex, holdout: float, part: str) -> np.ndarray:
     """The numbers of a set's episodes for training or for validation, int64 [N]."""
     check('part', part, PARTS)
     if not holdout:
@@ -90,7 +91,7 @@ def _episodes(sources: Mapping[str, Any]) -> dict[str, Any]:
     seen = set()
     for name, source in sources.items():
         steps = getattr(source, 'steps', source)  # what asks about steps holds them
-        if not isinstance(getattr(steps, 'index', None), Index) or id(steps) in seen:
+        if not isinstance(getattr(steps, 'index', None), EpisodeIndex) or id(steps) in seen:
             continue
         seen.add(id(steps))
         names += [name] * len(steps.episodes)
@@ -107,7 +108,7 @@ def _episodes(sources: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _beginnings(index: Index) -> np.ndarray:
+def _beginnings(index: EpisodeIndex) -> np.ndarray:
     """One number for the first picture and instruction of each episode: uint64 [episodes]."""
     # An empty episode at the end of a set has no first step.
     first = np.minimum(index.arrays['episode_first'][:-1], index.steps - 1)

@@ -8,7 +8,7 @@ from typing import TypeAlias
 import numpy as np
 
 from rt2_jax.data import images, picture_files
-from rt2_jax.data.robot.index import Index
+from rt2_jax.data.index.episode_index import EpisodeIndex
 
 # Of an example's frames: the file's number, and the offset, length and checksum of each.
 Place: TypeAlias = tuple[int, list[int], list[int], list[int]]
@@ -22,7 +22,7 @@ class Pictures:
       camera: which of the card's images.
     """
 
-    def __init__(self, index: Index, camera: int):
+    def __init__(self, index: EpisodeIndex, camera: int):
         self._index, self._camera = index, camera
         self._files = picture_files.PictureFiles(index.files, index.stamps)
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from rt2_jax.data import holdouts
 from rt2_jax.data.errors import DataSetError
-from rt2_jax.data.web.table import WebTable
+from rt2_jax.data.index.web_table import WebTable
 
 ROWS = 1 << 18
 

@@ -22,11 +22,11 @@ from etils import epath
 import numpy as np
 
 from rt2_jax import records
-from rt2_jax.data import index_places
 from rt2_jax.data.errors import IndexMismatch
 from rt2_jax.data.holdouts import PARTS
+from rt2_jax.data.index import index_places
+from rt2_jax.data.index.web_table import WebTable
 from rt2_jax.data.web.filters import Filters, check_left
-from rt2_jax.data.web.table import WebTable
 from rt2_jax.nearest import check
 
 # The order in which an epoch is shuffled is one of so many places at most.

@@ -3,24 +3,19 @@
 It stands for the web sets of the RT-2 paper (WebLI and VQA sets, arXiv 2307.15818 appendix B): real
 human-drawn pictures with their real names, in scenes and questions by template. Item `i` is a pure
 function of (seed, i): random access, no files, no state.
-
-Places are two integers, u to the right and v down, in thousandths of the frame's side, written on a
-grid of `PLACE_GRID` so that a small vocabulary of integers carries them.
 """
 
 from collections.abc import Callable, Mapping
 import dataclasses
 import functools
-import re
 
 import numpy as np
 
 from rt2_jax.data.example import Example
 from rt2_jax.data.web import compose, pictures, variety
 from rt2_jax.nearest import check
-from rt2_jax.text import prompts
+from rt2_jax.text import places, prompts
 
-PLACE_GRID = 20
 MAP_SIDE = 6  # cells a side of a 'map'
 NUMBER_WORDS = ('zero', 'one', 'two', 'three', 'four', 'five')
 NOTHING = '0'  # what a 'map' says of an empty cell
@@ -59,21 +54,6 @@ _MAPS = ('map', 'map_any')
 _MAP_CATEGORY = 0.2  # share of 'map_any' that says categories; the rest are languages alike
 
 
-def place(point) -> str:
-    """Writes a point (u, v) in [0, 1] as two integers: the centre of its cell of the grid."""
-    return ' '.join(str(_grid(1000 * x)) for x in point)
-
-
-def offset(start, end) -> str:
-    """Writes the way from one point to another as two integers; 500 500 is no way at all."""
-    return ' '.join(str(_grid(500 + 500 * (b - a))) for a, b in zip(start, end))
-
-
-def _grid(thousandths: float) -> int:
-    cell = min(max(int(thousandths // PLACE_GRID), 0), 1000 // PLACE_GRID - 1)
-    return cell * PLACE_GRID + PLACE_GRID // 2
-
-
 @dataclasses.dataclass(frozen=True)
 class SmallWeb:
     """Questions about composed pictures, by index.
@@ -83,13 +63,13 @@ class SmallWeb:
     ('Q: where is the frog? A:', '430 610')
 
     Attributes:
-      seed: another seed is another web.
-      size: height and width of a frame in pixels.
-      length: the number of items; indices from 0 to length - 1 are valid.
-      kinds: question kind -> relative frequency (`KINDS` is the default).
-      rotation: the largest rotation of a picture, in radians.
-      people: whether persons are among the pictures, too.
-      varied: whether surfaces, light, clutter, perspective and ways of drawing vary (variety.py).
+        seed: another seed is another web.
+        size: height and width of a frame in pixels.
+        length: the number of items; indices from 0 to length - 1 are valid.
+        kinds: question kind -> relative frequency (`KINDS` is the default).
+        rotation: the largest rotation of a picture, in radians.
+        people: whether persons are among the pictures, too.
+        varied: whether surfaces, light, clutter, perspective and ways of drawing vary (variety.py).
     """
 
     seed: int = 0
@@ -259,24 +239,27 @@ def _ask(kind: str, scene: list[compose.Placed], rng, shown) -> tuple[str, str]:
         case 'category':
             return 'what kind of thing is in the image', picture.category
         case 'where' | 'where_lone':
-            return f'where is the {name}', place(one.centre)
+            return f'where is the {name}', places.write_point(one.centre)
         case 'where_language':
-            return f'where is the {picture.names[_choice(rng, languages or ["en"])]}', place(
-                one.centre
+            return (
+                f'where is the {picture.names[_choice(rng, languages or ["en"])]}',
+                places.write_point(one.centre),
             )
         case 'where_category':
-            return f'where is the {picture.category}', place(one.centre)
+            return f'where is the {picture.category}', places.write_point(one.centre)
         case 'where_sum':
-            return f'where is {_sum(picture.name, rng)}', place(one.centre)
+            return f'where is {_sum(picture.name, rng)}', places.write_point(one.centre)
         case 'what':
             jitter = rng.uniform(-0.25, 0.25, 2) * one.side
-            return f'what is at {place(np.asarray(one.centre) + jitter)}', name
+            return f'what is at {places.write_point(np.asarray(one.centre) + jitter)}', name
         case 'list':
             ordered = sorted(scene, key=lambda p: p.centre[0])
-            return 'list all', ', '.join(f'{p.picture.name} {place(p.centre)}' for p in ordered[:3])
+            return 'list all', ', '.join(
+                f'{p.picture.name} {places.write_point(p.centre)}' for p in ordered[:3]
+            )
         case 'way':
             other = _choice(rng, [p for p in scene if p is not one])
-            return f'which way from the {name} to the {other.picture.name}', offset(
+            return f'which way from the {name} to the {other.picture.name}', places.write_offset(
                 one.centre, other.centre
             )
         case 'map':
@@ -341,8 +324,8 @@ def score(example: Example, answer: str, tolerance: float = 0.1) -> bool:
     """
     if not example.kind.startswith('where') and example.kind != 'way':
         return answer.strip() == example.answer.strip()
-    if not re.fullmatch(r'\d+ \d+', answer.strip()):
+    truth, guess = places.read_point(example.answer), places.read_point(answer)
+    if truth is None or guess is None:
         return False
-    truth, guess = (np.array([int(x) for x in text.split()]) for text in (example.answer, answer))
-    unit = 500 if example.kind == 'way' else 1000
-    return float(np.hypot(*(truth - guess))) <= tolerance * unit
+    side = places.SIDE // 2 if example.kind == 'way' else places.SIDE
+    return float(np.hypot(*(truth - guess))) <= tolerance * side

@@ -10,19 +10,16 @@ The first use makes the index; later ones map it.
 from __future__ import annotations
 
 from collections.abc import Mapping
-import functools
 from typing import Any
 
-from absl import logging
 from etils import epath
 
-from rt2_jax.data import files as files_lib, index_files, index_places, tfrecord
-from rt2_jax.data.web import index as web_index
-from rt2_jax.data.web.jsonl import Jsonl
-from rt2_jax.data.web.records import Format
-from rt2_jax.data.web.table import WebTable
-from rt2_jax.data.web.tar import WebDataset
-from rt2_jax.data.web.tfds import Tfds
+from rt2_jax.data.index import opened_index
+from rt2_jax.data.index.web_table import WebTable
+from rt2_jax.data.readers.jsonl import Jsonl
+from rt2_jax.data.readers.tfds_web import Tfds
+from rt2_jax.data.readers.web_format import WebFormat
+from rt2_jax.data.readers.webdataset import WebDataset
 from rt2_jax.data.web.web_cards import WebCard, find
 from rt2_jax.data.web.web_set import WebSet
 from rt2_jax.nearest import check
@@ -42,7 +39,7 @@ def open_format(
     split: str = 'train',
     files: str = '',
     pictures: str = '',
-) -> Format:
+) -> WebFormat:
     """A web set, before it is indexed.
 
     Args:
@@ -76,7 +73,7 @@ def open_format(
 
 
 def open_table(
-    dataset: Format,
+    dataset: WebFormat,
     *,
     location: epath.PathLike | None = None,
     indexes: epath.PathLike | None = None,
@@ -96,22 +93,9 @@ def open_table(
       tfrecord.CorruptRecord: an unreadable record, or an index that leaves some out, with
         on_corrupt='raise'.
     """
-    place = web_index.place(dataset, location, indexes)
-    settings = {'location': place, 'together': index_places.are_several(indexes)}
-    build = functools.partial(web_index.build, dataset, on_corrupt=on_corrupt, **settings)
-    index_files.ensure(place, dataset.directory, build, together=settings['together'])
-    table = WebTable(dataset, **settings)
-    if count := table.about['skipped_count']:
-        file, offset, reason = table.about['skipped'][0]
-        if on_corrupt == 'raise':
-            raise tfrecord.CorruptRecord(
-                files_lib.path(dataset.directory) / file,
-                offset,
-                f'{reason}. It is the first of {count} unreadable records that the index at {place} '
-                "leaves out; repair the data and delete the index, or set on_corrupt='skip'.",
-            )
-        logging.warning('%s: %d unreadable records are left out', dataset.directory, count)
-    return table
+    return opened_index.open_index(
+        WebTable, dataset, location=location, indexes=indexes, on_corrupt=on_corrupt
+    )
 
 
 def open_source(kind: str, directory: epath.PathLike = '', **settings: Any) -> WebSet:

@@ -13,7 +13,7 @@ from absl import logging
 import numpy as np
 
 from rt2_jax.data.holdouts import LISTED, Leakage
-from rt2_jax.data.web.table import WebTable
+from rt2_jax.data.index.web_table import WebTable
 from rt2_jax.data.web.web_cards import TEXTS
 from rt2_jax.data.web.web_set import WebSet
 

@@ -7,9 +7,7 @@
 | ocr | ocr | the texts in the picture, in reading order |
 | detect | label | boxes and names of everything so called |
 
-A box is written as Pix2Seq orders it (arXiv 2109.10852, section 3.1): top, left, bottom, right, then
-the name, numbers in thousandths of the picture's sides, which are single tokens in the vocabularies
-used here (RT-2, arXiv 2307.15818, section 3.2); ' ; ' between objects as PaliGemma writes them.
+Boxes are written as rt2_jax/text/places.py says:
 
     detect cat ; dog  ->  104 22 560 481 cat ; 300 0 999 412 dog ; 12 700 80 810 cat
 """
@@ -17,19 +15,16 @@ used here (RT-2, arXiv 2307.15818, section 3.2); ' ; ' between objects as PaliGe
 from __future__ import annotations
 
 from collections.abc import Sequence
-import re
 
 import numpy as np
 
-from rt2_jax.data.web.table import WebTable
-from rt2_jax.text import prompts
+from rt2_jax.data.index.web_table import WebTable
+from rt2_jax.text import places, prompts
 
 # Task -> the fields that it needs.
 TASKS = {'caption': ('caption',), 'vqa': ('question', 'answer'), 'ocr': ('ocr',)}
 TASKS['detect'] = ('label',)
 WORDINGS = ('rt2', 'pali')
-PLACES = 1000  # of a side of the picture, 0 and this one included
-SEPARATOR = ' ; '
 
 
 def ask(
@@ -38,12 +33,12 @@ def ask(
     """Prompt and answer.
 
     Args:
-      task: a key of TASKS whose fields the record holds.
-      table: the opened index.
-      row: the record.
-      rng: draws what the record leaves open.
-      wording: how questions are worded, of WORDINGS.
-      most_boxes: objects that an answer of `detect` names at most.
+        task: a key of TASKS whose fields the record holds.
+        table: the opened index.
+        row: the record.
+        rng: draws what the record leaves open.
+        wording: how questions are worded, of WORDINGS.
+        most_boxes: objects that an answer of `detect` names at most.
     """
     language = table.language(row)
     if task == 'caption':
@@ -57,26 +52,6 @@ def ask(
     question = questions[which if len(questions) > 1 else 0]
     prompt = prompts.web(question) if wording == 'rt2' else prompts.answer(question, language)
     return prompt, answers[which]
-
-
-def box_text(box: Sequence[float], name: str) -> str:
-    """'104 22 560 481 cat' of top, left, bottom, right in [0, 1]."""
-    return ' '.join(str(round(PLACES * float(x))) for x in box) + f' {name}'
-
-
-def read_boxes(answer: str) -> list[tuple[np.ndarray, str]]:
-    """What an answer to `detect` says: boxes float32 [4] in [0, 1], and names.
-
-    Objects that aren't written as such, as a model may, are left out.
-    """
-    found = (
-        re.fullmatch(r'(\d+) (\d+) (\d+) (\d+) (.+)', x.strip()) for x in answer.split(SEPARATOR)
-    )
-    return [
-        (np.array(match.groups()[:4], np.float32) / PLACES, match[5])
-        for match in found
-        if match and max(int(x) for x in match.groups()[:4]) <= PLACES
-    ]
 
 
 def _one(texts: Sequence[str], rng: np.random.Generator) -> str:
@@ -100,5 +75,7 @@ def _detect(labels, boxes, rng, most_boxes: int) -> tuple[str, str]:
         chosen += [objects[k] for k in np.argsort(-area, kind='stable')[:most_boxes]]
         asked.append(name)
     order = rng.permutation(len(chosen))
-    answer = SEPARATOR.join(box_text(boxes[chosen[k]], labels[chosen[k]]) for k in order)
+    answer = places.SEPARATOR.join(
+        places.write_box(boxes[chosen[k]], labels[chosen[k]]) for k in order
+    )
     return prompts.detect(asked), answer

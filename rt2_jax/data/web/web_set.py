@@ -15,11 +15,11 @@ import numpy as np
 from rt2_jax.data import files, picture_files
 from rt2_jax.data.errors import DataSetError
 from rt2_jax.data.example import Example
+from rt2_jax.data.index.web_table import WebTable
 from rt2_jax.data.picture_files import PictureFiles
 from rt2_jax.data.stand_ins import StandIns
 from rt2_jax.data.web import tasks as web_tasks
 from rt2_jax.data.web.selection import Selection, Shares, language_shares, select
-from rt2_jax.data.web.table import WebTable
 from rt2_jax.nearest import check
 
 

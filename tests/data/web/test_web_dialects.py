@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import web_files
 
-from rt2_jax.data import images, tfrecord
+from rt2_jax.data import images
 from rt2_jax.data.errors import DataSetError
+from rt2_jax.data.readers import tfrecord
 from rt2_jax.data.web import sources as web_sources
 
 LLAVA = {

@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 import web_files
 
-from rt2_jax.data import errors, images, tfrecord
-from rt2_jax.data.web import index as web_index, jsonl as web_jsonl, sources as web_sources
+from rt2_jax.data import errors, images
+from rt2_jax.data.index import index_build
+from rt2_jax.data.readers import jsonl as jsonl_reader, tfrecord
+from rt2_jax.data.web import sources as web_sources
 
 ALL = {'caption': 1.0, 'vqa': 1.0, 'ocr': 1.0, 'detect': 1.0}
 
@@ -154,7 +156,7 @@ def test_a_compressed_tar_is_refused(tar):
 
 
 def count_units(dataset) -> int:
-    return len(dataset.units([stamp['size'] for stamp in web_index.stamps(dataset)]))
+    return len(dataset.units([stamp['size'] for stamp in index_build.stamps(dataset)]))
 
 
 def flip(path, position):
@@ -206,23 +208,23 @@ def test_a_picture_that_does_not_decode_is_named(tar):
 
 
 def test_indexing_goes_on_where_it_was(jsonl, monkeypatch, tmp_path):
-    monkeypatch.setattr(web_jsonl, 'UNIT_BYTES', 600)
+    monkeypatch.setattr(jsonl_reader, 'UNIT_BYTES', 600)
     dataset = web_sources.open_format('jsonl', jsonl, fields=web_files.JSONL_FIELDS)
     good = (jsonl / 'all.jsonl').read_bytes()
     units = count_units(dataset)
     picture = jsonl / web_files.record(9)['image']
     hidden = picture.rename(tmp_path / 'hidden')
     with pytest.raises(tfrecord.CorruptRecord, match='line 10'):
-        web_index.build(dataset, processes=1)
-    location = web_index.place(dataset)
+        index_build.build(dataset, processes=1)
+    location = index_build.place(dataset)
     assert not location.exists()
     hidden.rename(picture)
     done = []
-    web_index.build(dataset, processes=1, progress=lambda k, n: done.append((k, n)))
+    index_build.build(dataset, processes=1, progress=lambda k, n: done.append((k, n)))
     assert 0 < len(done) < units and done[-1] == (units, units)
     assert not location.with_name(f'{location.name}.building').exists()
     table = web_sources.open_table(dataset)
-    fresh = web_index.build(dataset, location=tmp_path / 'fresh')
+    fresh = index_build.build(dataset, location=tmp_path / 'fresh')
     about = json.loads((fresh / 'index.json').read_text())
     assert about == table.about and (jsonl / 'all.jsonl').read_bytes() == good
     for name in fresh.glob('*.npy'):
@@ -231,9 +233,9 @@ def test_indexing_goes_on_where_it_was(jsonl, monkeypatch, tmp_path):
 
 def test_a_full_disk_is_named_and_leaves_nothing_half(jsonl, monkeypatch):
     """Files are limited in size, which fails as a full disk does."""
-    monkeypatch.setattr(web_jsonl, 'UNIT_BYTES', 600)
+    monkeypatch.setattr(jsonl_reader, 'UNIT_BYTES', 600)
     dataset = web_sources.open_format('jsonl', jsonl, fields=web_files.JSONL_FIELDS)
-    location = web_index.place(dataset)
+    location = index_build.place(dataset)
     limits, units = resource.getrlimit(resource.RLIMIT_FSIZE), count_units(dataset)
 
     def fill(done, _):
@@ -246,11 +248,11 @@ def test_a_full_disk_is_named_and_leaves_nothing_half(jsonl, monkeypatch):
             with pytest.raises(
                 OSError, match=f'while indexing {jsonl}: {last} of {units} parts are done'
             ):
-                web_index.build(dataset, progress=fill)
+                index_build.build(dataset, progress=fill)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         assert not location.exists() and not [*jsonl.joinpath('rt2_index').rglob('*incompl*')]
-    web_index.build(dataset)
+    index_build.build(dataset)
     assert len(web_sources.open_table(dataset)) == 12
 
 
@@ -260,10 +262,10 @@ def test_changed_files_are_not_taken_from_an_earlier_try(jsonl):
     with open(jsonl / 'b.jsonl', 'a') as file:
         file.write('{\n')
     with pytest.raises(tfrecord.CorruptRecord, match='b.jsonl, .* line 13'):
-        web_index.build(dataset)
+        index_build.build(dataset)
     replace_line(jsonl, 1, b'{"image": "0/0000.jpg", "captions": ["new"]}')
     (jsonl / 'b.jsonl').unlink()
-    web_index.build(dataset)
+    index_build.build(dataset)
     table = web_sources.open_table(dataset)
     assert len(table) == 12 and table.texts('caption', 0) == ['new']
 

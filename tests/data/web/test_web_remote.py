@@ -11,7 +11,8 @@ import pytest
 import web_files
 
 from rt2_jax import paths
-from rt2_jax.data import errors, read_ahead, remote, tfrecord
+from rt2_jax.data import errors, read_ahead, remote
+from rt2_jax.data.readers import tfrecord
 from rt2_jax.data.web import sources as web_sources
 
 pytest.importorskip('obstore', reason="remote data need pip install 'rt2_jax[remote]'")

@@ -9,8 +9,11 @@ import pytest
 import web_files
 
 from rt2_jax.data import images
-from rt2_jax.data.web import index as web_index, sources as web_sources, tasks as web_tasks
+from rt2_jax.data.index import index_build
+from rt2_jax.data.readers import jsonl as jsonl_reader
+from rt2_jax.data.web import sources as web_sources, tasks as web_tasks
 from rt2_jax.data.web.web_cards import WebCard
+from rt2_jax.text import places
 
 EVERYTHING = {'caption': 1.0, 'vqa': 1.0, 'ocr': 1.0, 'detect': 1.0}
 RECORDS = 60
@@ -216,11 +219,11 @@ def test_boxes_are_read_back_from_the_answer(tables):
         things = web_files.record(source.row(i))['objects']
         asked = source[i].prompt.removeprefix('detect ').split(' ; ')
         said = sorted(
-            (name, *box.round(3).tolist()) for box, name in web_tasks.read_boxes(source[i].answer)
+            (name, *box.round(3).tolist()) for box, name in places.read_boxes(source[i].answer)
         )
         expected = [(t['name'], *np.float32(t['box']).round(3).tolist()) for t in things]
         assert said == sorted(x for x in expected if x[0] in asked)
-    assert len(web_tasks.read_boxes('1 2 3 4 a cat ; 1 2 3 cat ; 1 2 3 1001 cat')) == 1
+    assert len(places.read_boxes('1 2 3 4 a cat ; 1 2 3 cat ; 1 2 3 1001 cat')) == 1
 
 
 def test_detection_answers_a_name_whole_or_not_at_all(tmp_path):
@@ -233,7 +236,7 @@ def test_detection_answers_a_name_whole_or_not_at_all(tmp_path):
     source = open_jsonl(tmp_path, fields=fields, tasks={'detect': 1.0}, passes=40, most_boxes=4)
     asked = set()
     for i in range(len(source)):
-        found = web_tasks.read_boxes(source[i].answer)
+        found = places.read_boxes(source[i].answer)
         asked.add((source[i].prompt, len(found)))
         if source[i].prompt == 'detect person':
             assert {float(box[2]) for box, _ in found} == {np.float32(k / 10) for k in (1, 2, 3, 4)}
@@ -253,13 +256,11 @@ def test_boxes_in_pixels(tmp_path):
 
 
 def test_one_process_or_several_stretches_give_the_same_index(jsonl, tmp_path, monkeypatch):
-    from rt2_jax.data.web import jsonl as web_jsonl
-
     dataset = web_sources.open_format('jsonl', jsonl, fields=web_files.JSONL_FIELDS)
-    one = web_index.build(dataset, location=tmp_path / 'one', processes=1)
-    monkeypatch.setattr(web_jsonl, 'UNIT_BYTES', 1000)
+    one = index_build.build(dataset, location=tmp_path / 'one', processes=1)
+    monkeypatch.setattr(jsonl_reader, 'UNIT_BYTES', 1000)
     assert len(dataset.units([jsonl.joinpath('all.jsonl').stat().st_size])) > 10
-    many = web_index.build(dataset, location=tmp_path / 'many', processes=2)
+    many = index_build.build(dataset, location=tmp_path / 'many', processes=2)
     names = sorted(path.name for path in one.glob('*.npy'))
     assert names == sorted(path.name for path in many.glob('*.npy'))
     for name in names:

@@ -1,0 +1,238 @@
+"""Columns of an index of robot episodes: a part for each shard, joined into memory-mapped arrays.
+
+    episode_{file,offset,length}.npy    the record of each episode
+    episode_first.npy                   first step of each episode, and the number of steps
+    episode_success.npy                 1, 0, or -1 where the data don't say
+    episode_unlabelled.npy              how many of its steps have no instruction
+    image_{offset,length,checksum}.npy  [steps, cameras], offsets from the start of the file
+    action.npy                          float32 [steps, L], terminate flag first where there is one
+    instruction.npy                     each step's instruction, as a row of the texts
+    column_*.npy                        further features that the card keeps
+    text.npy, text_end.npy              the distinct texts as one run of UTF-8, and where each ends
+
+In a part, texts are rows of the shard's own texts. Joining holds one array of one shard, the distinct
+texts, and a few numbers an episode: ten million steps are joined in the memory of one shard.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+import dataclasses
+from typing import Any
+
+from etils import epath
+import numpy as np
+
+from rt2_jax.data import robot_card
+from rt2_jax.data.index import index_arrays
+from rt2_jax.data.index.index_build import Part
+from rt2_jax.data.robot import action_statistics
+
+# The arrays that every part has; [N] but for cameras C and action length L.
+DTYPES = {
+    'episode_offset': np.int64,
+    'episode_length': np.int64,
+    'episode_steps': np.int32,  # episode_first, once joined
+    'episode_success': np.int8,
+    'episode_unlabelled': np.int32,
+    'image_offset': np.int64,  # [N, C]
+    'image_length': np.int32,  # [N, C]
+    'image_checksum': np.uint32,  # [N, C]
+    'action': np.float32,  # [N, L]
+    'instruction': np.int32,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Episode:
+    """An episode's steps that are examples, T of them, without pictures.
+
+    Attributes:
+        offset: first byte of the episode's record in the file.
+        length: bytes of its payload.
+        success: 1, 0, or -1 where the data don't say.
+        actions: float32 [T, L].
+        pictures: int64 [T, C, 2], where each picture lies in the file: first byte and the byte behind;
+            twice the same for a camera that has no picture.
+        checksums: uint32 [T, C], CRC-32C of each picture.
+        instructions: T texts.
+        columns: of each of the card's columns T texts, or numbers [T, ...].
+        gripper: float32 [T], the data's own values; None without a gripper.
+        dropped_first: how many steps before these are no examples.
+        dropped_last: how many steps after them.
+    """
+
+    offset: int
+    length: int
+    success: int
+    actions: np.ndarray
+    pictures: np.ndarray
+    checksums: np.ndarray
+    instructions: list[str]
+    columns: list[list[str] | np.ndarray]
+    gripper: np.ndarray | None
+    dropped_first: int
+    dropped_last: int
+
+
+class EpisodeColumns:
+    """The columns of one shard, in the making.
+
+    Args:
+        card: of the robot.
+    """
+
+    def __init__(self, card: robot_card.RobotCard) -> None:
+        self._card = card
+        self._parts: dict[str, list[np.ndarray]] = {name: [] for name in _names(card)}
+        self._texts: dict[str, int] = {}
+        self._gripper: list[np.ndarray] = []
+        self._dropped_first = self._dropped_last = 0
+
+    def add(self, episode: Episode) -> None:
+        """Appends an episode."""
+        starts, stops = episode.pictures[..., 0], episode.pictures[..., 1]
+        values: dict[str, Any] = {
+            'episode_offset': [episode.offset],
+            'episode_length': [episode.length],
+            'episode_steps': [len(episode.actions)],
+            'episode_success': [episode.success],
+            'episode_unlabelled': [sum(not text.strip() for text in episode.instructions)],
+            'image_offset': starts,
+            'image_length': stops - starts,
+            'image_checksum': episode.checksums,
+            'action': episode.actions,
+            'instruction': self._rows_of(episode.instructions),
+        }
+        for name, value in values.items():
+            self._parts[name].append(np.asarray(value, DTYPES[name]))
+        for number, column in enumerate(episode.columns):
+            rows = self._rows_of(column) if isinstance(column, list) else column
+            self._parts[_column_name(number)].append(rows)
+        if episode.gripper is not None:
+            self._gripper.append(episode.gripper)
+        self._dropped_first += episode.dropped_first
+        self._dropped_last += episode.dropped_last
+
+    def finish(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """The arrays, and what JSON says of them."""
+        arrays = {name: self._joined(name) for name in self._parts}
+        steps = int(arrays['episode_steps'].sum())
+        about: dict[str, Any] = {
+            'rows': steps,
+            'episodes': len(arrays['episode_steps']),
+            'dropped_first': self._dropped_first,
+            'dropped_last': self._dropped_last,
+        }
+        if gripper := self._card.gripper:
+            values = np.concatenate([np.zeros(0, np.float32), *self._gripper])
+            about['gripper'] = action_statistics.gripper_use(values, gripper)
+        return arrays | _packed_texts(list(self._texts)), about
+
+    def _joined(self, name: str) -> np.ndarray:
+        parts = self._parts[name]
+        if parts:
+            return np.concatenate(parts)
+        cameras, length = (len(self._card.images),), (self._card.action_space.length,)
+        tail = cameras if name.startswith('image_') else length if name == 'action' else ()
+        return np.zeros([0, *tail], DTYPES.get(name, np.float32))
+
+    def _rows_of(self, texts: Sequence[str]) -> np.ndarray:
+        """The texts' rows among the shard's own texts, int32 [len(texts)]."""
+        rows = [self._texts.setdefault(text, len(self._texts)) for text in texts]
+        return np.array(rows, np.int32)
+
+
+def join(
+    parts: Sequence[Part],
+    folder: epath.Path,
+    card: robot_card.RobotCard,
+    text_columns: Collection[str],
+) -> dict[str, Any]:
+    """Writes the columns of all parts, one after another, and counts what they hold.
+
+    Args:
+        parts: of all shards, in order.
+        folder: of the index.
+        card: of the robot.
+        text_columns: paths of those of the card's columns that hold text.
+
+    Returns:
+        What index.json says: the columns, the arrays, counts and statistics.
+    """
+    columns = {
+        path: {'array': _column_name(number), 'text': path in text_columns}
+        for number, path in enumerate(card.columns)
+    }
+    with_texts = {'instruction', *(c['array'] for c in columns.values() if c['text'])}
+    paths = [part.path for part in parts]
+    episodes, steps = (sum(part.about[key] for part in parts) for key in ('episodes', 'rows'))
+    writer = index_arrays.Writer(folder)
+    texts, rows_of = _joined_texts(paths)
+    lengths = np.concatenate(list(index_arrays.of_parts(paths, 'episode_steps')))
+    whole = _packed_texts(texts) | {
+        'episode_first': np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]),
+        'episode_file': np.repeat(
+            np.array([part.file for part in parts], np.int32),
+            [part.about['episodes'] for part in parts],
+        ),
+    }
+    for name, array in whole.items():
+        writer.write(name, [array], len(array))
+    for name in _names(card):
+        if name == 'episode_steps':
+            continue
+        arrays = index_arrays.of_parts(paths, name)
+        if name in with_texts:
+            arrays = (rows[array] for rows, array in zip(rows_of, arrays, strict=True))
+        writer.write(name, arrays, episodes if name.startswith('episode_') else steps)
+    counts = {'episodes': episodes, 'steps': steps, **_counts(folder, parts, card)}
+    return {'columns': columns, 'arrays': writer.arrays, **counts}
+
+
+def _counts(
+    folder: epath.Path, parts: Sequence[Part], card: robot_card.RobotCard
+) -> dict[str, Any]:
+    """What index.json says of the numbers of things, and of the actions."""
+    lengths = np.load(folder / 'image_length.npy', mmap_mode='r')
+    actions = np.load(folder / 'action.npy', mmap_mode='r')
+    counts = {
+        'empty_episodes': int((np.diff(np.load(folder / 'episode_first.npy')) == 0).sum()),
+        'unlabelled_steps': int(np.load(folder / 'episode_unlabelled.npy').sum()),
+        'without_picture': (lengths == 0).sum(axis=0).tolist(),  # steps, by camera
+        'statistics': action_statistics.compute(actions, card.action_space),
+    }
+    for name in ('dropped_first', 'dropped_last'):
+        counts[name] = sum(part.about[name] for part in parts)
+    if card.gripper:
+        uses = [part.about['gripper'] for part in parts]
+        counts['gripper'] = action_statistics.joined_gripper_use(uses)
+    return counts
+
+
+def _names(card: robot_card.RobotCard) -> list[str]:
+    return [*DTYPES, *(_column_name(number) for number in range(len(card.columns)))]
+
+
+def _column_name(number: int) -> str:
+    """The array of the card's `number`-th column."""
+    return f'column_{number}'
+
+
+def _packed_texts(texts: Sequence[str]) -> dict[str, np.ndarray]:
+    """Texts as one run of UTF-8, 'text' uint8, and where each ends, 'text_end' int64."""
+    encoded = [text.encode() for text in texts]
+    ends = np.cumsum([len(text) for text in encoded], dtype=np.int64)
+    return {'text': np.frombuffer(b''.join(encoded), np.uint8), 'text_end': ends}
+
+
+def _joined_texts(paths: Sequence[str]) -> tuple[list[str], list[np.ndarray]]:
+    """The distinct texts of all parts, and for each part the new rows of its own texts."""
+    rows: dict[bytes, int] = {}
+    rows_of = []
+    columns = (index_arrays.of_parts(paths, name) for name in ('text', 'text_end'))
+    for text, ends in zip(*columns, strict=True):
+        run, starts = text.tobytes(), np.concatenate([[0], ends[:-1]])
+        own = [run[a:b] for a, b in zip(starts.tolist(), ends.tolist(), strict=False)]
+        rows_of.append(np.array([rows.setdefault(t, len(rows)) for t in own], np.int32))
+    return [text.decode() for text in rows], rows_of
