@@ -1,6 +1,6 @@
-"""What a job needs of a slice that isn't here: does it fit, how fast at best, and what it costs.
+r"""What a job needs of a slice that isn't here: does it fit, how fast at best, and what it costs.
 
-    python -m rt2_jax.estimate --config=FILE[:ARG] --topology=v5p:8x8x8 [--mode=train|decode] \\
+    python -m rt2_jax.estimate --config=FILE[:ARG] --topology=v5p:8x8x8 [--mode=train|decode] \
         [--price_per_chip_hour=4.2] [--output=FILE.json]
 
 Compiles the training step (or the sampler) that `train` (or `policy`) runs, for a slice of TPUs
@@ -64,7 +64,7 @@ FLAGS = flags.FLAGS
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What is asked, beside the config.
+    """The command's options beside the config.
 
     Attributes:
         topology: of the slice, as `topology.devices` takes it.
@@ -88,7 +88,7 @@ def estimate(
 
     Args:
         config: of the run.
-        options: what is asked.
+        options: of the command.
         progress: where lines go while it compiles; stderr by default.
 
     Returns:
@@ -136,15 +136,15 @@ def _job_fields(job: job_lib.Job, options: Options, devices: list[Any]) -> dict[
 def _slice_fields(name: str) -> dict[str, Any] | None:
     if topology.is_here(name):
         return None
-    wanted = slices.parse(name)
+    slice_ = slices.parse(name)
     return {
-        'name': wanted.name,
-        'accelerator_type': wanted.accelerator_type,
-        'gke_accelerator': wanted.family.gke_label,
-        'gke_topology': wanted.topology,
-        'machine': wanted.family.machine,
-        'hosts': wanted.hosts,
-        'chips_per_host': wanted.chips_per_host,
+        'name': slice_.name,
+        'accelerator_type': slice_.accelerator_type,
+        'gke_accelerator': slice_.family.gke_label,
+        'gke_topology': slice_.topology,
+        'machine': slice_.family.machine,
+        'hosts': slice_.hosts,
+        'chips_per_host': slice_.chips_per_host,
     }
 
 
@@ -152,12 +152,12 @@ def _hosts(name: str, devices: list[Any]) -> run.Hosts:
     chips = roofline.chips_in(devices)
     if topology.is_here(name):
         return run.Hosts(count=1, devices=len(devices), chips=chips, ram=0)
-    wanted = slices.parse(name)
+    slice_ = slices.parse(name)
     return run.Hosts(
-        count=wanted.hosts,
-        devices=len(devices) // wanted.hosts,
+        count=slice_.hosts,
+        devices=len(devices) // slice_.hosts,
         chips=chips,
-        ram=wanted.family.machine_ram * wanted.chips_per_host // 4,
+        ram=slice_.family.machine_ram * slice_.chips_per_host // 4,
     )
 
 
@@ -205,6 +205,7 @@ def _options() -> Options:
 
 
 def main(argv: list[str]) -> None:
+    """Runs the command."""
     if len(argv) > 1:
         raise app.UsageError(f'unknown arguments {argv[1:]}')
     options = _options()

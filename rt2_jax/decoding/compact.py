@@ -13,7 +13,7 @@ of its out in float32 before it multiplies.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 from typing import Any
 
@@ -174,7 +174,12 @@ def _entries(model: Backbone, inputs: Sequence[Any]) -> dict[str, _Entry]:
     """Parameters of a model by name, from its shapes."""
     uses: dict[str, tuple[str, int]] = {}
 
-    def note(call, args, settings, context):
+    def note(
+        call: Callable[..., Any],
+        args: Sequence[Any],
+        settings: Mapping[str, Any],
+        context: nn.module.InterceptorContext,
+    ) -> Any:
         module, path = context.module, '/'.join(context.module.path)
         if isinstance(module, layers.Linear):
             uses[f'{path}/kernel'] = 'linear', module.contract
@@ -206,11 +211,13 @@ def _shapes(entry: _Entry, weights: str, mesh: Mesh | None) -> Any:
     device = mesh.devices.flat[0] if mesh else jax.local_devices()[0]
     dtype = entry.dtype(weights, device.platform)
 
-    def struct(shape, names, dtype):
-        place = SingleDeviceSharding(device)
-        if mesh:
-            place = NamedSharding(mesh, sharding.mesh_spec(PartitionSpec(*names)))
-        return jax.ShapeDtypeStruct(shape, dtype, sharding=place)
+    def struct(
+        shape: tuple[int, ...], names: tuple[str | None, ...], dtype: Any
+    ) -> jax.ShapeDtypeStruct:
+        if not mesh:
+            return jax.ShapeDtypeStruct(shape, dtype, sharding=SingleDeviceSharding(device))
+        spec = sharding.mesh_spec(PartitionSpec(*names))
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, spec))
 
     if not entry.inputs:
         return struct(entry.shape, entry.names, dtype)

@@ -82,7 +82,7 @@ class Program:
         text: of the optimized module.
     """
 
-    def __init__(self, text: str):
+    def __init__(self, text: str) -> None:
         self.computations: dict[str, dict[str, Instruction]] = {}
         self.roots: dict[str, str] = {}
         self.entry = ''
@@ -125,15 +125,16 @@ class Program:
         # A scan counts from 0 in ones up to a constant, which its condition compares with.
         condition = self.computations[loop.called('condition')]
         constants = [
-            int(found[1])
+            int(match[1])
             for i in condition.values()
-            if i.opcode == 'constant' and (found := re.search(r'constant\((\d+)\)', i.text))
+            if i.opcode == 'constant' and (match := re.search(r'constant\((\d+)\)', i.text))
         ]
         return max(constants, default=1)
 
     def collectives(self) -> list[Collective]:
         """All collectives of a step, in the program's order."""
-        found, channels = [], set()
+        collectives: list[Collective] = []
+        channels: set[str] = set()
         for name, times, _ in self.runs():
             computation = self.computations[name]
             for instruction in computation.values():
@@ -156,12 +157,12 @@ class Program:
                     if kind == 'all-reduce' and 'all-reduce-scatter' in name:
                         kind = 'reduce-scatter'
                     where = _OP_NAME.search(instruction.text)
-                    found.append(
+                    collectives.append(
                         Collective(
                             kind, size, _group(instruction.text), times, where[1] if where else ''
                         )
                     )
-        return found
+        return collectives
 
     def memory_traffic(self) -> float:
         """Bytes a step reads from and writes to the main memory of one device.
@@ -267,13 +268,13 @@ def _closing(text: str, start: int) -> int:
 
 
 def _arrays(text: str) -> tuple[Array, ...]:
-    found = []
+    arrays = []
     for dtype, sizes, layout in _ARRAY.findall(text):
         bits = 1 if dtype == 'pred' else int((_BITS.search(dtype) or [0])[0])
         count = int(np.prod([int(size) for size in sizes.split(',') if size], dtype=np.int64))
         # A boolean takes a byte.
-        found.append(Array(count * max(bits, 8 * (dtype == 'pred')) / 8, 'S(1)' not in layout))
-    return tuple(found)
+        arrays.append(Array(count * max(bits, 8 * (dtype == 'pred')) / 8, 'S(1)' not in layout))
+    return tuple(arrays)
 
 
 def _in_memory(arrays: tuple[Array, ...]) -> float:
@@ -285,9 +286,8 @@ def _updates(user: Instruction, name: str) -> bool:
 
 
 def _branches(text: str) -> list[str]:
-    found = _BRANCHES.search(text)
-    if found:
-        return re.findall(r'%?([\w.\-]+)', found[1])
+    if listed := _BRANCHES.search(text):
+        return re.findall(r'%?([\w.\-]+)', listed[1])
     return re.findall(r'(?:true|false)_computation=%?([\w.\-]+)', text)
 
 

@@ -34,21 +34,21 @@ def devices(name: str) -> list[Any]:
     """
     if match := _HERE.match(name):
         return _here(name, match[1], int(match[2]))
-    wanted = slices.parse(name)
+    slice_ = slices.parse(name)
     # It only compiles, so several may do so at once.
     os.environ.setdefault('ALLOW_MULTIPLE_LIBTPU_LOAD', 'true')
-    options: dict[str, Any] = {'num_slices': wanted.count} if wanted.count > 1 else {}
-    if wanted.family.chip == 'v4':
+    options: dict[str, Any] = {'num_slices': slice_.count} if slice_.count > 1 else {}
+    if slice_.family.chip == 'v4':
         # A v4 chip's two cores are one device, as they are by default on the machine.
         options['chip_config_name'] = 'megacore'
-    if wanted.chips_per_host == 1:
+    if slice_.chips_per_host == 1:
         options['chips_per_host_bounds'] = [1, 1, 1]
     try:
         with quiet():
             return list(
                 topologies.get_topology_desc(
                     platform='tpu',
-                    topology_name=f'{wanted.family.chip}:{wanted.topology}',
+                    topology_name=f'{slice_.family.chip}:{slice_.topology}',
                     **options,
                 ).devices
             )

@@ -87,6 +87,30 @@ def test_unknown_parts_are_named(options, message, batch):
         backbone.build(options, VOCAB).init(jax.random.key(0), *batch)
 
 
+GROUPED = dict(width=24, depth=2, mlp=40, attention=dict(heads=4, kv_heads=2, head_dim=8))
+
+
+@pytest.mark.parametrize(
+    'options, message',
+    [
+        (config(heds=2), "field of config.model.vision: 'heds'; did you mean 'heads'"),
+        (config() | {'encoder': dict(width=24)}, 'config.model.encoder has no depth'),
+        (
+            dict(name='decoder_only', dtype='float32', vision=PYRAMID, text=GROUPED),
+            'config.model.text.attention has no scale',
+        ),
+        (
+            dict(name='decoder_only', dtype='float32', vision=PYRAMID)
+            | {'text': GROUPED | {'attention': GROUPED['attention'] | {'scal': 1.0}}},
+            "field of config.model.text.attention: 'scal'; did you mean 'scale'",
+        ),
+    ],
+)
+def test_fields_at_any_depth_are_checked(options, message, batch):
+    with pytest.raises(ValueError, match=message):
+        jax.eval_shape(backbone.build(options, VOCAB).init, jax.random.key(0), *batch)
+
+
 def test_a_prompts_words_have_places_where_asked_for(batch):
     """Without attention to places at all, two words change places unnoticed; not so with them."""
     images, _, target = batch

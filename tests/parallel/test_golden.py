@@ -52,7 +52,7 @@ def specs(name):
         'optimizer': of(program.state.opt_state),
         'activations': {
             name: [list(shape), axes(spec)]
-            for name, (shape, spec) in sharding.boundaries(forward).items()
+            for name, (shape, spec) in sharding.constraints(forward).items()
         },
     }
 
