@@ -222,7 +222,8 @@ def _shapes(entry: _Entry, weights: str, mesh: Mesh | None) -> Any:
     if not entry.inputs:
         return struct(entry.shape, entry.names, dtype)
     order = entry.order()
-    shape, names = (tuple(axes[i] for i in order) for axes in (entry.shape, entry.names))
+    shape = tuple(entry.shape[i] for i in order)
+    names = tuple(entry.names[i] for i in order)
     kernel = {rows.VALUES: struct(shape, names, dtype)}
     if dtype == jnp.int8:
         outputs = slice(len(order) - entry.inputs)
@@ -246,7 +247,7 @@ def _convert(
 
 def _tree(converted: Mapping[str, Any]) -> Any:
     """Parameters by name as a tree, with the arrays of `rows` in place of a kernel."""
-    flat = {}
+    flat: dict[tuple[str, ...], Any] = {}
     for name, value in converted.items():
         module = tuple(name.split('/')[:-1])
         if isinstance(value, dict):

@@ -200,8 +200,8 @@ class Grammar:
             for j, letter in enumerate(letters):
                 table[seen, j + 1] = _overlap(self.marker_ids[:seen] + (letter,), self.marker_ids)
         hits = token[:, None] == jnp.asarray(letters)
-        letter = jnp.where(hits.any(-1), hits.argmax(-1) + 1, 0)
-        return jnp.asarray(table)[matched, letter]
+        column = jnp.where(hits.any(-1), hits.argmax(-1) + 1, 0)
+        return jnp.asarray(table)[matched, column]
 
 
 def _overlap(text: tuple[int, ...], marker: tuple[int, ...]) -> int:

@@ -107,9 +107,11 @@ def quantize(values: jax.Array, inputs: int) -> Rows:
 
 def _plain(x: jax.Array, rows: Rows, contract: int, dtype: jnp.dtype, out: jnp.dtype) -> jax.Array:
     """The product as XLA computes it; devices that share it sum up arrays of type `out`."""
-    ends = [tuple(range(a.ndim - contract, a.ndim)) for a in (x, rows.values)]
+    left, right = (tuple(range(a.ndim - contract, a.ndim)) for a in (x, rows.values))
     values = rows.values.astype(dtype)
-    y = jax.lax.dot_general(x.astype(dtype), values, (ends, ((), ())), preferred_element_type=out)
+    y = jax.lax.dot_general(
+        x.astype(dtype), values, ((left, right), ((), ())), preferred_element_type=out
+    )
     return y if rows.scale is None else y * rows.scale.astype(out)
 
 

@@ -325,19 +325,22 @@ class Sampler:
             tokens=loop.tokens.at[:, step].set(token),
             log_probs=loop.log_probs.at[:, step].set(jnp.where(done, 0, log_prob)),
             entropies=loop.entropies.at[:, step].set(jnp.where(done, 0, entropy)),
-            likeliest=loop.likeliest and self._write_top_k(loop, log_p, ids, done),
+            likeliest=loop.likeliest
+            and self._write_top_k(loop.step, loop.likeliest, log_p, ids, done),
         )
 
-    def _write_top_k(self, loop: _Loop, log_p: jax.Array, ids: jax.Array, done: jax.Array) -> _TopK:
-        """`loop.likeliest` with this step's: the best columns of `log_p` [B, C], whose ids are [C]."""
-        all_ids, all_log_probs = loop.likeliest
+    def _write_top_k(
+        self, step: jax.Array, top_k: _TopK, log_p: jax.Array, ids: jax.Array, done: jax.Array
+    ) -> _TopK:
+        """Adds the best columns of `log_p` [B, C], whose ids are [C], at place `step`."""
+        all_ids, all_log_probs = top_k
         count = min(all_ids.shape[-1], log_p.shape[-1])
         best, columns = jax.lax.top_k(log_p, count)
         allowed = (best > MASKED / 2) & ~done[:, None]
         tokens = jnp.where(allowed, ids[columns].astype(jnp.int32), self.grammar.pad_id)
         return (
-            all_ids.at[:, loop.step, :count].set(tokens),
-            all_log_probs.at[:, loop.step, :count].set(jnp.where(allowed, best, -jnp.inf)),
+            all_ids.at[:, step, :count].set(tokens),
+            all_log_probs.at[:, step, :count].set(jnp.where(allowed, best, -jnp.inf)),
         )
 
     def _finish(self, loop: _Loop) -> Samples:

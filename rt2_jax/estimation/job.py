@@ -24,7 +24,7 @@ from rt2_jax.training import program as program_lib, state as state_lib
 
 
 class EstimateError(UserError, ValueError):
-    """A job that cannot be estimated, for a reason that its user can mend."""
+    """A job that cannot be estimated; its user can change that."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,13 +37,13 @@ class Job:
         batch_size: rows of a batch.
         tokens: image, prompt and target tokens of a batch.
         parameters: how many numbers the model has.
-        largest_parameter: how many its largest one has, beside the layers, which are gathered one by
-            one: the vocabulary's vectors.
+        largest_parameter: how many numbers the largest parameter outside the layers has: the
+            embedding. Layers are gathered one by one.
         inputs: shapes with shardings of what the program takes.
         saved: shapes with shardings of what a checkpoint holds; empty for 'decode'.
         flops: matrix products of a step by the formula of `models.cost`.
         trace: traces the program.
-        stand_in: the tokenizer file that is not here, '' if it is.
+        stand_in: the missing tokenizer file that another stands in for; '' if it is there.
     """
 
     mode: str
@@ -67,7 +67,7 @@ def build(config: Any, mesh: Mesh, mode: str, batch_size: int, weights: str) -> 
         mesh: of the slice's devices, which need not be here.
         mode: of `MODES`.
         batch_size: rows to decode at once; training takes the config's.
-        weights: of `compact.WEIGHTS`, what decoding reads.
+        weights: of `compact.WEIGHTS`.
 
     Raises:
         ValueError: something in the config that cannot be on this mesh.

@@ -3,7 +3,7 @@
 Axes: L layers, B batch, F frames, H and W pixels, P prompt, T target, V vocabulary, C columns of it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 import dataclasses
 from typing import Any, Protocol, cast
 
@@ -99,7 +99,7 @@ _BACKBONES: dict[str, type[nn.Module]] = {
 }
 
 
-def build(config: Mapping, vocab: int, integers: Sequence[int] = ()) -> Backbone:
+def build(config: Mapping, vocab: int, integers: Iterable[int] = ()) -> Backbone:
     """Builds the model of a config's `model` part.
 
     Args:
@@ -124,9 +124,9 @@ def build(config: Mapping, vocab: int, integers: Sequence[int] = ()) -> Backbone
     for key in attributes:
         check(f'field of config.model of {name!r}:', key, known)
     if attributes.get('number_line'):
-        if not len(integers):
-            raise ValueError('config.model.number_line needs the token ids of the integers')
         attributes['integers'] = tuple(int(token) for token in integers)
+        if not attributes['integers']:
+            raise ValueError('config.model.number_line needs the token ids of the integers')
     return cast(Backbone, _BACKBONES[name](vocab=size, dtype=dtype, **attributes))
 
 

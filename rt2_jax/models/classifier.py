@@ -64,7 +64,7 @@ class Classifier(nn.Module):
             )
         end = self.param(
             'end',
-            nn.with_logical_partitioning(nn.initializers.normal(1.0), (None, 'embed')),
+            layers.with_axes(nn.initializers.normal(1.0), (None, 'embed')),
             (1, self.width),
             jnp.float32,
         )

@@ -7,6 +7,7 @@ target, G heads of keys and values, K width of a head, D width.
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 from flax import struct
 import jax
@@ -30,7 +31,13 @@ class LayerCache:
     values: jax.Array
     cross_keys: jax.Array | None = None
     cross_values: jax.Array | None = None
-    is_global: jax.Array | None = None
+    is_global: Any = None
+
+    @property
+    def cross(self) -> tuple[jax.Array, jax.Array]:
+        """Keys and values of the encoder's states."""
+        assert self.cross_keys is not None and self.cross_values is not None
+        return self.cross_keys, self.cross_values
 
     def write(self, keys: jax.Array, values: jax.Array, index: jax.Array) -> LayerCache:
         """The cache of one layer with keys and values [B, 1, G, K] of the token at `index`."""
@@ -60,7 +67,7 @@ class DecodeState:
     cache: Cache
     valid: jax.Array
     index: jax.Array
-    first: jax.Array | None = None
+    first: Any = None
 
     def next(self, cache: Cache) -> DecodeState:
         """The state after one more token."""

@@ -114,9 +114,9 @@ class Layer(nn.Module):
     ) -> tuple[jax.Array, LayerCache]:
         """One token x [B, 1, D] at the cache's place `index`, int32 []."""
         y = self._normed(x)
-        cache = cache.write(*self.mixing.keys_values(y, positions, rates), index)
+        cache = cache.write(*self.mixing.keys_values(y, (positions, rates)), index)
         mask = gemma.select(cache.is_global, masks)
-        mixed = self.mixing(y, positions, rates, (cache.keys, cache.values), mask)
+        mixed = self.mixing(y, (positions, rates), (cache.keys, cache.values), mask)
         return self._parts(x, y, mixed), cache
 
     def _all(
@@ -129,9 +129,9 @@ class Layer(nn.Module):
     ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
         """States, and keys and values."""
         y = self._normed(x)
-        keys_values = self.mixing.keys_values(y, positions, rates)
+        keys_values = self.mixing.keys_values(y, (positions, rates))
         mask = gemma.select(is_global, masks)
-        mixed = self.mixing(y, positions, rates, keys_values, mask)
+        mixed = self.mixing(y, (positions, rates), keys_values, mask)
         return self._parts(x, y, mixed), keys_values
 
     def _normed(self, x: jax.Array) -> jax.Array:

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rt2_jax.models.layers import Dtype, constrain
+from rt2_jax.models.layers import Dtype, constrain, with_axes
 
 
 class Embedding(nn.Module):
@@ -33,9 +33,7 @@ class Embedding(nn.Module):
         """Makes the table."""
         self.embedding = self.param(
             'embedding',
-            nn.with_logical_partitioning(
-                nn.initializers.normal(self.width**-0.5), ('vocab', 'embed')
-            ),
+            with_axes(nn.initializers.normal(self.width**-0.5), ('vocab', 'embed')),
             (self.vocab, self.width),
             jnp.float32,
         )
@@ -89,9 +87,7 @@ class Head(nn.Module):
         """Maps [..., D] to float32 logits [..., V], or [..., C] for ids int32 [C]."""
         kernel = self.param(
             'kernel',
-            nn.with_logical_partitioning(
-                nn.initializers.normal(x.shape[-1] ** -0.5), ('embed', 'vocab')
-            ),
+            with_axes(nn.initializers.normal(x.shape[-1] ** -0.5), ('embed', 'vocab')),
             (x.shape[-1], self.vocab),
             jnp.float32,
         )
@@ -123,7 +119,7 @@ def number_line(
     """
     if width % 2:
         raise ValueError(f'a number line needs an even width, not {width}')
-    wavelengths = wavelengths or (16, 4 * count)
-    angles = np.arange(count)[:, None] * 2 * np.pi / np.geomspace(*wavelengths, width // 2)
+    shortest, longest = wavelengths or (16, 4 * count)
+    angles = np.arange(count)[:, None] * 2 * np.pi / np.geomspace(shortest, longest, width // 2)
     line = np.concatenate([np.sin(angles), np.cos(angles)], axis=1) / math.sqrt(width / 2)
     return line.astype(np.float32)

@@ -130,8 +130,9 @@ class DecoderLayer(nn.Module):
         y = self.self_norm(x)
         cache = cache.write(*self.self_attention.keys_values(y), index)
         x += self.self_attention(y, (cache.keys, cache.values), self_bias)
-        cross = cache.cross_keys, cache.cross_values
-        x += self.cross_attention(self.cross_norm(x), cross, cross_bias, layouts=('bhks', 'bhsk'))
+        x += self.cross_attention(
+            self.cross_norm(x), cache.cross, cross_bias, layouts=('bhks', 'bhsk')
+        )
         return self._mlp(x), cache
 
     def _mlp(self, x: jax.Array) -> jax.Array:

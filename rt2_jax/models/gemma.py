@@ -99,26 +99,25 @@ class Attention(nn.Module):
             self.key_norm = layers.RMSNorm(self.dtype, offset=1.0)
 
     def keys_values(
-        self, source: jax.Array, positions: jax.Array | None, rates: jax.Array | None
+        self, source: jax.Array, turn: tuple[jax.Array, jax.Array] | None
     ) -> tuple[jax.Array, jax.Array]:
         """Keys and values, each [B, S, G, K], of a source [B, S, D].
 
         Args:
             source: states.
-            positions: int32 [B, S] or [S]; None for keys without positions.
-            rates: of `rates`, None likewise.
+            turn: positions int32 [B, S] or [S], and `rates`; None for keys without positions.
         """
         keys = self.key(source)
         keys = self.key_norm(keys) if self.config.qk_norm else keys
-        keys = keys if positions is None else rotary(keys, positions, rates)
+        if turn:
+            keys = rotary(keys, *turn)
         names = 'batch', 'length', 'kv_heads', 'head_dim'
         return layers.constrain(keys, *names), layers.constrain(self.value(source), *names)
 
     def __call__(
         self,
         x: jax.Array,
-        positions: jax.Array,
-        rates: jax.Array,
+        turn: tuple[jax.Array, jax.Array],
         keys_values: tuple[jax.Array, jax.Array],
         mask: jax.Array,
     ) -> jax.Array:
@@ -126,8 +125,7 @@ class Attention(nn.Module):
 
         Args:
             x: the states that the queries are made of.
-            positions: int32 [B, T] or [T], of the queries.
-            rates: of `rates`.
+            turn: positions int32 [B, T] or [T] of the queries, and `rates`.
             keys_values: as `keys_values` returns them.
             mask: float32, broadcastable to [B, 1, 1, T, S], added to the logits.
 
@@ -138,7 +136,7 @@ class Attention(nn.Module):
         keys, values = keys_values
         query = self.query(x)
         query = self.query_norm(query) if config.qk_norm else query
-        query = rotary(query, positions, rates) * jnp.asarray(config.scale, self.dtype)
+        query = rotary(query, *turn) * jnp.asarray(config.scale, self.dtype)
         query = layers.constrain(query, 'batch', 'length', 'heads', 'head_dim')
         b, t = query.shape[:2]
         grouped = query.reshape(b, t, config.kv_heads, -1, config.head_dim)

@@ -11,6 +11,7 @@ float32.
 from collections.abc import Callable, Sequence
 import functools
 import math
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -35,6 +36,11 @@ def constrain(x: jax.Array, *names: str | None) -> jax.Array:
     Does nothing where no sharding table is in force (`parallel.sharding.rules`).
     """
     return nn.with_logical_constraint(x, names)
+
+
+def with_axes(init: nn.initializers.Initializer, axes: Sequence[str | None]) -> Callable[..., Any]:
+    """An initializer of a parameter that carries logical names of its axes."""
+    return nn.with_logical_partitioning(init, tuple(axes))
 
 
 def gather_kernel(kernel: jax.Array, axes: Sequence[str]) -> jax.Array:
@@ -72,7 +78,7 @@ class Linear(nn.Module):
         stddev = self.stddev if self.stddev is not None else float(np.prod(inputs)) ** -0.5
         kernel = self.param(
             'kernel',
-            nn.with_logical_partitioning(nn.initializers.normal(stddev), tuple(self.axes)),
+            with_axes(nn.initializers.normal(stddev), self.axes),
             (*inputs, *self.features),
             jnp.float32,
         )
@@ -84,10 +90,7 @@ class Linear(nn.Module):
         # A bias along the width is small: whole on every device, it needs no gathering.
         axes = ('vector' if axis == 'embed' else axis for axis in self.axes[self.contract :])
         bias = self.param(
-            'bias',
-            nn.with_logical_partitioning(nn.initializers.zeros, tuple(axes)),
-            tuple(self.features),
-            jnp.float32,
+            'bias', with_axes(nn.initializers.zeros, list(axes)), tuple(self.features), jnp.float32
         )
         return y + bias.astype(self.dtype)
 
@@ -110,7 +113,7 @@ class RMSNorm(nn.Module):
         """Maps [..., D] to [..., D]."""
         scale = self.param(
             'scale',
-            nn.with_logical_partitioning(nn.initializers.constant(1.0 - self.offset), ('vector',)),
+            with_axes(nn.initializers.constant(1.0 - self.offset), ('vector',)),
             (x.shape[-1],),
             jnp.float32,
         )
@@ -138,8 +141,8 @@ class LayerNorm(nn.Module):
             epsilon=self.epsilon,
             dtype=jnp.float32,
             name='norm',
-            scale_init=nn.with_logical_partitioning(nn.initializers.ones, axes),
-            bias_init=nn.with_logical_partitioning(nn.initializers.zeros, axes),
+            scale_init=with_axes(nn.initializers.ones, axes),
+            bias_init=with_axes(nn.initializers.zeros, axes),
         )(x)
         return y.astype(self.dtype)
 
@@ -297,7 +300,7 @@ class RelativeBias(nn.Module):
         """Returns float32 [1, H, T, S] for positions int32 [T] and [S]."""
         table = self.param(
             'table',
-            nn.with_logical_partitioning(nn.initializers.normal(0.1), ('buckets', 'heads')),
+            with_axes(nn.initializers.normal(0.1), ('buckets', 'heads')),
             (self.buckets, self.heads),
             jnp.float32,
         )

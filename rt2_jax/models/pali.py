@@ -66,7 +66,8 @@ class PaLI(nn.Module):
         )
         self.text_encoder = encoder_decoder.Encoder(encoder)
         self.text_decoder = encoder_decoder.Decoder(decoder)
-        self.head = None if self.tied else embedding.Head(self.vocab, self.dtype)
+        if not self.tied:
+            self.head = embedding.Head(self.vocab, self.dtype)
 
     def encode(self, images: jax.Array, prompt: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Encodes frames and prompt.

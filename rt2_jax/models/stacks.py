@@ -44,7 +44,7 @@ class Config:
             if field.default is dataclasses.MISSING and name not in values:
                 raise ValueError(f'{where} has no {name}')
         for name, kind in get_type_hints(cls).items():
-            if dataclasses.is_dataclass(kind) and isinstance(values.get(name), Mapping):
+            if isinstance(kind, type) and issubclass(kind, Config) and name in values:
                 values[name] = kind.parse(values[name], f'{where}.{name}')
         return cls(**values)
 

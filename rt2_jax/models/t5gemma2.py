@@ -40,7 +40,7 @@ class Embedding(nn.Module):
         self.words = embedding.Embedding(self.vocab, self.width, self.dtype)
         self.vector = self.param(
             'vector',
-            nn.with_logical_partitioning(nn.initializers.zeros, ('vector',)),
+            layers.with_axes(nn.initializers.zeros, ('vector',)),
             (self.width,),
             jnp.float32,
         )

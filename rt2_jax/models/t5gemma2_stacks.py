@@ -81,11 +81,11 @@ class EncoderLayer(Parts):
         self, x: jax.Array, is_global: jax.Array, positions: jax.Array, rates: Pair, masks: Pair
     ) -> tuple[jax.Array, None]:
         """Maps [B, S, D] to [B, S, D], with masks [B, 1, 1, S, S]."""
-        rate = gemma.select(is_global, rates)
+        turn = positions, gemma.select(is_global, rates)
         y = self.attention_norm(x)
-        keys_values = self.mixing.keys_values(y, positions, rate)
+        keys_values = self.mixing.keys_values(y, turn)
         mask = gemma.select(is_global, masks)
-        return self._add(x, self.mixing(y, positions, rate, keys_values, mask)), None
+        return self._add(x, self.mixing(y, turn, keys_values, mask)), None
 
 
 class DecoderLayer(Parts):
@@ -112,16 +112,16 @@ class DecoderLayer(Parts):
             masks: float32 [1, 1, 1, T, T] each.
             cross_mask: float32 [B, 1, 1, 1, S].
         """
-        rate = gemma.select(is_global, rates)
+        turn = positions, gemma.select(is_global, rates)
         y = self.attention_norm(x)
-        own = self.mixing.keys_values(y, positions, rate)
-        both = _join(own, self.mixing.keys_values(encoded, None, None))
+        own = self.mixing.keys_values(y, turn)
+        both = _join(own, self.mixing.keys_values(encoded, None))
         mask = _join_masks(gemma.select(is_global, masks), cross_mask)
-        return self._add(x, self.mixing(y, positions, rate, both, mask)), None
+        return self._add(x, self.mixing(y, turn, both, mask)), None
 
     def prefill(self, x: None, cache: LayerCache, encoded: jax.Array) -> tuple[None, LayerCache]:
         """Puts keys and values of the encoder's states [B, S, D] into the cache."""
-        keys, values = self.mixing.keys_values(encoded, None, None)
+        keys, values = self.mixing.keys_values(encoded, None)
         return x, dataclasses.replace(cache, cross_keys=keys, cross_values=values)
 
     def step(
@@ -135,12 +135,12 @@ class DecoderLayer(Parts):
         cross_mask: jax.Array,
     ) -> tuple[jax.Array, LayerCache]:
         """One token x [B, 1, D] at the cache's place `index`, int32 []; the rest as in `attend`."""
-        rate = gemma.select(cache.is_global, rates)
+        turn = positions, gemma.select(cache.is_global, rates)
         y = self.attention_norm(x)
-        cache = cache.write(*self.mixing.keys_values(y, positions, rate), index)
-        both = _join((cache.keys, cache.values), (cache.cross_keys, cache.cross_values))
+        cache = cache.write(*self.mixing.keys_values(y, turn), index)
+        both = _join((cache.keys, cache.values), cache.cross)
         mask = _join_masks(gemma.select(cache.is_global, masks), cross_mask)
-        return self._add(x, self.mixing(y, positions, rate, both, mask)), cache
+        return self._add(x, self.mixing(y, turn, both, mask)), cache
 
 
 def _join(own: Pair, cross: Pair) -> Pair:

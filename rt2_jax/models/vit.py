@@ -263,7 +263,7 @@ class ViT(nn.Module):
     def _learned(self, name: str, count: int) -> jax.Array:
         """Learned vectors [count, D], added to tokens."""
         config = self.config
-        start = nn.initializers.normal(config.width**-0.5)
-        start = nn.with_logical_partitioning(start, ('positions', 'embed'))
-        vectors = self.param(name, start, (count, config.width), jnp.float32)
+        init = nn.initializers.normal(config.width**-0.5)
+        init = layers.with_axes(init, ('positions', 'embed'))
+        vectors = self.param(name, init, (count, config.width), jnp.float32)
         return vectors.astype(config.dtype)

@@ -13,7 +13,7 @@ import numpy as np
 
 COLLECTIVES = ('all-gather', 'all-reduce', 'reduce-scatter', 'all-to-all', 'collective-permute')
 
-# What moves nothing by itself; a loop's and a call's traffic is that of what they run.
+# Operations that move nothing by themselves; loops and calls move what their bodies move.
 _FREE = {
     *('parameter', 'constant', 'tuple', 'get-tuple-element', 'bitcast', 'after-all', 'iota'),
     *('while', 'conditional', 'call', 'copy-done', 'slice-done', 'partition-id', 'replica-id'),
@@ -50,9 +50,9 @@ class Instruction:
     operands: tuple[str, ...]
     text: str
 
-    def called(self, role: str) -> str | None:
-        """The computation that this instruction runs as `role` ('body', 'calls', ...)."""
-        return next((name for r, name in _CALLED.findall(self.text) if r == role), None)
+    def called(self, role: str) -> str:
+        """The computation that this instruction runs as `role` ('body', 'calls', ...), '' for none."""
+        return next((name for r, name in _CALLED.findall(self.text) if r == role), '')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,7 +140,7 @@ class Program:
             for instruction in computation.values():
                 kind = instruction.opcode.removesuffix('-start')
                 if kind in COLLECTIVES:
-                    # What runs beside computation is written once for each of its parts.
+                    # An asynchronous collective is written once for each of its parts.
                     channel = _CHANNEL.search(instruction.text)
                     if channel and channel[0] in channels:
                         continue
@@ -223,7 +223,7 @@ class Program:
             if user.opcode in _SLICES:
                 total += sum(array.bytes for array in user.result)
             elif user.opcode == 'bitcast' or 'output_to_operand_aliasing' in user.text:
-                # The same bytes by another name; what takes them says how many.
+                # The same bytes by another name; its users say how many they read.
                 total += self._read(computation, user.name, whole)
             elif user.opcode == 'fusion':
                 inside = user.called('calls')
@@ -252,6 +252,8 @@ class Program:
 def _instruction(name: str, rest: str) -> Instruction:
     end = _closing(rest, 0) + 1 if rest.startswith('(') else rest.index(' ')
     opcode = _OPCODE.match(rest, end)
+    if not opcode:
+        raise ValueError(f'no operation in a line of the compiled program: {rest[:200]}')
     stop = _closing(rest, opcode.end() - 1)
     operands = re.findall(r'%([\w.\-]+)', rest[opcode.end() : stop])
     text = rest[opcode.start() :].lstrip()

@@ -37,8 +37,8 @@ def initialize() -> None:
     Several processes are recognised by JAX_COORDINATOR_ADDRESS + JAX_NUM_PROCESSES + JAX_PROCESS_ID
     (set by launch/local_pod.py), or by what srun, Open MPI and TPU pods on GKE set, which JAX reads
     by itself. A process in a Slurm job of several tasks that srun did not start runs alone, and says
-    so. The hosts of a TPU VM slice are told of each other by a metadata server alone, which
-    JAX asks if RT2_JAX_CLUSTER=1 (launch/tpu_vm.sh). Must run before anything touches a device.
+    so. Only a metadata server knows the hosts of a TPU VM slice; JAX asks it with
+    RT2_JAX_CLUSTER=1 (launch/tpu_vm.sh). Must run before anything touches a device.
 
     Raises:
         ValueError: only some of the three JAX_ variables are set.
@@ -97,7 +97,7 @@ def share(work: Sequence[Any]) -> Sequence[Any]:
 
 
 def gather(value: Any) -> list[Any]:
-    """What each process has, in the order of the processes; in every process.
+    """Gathers a value of each process, in their order; every process gets all.
 
     Args:
         value: anything that JSON can hold.
@@ -114,7 +114,7 @@ def gather(value: Any) -> list[Any]:
 
 
 def gather_rows(rows: np.ndarray) -> np.ndarray:
-    """Arrays of several processes, one after another along the first axis; in every process."""
+    """Concatenates the arrays of all processes along the first axis; every process gets it."""
     return np.concatenate([np.array(part, rows.dtype) for part in gather(rows.tolist())])
 
 
@@ -135,8 +135,8 @@ def together(work: Callable[[], Any]) -> list[Any]:
     result, error = None, None
     try:
         result = work()
-    except Exception as failure:
-        error = failure
+    except Exception as raised:
+        error = raised
     outcomes = gather([result, error and f'{type(error).__name__}: {error}'])
     if error:
         raise error
@@ -147,5 +147,5 @@ def together(work: Callable[[], Any]) -> list[Any]:
 
 
 def by_leader(work: Callable[[], Any]) -> Any:
-    """What work returns in the leader, in every process; arguments and errors as for `together`."""
+    """Does work in the leader; every process gets its result. Otherwise as `together`."""
     return together(lambda: work() if is_leader() else None)[0]

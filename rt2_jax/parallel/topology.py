@@ -1,7 +1,7 @@
-"""The devices of a slice that isn't here: `v5p:8x8x8`, two such slices, or those of this machine.
+"""The devices of a slice that nobody has rented: `v5p:8x8x8`, two such slices, or this machine's.
 
-A TPU's compiler (the `tpu` extra) makes a description of any slice without a TPU, and programs can
-be compiled for it (`jax.experimental.topologies`).
+The TPU compiler (the `tpu` extra) describes any slice without a TPU, and compiles programs for it
+(`jax.experimental.topologies`).
 """
 
 from collections.abc import Iterator, Sequence
@@ -75,7 +75,7 @@ def _here(name: str, platform: str, count: int) -> list[Any]:
 
 
 def chip_of(device: Any) -> chips.Chip | None:
-    """What the device is, None where the table of chips does not have it (a CPU)."""
+    """The chip of a device; None where the table of chips does not have it (a CPU)."""
     try:
         return chips.find(device.device_kind)
     except ValueError:
@@ -83,7 +83,7 @@ def chip_of(device: Any) -> chips.Chip | None:
 
 
 def extents(devices: Sequence[Any]) -> tuple[int, ...]:
-    """Lengths of the axes of a slice; () where devices have no places."""
+    """Lengths of the axes of a slice; () where devices have no coordinates."""
     places = [getattr(device, 'coords', None) for device in devices]
     if None in places:
         return ()
@@ -92,7 +92,7 @@ def extents(devices: Sequence[Any]) -> tuple[int, ...]:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[TextIO]:
-    """Throws away what is written to file descriptor 2, the TPU compiler's log.
+    """Drops what is written to file descriptor 2: the TPU compiler's log.
 
     Yields:
         The real stderr.
