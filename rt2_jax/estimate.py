@@ -20,8 +20,8 @@ Fields of the JSON; bytes, seconds and FLOPs throughout:
     hbm_bytes_per_chip: arguments (parameters, optimizer, batch), temporaries, output, program, total
     hbm_limit_bytes: memory of a chip
     compile_seconds: of this machine
-    flops_per_step, flops_analytic, flops_ratio: of the program, by the formula of models/cost.py, and
-        their ratio; recomputation is what is above 1
+    flops_per_step, flops_analytic, flops_ratio: of the program, of the model alone
+        (estimation/model_flops.py), and their ratio; recomputation is what is above 1
     collectives: by kind: count a step, bytes of the arrays, seconds by bandwidth
     roofline: compute_seconds, memory_seconds, interconnect_seconds, each by itself, and `bound`
     step_seconds, mfu, tokens_per_second, per_second: where the longest hides the others

@@ -37,7 +37,8 @@ from rt2_jax.checkpoints import loading
 from rt2_jax.decoding import compact
 from rt2_jax.decoding.grammar import Kind
 from rt2_jax.decoding.sampler import Sampler
-from rt2_jax.models import backbone, cost
+from rt2_jax.estimation import model_flops
+from rt2_jax.models import backbone
 from rt2_jax.weights import tensors
 
 FLAGS = flags.FLAGS
@@ -125,7 +126,9 @@ def compared(parts: Mapping[str, Mapping[str, Any]], size: str, batch: int) -> d
     bandwidth, flops = rate('read') * (1 << 24), rate('multiply') * 1e9
     needed = decode_model.bytes_read(size, kind, batch)
     reading = {part: count / bandwidth for part, count in needed.items()}
-    encoding = cost.decode_flops(decode_model.SIZES[size], decode_model.data(), batch) / flops
+    encoding = (
+        model_flops.decode_flops(decode_model.SIZES[size], decode_model.data(), batch) / flops
+    )
     figures = {
         'ours': rate(kind),
         'limit': batch / sum(reading.values()),

@@ -21,8 +21,9 @@ from rt2_jax.decoding import compact, rows
 from rt2_jax.decoding.grammar import Kind
 from rt2_jax.decoding.sampler import Sampler
 from rt2_jax.errors import UserError
+from rt2_jax.estimation import model_flops
 from rt2_jax.manifest import make_manifest
-from rt2_jax.models import backbone, cost
+from rt2_jax.models import backbone
 from rt2_jax.nearest import check
 from rt2_jax.parallel import mesh as mesh_lib, sharding
 from rt2_jax.training import (
@@ -109,7 +110,7 @@ def train(row: Row, batch: int, repeats: int, toy: bool) -> dict[str, Any]:
 
     times = harness.timed(steps, repeats)
     seconds = times['seconds'] / queued
-    flops = cost.train_flops(model_config, vocab, data, batch)
+    flops = model_flops.train_flops(model_config, vocab, data, batch)
     return {
         'unit': 'FLOP/s',
         'ours': flops / seconds,

@@ -15,7 +15,8 @@ from rt2_jax.decoding import compact
 from rt2_jax.decoding.grammar import Grammar, Kind
 from rt2_jax.decoding.sampler import Sampler
 from rt2_jax.errors import UserError
-from rt2_jax.models import backbone, cost
+from rt2_jax.estimation import model_flops
+from rt2_jax.models import backbone
 from rt2_jax.nearest import check
 from rt2_jax.parallel import sharding
 from rt2_jax.text.actions import ActionSpace, ActionTokenizer
@@ -41,7 +42,7 @@ class Job:
             embedding. Layers are gathered one by one.
         inputs: shapes with shardings of what the program takes.
         saved: shapes with shardings of what a checkpoint holds; empty for 'decode'.
-        flops: matrix products of a step by the formula of `models.cost`.
+        flops: matrix products of a step by `estimation.model_flops`.
         trace: traces the program.
         stand_in: the missing tokenizer file that another stands in for; '' if it is there.
     """
@@ -136,7 +137,7 @@ def _train(
         largest_parameter=_largest(program.state.params),
         inputs=(program.state, program.accumulated, program.batch),
         saved=(program.state, program.accumulated),
-        flops=cost.train_flops(config.model, vocab, config.data, rows),
+        flops=model_flops.train_flops(config.model, vocab, config.data, rows),
         trace=program.trace,
         stand_in=stand_in,
     )
@@ -183,7 +184,9 @@ def _decode(
         largest_parameter=_largest(stored),
         inputs=(params, batch['images'], batch['prompt']),
         saved=(),
-        flops=cost.decode_flops(config.model, config.data, batch_size, space.length, space.bins),
+        flops=model_flops.decode_flops(
+            config.model, config.data, batch_size, space.length, space.bins
+        ),
         trace=trace,
         stand_in=stand_in,
     )
