@@ -11,7 +11,7 @@ tokenizer; an example with its answer; and exported_policy.py, which reads all t
 A function takes any number of rows and compiles for each anew, or, with --batch_sizes=1,4,16, those
 alone. It runs on one device, of the platforms that --platforms names.
 
-rt2_jax itself goes on from checkpoints: `rt2_jax.checkpoints.loading.pack` makes a small one, and
+rt2_jax itself goes on from checkpoints: `rt2_jax.checkpoints.packing.pack` makes a small one, and
 `rt2_jax.convert` writes the formats of others.
 """
 
@@ -30,6 +30,7 @@ import jax.export
 import numpy as np
 
 from rt2_jax import command, paths
+from rt2_jax.checkpoints import assets
 from rt2_jax.decoding.grammar import Kind
 from rt2_jax.exported import card as card_lib, exported_policy, function as function_lib
 from rt2_jax.manifest import as_json, make_manifest, versions
@@ -145,6 +146,7 @@ def _emptied(output: epath.Path) -> epath.Path:
     Raises:
         ValueError: it holds something else.
     """
+    assets.check_output(output)
     output.mkdir(parents=True, exist_ok=True)
     present = sorted(path.name for path in output.iterdir())
     if present and not {exported_policy.POLICY, exported_policy.WEIGHTS} & set(present):

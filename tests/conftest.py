@@ -18,7 +18,6 @@ from rt2_jax.models import backbone
 from rt2_jax.text.actions import ActionSpace, ActionTokenizer
 from rt2_jax.text.tokenizer import Tokenizer
 from rt2_jax.training.state import TrainState
-from rt2_jax.training.step import Accumulated
 
 
 def pytest_configure(config):
@@ -117,9 +116,9 @@ def tiny_checkpoint(tiny, tokenizer, tmp_path_factory):
     workdir = tmp_path_factory.mktemp('run')
     assets.write_assets(workdir, tiny.config(), tokenizer, {'tabletop': ActionSpace.rt1_bounds()})
     step = jax.numpy.int32(7)
-    state = TrainState(step=step, params=tiny.params(0), opt_state={}, rng=jax.random.PRNGKey(0))
+    state = TrainState(step=step, params=tiny.params(0), opt_state={})
     checkpoints = checkpoint.Checkpoints(workdir)
-    checkpoints.save(state, Accumulated.zeros(1, 1), {'batches': 7}, 7)
+    checkpoints.save(state, {'batches': 7}, 7)
     checkpoints.close()
     return workdir
 

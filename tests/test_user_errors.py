@@ -34,7 +34,7 @@ BINARIES = {
     'inspect': 'rt2_jax.checkpoints.inspect',
     'estimate': 'rt2_jax.estimate',
     'collect': 'rt2_jax.envs.tabletop.collect',
-    'expert': 'rt2_jax.envs.tabletop.measure',
+    'expert': 'rt2_jax.envs.tabletop.expert',
     'data.inspect': 'rt2_jax.data.inspect',
     'inspect_web': 'rt2_jax.data.inspect_web',
     'preview': 'rt2_jax.data.preview',

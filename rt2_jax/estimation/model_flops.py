@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from rt2_jax.models import backbone
-from rt2_jax.training import metrics
+from rt2_jax.training.flops import count_flops
 
 
 def forward_flops(
@@ -33,7 +33,7 @@ def forward_flops(
         jax.ShapeDtypeStruct((rows, data['target_length']), jnp.int32),
     )
     params = jax.eval_shape(built.init, jax.random.key(0), *inputs)
-    return metrics.count_flops(jax.make_jaxpr(built.apply)(params, *inputs))
+    return count_flops(jax.make_jaxpr(built.apply)(params, *inputs))
 
 
 def train_flops(model: Mapping[str, Any], vocab: int, data: Mapping[str, Any], rows: int) -> float:

@@ -64,7 +64,7 @@ class Policy:
       frames, frame_stride: number F of frames an observation has, oldest first; steps between them.
       prompts: makes a text the prompt that the model takes; prompt_length: its most tokens, P.
       mesh: devices of this process that share the work, None for one device. Parameters and batches
-        are split over it as in training; `params` must lie on it already (`state.place_params`).
+        are split over it as in training; `params` must lie on it already (`state.place`).
       plan: whether `act` plans where it isn't told.
       augment: what training did to frames at random; actions are decided on the centre of what it
         cropped, questions answered on whole frames.
@@ -159,7 +159,7 @@ class Policy:
             onto = functools.partial(weights_lib.shapes, mesh=mesh)
             loaded = loading.load_for_inference(workdir, step, onto)
             params = loaded.params
-        chosen = loaded.source(source)
+        chosen = loaded.select_source(source)
         settings = {'embodiment': chosen.card, 'mesh': mesh, 'weights': weights} | settings
         parts = loaded.config, params, loaded.tokenizer, chosen.action_space
         policy = cls.from_config(*parts, **settings)
@@ -182,7 +182,7 @@ class Policy:
     ) -> Policy:
         """The policy of a model that is at hand, as a training run's config taught it."""
         model = backbone.build(config.model, tokenizer.vocab_size, tokenizer.integer_ids)
-        params = state_lib.place_params(params, weights_lib.shapes(config, tokenizer, mesh))
+        params = state_lib.place(params, weights_lib.shapes(config, tokenizer, mesh))
         inputs = weights_lib.inputs(config)
         model, params = compact.compact(model, params, weights, inputs, mesh)
         policy = cls(

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from rt2_jax import configuration
-from rt2_jax.checkpoints import acting_robot, assets, recorded
+from rt2_jax.checkpoints import acting_robot, assets
 from rt2_jax.data import cards, errors, named_mixtures, sources
 from rt2_jax.data.robot import rlds
 
@@ -97,15 +97,15 @@ def test_a_run_records_the_card_and_needs_no_file_later(dataset, file, tmp_path,
     robot, _ = sources.open_sources(config.data)
     assert {source.action_space for source, _ in robot.values()} != {MINE.action_space}
     spaces = {name: source.action_space for name, (source, _) in robot.items()}
-    assert acting_robot.acted_on(config, MINE, spaces) == spaces['mine']
+    assert acting_robot.run_action_space(config, MINE, spaces) == spaces['mine']
     workdir = tmp_path / 'run'
     assets.write_assets(workdir, config, tokenizer, spaces)
     file.unlink()
     record = json.loads((workdir / 'embodiment.json').read_text())
-    assert recorded.card_of(record['embodiment']) == MINE
+    assert assets.recorded_card(record['embodiment']) == MINE
     assert set(record['cards']) == {'mine', 'mine_plans'}
     assert cards.find(str(workdir / 'embodiment.json')) == MINE
-    assert acting_robot.cards_of(config, spaces) == {}  # what loading would be left with
+    assert acting_robot.source_cards(config, spaces) == {}  # what loading would be left with
 
 
 def test_a_mixture_with_cards_of_its_own(file):

@@ -12,7 +12,7 @@ import jax
 from jax.sharding import AbstractMesh, AxisType
 import pytest
 
-from rt2_jax.parallel import mesh as mesh_lib, sharding
+from rt2_jax.parallel import jaxprs, mesh as mesh_lib, sharding
 from rt2_jax.text.tokenizer import Tokenizer
 from rt2_jax.training import program as program_lib
 
@@ -52,7 +52,7 @@ def specs(name):
         'optimizer': of(program.state.opt_state),
         'activations': {
             name: [list(shape), axes(spec)]
-            for name, (shape, spec) in sharding.constraints(forward).items()
+            for name, (shape, spec) in jaxprs.constraints(forward).items()
         },
     }
 

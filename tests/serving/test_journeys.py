@@ -62,9 +62,9 @@ def learnt(request, tiny, tokenizer, tmp_path):
         batches.kinds,
         spaces,
     )
-    state, sums = program.init(), program.zeros()
+    state = program.init()
     for number, batch in enumerate(batches, 1):
-        state, sums, _ = program.step(state, sums, batch)
+        state, _ = program.step(state, batch)
         if number % ROUND == 0:
             policy = Policy.from_config(
                 config, jax.device_get(state.params), tokenizer, source.action_space
@@ -80,7 +80,7 @@ def learnt(request, tiny, tokenizer, tmp_path):
     workdir = tmp_path / 'run'
     assets.write_assets(workdir, config, tokenizer, spaces)
     checkpoints = checkpoint.Checkpoints(workdir)
-    checkpoints.save(state, sums, batches.get_state(), number)
+    checkpoints.save(state, batches.get_state(), number)
     checkpoints.close()
     return source, raw, workdir
 

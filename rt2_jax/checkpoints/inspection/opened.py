@@ -3,7 +3,7 @@
 | kind | arrays |
 |---|---|
 | a run's | `checkpoints/STEP/params`, by Orbax |
-| a packed one (`loading.pack`; 'package:NAME') | `params.npz` |
+| a packed one (`packing.pack`; 'package:NAME') | `params.npz` |
 | a converted one (`rt2_jax.convert`) | `params.safetensors`, whole or in shards |
 | an exported policy (`rt2_jax.export`) | `weights.safetensors` |
 """
@@ -19,7 +19,7 @@ from etils import epath
 import numpy as np
 
 from rt2_jax import configuration, paths, records
-from rt2_jax.checkpoints import loading, recorded, saved_files
+from rt2_jax.checkpoints import assets, checkpoint, loading
 from rt2_jax.checkpoints.assets import CheckpointError, check_action_tokens, read_config
 from rt2_jax.checkpoints.checkpoint import Checkpoints, complete_steps
 from rt2_jax.checkpoints.inspection import blocks, orbax_arrays
@@ -85,8 +85,8 @@ def open_checkpoint(directory: epath.PathLike, step: int | None = None) -> Opene
 
 def _assets(opened: Opened) -> None:
     path = opened.directory
-    opened.embodiment = recorded.embodiment(path / 'embodiment.json')
-    opened.tokenizer = recorded.tokenizer(path)
+    opened.embodiment = assets.read_embodiment(path / 'embodiment.json')
+    opened.tokenizer = assets.read_tokenizer(path)
     if (path / 'versions.json').exists():
         opened.versions = _json(path / 'versions.json')
     else:
@@ -106,7 +106,7 @@ def _run(opened: Opened, step: int | None) -> None:
     with contextlib.closing(Checkpoints(path, read_only=True)) as checkpoints:
         opened.arrays = orbax_arrays.open_arrays(checkpoints, step)
         opened.warnings += [
-            f'{folder / str(step)}: {w}' for w in saved_files.wrong(folder / str(step))
+            f'{folder / str(step)}: {w}' for w in checkpoint.damaged_files(folder / str(step))
         ]
     items = [item for item in sorted((folder / str(step)).iterdir()) if item.is_dir()]
     opened.disk = {item.name: _size(item) for item in items}
@@ -152,7 +152,7 @@ def _exported(path: epath.Path) -> Opened:
         path / POLICY,
         CheckpointError,
     )
-    config = configuration.recorded(
+    config = configuration.from_record(
         told['config'], path / POLICY, CheckpointError, told['versions'].get('rt2_jax', '')
     )
     opened = Opened(path, 'exported policy', step=told['step'], config=config)

@@ -31,7 +31,7 @@ def open_arrays(checkpoints: Checkpoints, step: int) -> dict[str, Stored]:
     """
     return {
         name: _stored(name, listed)
-        for name, listed in named_leaves(checkpoints.listed(step)).items()
+        for name, listed in named_leaves(checkpoints.parameter_shapes(step)).items()
     }
 
 
