@@ -40,7 +40,7 @@ BINARIES = {
     'preview': 'rt2_jax.data.preview',
 }
 # Errors that go to a client of the server as an answer, not to whoever started it.
-INTERNAL = {'rt2_jax.serving.refusals.Refusal'}
+INTERNAL = {'rt2_jax.serving.limits.Refusal'}
 
 
 def run(monkeypatch, name: str, *arguments: str) -> str:

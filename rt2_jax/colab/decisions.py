@@ -9,12 +9,12 @@ import numpy as np
 from rt2_jax.colab import colours, table
 from rt2_jax.decoding.grammar import Kind
 from rt2_jax.policy import Policy
+from rt2_jax.policy.answers import Answer
 from rt2_jax.policy.conventions import Convention
-from rt2_jax.policy.decision import Decision
 from rt2_jax.text.actions import ActionSpace
 
 
-def show(policy: Policy, decision: Decision) -> HTML:
+def show(policy: Policy, decision: Answer) -> HTML:
     """Every number of the action with its token, its probability and how undecided it was.
 
     The last column is what the robot is sent, in its own numbers; a line below says what the gripper's
@@ -57,7 +57,7 @@ def _meaning(convention: Convention) -> str:
     )
 
 
-def bars(policy: Policy, decision: Decision) -> Figure:
+def bars(policy: Policy, decision: Answer) -> Figure:
     """The likeliest values of every number, given the numbers before it."""
     space = policy.action_tokenizer.space
     figure, axes = colours.grid(space.length, 4, 3.1, 2.6)
@@ -82,7 +82,7 @@ def bars(policy: Policy, decision: Decision) -> Figure:
     return figure
 
 
-def looks(policy: Policy, frames: Sequence[np.ndarray], instruction: str, decision: Decision):
+def looks(policy: Policy, frames: Sequence[np.ndarray], instruction: str, decision: Answer):
     """Where the policy looked for each number of the action, on the newest frame: a figure.
 
     Args:

@@ -38,7 +38,7 @@ class Samples:
             the end. Their sum is the answer's log-probability.
         entropies: float32 [B, N, T], nats, of that same distribution; 0 after the end.
         lengths: int32 [B, N], tokens before the end.
-        likeliest: None, or, where `alternatives` K are asked for, ids int32 [B, N, T, K] and
+        top_k: None, or, where `alternatives` K are asked for, ids int32 [B, N, T, K] and
             log-probabilities float32 [B, N, T, K] of the likeliest tokens of that distribution, from the
             likeliest on; pad_id and -inf where fewer are allowed.
     """
@@ -47,7 +47,7 @@ class Samples:
     log_probs: jax.Array
     entropies: jax.Array
     lengths: jax.Array
-    likeliest: tuple[jax.Array, jax.Array] | None = None
+    top_k: tuple[jax.Array, jax.Array] | None = None
 
 
 @struct.dataclass
@@ -84,7 +84,7 @@ class _Loop:
     tokens: jax.Array  # int32 [B, T]
     log_probs: jax.Array  # float32 [B, T]
     entropies: jax.Array  # float32 [B, T]
-    likeliest: _TopK | None
+    top_k: _TopK | None
 
 
 _Advance = Callable[[np.ndarray | None], Callable[[_Loop], _Loop]]  # by columns
@@ -141,7 +141,7 @@ class Sampler:
             num_samples: N.
             forced: int32 [B, K] or None: the first tokens of each answer where they are already
                 decided (a plan written by a user, say); pad_id where they are not.
-            alternatives: K, of `Samples.likeliest`. Each K compiles for itself.
+            alternatives: K, of `Samples.top_k`. Each K compiles for itself.
 
         Raises:
             ValueError: for a temperature that is negative or NaN, or above 0 without `rng`, fewer than
@@ -238,7 +238,7 @@ class Sampler:
             tokens=jnp.full([batch, length], pad),
             log_probs=jnp.zeros([batch, length]),
             entropies=jnp.zeros([batch, length]),
-            likeliest=_no_top_k([batch, length, alternatives], pad),
+            top_k=_no_top_k([batch, length, alternatives], pad),
         )
 
         def decode(keys: jax.Array) -> Samples:
@@ -325,8 +325,7 @@ class Sampler:
             tokens=loop.tokens.at[:, step].set(token),
             log_probs=loop.log_probs.at[:, step].set(jnp.where(done, 0, log_prob)),
             entropies=loop.entropies.at[:, step].set(jnp.where(done, 0, entropy)),
-            likeliest=loop.likeliest
-            and self._write_top_k(loop.step, loop.likeliest, log_p, ids, done),
+            top_k=loop.top_k and self._write_top_k(loop.step, loop.top_k, log_p, ids, done),
         )
 
     def _write_top_k(
@@ -345,7 +344,7 @@ class Sampler:
 
     def _finish(self, loop: _Loop) -> Samples:
         lengths = jnp.sum(loop.tokens != self.grammar.pad_id, axis=-1)
-        return Samples(loop.tokens, loop.log_probs, loop.entropies, lengths, loop.likeliest)
+        return Samples(loop.tokens, loop.log_probs, loop.entropies, lengths, loop.top_k)
 
 
 def _no_top_k(shape: list[int], pad: jax.Array) -> _TopK | None:

@@ -13,6 +13,7 @@ import optax
 
 from rt2_jax.data import augmentation, pipeline, schedules, sources as sources_lib
 from rt2_jax.models import backbone
+from rt2_jax.models.backbone import Backbone
 from rt2_jax.parallel import sharding
 from rt2_jax.text.actions import ActionSpace
 from rt2_jax.text.tokenizer import Tokenizer
@@ -40,7 +41,7 @@ class Program:
         seed: of the initial parameters.
     """
 
-    model: nn.Module
+    model: Backbone
     optimizer: optax.GradientTransformation
     mesh: Mesh
     batch: dict[str, jax.ShapeDtypeStruct]

@@ -17,7 +17,7 @@ from rt2_jax.data.mixture import Schedule
 from rt2_jax.data.robot import rlds
 from rt2_jax.parallel import mesh as mesh_lib
 from rt2_jax.policy import Policy
-from rt2_jax.serving import json_arrays
+from rt2_jax.serving import codec
 from rt2_jax.training import program as program_lib
 
 pytestmark = pytest.mark.usefixtures('quick_compile')
@@ -94,9 +94,9 @@ def test_what_was_learnt_by_heart_is_what_the_robot_is_sent(learnt):
         posted, answers = [], []
         for i in range(len(source)):
             frame, instruction = source.frames(i)[0], source.raw(i)['instruction']
-            message = json_arrays.dumps({'image': frame, 'instruction': instruction})
+            message = codec.dumps({'image': frame, 'instruction': instruction})
             reply = requests.post(f'{server.http}/act', message, timeout=60)
-            posted.append(json_arrays.loads(reply.text))
+            posted.append(codec.loads(reply.text))
             answers.append(robot.infer(frame, instruction, reset=True)['actions'][0])
     check(source.index.card, policy.action_tokenizer.space, np.stack(posted), raw)
     np.testing.assert_array_equal(np.stack(answers), np.stack(posted).astype(np.float32))
