@@ -7,8 +7,8 @@ import numpy as np
 
 from rt2_jax.checkpoints.inspection.opened import Opened
 from rt2_jax.colab import colours
-from rt2_jax.models import layers
-from rt2_jax.text.actions import BINS
+from rt2_jax.models import embedding
+from rt2_jax.text.tokenizer import BINS
 
 NAME = 'embedding/embedding'
 
@@ -26,7 +26,7 @@ def vectors(checkpoint: Opened) -> np.ndarray | None:
     rows = stored.reader()((slice(ids.min(), ids.max() + 1), slice(0, stored.shape[1])))
     found = np.array(rows, np.float32)[ids - ids.min()]
     if checkpoint.config['model'].get('number_line'):
-        found += layers.number_line(*found.shape)
+        found += embedding.number_line(*found.shape)
     return found
 
 
