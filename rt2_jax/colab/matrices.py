@@ -5,7 +5,7 @@ import re
 
 import numpy as np
 
-from rt2_jax.checkpoints.inspection.blocks import Stored
+from rt2_jax.weights.tensors import Tensor as Stored
 
 STACKED = ('layers', 'blocks')  # modules whose parameters have an axis of layers in front
 LAYERS = 6  # that are read of one parameter at most

@@ -6,7 +6,7 @@ import math
 from matplotlib.figure import Figure
 import numpy as np
 
-from rt2_jax.checkpoints.inspection.blocks import Stored
+from rt2_jax.weights.tensors import Tensor as Stored
 from rt2_jax.checkpoints.inspection.opened import Opened
 from rt2_jax.colab import colours
 from rt2_jax.models import layers, vit
