@@ -12,7 +12,7 @@ session, and `bucket`, an empty bucket of its own for a test.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 import contextlib
 import dataclasses
 import http.client
@@ -26,6 +26,7 @@ import socket
 import subprocess
 import threading
 import time
+from typing import Any
 import urllib.parse
 import urllib.request
 import uuid
@@ -111,7 +112,7 @@ class Server:
 
     def __init__(self, binary: pathlib.Path):
         self._proxy = _Proxy()
-        self.url = f'http://127.0.0.1:{self._proxy.server_port}'
+        self.url = self._proxy.url
         with socket.socket() as free:
             free.bind(('127.0.0.1', 0))
             self._proxy.upstream = free.getsockname()[1]
@@ -170,51 +171,75 @@ class Server:
         self._process.wait()
 
 
-class _Proxy(http.server.ThreadingHTTPServer):
+class LocalServer(http.server.ThreadingHTTPServer):
+    """A server on a free port of this machine.
+
+    Args:
+        handler: class that answers its requests.
+    """
+
     daemon_threads = True
     request_queue_size = 128
 
-    def __init__(self):
-        super().__init__(('127.0.0.1', 0), _Handler)
-        self.upstream = 0
-        self.buckets: dict[str, Bucket] = {}
-        self.parts: dict[str, dict[int, bytes]] = {}  # of uploads under way
+    def __init__(self, handler: type[LocalHandler]):
+        super().__init__(('127.0.0.1', 0), handler)
 
-    def handle_error(self, request, client_address):
-        """Processes that were killed hang up."""
+    @property
+    def url(self) -> str:
+        """Its address."""
+        return f'http://127.0.0.1:{self.server_port}'
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Clients that were killed, or whom a test drops, hang up."""
 
 
-class _Handler(http.server.BaseHTTPRequestHandler):
+class LocalHandler(http.server.BaseHTTPRequestHandler):
+    """Answers requests to a LocalServer."""
+
     protocol_version = 'HTTP/1.1'
     disable_nagle_algorithm = True
     wbufsize = 1 << 16
 
-    def log_message(self, *args):
-        pass
+    def log_message(self, *args: Any) -> None:
+        """Nothing is logged."""
 
+    def answer(self, status: int, content: bytes = b'', headers: Mapping[str, str] = {}) -> None:
+        """Sends a whole answer."""
+        self.send_response(status)
+        for key, value in {'Content-Length': str(len(content)), **headers}.items():
+            self.send_header(key, value)
+        self.end_headers()
+        self.wfile.write(content)
+        self.wfile.flush()
+
+
+class _Proxy(LocalServer):
+    def __init__(self):
+        super().__init__(_Handler)
+        self.upstream = 0
+        self.buckets: dict[str, Bucket] = {}
+        self.parts: dict[str, dict[int, bytes]] = {}  # of uploads under way
+
+
+class _Handler(LocalHandler):
     def _pass_on(self):
         body = self._body()
         name, request = _parse(self.command, self.path)
         bucket = self.server.buckets.get(name)
         status, content, headers = bucket.fault(request) if bucket else None, b'', {}
         if status is None:
-            status, content, headers = self._answer(name, request, body)
+            status, content, headers = self._result(name, request, body)
         if bucket:
             sizes = {'sent': len(body), 'received': len(content)}
             bucket.requests.append(dataclasses.replace(request, status=status, **sizes))
-        self.send_response(status)
-        length = headers.pop('Content-Length', '') if self.command == 'HEAD' else ''
-        self.send_header('Content-Length', length or str(len(content)))
-        for key, value in headers.items():
-            if key.lower() not in _HOP:
-                self.send_header(key, value)
-        self.end_headers()
-        self.wfile.write(content)
-        self.wfile.flush()
+        kept = {key: value for key, value in headers.items() if key.lower() not in _HOP}
+        if self.command == 'HEAD' and 'Content-Length' in headers:
+            kept['Content-Length'] = headers['Content-Length']
+        self.answer(status, content, kept)
 
     do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = do_PATCH = _pass_on
 
-    def _answer(self, name: str, request: Request, body: bytes) -> tuple[int, bytes, dict]:
+    def _result(self, name: str, request: Request, body: bytes) -> tuple[int, bytes, dict]:
         """Status, content and headers of the server's answer."""
         query = dict(urllib.parse.parse_qsl(self.path.partition('?')[2], keep_blank_values=True))
         if self.path.startswith(_JSON) or self.command in ('GET', 'HEAD', 'DELETE'):

@@ -21,8 +21,8 @@ from rt2_jax.data import cards as robot_cards
 from rt2_jax.errors import UserError
 from rt2_jax.manifest import versions
 from rt2_jax.nearest import beside
-from rt2_jax.text.actions import ActionSpace
-from rt2_jax.text.tokenizer import BINS, Tokenizer
+from rt2_jax.text.actions import BINS, ActionSpace
+from rt2_jax.text.tokenizer import Tokenizer
 
 
 class CheckpointError(UserError, ValueError):

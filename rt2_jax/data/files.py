@@ -6,42 +6,39 @@ with files.open_file(files.path('gs://bucket/data/part-0')) as file:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 import concurrent.futures
 import os
-import resource
-import threading
-from typing import Any, TypeAlias
+from typing import Any, BinaryIO, TypeAlias, TypeVar
 
 from etils import epath
 
 from rt2_jax.data import remote
 
-# Files kept open at once: some of what a process may open, which often is 1,024. A set of a thousand
-# shards, of which most must be opened for each picture, takes 1.5 times as long to read.
-OPEN_FILES = max(64, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4)
-
 # Requests at once where many files are asked for.
 THREADS = 32
 
 Path: TypeAlias = epath.Path | remote.RemotePath
+AnyPath: TypeAlias = epath.PathLike | remote.RemotePath
+Result = TypeVar('Result')
 
 
 class LocalFile:
     """A file of this machine, with the interface of remote.RemoteFile."""
 
-    def __init__(self, path: epath.PathLike):
+    def __init__(self, path: epath.PathLike) -> None:
         self.path = path
         self._descriptor = os.open(path, os.O_RDONLY)
 
     def __enter__(self) -> LocalFile:
         return self
 
-    def __exit__(self, *error) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     @property
     def size(self) -> int:
+        """Bytes of the file."""
         return os.fstat(self._descriptor).st_size
 
     def read(self, offset: int, length: int) -> bytes:
@@ -52,75 +49,37 @@ class LocalFile:
         """What `read` gives for each (offset, length)."""
         return [os.pread(self._descriptor, length, offset) for offset, length in spans]
 
-    def reader(self, *, ahead: bool = True):
+    def reader(self, *, ahead: bool = True) -> BinaryIO:
         """The file from its start, in order; the system reads ahead."""
         del ahead
         return open(self.path, 'rb')
 
     def close(self) -> None:
+        """Closes the file."""
         os.close(self._descriptor)
 
 
-class Pool:
-    """Files of which many stay open, for reading from any thread.
-
-    Args:
-      paths: the files, which `read` takes by number.
-      known: their stamps, as far as known: a remote file is then read as of that version only.
-    """
-
-    def __init__(self, paths: Sequence[Path], known: Sequence[dict[str, Any]] = ()):
-        self._paths, self._known = list(paths), list(known)
-        self._opened: dict[int, LocalFile | remote.RemoteFile] = {}
-        self._lock = threading.Lock()
-
-    def read(self, number: int, spans: Sequence[tuple[int, int]]) -> list[bytes]:
-        """The bytes at each (offset, length) of a file; fewer where it ends before."""
-        opened = self._opened.get(number)
-        if opened is None:
-            with self._lock:
-                opened = self._opened.get(number)
-                if opened is None and len(self._opened) < OPEN_FILES:
-                    opened = self._opened[number] = self._open(number)
-        if opened is not None:
-            return opened.read_many(spans)
-        with self._open(number) as once:
-            return once.read_many(spans)
-
-    def _open(self, number: int) -> LocalFile | remote.RemoteFile:
-        return open_file(self._paths[number], self._known[number] if self._known else None)
-
-    def __getstate__(self) -> dict[str, Any]:
-        # Descriptors and locks belong to one process.
-        return {**self.__dict__, '_opened': {}, '_lock': None}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _lock=threading.Lock())
-
-
-def path(given: epath.PathLike | remote.RemotePath) -> Path:
+def path(address: AnyPath) -> Path:
     """A path of this machine or of a remote store, by how it starts."""
-    return (
-        remote.RemotePath(os.fspath(given))
-        if remote.is_remote(given)
-        else epath.Path(given).expanduser()
-    )
+    if remote.is_remote(address):
+        return remote.RemotePath(os.fspath(address))
+    return epath.Path(address).expanduser()
 
 
 def open_file(
-    given: epath.PathLike | remote.RemotePath, known: dict[str, Any] | None = None
+    address: AnyPath, stamp: dict[str, Any] | None = None
 ) -> LocalFile | remote.RemoteFile:
-    """Opens a file for reading, a remote one in the version that its stamp `known` names."""
-    if remote.is_remote(given):
-        return remote.RemoteFile(path(given), known)
-    return LocalFile(os.path.expanduser(given))
+    """Opens a file for reading, a remote one in the version that `stamp` names."""
+    if remote.is_remote(address):
+        return remote.RemoteFile(remote.RemotePath(os.fspath(address)), stamp)
+    return LocalFile(os.path.expanduser(address))
 
 
-def read(given: str) -> bytes:
+def read(address: str) -> bytes:
     """A file whole; a remote one by one request."""
-    if remote.is_remote(given):
-        return path(given).read_bytes()
-    with open(os.path.expanduser(given), 'rb', buffering=0) as file:
+    if remote.is_remote(address):
+        return remote.RemotePath(address).read_bytes()
+    with open(os.path.expanduser(address), 'rb', buffering=0) as file:
         return file.read()
 
 
@@ -139,8 +98,8 @@ def stamps(paths: Iterable[Path]) -> list[dict[str, Any]]:
 def missing(paths: Iterable[Path]) -> list[Path]:
     """Those of `paths` that aren't there."""
     paths = list(paths)
-    there = _of_each(lambda one: one.exists(), paths)
-    return [one for one, exists in zip(paths, there, strict=True) if not exists]
+    present = _of_each(lambda path: path.exists(), paths)
+    return [path for path, exists in zip(paths, present, strict=True) if not exists]
 
 
 def default_cache() -> epath.Path:
@@ -149,16 +108,16 @@ def default_cache() -> epath.Path:
     return epath.Path(home) / 'rt2_jax'
 
 
-def _stamp(one: Path) -> dict[str, Any]:
-    if remote.is_remote(one):
-        return remote.stamp(path(one))
-    status = os.stat(one)
+def _stamp(path: Path) -> dict[str, Any]:
+    if isinstance(path, remote.RemotePath):
+        return remote.stamp(path)
+    status = os.stat(path)
     return {'size': status.st_size, 'mtime_ns': status.st_mtime_ns}
 
 
-def _of_each(function, paths: Iterable[Path]) -> list[Any]:
+def _of_each(function: Callable[[Path], Result], paths: Iterable[Path]) -> list[Result]:
     paths = list(paths)
     if not any(map(remote.is_remote, paths)):
-        return [function(one) for one in paths]
+        return [function(path) for path in paths]
     with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
         return list(pool.map(function, paths))

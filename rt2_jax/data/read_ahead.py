@@ -5,19 +5,21 @@ from __future__ import annotations
 from collections import deque
 import concurrent.futures
 import io
-from typing import Protocol
+from typing import Any, Protocol
 
 
 class Ranges(Protocol):
     """What is read by ranges, as remote.RemoteFile is.
 
     Attributes:
-      size: its bytes.
+        size: its bytes.
     """
 
     size: int
 
-    def read(self, offset: int, length: int) -> bytes: ...
+    def read(self, offset: int, length: int) -> bytes:
+        """Bytes `offset` to `offset + length`, or up to the end of the file."""
+        ...
 
 
 class ReadAhead(io.RawIOBase):
@@ -26,12 +28,12 @@ class ReadAhead(io.RawIOBase):
     Going back within the range at hand, or forward within what was asked for, loses none of it.
 
     Args:
-      file: what is read.
-      ahead: how many ranges are under way or waiting to be used; with 0, each read is one range.
-      length: bytes of a range.
+        file: what is read.
+        ahead: how many ranges are under way or waiting to be used; with 0, each read is one range.
+        length: bytes of a range.
     """
 
-    def __init__(self, file: Ranges, ahead: int, length: int):
+    def __init__(self, file: Ranges, ahead: int, length: int) -> None:
         self._file, self._ahead, self._length = file, ahead, length
         self._pool = concurrent.futures.ThreadPoolExecutor(ahead) if ahead else None
         self._ranges: deque[concurrent.futures.Future[bytes]] = deque()
@@ -41,15 +43,19 @@ class ReadAhead(io.RawIOBase):
         self._error: Exception | None = None
 
     def readable(self) -> bool:
+        """True."""
         return True
 
     def seekable(self) -> bool:
+        """True."""
         return True
 
     def tell(self) -> int:
+        """The current position."""
         return self._position
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Moves the current position, without reading; returns it."""
         base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._file.size}[whence]
         if base + offset != self._position:
             self._position = base + offset
@@ -58,7 +64,12 @@ class ReadAhead(io.RawIOBase):
                 self._forget()
         return self._position
 
-    def readinto(self, buffer) -> int:
+    def readinto(self, buffer: Any) -> int:
+        """Fills a buffer from the current position on; returns how many bytes, 0 at the end.
+
+        Raises:
+            RemoteError: once, and from then on until the position is moved.
+        """
         if self._error:
             raise self._error
         try:
@@ -76,6 +87,7 @@ class ReadAhead(io.RawIOBase):
         return count
 
     def close(self) -> None:
+        """Cancels what is under way."""
         if not self.closed:
             self._forget()
             if self._pool:

@@ -65,7 +65,7 @@ class RemotePath:
 
     url: str
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.url.startswith('http') and urllib.parse.urlsplit(self.url).query:
             raise ValueError(f"{self.url}: a data set's address can't have a query (?...)")
 
@@ -81,7 +81,8 @@ class RemotePath:
 
     @property
     def name(self) -> str:
-        return self.url.rstrip('/').rpartition('/')[2]
+        """The last part."""
+        return _last_part(self.url.rstrip('/'))
 
     def exists(self) -> bool:
         """Whether there is such an object; folders don't exist by themselves."""
@@ -94,16 +95,17 @@ class RemotePath:
     def read_bytes(self) -> bytes:
         """The object whole, by one request; raises as RemoteFile.read."""
         store, key = _place(self.url)
-        return _ask(self.url, '', lambda: bytes(store.get(key).bytes()))
+        return _request(self.url, '', lambda: bytes(store.get(key).bytes()))
 
     def read_text(self) -> str:
+        """The object whole, as UTF-8."""
         return self.read_bytes().decode()
 
     def names(self) -> tuple[list[str], list[str]]:
         """Names of the folders and of the objects in a folder.
 
         Raises:
-          DataSetError: web servers don't list what they hold.
+            DataSetError: web servers don't list what they hold.
         """
         if self.url.startswith('http'):
             raise DataSetError(
@@ -111,12 +113,14 @@ class RemotePath:
                 '{000..127} in the pattern of the files'
             )
         store, key = _place(self.url.rstrip('/') + '/')
-        found = _ask(self.url, '', lambda: store.list_with_delimiter(key))
-        folders = [folder.rstrip('/') for folder in found['common_prefixes']]
-        objects = [one['path'] for one in found['objects']]
-        return [name.rpartition('/')[2] for name in folders], [
-            name.rpartition('/')[2] for name in objects
-        ]
+        listing = _request(self.url, '', lambda: store.list_with_delimiter(key))
+        folders = [folder.rstrip('/') for folder in listing['common_prefixes']]
+        objects = [meta['path'] for meta in listing['objects']]
+        return [_last_part(folder) for folder in folders], [_last_part(key) for key in objects]
+
+
+def _last_part(address: str) -> str:
+    return address.rpartition('/')[2]
 
 
 def is_remote(path: Any) -> bool:
@@ -130,22 +134,22 @@ def is_remote(path: Any) -> bool:
 def stamp(path: RemotePath) -> dict[str, Any]:
     """The object's 'size' in bytes, and its 'version': its ETag, or else when it was changed."""
     store, key = _place(path.url)
-    return _stamp(_ask(path.url, '', lambda: store.head(key)))
+    return _stamp(_request(path.url, '', lambda: store.head(key)))
 
 
 class RemoteFile:
     """One version of a remote object.
 
     Args:
-      path: its address.
-      known: what `stamp` said of the version wanted; by default the present version.
+        path: its address.
+        version: the `stamp` of the version to read; by default the present one.
     """
 
-    def __init__(self, path: RemotePath, known: dict[str, Any] | None = None):
+    def __init__(self, path: RemotePath, version: dict[str, Any] | None = None) -> None:
         self.path = path
         self._store, self._key = _place(path.url)
-        known = known or stamp(path)
-        self.size, self.version = known['size'], known['version']
+        version = version or stamp(path)
+        self.size, self.version = version['size'], version['version']
         # Servers never match weak tags; these are compared with what comes back, as all others are.
         weak = self.version.startswith(('W/', 'at '))
         self._options = {} if weak else {'if_match': self.version}
@@ -153,7 +157,7 @@ class RemoteFile:
     def __enter__(self) -> RemoteFile:
         return self
 
-    def __exit__(self, *error) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -163,15 +167,15 @@ class RemoteFile:
         """Bytes `offset` to `offset + length`, or up to the end of the file.
 
         Raises:
-          RemoteError: not to be had within LIMITS.
-          ChangedFile: the object is another version now.
-          FileNotFoundError: it isn't there any more.
+            RemoteError: not to be had within LIMITS.
+            ChangedFile: the object is another version now.
+            FileNotFoundError: it isn't there any more.
         """
         end = min(offset + length, self.size)
         if end <= offset:
             return b''
         what = f', bytes {offset} to {end}'
-        data = _ask(self.path.url, what, lambda: self._get(offset, end))
+        data = _request(self.path.url, what, lambda: self._get(offset, end))
         if len(data) != end - offset:
             raise RemoteError(f'{self.path}{what}: the server sent {len(data)} bytes')
         return data
@@ -184,12 +188,13 @@ class RemoteFile:
                 groups[-1][1] = max(groups[-1][1], offset + length)
             else:
                 groups.append([offset, offset + length])
-        found = [(start, self.read(start, end - start)) for start, end in groups]
-        starts = [start for start, _ in found]
+        contents = [self.read(start, end - start) for start, end in groups]
+        starts = [start for start, _ in groups]
         results = []
         for offset, length in spans:
-            start, data = found[bisect.bisect_right(starts, offset) - 1]
-            results.append(data[offset - start : offset - start + length])
+            number = bisect.bisect_right(starts, offset) - 1
+            begin = offset - starts[number]
+            results.append(contents[number][begin : begin + length])
         return results
 
     def reader(self, *, ahead: bool = True) -> io.BufferedReader:
@@ -214,14 +219,14 @@ def _stamp(meta: Any) -> dict[str, Any]:
     return {'size': int(meta['size']), 'version': version}
 
 
-def _ask(url: str, what: str, request: Callable[[], Result]) -> Result:
-    """The request's result; errors name the file, the range, the tries and the last cause."""
+def _request(url: str, what: str, send: Callable[[], Result]) -> Result:
+    """The result of a request; errors name the file, the range, the tries and the last cause."""
     from obstore import exceptions  # pylint: disable=g-import-not-at-top
 
     start = time.monotonic()
     try:
         with _connections:
-            return request()
+            return send()
     except FileNotFoundError as error:
         raise FileNotFoundError(f'{url}{what}: there is no such file') from error
     except exceptions.PreconditionError as error:

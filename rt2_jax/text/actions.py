@@ -12,8 +12,8 @@ float32 [8] in the same order; its element 0 is a flag with the opposite sense, 
 Other robots have other dimensions, and some have no terminate number: on Language-Table an action
 is "X Y" (`ActionSpace.language_table`), and its vector is float32 [2].
 
-The grid. A bin decodes to its centre, never to its edge: cutting off instead of rounding turns a
-null action into a drift. Where a range is symmetric about zero, zero is the exact centre of bin
+The grid. A bin decodes to its centre, never to its edge: truncation would turn a null action into a
+drift. Where a range is symmetric about zero, zero is the exact centre of bin
 `bins // 2`, and a bin is 1/(bins - 1) of the range wide:
 
     256 bins  1..255 share the range; bin 0, which encoding never chooses, decodes to its lower end
@@ -29,10 +29,13 @@ from collections.abc import Mapping, Sequence
 import dataclasses
 import json
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from absl import logging
 import numpy as np
+
+if TYPE_CHECKING:
+    from rt2_jax.text.tokenizer import Tokenizer
 
 BINS = 256
 DIMENSIONS = ('dx', 'dy', 'dz', 'drx', 'dry', 'drz', 'gripper')
@@ -47,17 +50,17 @@ class ActionSpace:
     """What the numbers of an action mean: the ranges of its continuous dimensions, and a flag.
 
     Attributes:
-      low: lower ends, one a dimension, in `units`.
-      high: upper ends. A range narrower than `MINIMUM_RANGE` is widened to it about its middle,
-        with a logged warning.
-      names: names of the dimensions.
-      units: their units: metres, radians, or 1 for a dimensionless one.
-      bins: number of integers a dimension may take.
-      terminate: whether the terminate flag comes before them. Without it, nothing that a policy
-        says ends an episode.
+        low: lower ends, one a dimension, in `units`.
+        high: upper ends. A range narrower than `MINIMUM_RANGE` is widened to it about its middle,
+            with a logged warning.
+        names: names of the dimensions.
+        units: their units: metres, radians, or 1 for a dimensionless one.
+        bins: number of integers a dimension may take.
+        terminate: whether the terminate flag comes before them. Without it, no
+            output of a policy ends an episode.
 
     Raises:
-      ValueError: for lengths that differ, ends that are not finite, or high below low.
+        ValueError: for lengths that differ, ends that are not finite, or high below low.
     """
 
     low: tuple[float, ...]
@@ -122,7 +125,7 @@ class ActionSpace:
     def language_table(cls) -> ActionSpace:
         """Language-Table's "X Y": the change of the arm's 2-D set-point, +-0.1 m, and no flag.
 
-        The paper's X and Y are integers -10..+10. Negative integers are no single tokens, so 0..20
+        The paper's X and Y are integers -10..+10. Negative integers are not single tokens, so 0..20
         stand for them here, 10 for 0: an integer is 1 cm, and both ends of the environment's range
         (`Box(-0.1, 0.1)` in google-research/language-table) are exact.
         """
@@ -157,26 +160,27 @@ class ActionSpace:
     def bin_widths(self) -> np.ndarray:
         """Width of a bin, float64 [D], in `units`."""
         extent = np.subtract(self.high, self.low)
-        return extent / (self.bins - self._zero_centred())
+        return extent / (self.bins - self.zero_centred)
 
     @property
     def centres(self) -> np.ndarray:
         """What each integer stands for: float64 [D, bins], in `units`."""
         width, low = self.bin_widths[:, None], np.asarray(self.low)[:, None]
-        zero_centred = self._zero_centred()[:, None]
         integers = np.arange(self.bins)
         plain = low + (integers + 0.5) * width
         high = np.asarray(self.high)[:, None]
         about_zero = np.clip((integers - self.bins // 2) * width, low, high)
-        return np.where(zero_centred, about_zero, plain)
+        return np.where(self.zero_centred[:, None], about_zero, plain)
 
-    def _zero_centred(self) -> np.ndarray:
+    @property
+    def zero_centred(self) -> np.ndarray:
+        """Whether a dimension's range is symmetric about zero, bool [D]."""
         return np.add(self.low, self.high) == 0
 
     def to_json(self) -> str:
+        """The JSON text; without `terminate` where it is True."""
         fields = dataclasses.asdict(self)
-        # Written only where it says something: runs of before there was a choice go on, since the
-        # positions in their data are bound to this very text.
+        # A run's position in its data is bound to this text, so older runs need it as it was.
         if self.terminate:
             del fields['terminate']
         return json.dumps(fields)
@@ -205,8 +209,10 @@ def range_of(lower: float, upper: float, least: float, greatest: float) -> tuple
     exact.
 
     Args:
-      lower, upper: its lower and upper quantile.
-      least, greatest: its extremes.
+        lower: its lower quantile.
+        upper: its upper quantile.
+        least: its minimum.
+        greatest: its maximum.
     """
     if upper - lower >= MINIMUM_RANGE or greatest - least < MINIMUM_RANGE:
         return lower, upper
@@ -220,29 +226,30 @@ class ActionTokenizer:
     """Action vectors <-> token ids, by way of a tokenizer's single-token integers.
 
     Attributes:
-      space: the ActionSpace.
-      integer_ids: int32 [bins], token id of each integer.
-      bin_of_id: int32 [vocab_size], the integer of each token id, -1 for any other token.
-      encoded: how many actions were encoded.
-      clipped: int64 [D], how many values of each dimension lay outside their range and were
-        clipped to it. Logged as the count grows.
+        space: the ActionSpace.
+        integer_ids: int32 [bins], token id of each integer.
+        bin_of_id: int32 [vocab_size], the integer of each token id, -1 for any other token.
+        encoded: how many actions were encoded.
+        clipped: int64 [D], how many values of each dimension lay outside their range and were
+            clipped to it. Logged as the count grows.
 
     Raises:
-      ValueError: when the tokenizer's integers and token ids are not one to one.
+        ValueError: when the tokenizer's integers and token ids are not one to one.
     """
 
-    def __init__(self, space: ActionSpace, tokenizer: Any):
+    def __init__(self, space: ActionSpace, tokenizer: Tokenizer) -> None:
         self.space = space
         self.integer_ids = _checked_integer_ids(tokenizer, space.bins)
         self.bin_of_id = np.full([tokenizer.vocab_size], -1, np.int32)
         self.bin_of_id[self.integer_ids] = np.arange(space.bins)
-        # Kept as arrays: making them anew for each action takes longer than encoding it.
-        self._low, self._high, self._width = *np.array([space.low, space.high]), space.bin_widths
+        # Arrays, made once: making them takes longer than encoding an action.
+        self._low, self._high = np.array([space.low, space.high])
+        self._width = space.bin_widths
         # float32 data holds a range's end with a rounding error, which is no clip.
         slack = 1e-6 * (self._high - self._low)
         self._lowest, self._highest = self._low - slack, self._high + slack
         # A bin is floor((value - origin) / width + half) + middle.
-        zero_centred = space._zero_centred()
+        zero_centred = space.zero_centred
         self._origin = np.where(zero_centred, 0.0, self._low)
         self._half = np.where(zero_centred, 0.5, 0.0)
         self._middle = np.where(zero_centred, space.bins // 2, 0)
@@ -266,8 +273,8 @@ class ActionTokenizer:
         """Action vectors float [..., L] to the integers of the action string, int32 [..., L].
 
         Raises:
-          ValueError: for a wrong shape, a value that is NaN or infinite, or a terminate flag
-            outside [0, 1].
+            ValueError: for a wrong shape, a value that is NaN or infinite, or a terminate flag
+                outside [0, 1].
         """
         action = np.asarray(action, np.float64)
         if action.ndim < 1 or action.shape[-1] != self.length:
@@ -283,10 +290,10 @@ class ActionTokenizer:
             )
         count = int(self.space.terminate)
         flags, values = action[..., :count], action[..., count:]
-        if (wrong := (flags < 0) | (flags > 1)).any():
+        if (invalid := (flags < 0) | (flags > 1)).any():
             raise ValueError(
                 'The terminate flag (element 0 of an action) must lie in [0, 1], got '
-                f'{flags[wrong].flat[0]}.'
+                f'{flags[invalid].flat[0]}.'
             )
         bins = self._bins(self._clip(values))
         first = np.where(flags >= 0.5, TERMINATE, CARRY_ON)
@@ -297,18 +304,18 @@ class ActionTokenizer:
         """Integers of action strings [..., L] to action vectors float32 [..., L] (bin centres).
 
         Raises:
-          ValueError: for a wrong shape or an integer that has no meaning at its place.
+            ValueError: for a wrong shape or an integer that has no meaning at its place.
         """
         integers = np.asarray(integers)
         if integers.ndim < 1 or integers.shape[-1] != self.length:
             raise ValueError(f'An action has {self.length} integers, got shape {integers.shape}.')
         count = int(self.space.terminate)
         limits = np.array([2] * count + [self.space.bins] * len(self.space.names))
-        if (wrong := (integers < 0) | (integers >= limits)).any():
-            place = tuple(np.argwhere(wrong)[0])
+        if (invalid := (integers < 0) | (integers >= limits)).any():
+            where = tuple(np.argwhere(invalid)[0])
             raise ValueError(
-                f'Integer {integers[place]} at position {int(place[-1])} of an action '
-                f'({self._name(place[-1])!r}) is outside 0..{limits[place[-1]] - 1}.'
+                f'Integer {integers[where]} at position {int(where[-1])} of an action '
+                f'({self._name(where[-1])!r}) is outside 0..{limits[where[-1]] - 1}.'
             )
         flag = (integers[..., :count] == TERMINATE).astype(np.float32)
         dimension = np.arange(len(self.space.names))
@@ -323,15 +330,15 @@ class ActionTokenizer:
         """Token ids int [..., L] to action vectors float32 [..., L].
 
         Raises:
-          ValueError: for a wrong shape, or an id that is no action token at its place.
+            ValueError: for a wrong shape, or an id that is no action token at its place.
         """
         ids = np.asarray(ids)
         inside = (ids >= 0) & (ids < len(self.bin_of_id))
         integers = np.where(inside, self.bin_of_id[np.where(inside, ids, 0)], -1)
         if (integers < 0).any():
-            place = tuple(np.argwhere(integers < 0)[0])
+            where = tuple(np.argwhere(integers < 0)[0])
             raise ValueError(
-                f'Token id {ids[place]} at position {int(place[-1])} of {ids[place[:-1]].tolist()} '
+                f'Token id {ids[where]} at position {int(where[-1])} of {ids[where[:-1]].tolist()} '
                 f'is no action token: an action is {self.length} ids of the integers '
                 f'0..{self.space.bins - 1}.'
             )
@@ -361,7 +368,7 @@ class ActionTokenizer:
         return np.minimum(np.maximum(bins, self._first), self.space.bins - 1)
 
 
-def _checked_integer_ids(tokenizer: Any, bins: int) -> np.ndarray:
+def _checked_integer_ids(tokenizer: Tokenizer, bins: int) -> np.ndarray:
     """The ids of the integers 0..bins-1, int32 [bins], proved to be one to one with them."""
     ids = np.asarray(tokenizer.integer_ids, np.int32)
     if ids.ndim != 1 or len(ids) < bins:

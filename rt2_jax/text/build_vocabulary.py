@@ -2,8 +2,8 @@
 
     python -m rt2_jax.text.build_vocabulary --output=rt2_jax/text/tokenizer.model
 
-The text it learns from is what the project says: names of pictures in every language, the web's
-questions and the robot's instructions. Bytes are a fallback, so any other text can be encoded too.
+It is trained on the project's own texts: names of pictures in every language, the web's questions and
+the robot's instructions. Bytes are a fallback, so that any other text can be encoded too.
 """
 
 import io
@@ -22,7 +22,7 @@ def sentences(wide: bool = False) -> list[str]:
     """The corpus: every wording with every name, once.
 
     Args:
-      wide: with persons, sums, and each word of a name in every language as a token of its own.
+        wide: with persons, sums, and each word of a name in every language as a token of its own.
     """
     from rt2_jax.data.web import compose, pictures, small_web
     from rt2_jax.text import prompts
@@ -67,7 +67,7 @@ def sentences(wide: bool = False) -> list[str]:
     corpus += [prompts.robot_plan(instruction) for instruction in instructions]
     corpus += [prompts.plan(instruction) for instruction in instructions]
     corpus += names + list(compose.COLOURS) + ['yes', 'no', "I'm hungry.", 'gripper', '1, 2; 3.']
-    # Said most often, so that each English name is a token of its own.
+    # Most frequent, so that each English name is a single token.
     corpus += 20 * ([f'the {picture.name}' for picture in catalogue] + categories)
     if wide:
         corpus += 20 * names
@@ -76,7 +76,7 @@ def sentences(wide: bool = False) -> list[str]:
 
 
 def _sums() -> list[str]:
-    """Numbers by arithmetic, as RT-2's reasoning tasks say them (arXiv 2307.15818, table 6)."""
+    """Numbers by arithmetic, as in RT-2's reasoning tasks (arXiv 2307.15818, table 6)."""
     sums = [f'the sum of {a} plus {b}' for a in _NUMBERS for b in _NUMBERS]
     return sums + [f'{a} minus {b}' for a in _NUMBERS for b in _NUMBERS]
 
@@ -110,7 +110,8 @@ def define_flags() -> None:
     flags.DEFINE_bool('wide', False, 'With persons, sums, and the words of every language.')
 
 
-def main(_) -> None:
+def main(_: list[str]) -> None:
+    """Runs the command."""
     paths.write(paths.of(FLAGS.output), build(FLAGS.size, FLAGS.wide))
 
 

@@ -1,26 +1,30 @@
-"""The token ids of "Action:" at the end of a plan, where the action's tokens begin.
+"""The token ids of "Action:" at the end of a plan, before the action's tokens.
 
-Alone, "Action:" may be other pieces than in a sentence: a tokenizer without a dummy prefix, such as
-Gemma's, has "Ac tion :" at the beginning of a text and "▁Action :" behind a space. So the ids are taken
-from plans, by training and by decoding alike.
+A tokenizer without a dummy prefix, such as Gemma's, encodes "Action:" as "Ac tion :" at the beginning of
+a text and as "▁Action :" behind a space. So training and decoding both take the ids from plans.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 from rt2_jax.text import prompts
+
+if TYPE_CHECKING:
+    from rt2_jax.text.tokenizer import Tokenizer
 
 _PLANS = ('pick banana', 'move to 410 530', 'push the (red) one left', "it's hot, drink")
 
 
-def marker_ids(tokenizer: Any) -> tuple[int, ...]:
+def marker_ids(tokenizer: Tokenizer) -> tuple[int, ...]:
     """The ids that end every plan.
 
     Args:
-        tokenizer: a `Tokenizer`.
+        tokenizer: of the plans.
 
     Raises:
-        ValueError: "Action:" is tokenised together with the words before it or the integers after it, or
+        ValueError: "Action:" is encoded together with the words before it or the integers after it, or
             differently behind different words.
     """
     markers = {_marker_behind(tokenizer, text) for text in _PLANS}
@@ -35,11 +39,11 @@ def marker_ids(tokenizer: Any) -> tuple[int, ...]:
 def is_plan(ids: Sequence[int], marker: Sequence[int]) -> bool:
     """Whether `marker` ends `ids` and stands nowhere else in them."""
     length, ids, marker = len(marker), list(ids), list(marker)
-    places = [i for i in range(len(ids) - length + 1) if ids[i : i + length] == marker]
-    return places == [len(ids) - length]
+    starts = [i for i in range(len(ids) - length + 1) if ids[i : i + length] == marker]
+    return starts == [len(ids) - length]
 
 
-def _marker_behind(tokenizer: Any, text: str) -> tuple[int, ...]:
+def _marker_behind(tokenizer: Tokenizer, text: str) -> tuple[int, ...]:
     plan = prompts.plan(text)
     words = plan.removesuffix(prompts.ACTION_MARKER).rstrip()
     ids, before = tokenizer.encode(plan), tokenizer.encode(words)

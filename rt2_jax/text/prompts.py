@@ -6,7 +6,7 @@
 | robot with plan | `Instruction: pick banana.` | `Plan: pick banana. Action:` and eight action tokens |
 | web | `Q: what is in the image? A:` | any text |
 
-Language-Table's prediction tasks (the paper's appendix) have no published wording that we know; here they are
+Language-Table's prediction tasks (the paper's appendix) have no published wording that we know of; ours:
 
 | task | prompt | answer |
 |---|---|---|
@@ -15,13 +15,13 @@ Language-Table's prediction tasks (the paper's appendix) have no published wordi
 | time steps | `Q: how many steps are between the frames? A:` | `12` |
 | success | `Q: did the robot push the star to the cube? A:` | `yes` or `no` |
 
-For web sets RT-2 prints no more than questions; the rest is worded as its backbones were trained:
+Of web sets RT-2 prints questions alone; the rest is worded as its backbones were trained:
 
 | task | prompt | from |
 |---|---|---|
 | caption | `Generate the alt_text in EN at 0:` | PaLI (arXiv 2209.06794), whose position 0 is the start |
 | question | `Answer in EN: what is in the image` | PaLI |
-| ocr | `Generate the ocr_text in EN:` | in the manner of PaLI's captions; its own is not at hand |
+| ocr | `Generate the ocr_text in EN:` | like PaLI's captions; its own wording is not published |
 | detect | `detect cat ; dog` | PaliGemma (arXiv 2407.07726) |
 """
 
@@ -34,7 +34,7 @@ TIME_STEPS = 'Q: how many steps are between the frames? A:'
 
 
 def robot(instruction: str) -> str:
-    """The prompt of a robot example; `instruction` as the operator says it ("pick banana")."""
+    """The prompt of a robot example, for an instruction such as "pick banana"."""
     return f'Q: what action should the robot take to {instruction.strip().rstrip(".?")}? A:'
 
 
@@ -50,8 +50,8 @@ def plan(text: str) -> str:
 
 def plan_text(answer: str) -> str:
     """The inverse of `plan`; '' for an answer without one."""
-    plan = answer.strip().removesuffix(ACTION_MARKER).strip().removeprefix('Plan:').strip()
-    return plan.removesuffix('.')
+    text = answer.strip().removesuffix(ACTION_MARKER).strip().removeprefix('Plan:').strip()
+    return text.removesuffix('.')
 
 
 def web(question: str) -> str:
@@ -80,5 +80,5 @@ def ocr(language: str) -> str:
 
 
 def detect(names: Sequence[str]) -> str:
-    """The prompt that asks for the boxes of everything so called."""
+    """The prompt that asks for the boxes of everything of these names."""
     return f'detect {" ; ".join(names)}'

@@ -7,7 +7,6 @@ GET and HEAD with Range, If-Match and ETag; and the lists of folders that gs:// 
 from collections.abc import Callable
 import contextlib
 import hashlib
-import http.server
 import pathlib
 import re
 import socket
@@ -16,28 +15,27 @@ import time
 import urllib.parse
 import xml.sax.saxutils
 
+from bucket import LocalHandler, LocalServer
+
 FAULTS = ('drop', '503', '429', 'truncate', 'stall')
 STALL_SECONDS = 1.0
 
 
-class ObjectServer(http.server.ThreadingHTTPServer):
+class ObjectServer(LocalServer):
     """Serves the files under `root`.
 
     Attributes:
-      fault: called with the number of the request, says what goes wrong with it, or ''.
-      served: (method, name, first byte, end) of each request that was answered whole.
-      requests: how many came.
-      touched: names whose ETag is another than it was, to change while the server runs.
-      conditional: whether If-Match is heeded.
-      weak: whether ETags are weak ones, which match nothing.
-      latency: seconds before each answer.
+        fault: called with the number of the request, says what goes wrong with it, or ''.
+        served: (method, name, first byte, end) of each request that was answered whole.
+        requests: how many came.
+        touched: names whose ETag is another than it was, to change while the server runs.
+        conditional: whether If-Match is heeded.
+        weak: whether ETags are weak ones, which match nothing.
+        latency: seconds before each answer.
     """
 
-    daemon_threads = True
-    request_queue_size = 128
-
     def __init__(self, root: pathlib.Path):
-        super().__init__(('127.0.0.1', 0), _Handler)
+        super().__init__(_Handler)
         self.root = root
         self.fault: Callable[[int], str] = lambda number: ''
         self.served: list[tuple[str, str, int, int]] = []
@@ -46,25 +44,12 @@ class ObjectServer(http.server.ThreadingHTTPServer):
         self.requests = 0
         self.lock = threading.Lock()
 
-    @property
-    def url(self) -> str:
-        return f'http://127.0.0.1:{self.server_port}'
-
-    def handle_error(self, request, client_address):
-        """A client that hangs up is part of the play."""
-
     def bytes_served(self) -> int:
+        """Bytes of the bodies that were sent."""
         return sum(end - start for method, _, start, end in list(self.served) if method == 'GET')
 
 
-class _Handler(http.server.BaseHTTPRequestHandler):
-    protocol_version = 'HTTP/1.1'
-    disable_nagle_algorithm = True
-    wbufsize = 1 << 16
-
-    def log_message(self, *args):
-        pass
-
+class _Handler(LocalHandler):
     def do_HEAD(self):
         self.do_GET()
 
@@ -132,18 +117,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             f'<ListBucketResult><Name>{bucket}</Name><Prefix>{prefix}</Prefix>{"".join(lines)}'
             '<IsTruncated>false</IsTruncated></ListBucketResult>'
         ).encode()
-        self.send_response(200)
-        self.send_header('Content-Length', str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-        self.wfile.flush()
+        self.answer(200, body)
         self.server.served.append(('LIST', f'{bucket}/{prefix}', 0, len(body)))
-
-    def answer(self, status: int):
-        self.send_response(status)
-        self.send_header('Content-Length', '0')
-        self.end_headers()
-        self.wfile.flush()
 
     def hang_up(self):
         self.close_connection = True

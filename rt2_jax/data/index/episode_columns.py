@@ -82,7 +82,7 @@ class EpisodeColumns:
         card: of the robot.
     """
 
-    def __init__(self, card: robot_card.RobotCard):
+    def __init__(self, card: robot_card.RobotCard) -> None:
         self._card = card
         self._parts: dict[str, list[np.ndarray]] = {name: [] for name in _names(card)}
         self._texts: dict[str, int] = {}
@@ -118,7 +118,7 @@ class EpisodeColumns:
         """The arrays, and what JSON says of them."""
         arrays = {name: self._joined(name) for name in self._parts}
         steps = int(arrays['episode_steps'].sum())
-        about = {
+        about: dict[str, Any] = {
             'rows': steps,
             'episodes': len(arrays['episode_steps']),
             'dropped_first': self._dropped_first,

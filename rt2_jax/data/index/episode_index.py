@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import bisect
-from collections.abc import Sequence
+from collections.abc import Iterator
 
 from etils import epath
 import numpy as np
@@ -12,15 +12,15 @@ from rt2_jax.data.index.opened_index import OpenedIndex
 from rt2_jax.data.readers.rlds_episodes import Rlds
 
 
-class Texts(Sequence):
-    """The index's distinct texts, decoded one at a time.
+class Texts:
+    """The index's distinct texts, decoded when they are looked up.
 
     Args:
         run: uint8 [bytes], the texts' UTF-8 one behind another.
         ends: int64 [texts], where each ends.
     """
 
-    def __init__(self, run: np.ndarray, ends: np.ndarray):
+    def __init__(self, run: np.ndarray, ends: np.ndarray) -> None:
         self._run, self._ends = run, ends
 
     def __len__(self) -> int:
@@ -31,6 +31,9 @@ class Texts(Sequence):
             raise IndexError(f'text {i} of {len(self)}')
         start = int(self._ends[i - 1]) if i else 0
         return self._run[start : int(self._ends[i])].tobytes().decode()
+
+    def __iter__(self) -> Iterator[str]:
+        return (self[i] for i in range(len(self)))
 
 
 class EpisodeIndex(OpenedIndex):
@@ -43,7 +46,7 @@ class EpisodeIndex(OpenedIndex):
 
     def __init__(
         self, dataset: Rlds, location: epath.PathLike | None = None, *, together: bool = False
-    ):
+    ) -> None:
         super().__init__(dataset, location, together=together)
         self.card = dataset.card
 

@@ -5,7 +5,7 @@ A part is an .npz of one file's arrays with a JSON text `about`, written whole o
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 import json
 import os
 from typing import Any
@@ -25,7 +25,7 @@ def write_part(path: epath.PathLike, arrays: Mapping[str, np.ndarray], about: An
     text = np.frombuffer(json.dumps(about).encode(), np.uint8)
     try:
         with open(temporary, 'wb') as file:
-            np.savez(file, **arrays, about=text)
+            np.savez(file, **{**arrays, 'about': text})  # type: ignore[arg-type]  # of its flags
         os.replace(temporary, path)
     finally:
         if os.path.exists(temporary):
@@ -33,7 +33,7 @@ def write_part(path: epath.PathLike, arrays: Mapping[str, np.ndarray], about: An
 
 
 def about_part(path: epath.PathLike) -> Any:
-    """What was said of a part."""
+    """What JSON says of a part."""
     with np.load(path) as part:
         return json.loads(part['about'].tobytes())
 
@@ -56,7 +56,7 @@ class Writer:
         arrays: name -> {'bytes', 'crc32c'} of the values of each array so far.
     """
 
-    def __init__(self, folder: epath.Path):
+    def __init__(self, folder: epath.Path) -> None:
         self._folder = folder
         self.arrays: dict[str, dict[str, int]] = {}
 
@@ -100,7 +100,7 @@ def verify(
     """Reads arrays from end to end and compares their checksums.
 
     Raises:
-      IndexMismatch: naming the damaged file, and the remedy.
+        IndexMismatch: naming the damaged file, and the remedy.
     """
     for name, about in abouts.items():
         checksum = 0
@@ -110,7 +110,7 @@ def verify(
             raise IndexMismatch(f'{folder / name}.npy is damaged: its checksum differs. {remedy}')
 
 
-def chunks(array: np.ndarray | Sequence, rows: int) -> Iterator[np.ndarray]:
+def chunks(array: np.ndarray, rows: int) -> Iterator[np.ndarray]:
     """An array by runs of rows, for what would take too much memory at once."""
     for start in range(0, len(array), rows):
         yield array[start : start + rows]

@@ -85,34 +85,37 @@ class Columns(Protocol):
 
 
 class Indexable(Protocol):
-    """A data set that can be indexed.
-
-    Attributes:
-        directory: the data set, of this machine or remote.
-        index_name: name of the index among those of the data set.
-        identity: what an index must have been built with; index.json repeats it.
-        fingerprint: changes with all that decides, beside the data, what a part holds.
-        rows: what a row of the index is, 'steps' or 'records'.
-        parallel_bytes: below this size of the data, starting processes costs more than it saves.
-    """
+    """A data set that can be indexed."""
 
     @property
-    def directory(self) -> epath.PathLike: ...
+    def directory(self) -> epath.PathLike:
+        """The data set, of this machine or remote."""
+        ...
 
     @property
-    def index_name(self) -> str: ...
+    def index_name(self) -> str:
+        """Name of the index among those of the data set."""
+        ...
 
     @property
-    def identity(self) -> dict[str, Any]: ...
+    def identity(self) -> dict[str, Any]:
+        """What an index must have been built with; index.json repeats it."""
+        ...
 
     @property
-    def fingerprint(self) -> str: ...
+    def fingerprint(self) -> str:
+        """Changes with all that decides, beside the data, what a part holds."""
+        ...
 
     @property
-    def rows(self) -> str: ...
+    def rows(self) -> str:
+        """What a row of the index is: 'steps' or 'records'."""
+        ...
 
     @property
-    def parallel_bytes(self) -> int: ...
+    def parallel_bytes(self) -> int:
+        """Below this size of the data, starting processes costs more than it saves."""
+        ...
 
     def prepare(self) -> Self:
         """Itself, with what indexing alone needs; a DataSetError where the card doesn't fit."""

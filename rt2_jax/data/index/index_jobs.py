@@ -1,5 +1,6 @@
-"""Runs the jobs of building an index: resumable, whole or not at all, by the processes of one machine
-or of several.
+"""Runs the jobs of building an index, by the processes of one machine or of several.
+
+An index is made whole or not at all; what a stopped build left is used by the next.
 """
 
 from __future__ import annotations

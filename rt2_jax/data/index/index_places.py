@@ -35,15 +35,15 @@ def place(
     """The folder of an index.
 
     Args:
-      location: the folder that the user wants, of this machine or of a bucket; None for the default.
-      directory: the data set.
-      name: of the index among those of the data set.
-      indexes: a folder that all processes of a job reach and that all of them give.
+        location: the folder that the user wants, of this machine or of a bucket; None for the default.
+        directory: the data set.
+        name: of the index among those of the data set.
+        indexes: a folder that all processes of a job reach and that all of them give.
 
     Returns:
-      By default the folder inside a data set of this machine. Several processes use it only if it is
-      there in all of them, and one alone only if it is there or can be written. Else a folder in
-      `indexes`, or without that in the user's cache.
+        By default the folder inside a data set of this machine. Several processes use it only if it is
+        there in all of them, and one alone only if it is there or can be written. Else a folder in
+        `indexes`, or without that in the user's cache.
     """
     if location:
         return paths.of(location)
@@ -91,8 +91,8 @@ def on_this_machine(location: epath.Path) -> epath.Path:
     """The folder from which an index is mapped: its own, or the copy of one that lies in a bucket.
 
     Raises:
-      IndexMismatch: a file of the copy has another checksum than index.json says.
-      OSError: it cannot be read, or the copy cannot be written.
+        IndexMismatch: a file of the copy has another checksum than index.json says.
+        OSError: it cannot be read, or the copy cannot be written.
     """
     if not paths.is_remote(location):
         return location

@@ -42,7 +42,7 @@ class OpenedIndex:
 
     def __init__(
         self, dataset: Indexable, location: epath.PathLike | None = None, *, together: bool = False
-    ):
+    ) -> None:
         self.directory = dataset.directory
         self.location = index_build.place(dataset, location)
         if not index_places.exists(self.location):

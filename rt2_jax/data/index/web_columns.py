@@ -45,9 +45,11 @@ TEXT_COLUMNS = (*TEXTS, 'path')
 class WebColumns:
     """The columns of one unit, in the making."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         # As numbers, not objects: a shard may hold a million records.
-        self._plain = {name: array.array(np.dtype(dtype).char) for name, dtype in PLAIN.items()}
+        self._plain: dict[str, array.array] = {
+            name: array.array(np.dtype(dtype).char) for name, dtype in PLAIN.items()
+        }
         self._counts = {name: array.array('I') for name in TEXT_COLUMNS}
         self._lengths = {name: array.array('I') for name in TEXT_COLUMNS}
         self._blobs = {name: bytearray() for name in TEXT_COLUMNS}

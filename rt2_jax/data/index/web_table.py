@@ -42,7 +42,7 @@ class WebTable(OpenedIndex):
 
     def __init__(
         self, dataset: WebFormat, location: epath.PathLike | None = None, *, together: bool = False
-    ):
+    ) -> None:
         super().__init__(dataset, location, together=together)
         self.languages: list[str] = self.about['languages']
         self.folder = dataset.folder
@@ -87,7 +87,7 @@ class WebTable(OpenedIndex):
         return all((int(self.arrays['holds'][row]) >> TEXTS.index(f)) & 1 for f in fields)
 
     def holding(self, *fields: str, rows: slice = slice(None)) -> np.ndarray:
-        """bool [records]: which have text in all of the fields."""
+        """Which records have text in all of the fields, bool [records]."""
         bits = sum(1 << TEXTS.index(field) for field in fields)
         return (self.arrays['holds'][rows] & bits) == bits
 

@@ -49,7 +49,7 @@ def report_of(index: EpisodeIndex) -> dict[str, Any]:
             'steps': index.steps,
             'hours': index.steps / card.frequency / 3600,
             'empty_episodes': about['empty_episodes'],
-            'unreadable_records': len(about['skipped']),
+            'unreadable_records': index.skipped_count,
             'null_first_steps_dropped': about['dropped_first'],
             'last_steps_dropped': about['dropped_last'],
             'steps_without_instruction': about['unlabelled_steps'],

@@ -24,7 +24,7 @@ def matching(directory: str, pattern: str) -> list[str]:
     """Names of files within a directory, in order.
 
     Raises:
-      DataSetError: there are none, or one is missing.
+        DataSetError: there are none, or one is missing.
     """
     folder = files.path(directory)
     if isinstance(folder, epath.Path) and not folder.exists():
@@ -45,12 +45,12 @@ def matching(directory: str, pattern: str) -> list[str]:
 
 
 def _expanded(pattern: str) -> list[str]:
-    found = _NUMBERS.search(pattern)
-    if found is None:
+    braces = _NUMBERS.search(pattern)
+    if braces is None:
         return [pattern]
-    first, last = found.groups()
+    first, last = braces.groups()
     numbers = range(int(first), int(last) + 1)
-    before, after = pattern[: found.start()], _expanded(pattern[found.end() :])
+    before, after = pattern[: braces.start()], _expanded(pattern[braces.end() :])
     return [f'{before}{number:0{len(first)}d}{rest}' for number in numbers for rest in after]
 
 

@@ -60,7 +60,8 @@ def _elements(text: str) -> Iterator[tuple[int, int]]:
     """Where each element of an array begins and ends; all that follows a broken one is its part."""
     decoder, end = json.JSONDecoder(), text.index('[') + 1
     while True:
-        begin = _BETWEEN.match(text, end).end()
+        between = _BETWEEN.match(text, end)
+        begin = between.end() if between else end
         if text.startswith(']', begin):
             if text[begin + 1 :].strip():  # not silently: what follows the array is named
                 yield begin + 1, len(text)

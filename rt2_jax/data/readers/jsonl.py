@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 import concurrent.futures
 import dataclasses
 import functools
+import itertools
 import json
 import os
 from typing import Any
@@ -85,11 +86,12 @@ class Jsonl(WebFormat):
                 made = run(self._attempt, (line for _, line in lines))
                 for (offset, line), records in zip(lines, made, strict=True):
                     digest.update(line)
-                    if isinstance(records, ValueError):
-                        # To count lines means to read all that is before them.
-                        place = '' if remote.is_remote(path) else f'line {numbers(offset)}: '
-                        records = [tfrecord.CorruptRecord(path, offset, f'{place}{records}')]
-                    yield from records
+                    if not isinstance(records, ValueError):
+                        yield from records
+                        continue
+                    # To count lines means to read all that is before them.
+                    place = '' if remote.is_remote(path) else f'line {numbers(offset)}: '
+                    yield tfrecord.CorruptRecord(path, offset, f'{place}{records}')
 
     def framing(self, path: str, unit: Unit, digest: Any) -> None:
         """Of the lines themselves; pictures are checked when they are read."""
@@ -119,7 +121,7 @@ class Jsonl(WebFormat):
             raise ValueError('brackets nested too deeply') from error
         except UnicodeDecodeError as error:
             raise ValueError(f'not UTF-8: {error}') from error
-        except (json.JSONDecodeError, RecursionError) as error:
+        except json.JSONDecodeError as error:
             raise ValueError(f'not JSON: {error}') from error
         names = web_records.look_up(tree, self.card.image)
         if len(names) != 1 or not isinstance(names[0], str):
@@ -145,20 +147,14 @@ class Jsonl(WebFormat):
 
 
 def _groups(items: Iterator[Any], size: int) -> Iterator[list[Any]]:
-    group = []
-    for item in items:
-        group.append(item)
-        if len(group) == size:
-            yield group
-            group = []
-    if group:
+    while group := list(itertools.islice(items, size)):
         yield group
 
 
 class _LineNumbers:
-    """Counts a file's lines up to a byte, on from where it was asked last."""
+    """Counts a file's lines up to a byte; offsets must not fall."""
 
-    def __init__(self, path: str):
+    def __init__(self, path: str) -> None:
         self._path, self._at, self._lines = path, 0, 1
 
     def __call__(self, offset: int) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterator, Sequence
 import dataclasses
+import math
 from typing import Any
 import zlib
 
@@ -149,7 +150,7 @@ class SerializedEpisode:
 
     def __init__(
         self, payload: bytes, schema: rlds_schema.Schema, paths: Container[str] | None = None
-    ):
+    ) -> None:
         self.payload = payload
         self.schema = schema
         self.features = tf_example.parse(payload, paths)
@@ -161,17 +162,19 @@ class SerializedEpisode:
     def numbers(self, path: str, steps: int | None) -> np.ndarray:
         """A numeric feature, [steps, ...] or, with steps None, of its own shape."""
         field = self.schema[path]
-        full = field.shape if steps is None else (steps, *field.shape)
+        shape = field.shape if steps is None else (steps, *field.shape)
+        fixed = [size for size in shape if size is not None]
         values = self._values(path)
-        if None in full or values.size != np.prod(full, dtype=np.int64):
+        if len(fixed) < len(shape) or values.size != math.prod(fixed):
             raise ValueError(
-                f'feature {path!r} has {values.size} values; {list(full)} are expected'
+                f'feature {path!r} has {values.size} values; {list(shape)} are expected'
             )
-        return values.reshape(full).astype(field.dtype)
+        return values.reshape(fixed).astype(field.dtype)
 
     def steps(self, path: str) -> int:
         """The number of the episode's steps, by a numeric feature that each of them has."""
-        size, row = self._values(path).size, int(np.prod(self.schema[path].shape))
+        row = math.prod(size for size in self.schema[path].shape if size is not None)
+        size = self._values(path).size
         if size % row:
             raise ValueError(f'feature {path!r} has {size} values, not {row} a step')
         return size // row
@@ -235,7 +238,7 @@ def _padded_bytes(row: np.ndarray, path: str) -> bytes:
 class _EpisodeReader:
     """Reads episodes by a card; a ValueError where one can't be what the card says."""
 
-    def __init__(self, card: robot_card.RobotCard, schema: rlds_schema.Schema):
+    def __init__(self, card: robot_card.RobotCard, schema: rlds_schema.Schema) -> None:
         self._card, self._schema = card, schema
         self._paths = {rlds_schema.full_path(path) for path in card.paths}
         self._cameras = {

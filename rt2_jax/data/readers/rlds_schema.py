@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 import dataclasses
+from typing import Any
 
 from absl import logging
 from etils import epath
@@ -24,10 +25,10 @@ class Field:
     """How one feature is stored.
 
     Attributes:
-      shape: without the step axis; None for a dimension that varies.
-      dtype: a NumPy type's name, 'text', 'picture' for encoded pictures of 8 bits a channel, or
-        'picture of uint16' and the like for others.
-      encoding: 'none', 'bytes' or 'zlib'.
+        shape: without the step axis; None for a dimension that varies.
+        dtype: a NumPy type's name, 'text', 'picture' for encoded pictures of 8 bits a channel, or
+            'picture of uint16' and the like for others.
+        encoding: 'none', 'bytes' or 'zlib'.
     """
 
     shape: tuple[int | None, ...]
@@ -42,13 +43,13 @@ def read(directory: epath.PathLike) -> Schema:
     """Flat feature path ('steps/action', 'aspects/success') -> Field.
 
     Raises:
-      DataSetError: without a features.json that TFDS understands.
+        DataSetError: without a features.json that TFDS understands.
     """
     import tensorflow_datasets as tfds  # pylint: disable=g-import-not-at-top
 
-    fields = {}
+    fields: dict[str, Field] = {}
 
-    def walk(feature, path):
+    def walk(feature: Any, path: str) -> None:
         if isinstance(feature, tfds.features.Dataset):
             feature = feature.feature
         if isinstance(feature, tfds.features.FeaturesDict):
@@ -61,7 +62,7 @@ def read(directory: epath.PathLike) -> Schema:
     return fields
 
 
-def _fields(feature, path: str) -> dict[str, Field]:
+def _fields(feature: Any, path: str) -> dict[str, Field]:
     encoding = getattr(feature.to_json_content(), 'encoding', '') or 'none'
     if encoding != 'none':
         return {path: Field(tuple(feature.shape), np.dtype(feature.np_dtype).name, encoding)}
@@ -88,7 +89,7 @@ def check_card(schema: Schema, card: robot_card.RobotCard, directory: epath.Path
     Cameras that don't fit are logged, and have no pictures in the index; one at least must fit.
 
     Raises:
-      DataSetError: the card names what the schema lacks, or has in another form; says all of it.
+        DataSetError: the card names what the schema lacks, or has in another form; says all of it.
     """
     problems = [_action_problem(schema, part) for part in card.action]
     problems.append(_instruction_problem(schema, card.instruction))

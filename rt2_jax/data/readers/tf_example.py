@@ -12,7 +12,7 @@ with `value` = field 1 of each list, floats and integers packed or not.
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Iterator
 
 import numpy as np
 
@@ -26,13 +26,13 @@ class Feature:
     """One feature of an Example.
 
     Attributes:
-      kind: BYTES_LIST, FLOAT_LIST, INT64_LIST, or 0 for an empty feature.
-      values: spans int64 [N, 2] into the buffer, float32 [N] or int64 [N].
+        kind: BYTES_LIST, FLOAT_LIST, INT64_LIST, or 0 for an empty feature.
+        values: spans int64 [N, 2] into the buffer, float32 [N] or int64 [N].
     """
 
     __slots__ = ('kind', 'values')
 
-    def __init__(self, kind: int, values: np.ndarray):
+    def __init__(self, kind: int, values: np.ndarray) -> None:
         self.kind = kind
         self.values = values
 
@@ -41,11 +41,11 @@ def parse(buffer: bytes, names: Container[str] | None = None) -> dict[str, Featu
     """Features by name of one serialised tf.train.Example.
 
     Args:
-      buffer: the Example.
-      names: the features wanted; all by default. What others hold isn't looked at.
+        buffer: the Example.
+        names: the features wanted; all by default. What others hold isn't looked at.
 
     Raises:
-      ValueError: if `buffer` isn't one.
+        ValueError: if `buffer` isn't one.
     """
     features: dict[str, Feature] = {}
     try:
@@ -75,7 +75,7 @@ def _varint(buffer: bytes, at: int) -> tuple[int, int]:
             raise ValueError(f'not a tf.train.Example: endless varint at byte {at} of the record')
 
 
-def _messages(buffer: bytes, at: int, end: int):
+def _messages(buffer: bytes, at: int, end: int) -> Iterator[tuple[int, int, int]]:
     """Yields (field number, start, end) of the length-delimited fields; skips the others."""
     while at < end:
         key, at = _varint(buffer, at)

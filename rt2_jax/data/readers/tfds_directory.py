@@ -21,7 +21,7 @@ def version_folder(directory: epath.PathLike) -> files.Path:
     """The folder of a data set's version, where the folder above it is given and has only one.
 
     Raises:
-      DataSetError: it has several versions.
+        DataSetError: it has several versions.
     """
     path = files.path(directory)
     versions = _versions(path)
@@ -102,9 +102,9 @@ def features(directory: epath.PathLike) -> Any:
     """The tfds.features.FeaturesDict that features.json describes.
 
     Raises:
-      DataSetError: without a features.json that TFDS understands.
+        DataSetError: without a features.json that TFDS understands.
     """
-    # TFDS is wanted for the schema only, at indexing; training reads the index alone.
+    # Only indexing needs the schema, and only the schema needs TFDS.
     import tensorflow_datasets as tfds  # pylint: disable=g-import-not-at-top
 
     path = files.path(directory) / 'features.json'
@@ -145,11 +145,11 @@ def class_names(directory: epath.PathLike, keys: Sequence[str]) -> tuple[str, ..
     """Names of the classes of a ClassLabel, which TFDS keeps in a file of their own.
 
     Args:
-      directory: the data set.
-      keys: of the feature, outermost first.
+        directory: the data set.
+        keys: of the feature, outermost first.
 
     Raises:
-      DataSetError: there is no such file; TFDS would take the classes' numbers for names.
+        DataSetError: there is no such file; TFDS would take the classes' numbers for names.
     """
     # tensorflow_datasets/core/features/feature.py, convert_feature_name_to_filename.
     path = files.path(directory) / f'{"-".join(key.replace("/", ".") for key in keys)}.labels.txt'
@@ -160,7 +160,11 @@ def class_names(directory: epath.PathLike, keys: Sequence[str]) -> tuple[str, ..
 
 def _versions(path: files.Path) -> list[str]:
     """Folders of a local folder that are data sets, where it is none itself."""
-    if remote.is_remote(path) or not path.is_dir() or (path / 'dataset_info.json').exists():
+    if (
+        isinstance(path, remote.RemotePath)
+        or not path.is_dir()
+        or (path / 'dataset_info.json').exists()
+    ):
         return []
     return sorted(
         folder.name for folder in path.iterdir() if (folder / 'dataset_info.json').exists()

@@ -124,7 +124,7 @@ def _leaves(features: Any, keys: tuple[str, ...] = ()) -> dict[str, tuple[tuple[
     inner = getattr(features, 'feature', features)
     if not hasattr(inner, 'keys'):
         return {'/'.join(keys): (keys, inner)}
-    leaves = {}
+    leaves: dict[str, tuple[tuple[str, ...], Any]] = {}
     for key in inner.keys():
         leaves |= _leaves(inner[key], (*keys, key))
     return leaves

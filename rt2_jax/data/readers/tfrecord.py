@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import dataclasses
 import os
 import struct
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import google_crc32c
 
@@ -26,13 +26,13 @@ FOOTER_BYTES = 4
 class CorruptRecord(UserError, ValueError):
     """A record that cannot be trusted; names the file and the byte at which the record starts."""
 
-    def __init__(self, path: str | os.PathLike, offset: int, reason: str):
+    def __init__(self, path: str | os.PathLike, offset: int, reason: str) -> None:
         super().__init__(f'{os.fspath(path)}, record at byte {offset}: {reason}')
         self.path = os.fspath(path)
         self.offset = offset
         self.reason = reason
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.path, self.offset, self.reason)
 
 
@@ -60,11 +60,11 @@ class Record:
     """Where a record lies and what it holds.
 
     Attributes:
-      offset: first byte of the record's frame in the file.
-      length: payload bytes; the payload starts at `offset + HEADER_BYTES`.
-      stored_checksum: the masked CRC-32C of the payload as written in the file.
-      payload: the bytes, or None when only the framing was read or the record is corrupt.
-      error: what is wrong with the record, if anything.
+        offset: first byte of the record's frame in the file.
+        length: payload bytes; the payload starts at `offset + HEADER_BYTES`.
+        stored_checksum: the masked CRC-32C of the payload as written in the file.
+        payload: the bytes, or None when only the framing was read or the record is corrupt.
+        error: what is wrong with the record, if anything.
     """
 
     offset: int
@@ -92,8 +92,8 @@ def scan(path: str | os.PathLike, *, payloads: bool = True) -> Iterator[Record]:
     starts is then unknown: the last Record says so in `error`.
 
     Args:
-      path: the TFRecord file, of this machine or remote (see files).
-      payloads: False reads the framing alone, seeking over the payloads, and checks no payload.
+        path: the TFRecord file, of this machine or remote (see files).
+        payloads: False reads the framing alone, seeking over the payloads, and checks no payload.
     """
     with files.open_file(path) as opened, opened.reader(ahead=payloads) as file:
         offset, size = 0, opened.size
@@ -101,27 +101,21 @@ def scan(path: str | os.PathLike, *, payloads: bool = True) -> Iterator[Record]:
             header = file.read(HEADER_BYTES)
             reason, length = _broken_header(header, size - offset)
             if reason:
-                error = CorruptRecord(
-                    path,
-                    offset,
-                    f'{reason}; {size - offset} bytes of the file from here on are unreadable',
-                )
+                reason += f'; {size - offset} bytes of the file from here on are unreadable'
+                error = CorruptRecord(path, offset, reason)
                 yield Record(offset, length, 0, None, error)
                 return
-            if payloads:
-                payload = file.read(length)
-            else:
+            payload = file.read(length) if payloads else None
+            if not payloads:
                 file.seek(length, os.SEEK_CUR)
-                payload = None
             (stored,) = struct.unpack('<I', file.read(FOOTER_BYTES))
-            error = None
+            record = Record(offset, length, stored, payload)
             if payload is not None and masked(checksum(payload)) != stored:
-                error = CorruptRecord(
-                    path, offset, f"the {length} payload bytes don't match their checksum"
-                )
-                payload = None
-            yield Record(offset, length, stored, payload, error)
-            offset += HEADER_BYTES + length + FOOTER_BYTES
+                reason = f"the {length} payload bytes don't match their checksum"
+                error = CorruptRecord(path, offset, reason)
+                record = dataclasses.replace(record, payload=None, error=error)
+            yield record
+            offset = record.end
 
 
 def _broken_header(header: bytes, left: int) -> tuple[str, int]:

@@ -29,7 +29,6 @@ class WebFormat(abc.ABC):
         directory: the set, of this machine or remote.
         card: what its features are called.
         kind: the format's name.
-        folder: where pictures are that have files of their own; else ''.
         rows, parallel_bytes: see `index_build.Indexable`.
     """
 
@@ -37,7 +36,6 @@ class WebFormat(abc.ABC):
     card: WebCard
 
     kind: ClassVar[str]
-    folder = ''
     rows = 'records'
     parallel_bytes = 32 << 20
 
@@ -55,6 +53,11 @@ class WebFormat(abc.ABC):
     def identity(self) -> dict[str, Any]:
         """What an index must have been built with."""
         return {'format': FORMAT, 'dataset': self.fingerprint}
+
+    @property
+    def folder(self) -> str:
+        """Where pictures are that have files of their own; else ''."""
+        return ''
 
     def prepare(self) -> Self:
         """Itself: there is no schema to prepare."""

@@ -22,17 +22,17 @@ OVERHANG = 0.02
 
 @dataclasses.dataclass
 class Record:
-    """A picture and what is said of it.
+    """A picture and its texts.
 
     Attributes:
-      offset: the picture's first byte in the unit's file; 0 where pictures are files.
-      length: its bytes.
-      checksum: CRC-32C of them.
-      texts: field of web_cards.TEXTS -> texts; fields without text are left out.
-      boxes: float32 [labels, 4]: top, left, bottom, right, fractions of the picture's sides.
-      language: of the texts.
-      score: how well picture and text fit; NaN if unknown.
-      path: name of the picture's own file, where it has one.
+        offset: the picture's first byte in the unit's file; 0 where pictures are files.
+        length: its bytes.
+        checksum: CRC-32C of them.
+        texts: field of web_cards.TEXTS -> texts; fields without text are left out.
+        boxes: float32 [labels, 4]: top, left, bottom, right, fractions of the picture's sides.
+        language: of the texts.
+        score: how well picture and text fit; NaN if unknown.
+        path: name of the picture's own file, where it has one.
     """
 
     offset: int
@@ -48,34 +48,20 @@ class Record:
 def make(
     values: Mapping[str, Any], picture: bytes, offset: int, card: WebCard, path: str = ''
 ) -> list[Record]:
-    """The Records of a picture from what a format found: one for each language of its texts.
+    """The Records of a picture: one for each language of its texts.
 
     Args:
-      values: field -> list of what was found under the card's path; fields not found are left out.
-      picture: the encoded picture.
-      offset: its first byte in the unit's file.
-      card: the set's card.
-      path: name of the picture's own file, where it has one.
+        values: field -> list of the values under the card's path; fields without are left out.
+        picture: the encoded picture.
+        offset: its first byte in the unit's file.
+        card: the set's card.
+        path: name of the picture's own file, where it has one.
 
     Raises:
-      ValueError: a picture, text, box, language or score that can't be one.
+        ValueError: a picture, text, box, language or score that can't be one.
     """
     height, width = _picture_size(picture)
-    texts = {}
-    for field in TEXTS:
-        # Labels go with boxes by their places, so that none may be left out.
-        found = [_text(field, value) for value in _flat(values.get(field, ()))]
-        kept = found if field == 'label' else [text for text in found if text]
-        if kept:
-            texts[field] = kept
-    if turns := _flat(values.get('conversation', ())):
-        said = conversations.questions_and_answers(turns)
-        for field, more in zip(('question', 'answer'), said, strict=True):
-            if more:
-                texts[field] = texts.get(field, []) + more
-    questions, answers = len(texts.get('question', ())), len(texts.get('answer', ()))
-    if questions > 1 and answers != questions:
-        raise ValueError(f'{questions} questions have {answers} answers: of several, one each')
+    texts = _texts(values)
     boxes = _boxes(values.get('box', ()), card, height, width)
     if len(boxes) != len(texts.get('label', ())):
         raise ValueError(
@@ -95,9 +81,29 @@ def make(
     return _by_language(whole, values.get('language', ()))
 
 
-def _by_language(record: Record, found: Sequence[Any]) -> list[Record]:
+def _texts(values: Mapping[str, Any]) -> dict[str, list[str]]:
+    """The texts of each field that has some."""
+    texts = {}
+    for field in TEXTS:
+        present = [_text(field, value) for value in _flat(values.get(field, ()))]
+        # Labels go with boxes by their places, so that none may be left out.
+        kept = present if field == 'label' else [text for text in present if text]
+        if kept:
+            texts[field] = kept
+    if turns := _flat(values.get('conversation', ())):
+        pairs = conversations.questions_and_answers(turns)
+        for field, more in zip(('question', 'answer'), pairs, strict=True):
+            if more:
+                texts[field] = texts.get(field, []) + more
+    questions, answers = len(texts.get('question', ())), len(texts.get('answer', ()))
+    if questions > 1 and answers != questions:
+        raise ValueError(f'{questions} questions have {answers} answers: of several, one each')
+    return texts
+
+
+def _by_language(record: Record, values: Sequence[Any]) -> list[Record]:
     """A record in its language; or one for each, where each of its texts has one of its own."""
-    languages = [_text('language', value).lower() for value in _flat(found)]
+    languages = [_text('language', value).lower() for value in _flat(values)]
     names = sorted(set(languages) - {''})
     if len(names) < 2:
         return [dataclasses.replace(record, language=names[0])] if names else [record]
@@ -120,7 +126,7 @@ def look_up(tree: Any, path: str) -> list[Any]:
     """Everything under a slash path of JSON's dicts and lists; a list stands for its elements."""
     nodes, is_turn = [tree], conversations.is_turn
     for key in path.split('/'):
-        if key in conversations.SAID and any(is_turn(node, key) for node in _flat(nodes)):
+        if key in conversations.TEXT_KEYS and any(is_turn(node, key) for node in _flat(nodes)):
             raise ValueError(
                 f'{path!r} are turns of a conversation, of which only some are answers: name the path '
                 f'of the turns, {path.rpartition("/")[0]!r}, as the field `conversation`'
@@ -145,7 +151,7 @@ def paths(tree: Any, prefix: str = '') -> list[str]:
 
 
 def _flat(nodes: Sequence[Any]) -> list[Any]:
-    flat = []
+    flat: list[Any] = []
     for node in nodes:
         flat.extend(node) if isinstance(node, (list, tuple)) else flat.append(node)
     return flat
@@ -183,18 +189,18 @@ def _text(field: str, value: Any) -> str:
     return value.strip()
 
 
-def _score(found: Sequence[Any]) -> float:
-    numbers = _flat(found)
+def _score(values: Sequence[Any]) -> float:
+    numbers = _flat(values)
     if len(numbers) > 1 or any(isinstance(x, (bool, str, bytes, Mapping)) for x in numbers):
         raise ValueError(f'score: one number is expected, not {numbers!r:.80}')
     return float(numbers[0]) if numbers else math.nan
 
 
-def _boxes(found: Sequence[Any], card: WebCard, height: int, width: int) -> np.ndarray:
-    if not found:
+def _boxes(values: Sequence[Any], card: WebCard, height: int, width: int) -> np.ndarray:
+    if not values:
         return np.zeros([0, 4], np.float32)
     try:
-        boxes = np.concatenate([np.asarray(x, np.float64).reshape(-1, 4) for x in found])
+        boxes = np.concatenate([np.asarray(x, np.float64).reshape(-1, 4) for x in values])
     except (ValueError, TypeError) as error:
         raise ValueError(f'box: four numbers each are expected: {error}') from error
     if card.box_form == 'xywh':

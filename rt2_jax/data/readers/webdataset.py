@@ -35,8 +35,8 @@ _COMPRESSED = {
     b'\x28\xb5\x2f\xfd': ('zstd', 'unzstd FILE.tar.zst'),
 }
 
-# A member with its content, or None where that isn't wanted.
-Member = tuple[tarfile.TarInfo, bytes | None]
+# A member with its content, b'' where that isn't wanted.
+Member = tuple[tarfile.TarInfo, bytes]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,9 +87,11 @@ class WebDataset(WebFormat):
     def keys(self) -> list[str]:
         """Extensions of the first sample, and the paths of its JSON."""
         sample = next(_samples(os.fspath(files.path(self.directory) / self.files()[0])))
-        found = {_split(header.name)[1]: content for header, content in sample}
-        trees = {e: _parsed(content, e) for e, content in found.items() if e.endswith('json')}
-        return [*found, *web_records.paths(trees)]
+        if isinstance(sample, tfrecord.CorruptRecord):
+            return []
+        members = {_split(header.name)[1]: content for header, content in sample}
+        trees = {e: _parsed(content, e) for e, content in members.items() if e.endswith('json')}
+        return [*members, *web_records.paths(trees)]
 
     @property
     def _pictures(self) -> list[str]:
@@ -124,8 +126,8 @@ class WebDataset(WebFormat):
             if extension in members:
                 if extension not in parsed:
                     parsed[extension] = _parsed(members[extension][1], extension)
-                found = parsed[extension]
-                values[field] = web_records.look_up(found, keys) if keys else [found]
+                tree = parsed[extension]
+                values[field] = web_records.look_up(tree, keys) if keys else [tree]
         header, picture = members[endings[0]]
         return web_records.make(values, picture, header.offset_data, self.card)
 
@@ -136,8 +138,8 @@ def _samples(
     """The members of each sample, in order; what ends the archive early comes last.
 
     Args:
-      path: the shard.
-      left_out: extensions of members whose content isn't read.
+        path: the shard.
+        left_out: extensions of members whose content isn't read.
     """
     sample: list[Member] = []
     with files.open_file(path) as opened, opened.reader() as file:
@@ -148,7 +150,7 @@ def _samples(
                     yield sample
                     sample = []
                 # As it comes, in order: going back costs a remote reader what it has read ahead.
-                content = None if extension in left_out else _content(file, header)
+                content = b'' if extension in left_out else _content(file, header)
                 sample.append((header, content))
             end = file.tell() - tarfile.BLOCKSIZE
         except tarfile.ReadError as error:
@@ -171,7 +173,7 @@ def _headers(file: Any) -> Iterator[tarfile.TarInfo]:
     """Members that are files."""
     with tarfile.open(fileobj=file, mode='r:') as archive:
         while (header := archive.next()) is not None:
-            archive.members = []  # the library would keep them all
+            archive.members = []  # type: ignore[attr-defined]  # the library would keep them all
             if header.isfile() and not _NO_SAMPLE.search(header.name):
                 yield header
 

@@ -9,7 +9,7 @@ without it is half-written.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 import json
 import os
 from typing import Any
@@ -36,11 +36,11 @@ class EpisodeEncoder:
     """Episodes as nested dicts -> serialised tf.train.Examples.
 
     Args:
-      features: the schema, with a 'steps' Dataset.
-      quality: JPEG quality. Pictures given as bytes are taken as already encoded.
+        features: the schema, with a 'steps' Dataset.
+        quality: JPEG quality. Pictures given as bytes are taken as already encoded.
     """
 
-    def __init__(self, features: tfds.features.FeaturesDict, quality: int = 95):
+    def __init__(self, features: tfds.features.FeaturesDict, quality: int = 95) -> None:
         self._serializer = example_serializer.ExampleSerializer(features.get_serialized_info())
         self._quality = quality
         self._features = features
@@ -51,7 +51,7 @@ class EpisodeEncoder:
         """`episode`: {'steps': [step, ...], ...}, nested like the schema.
 
         Raises:
-          ValueError: for an episode whose features aren't the schema's, or of another shape.
+            ValueError: for an episode whose features aren't the schema's, or of another shape.
         """
         steps = [_flatten(step) for step in episode['steps']]
         flat = _flatten({k: v for k, v in episode.items() if k != 'steps'})
@@ -114,16 +114,16 @@ def finish(
     """Writes features.json, then dataset_info.json, which declares the data set whole.
 
     Args:
-      directory: where the shards are.
-      features: the schema.
-      name: the data set's name, as in the shards' file names.
-      version: such as '0.1.0'.
-      description: what the data set holds.
-      shard_lengths: episodes a shard.
-      split: name of the split.
+        directory: where the shards are.
+        features: the schema.
+        name: the data set's name, as in the shards' file names.
+        version: such as '0.1.0'.
+        description: what the data set holds.
+        shard_lengths: episodes a shard.
+        split: name of the split.
 
     Raises:
-      FileNotFoundError: for a missing shard.
+        FileNotFoundError: for a missing shard.
     """
     directory = paths.of(directory)
     names = [shard_name(name, split, i, len(shard_lengths)) for i in range(len(shard_lengths))]
@@ -149,7 +149,7 @@ def finish(
     paths.write(directory / DATASET_INFO_JSON, content.encode())
 
 
-def _leaves(features: Mapping[str, Any] | Any, prefix: str = ''):
+def _leaves(features: Any, prefix: str = '') -> Iterator[tuple[str, Any]]:
     """Yields (path, feature) of the innermost features, those inside 'steps' included."""
     if isinstance(features, tfds.features.Dataset):
         features = features.feature
@@ -168,7 +168,7 @@ def _flatten(tree: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
     return flat
 
 
-def _nested(features: Mapping[str, Any] | Any, flat: Mapping[str, Any], prefix: str = '') -> Any:
+def _nested(features: Any, flat: Mapping[str, Any], prefix: str = '') -> Any:
     """Values by path as the features are nested, whose own names may have slashes."""
     if isinstance(features, tfds.features.Dataset):
         features = features.feature

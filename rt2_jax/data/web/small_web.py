@@ -63,13 +63,13 @@ class SmallWeb:
     ('Q: where is the frog? A:', '430 610')
 
     Attributes:
-      seed: another seed is another web.
-      size: height and width of a frame in pixels.
-      length: the number of items; indices from 0 to length - 1 are valid.
-      kinds: question kind -> relative frequency (`KINDS` is the default).
-      rotation: the largest rotation of a picture, in radians.
-      people: whether persons are among the pictures, too.
-      varied: whether surfaces, light, clutter, perspective and ways of drawing vary (variety.py).
+        seed: another seed is another web.
+        size: height and width of a frame in pixels.
+        length: the number of items; indices from 0 to length - 1 are valid.
+        kinds: question kind -> relative frequency (`KINDS` is the default).
+        rotation: the largest rotation of a picture, in radians.
+        people: whether persons are among the pictures, too.
+        varied: whether surfaces, light, clutter, perspective and ways of drawing vary (variety.py).
     """
 
     seed: int = 0

@@ -33,12 +33,12 @@ def ask(
     """Prompt and answer.
 
     Args:
-      task: a key of TASKS whose fields the record holds.
-      table: the opened index.
-      row: the record.
-      rng: draws what the record leaves open.
-      wording: how questions are worded, of WORDINGS.
-      most_boxes: objects that an answer of `detect` names at most.
+        task: a key of TASKS whose fields the record holds.
+        table: the opened index.
+        row: the record.
+        rng: draws what the record leaves open.
+        wording: how questions are worded, of WORDINGS.
+        most_boxes: objects that an answer of `detect` names at most.
     """
     language = table.language(row)
     if task == 'caption':

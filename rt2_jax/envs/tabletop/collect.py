@@ -54,16 +54,16 @@ class Settings:
     """What the episodes of a collection depend on.
 
     Attributes:
-      episodes: how many.
-      seed: 0 to 9; collections with different seeds share no scene.
-      noise: execution noise, see TabletopEnv.
-      detours: how often, of the expert's actions that go far, one is replaced in execution by a
-        detour (see detours.py); what is stored is the expert's. 0 for none.
-      image_size: side of the frames, pixels.
-      suite: the suite that scenes are drawn from.
-      tasks: kinds of task, taken in turn; empty leaves each to its episode's seed.
-      max_steps: an episode's longest length.
-      quality: JPEG quality.
+        episodes: how many.
+        seed: 0 to 9; collections with different seeds share no scene.
+        noise: execution noise, see TabletopEnv.
+        detours: how often, of the expert's actions that go far, one is replaced in execution by a
+            detour (see detours.py); what is stored is the expert's. 0 for none.
+        image_size: side of the frames, pixels.
+        suite: the suite that scenes are drawn from.
+        tasks: kinds of task, taken in turn; empty leaves each to its episode's seed.
+        max_steps: an episode's longest length.
+        quality: JPEG quality.
     """
 
     episodes: int
@@ -106,16 +106,16 @@ def collect(
     """Collects episodes into `output`, or goes on where an interrupted collection stopped.
 
     Args:
-      output: the data set's directory.
-      settings: what to collect.
-      processes: how many at once; one a core by default.
+        output: the data set's directory.
+        settings: what to collect.
+        processes: how many at once; one a core by default.
 
     Returns:
-      A summary: episodes, steps, and success by task.
+        A summary: episodes, steps, and success by task.
 
     Raises:
-      OutputError: `output` holds something other than this collection.
-      BrokenProcessPool: workers died `CRASHES` times.
+        OutputError: `output` holds something other than this collection.
+        BrokenProcessPool: workers died `CRASHES` times.
     """
     output = paths.of(output)
     lengths = settings.shard_lengths()
@@ -205,7 +205,7 @@ def summary(shards: Sequence[epath.Path]) -> dict[str, Any]:
     """Counts of what the shards hold, checking every record on the way.
 
     Raises:
-      tfrecord.CorruptRecord: a damaged record.
+        tfrecord.CorruptRecord: a damaged record.
     """
     tried, succeeded, steps = Counter(), Counter(), 0
     for path in shards:

@@ -26,12 +26,12 @@ def replace(rng: np.random.Generator, action: np.ndarray, state: State) -> np.nd
     """Draws what is carried out in place of the expert's action, None where nothing should be.
 
     Args:
-      rng: draws the detour.
-      action: float32 [8], the expert's.
-      state: what it was decided on.
+        rng: draws the detour.
+        action: float32 [8], the expert's.
+        state: what it was decided on.
 
     Returns:
-      float32 [8], an action of the same kind, or None.
+        float32 [8], an action of the same kind, or None.
     """
     far = math.hypot(action[1], action[2]) > FAR
     if action[0] >= 0.5 or not far and rng.random() > _NEAR:

@@ -54,21 +54,21 @@ class TabletopEnv(gymnasium.Env):
         execution_noise: float = 0.0,
         render_size: int = 480,
         render_mode: str | None = 'rgb_array',
-    ):
+    ) -> None:
         """Builds the environment.
 
         Args:
-          suite: a name of `suites.SUITES`.
-          image_size: height and width of the frames observed, pixels.
-          max_steps: an episode's longest length.
-          execution_noise: what is executed is the command plus Gaussian noise whose sigma, a
-            dimension, is this fraction of (|command| + NOISE_SCALE).
-          render_size: height and width of `render()`, pixels.
-          render_mode: 'rgb_array' or None.
+            suite: a name of `suites.SUITES`.
+            image_size: height and width of the frames observed, pixels.
+            max_steps: an episode's longest length.
+            execution_noise: what is executed is the command plus Gaussian noise whose sigma, a
+                dimension, is this fraction of (|command| + NOISE_SCALE).
+            render_size: height and width of `render()`, pixels.
+            render_mode: 'rgb_array' or None.
 
         Raises:
-          ValueError: an unknown suite, a size the frame buffer can't hold, negative noise.
-          RenderingUnavailable: no OpenGL on this machine.
+            ValueError: an unknown suite, a size the frame buffer can't hold, negative noise.
+            RenderingUnavailable: no OpenGL on this machine.
         """
         self._suite = suites.suite(suite)
         for size in (image_size, render_size):
@@ -101,11 +101,11 @@ class TabletopEnv(gymnasium.Env):
         """Starts episode `seed` of the suite, or one drawn by this environment's own generator.
 
         Args:
-          seed: the episode's number in the suite.
-          options: `task`, one of tasks.KINDS (None: drawn), or `scene`, a Scene to play.
+            seed: the episode's number in the suite.
+            options: `task`, one of tasks.KINDS (None: drawn), or `scene`, a Scene to play.
 
         Raises:
-          ValueError: an unknown option or task, or a seed out of range.
+            ValueError: an unknown option or task, or a seed out of range.
         """
         super().reset(seed=seed)
         options = dict(options or {})
@@ -132,8 +132,8 @@ class TabletopEnv(gymnasium.Env):
         """Carries out one action, float [8].
 
         Raises:
-          ValueError: a wrong shape, or a NaN or infinite number.
-          RuntimeError: the episode is over, or none was begun.
+            ValueError: a wrong shape, or a NaN or infinite number.
+            RuntimeError: the episode is over, or none was begun.
         """
         if self._over:
             raise RuntimeError('The episode is over (or none was begun): call reset() first.')

@@ -35,13 +35,13 @@ def act(state: State, start: State, task: Task) -> np.ndarray:
     """Decides the next action.
 
     Args:
-      state: what is where.
-      start: the same at the episode's start; only X's yaw is read, for a turn.
-      task: what to do.
+        state: what is where.
+        start: the same at the episode's start; only X's yaw is read, for a turn.
+        task: what to do.
 
     Returns:
-      float32 [8]: terminate flag, dx, dy, dz (m), drx, dry, drz (rad), gripper (+1 closed,
-      -1 open).
+        float32 [8]: terminate flag, dx, dy, dz (m), drx, dry, drz (rad), gripper (+1 closed,
+        -1 open).
     """
     x = state.tiles[0]
     left = wrap(task.angle + start.tiles[0].yaw - x.yaw) if task.kind == 'turn' else 0.0

@@ -32,13 +32,13 @@ def create_context(width: int, height: int, backends: Sequence[str] | None = Non
     """Returns an offscreen OpenGL context of MuJoCo's (`make_current()`, `free()`).
 
     Args:
-      width: of the frame buffer, pixels.
-      height: of the frame buffer, pixels.
-      backends: names to try in this order; None means the one that MUJOCO_GL names, or both.
+        width: of the frame buffer, pixels.
+        height: of the frame buffer, pixels.
+        backends: names to try in this order; None means the one that MUJOCO_GL names, or both.
 
     Raises:
-      RenderingUnavailable: none of them works.
-      ValueError: an unknown backend.
+        RenderingUnavailable: none of them works.
+        ValueError: an unknown backend.
     """
     if backends is None:
         wanted = os.environ.get('MUJOCO_GL', '').lower().strip()
@@ -98,7 +98,7 @@ class FrameRenderer:
     `upload_textures`.
     """
 
-    def __init__(self, model: mujoco.MjModel, camera: int = 0):
+    def __init__(self, model: mujoco.MjModel, camera: int = 0) -> None:
         self._model = model
         self._owner = os.getpid()
         buffer = model.vis.global_
@@ -122,8 +122,8 @@ class FrameRenderer:
         """Returns uint8 [H, W, 3], first row at the top.
 
         Raises:
-          ValueError: larger than the frame buffer.
-          RuntimeError: called in another process than the one that built this object.
+            ValueError: larger than the frame buffer.
+            RuntimeError: called in another process than the one that built this object.
         """
         buffer = self._model.vis.global_
         if not (0 < height <= buffer.offheight and 0 < width <= buffer.offwidth):

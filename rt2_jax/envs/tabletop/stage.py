@@ -73,7 +73,7 @@ class Stage:
     `load(scene)` sets an episode up, `move(...)` is one control step, `state()` reads it.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.model = mujoco.MjModel.from_xml_string(_mjcf())
         self.data = mujoco.MjData(self.model)
         self._closed = False

@@ -36,16 +36,16 @@ class Suite:
     """How a suite's scenes are drawn.
 
     Attributes:
-      name: what it is asked for by.
-      summary: one line on what it measures.
-      number: its place among the seeds: it owns SEEDS_PER_SUITE from number * SEEDS_PER_SUITE.
-      pictures: 'episodes' (those that the robot's episodes hold), 'web' (the others, signs apart)
-        or 'signs' (numbers and symbols, which no episode holds either).
-      wordings: how X and Y are called; one of these is drawn an episode: 'name', 'category',
-        'language', or 'sign' (the name, of a picture drawn from the signs).
-      patterns: looks of the table.
-      vivid: whether the table's two colours contrast.
-      strange: whether camera and light leave their usual places and clutter lies about.
+        name: what it is asked for by.
+        summary: one line on what it measures.
+        number: its place among the seeds: it owns SEEDS_PER_SUITE from number * SEEDS_PER_SUITE.
+        pictures: 'episodes' (those that the robot's episodes hold), 'web' (the others, signs apart)
+            or 'signs' (numbers and symbols, which no episode holds either).
+        wordings: how X and Y are called; one of these is drawn an episode: 'name', 'category',
+            'language', or 'sign' (the name, of a picture drawn from the signs).
+        patterns: looks of the table.
+        vivid: whether the table's two colours contrast.
+        strange: whether camera and light leave their usual places and clutter lies about.
     """
 
     name: str
@@ -111,12 +111,12 @@ def draw(name: str, seed: int, kind: str | None = None) -> Scene:
     """Draws episode `seed` of a suite.
 
     Args:
-      name: the suite.
-      seed: in [0, SEEDS_PER_SUITE).
-      kind: 'pick', 'push' or 'turn'; None leaves it to the seed.
+        name: the suite.
+        seed: in [0, SEEDS_PER_SUITE).
+        kind: 'pick', 'push' or 'turn'; None leaves it to the seed.
 
     Raises:
-      ValueError: unknown suite or kind, or a seed out of range.
+        ValueError: unknown suite or kind, or a seed out of range.
     """
     chosen = suite(name)
     number = global_seed(name, seed)

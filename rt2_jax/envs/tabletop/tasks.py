@@ -33,11 +33,11 @@ class Task:
     """One thing to do. X is the scene's tile 0; Y, of a push, its tile 1.
 
     Attributes:
-      kind: one of KINDS.
-      instruction: as said to the robot.
-      plan: the same in plain English names, e.g. 'pick banana'.
-      direction: 'left' or 'right' for a turn, else ''.
-      group: how X is called: 'name', or in the suite 'emergent' 'sign', 'category', 'language'.
+        kind: one of KINDS.
+        instruction: as said to the robot.
+        plan: the same in plain English names, e.g. 'pick banana'.
+        direction: 'left' or 'right' for a turn, else ''.
+        group: how X is called: 'name', or in the suite 'emergent' 'sign', 'category', 'language'.
     """
 
     kind: str
@@ -79,9 +79,9 @@ def succeeded(task: Task, start: 'State', now: 'State') -> bool:
     """Returns whether the task's goal holds.
 
     Args:
-      task: the task.
-      start: the state at the episode's start.
-      now: the state to judge.
+        task: the task.
+        start: the state at the episode's start.
+        now: the state to judge.
     """
     x = now.tiles[0]
     if task.kind == 'pick':
