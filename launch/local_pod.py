@@ -120,7 +120,9 @@ def wait(running: Sequence[subprocess.Popen[str]]) -> int | None:
 
 def main() -> int:
     """Parses the command line and runs the pod."""
-    parser = argparse.ArgumentParser(description=(__doc__ or '').splitlines()[0], allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        description=(__doc__ or '').splitlines()[0], allow_abbrev=False
+    )
     parser.add_argument('--processes', type=int, default=2, help='how many JAX processes')
     parser.add_argument(
         '--devices_per_process', type=int, default=1, help='fake CPU devices of each'

@@ -229,7 +229,7 @@ def gather(stages: Sequence[Stage], seconds: Mapping[str, float]) -> dict[str, A
 
 def table(results: Mapping[str, Any]) -> str:
     """The results for a terminal: a row a policy, a column a suite, then the times."""
-    rows = [('success (95 % interval)', *SUITES)]
+    rows: list[tuple[str, ...]] = [('success (95 % interval)', *SUITES)]
     for policy, suites in results['policies'].items():
         cells = [
             f'{100 * x["success"]:3.0f} % ({100 * x["interval"][0]:.0f} to '

@@ -150,7 +150,7 @@ def actions(embodiment: Mapping[str, Any] | None) -> HTML:
     if embodiment is None:
         return HTML('These are weights of a language or vision model: they know no action.')
     card = embodiment.get('embodiment', {})
-    rows = []
+    rows: list[tuple[Any, ...]] = []
     for name, record in ({'acts in': embodiment['action_space']} | embodiment['sources']).items():
         space = ActionSpace.from_json(record)
         rows += [(name, 'terminate', '', '', '', 2, '')] if space.terminate else []

@@ -21,7 +21,7 @@ import treescope
 # What MuJoCo draws with where there is no display; the names are those of Debian and Ubuntu.
 GRAPHICS = ('libegl1', 'libgl1-mesa-dri', 'libosmesa6')
 _DRAW = 'from rt2_jax.envs.tabletop import rendering; rendering.create_context(64, 64).free()'
-LOOK = {
+LOOK: dict[Any, Any] = {
     'figure.dpi': 100,
     'font.size': 11,
     'axes.titlesize': 11,

@@ -58,7 +58,7 @@ def summary(report: Mapping[str, Any]) -> HTML:
 def sheet(source: StepSource, episodes: int, frames: int) -> Image:
     """Episodes evenly over the data set as strips of frames, the action's tokens under each."""
     rows = [
-        inspect.episode_row(source, steps, source.frames_of(steps))
+        inspect.episode_row(source, steps, list(source.frames_of(steps)))
         for steps in inspect.shown_steps(source, episodes, frames)
     ]
     title = 'Step and tokens of the action under each frame'
@@ -70,7 +70,8 @@ def lengths(source: StepSource) -> Figure:
     """A histogram of the episodes' steps."""
     steps = np.diff(source.index.arrays['episode_first'])
     figure, axis = notebook.single(6, 2.6)
-    edges = np.arange(steps.min(), steps.max() + 2) - 0.5 if np.ptp(steps) < 60 else 60
+    exact = np.arange(steps.min(), steps.max() + 2) - 0.5
+    edges = exact.tolist() if len(exact) < 60 else 60
     axis.hist(steps, bins=edges, color=notebook.BLUE, rwidth=0.9)
     title = f'Steps an episode: median {np.median(steps):g}'
     axis.set(title=title, xlabel='steps', ylabel='episodes')

@@ -252,7 +252,8 @@ def bias(tables: Mapping[str, np.ndarray]) -> Figure:
     for (part, table), axis in zip(tables.items(), axes, strict=True):
         both_ways = 'encoder' in part
         module = layers_lib.RelativeBias(table.shape[1], both_ways, buckets=len(table))
-        values = module.apply({'params': {'table': table}}, np.zeros([1], int), distances)[0, :, 0]
+        values = module.apply({'params': {'table': table}}, np.zeros([1], int), distances)
+        values = np.asarray(values)[0, :, 0]
         reached = distances if both_ways else distances[distances <= 0]
         for head, line in enumerate(values):
             colour = notebook.CYCLE[head % 6]

@@ -154,7 +154,7 @@ def _directory(path: epath.Path) -> dict[str, Tensor]:
     if not isinstance(index, dict) or not isinstance(index.get('weight_map'), dict):
         raise SourceError(f'{indices[0]} lacks weight_map')
     shards: Mapping[str, str] = index['weight_map']
-    found = {}
+    tensors: dict[str, Tensor] = {}
     for name in sorted(set(shards.values())):
         if not (path / name).exists():
             lost = [tensor for tensor, shard in shards.items() if shard == name]
@@ -162,11 +162,11 @@ def _directory(path: epath.Path) -> dict[str, Tensor]:
                 f'{path / name} is missing: {indices[0].name} says it holds {len(lost)} tensors, '
                 f'{lost[0]} among them'
             )
-        found |= _safetensors(path / name)
+        tensors |= _safetensors(path / name)
     for tensor, shard in shards.items():
-        if tensor not in found:
+        if tensor not in tensors:
             raise SourceError(f'{path / shard} lacks {tensor}, which {indices[0].name} says it has')
-    return {name: found[name] for name in shards}
+    return {name: tensors[name] for name in shards}
 
 
 def _remedy(path: epath.Path) -> str:
@@ -198,7 +198,7 @@ def _safetensors(path: epath.Path) -> dict[str, Tensor]:
             raise SourceError(f'{path} is truncated or no safetensors file: {size:,} bytes')
         header = records.parse(file.read(length), f'the header of {path}', SourceError)
     header.pop('__metadata__', None)
-    found = {}
+    tensors = {}
     for name, entry in header.items():
         begin, end = (8 + length + offset for offset in entry['data_offsets'])
         if end > size:
@@ -209,8 +209,8 @@ def _safetensors(path: epath.Path) -> dict[str, Tensor]:
             raise SourceError(
                 f'{path}: {name} is of type {entry["dtype"]}; known are {", ".join(_TYPES)}'
             )
-        found[name] = _stored(path, name, begin, _TYPES[entry['dtype']], tuple(entry['shape']))
-    return found
+        tensors[name] = _stored(path, name, begin, _TYPES[entry['dtype']], tuple(entry['shape']))
+    return tensors
 
 
 def _stored(path: epath.Path, name: str, begin: int, dtype: Any, shape: tuple[int, ...]) -> Tensor:
@@ -246,12 +246,12 @@ def _npz(path: epath.Path, prefix: str) -> dict[str, Tensor]:
     if start is None:
         parts = {name.removeprefix('params/').split('/')[0] for name in entries}
         raise SourceError(f'{path} has nothing below {prefix!r}{nearest(prefix, parts)}')
-    found = {}
+    tensors = {}
     for name, (shape, dtype) in entries.items():
         if name.startswith(start):
             read = functools.partial(_read_npy, path, name, dtype)
-            found[name.removeprefix(start)] = Tensor(name, shape, dtype, str(path), read)
-    return found
+            tensors[name.removeprefix(start)] = Tensor(name, shape, dtype, str(path), read)
+    return tensors
 
 
 def _read_npy(path: epath.Path, name: str, dtype: np.dtype) -> np.ndarray:

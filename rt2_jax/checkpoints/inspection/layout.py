@@ -33,6 +33,7 @@ def _layout(opened: Opened) -> Mapping[str, tuple[Any, ...]]:
     if opened.kind == 'converted':
         model = dict(opened.config['model'])
         return param_shapes.named_layout(model, model.get('image_size'))
+    assert opened.tokenizer is not None, 'only converted directories lack one'
     return param_shapes.stored_layout(opened.config, opened.tokenizer)
 
 

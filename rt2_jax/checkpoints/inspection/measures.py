@@ -37,6 +37,7 @@ class Measures:
 
     @property
     def norm(self) -> float:
+        """Euclidean norm of the finite numbers."""
         return math.sqrt(self.squares)
 
     def add(self, numbers: np.ndarray) -> None:

@@ -249,7 +249,7 @@ def _lists(report: Report) -> list[str]:
 def _changes(report: Report, depth: int) -> list[str]:
     if not report['parameters']:
         return []
-    rows = [('', 'change', 'of norm', 'largest', '')]
+    rows: list[tuple[str, ...]] = [('', 'change', 'of norm', 'largest', '')]
     for module, members in modules(report['parameters'], depth).items():
         labels = _labels(module, members)
         # One line where nothing changed.
