@@ -158,7 +158,8 @@ def losses(values: np.ndarray, compared: Mapping[str, ActionSpace]) -> HTML:
         integers, decoded = round_trip(values, space)
         original = values[:, int(space.terminate) :]
         error = np.abs(decoded - original)
-        outside = ((original < space.low) | (original > space.high)).mean(axis=0)
+        low, high = np.float32(space.low), np.float32(space.high)  # as the data are
+        outside = ((original < low) | (original > high)).mean(axis=0)
         for k, (name, unit) in enumerate(zip(space.names, space.units, strict=True)):
             used, width = len(np.unique(integers[:, k])), float(space.bin_widths[k])
             errors = float(error[:, k].mean()), float(error[:, k].max())
