@@ -5,11 +5,12 @@
     python -m rt2_jax.train --config=configs/from_weights.py:runs/ul2,runs/vit --workdir=runs/rt2-ul2
 
 Argument: the converted directories by comma: one that is a whole vision-language model, or a language
-model and a tower, between which the projection begins at random. Sizes, frames' side and tokenizer are
+model and a tower, between which the projection begins at random. Sizes, image size and tokenizer are
 those of the directories. For the sizes that are published, the other configs say what they are.
 """
 
 import json
+from typing import Any
 
 from etils import epath
 import ml_collections
@@ -28,15 +29,16 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
     """
     if not arg:
         raise ValueError('say which directories: --config=configs/from_weights.py:DIR[,DIR]')
-    model, tokenizer, size = dict(name='pali', dtype='bfloat16'), None, 224
+    model: dict[str, Any] = dict(name='pali', dtype='bfloat16')
+    tokenizer, image_size = None, 224
     for directory in map(epath.Path, arg.split(',')):
-        told = directory / 'model.json'
-        if not told.exists():
+        record = directory / 'model.json'
+        if not record.exists():
             raise ValueError(
-                f'{told} is missing: {directory} is nothing that rt2_jax.convert wrote'
+                f'{record} is missing: {directory} is nothing that rt2_jax.convert wrote'
             )
-        model |= json.loads(told.read_text())['model']
-        size = model.pop('image_size', size)
+        model |= json.loads(record.read_text())['model']
+        image_size = model.pop('image_size', image_size)
         if (directory / 'tokenizer.model').exists():
             tokenizer = directory / 'tokenizer.model'
     present = [part for part in PARTS if part in model]
@@ -46,10 +48,10 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
             'needs a tower (vision), a language model (encoder and decoder, or text) and its tokenizer'
         )
     config = configuration.from_weights(init_from=arg, tokenizer=str(tokenizer), lr=1e-3)
-    config.data.image_size = size
+    config.data.image_size = image_size
     for part in present:
         model[part]['remat'] = 'full'
-    # Room for what the tokenizer has behind the published words, in a number that splits.
+    # Rows for the tokens that the tokenizer has beside the published ones, rounded up to split evenly.
     model['vocab'] = max(model['vocab'], -(-Tokenizer.load(tokenizer).vocab_size // 128) * 128)
     config.model = model
     return config.lock()

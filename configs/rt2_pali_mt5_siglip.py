@@ -17,25 +17,27 @@ import ml_collections
 from rt2_jax import configuration
 from rt2_jax.nearest import check
 
-# width, depth, heads, mlp; d_kv is 64
 SIZES = {
-    'small': (512, 8, 6, 1_024),
-    'base': (768, 12, 12, 2_048),
-    'large': (1_024, 24, 16, 2_816),
-    'xl': (2_048, 24, 32, 5_120),
-    'xxl': (4_096, 24, 64, 10_240),
+    'small': dict(width=512, depth=8, heads=6, mlp=1_024),
+    'base': dict(width=768, depth=12, heads=12, mlp=2_048),
+    'large': dict(width=1_024, depth=24, heads=16, mlp=2_816),
+    'xl': dict(width=2_048, depth=24, heads=32, mlp=5_120),
+    'xxl': dict(width=4_096, depth=24, heads=64, mlp=10_240),
 }
 
 
 def get_config(arg: str = 'base') -> ml_collections.ConfigDict:
-    """The locked config of one of `SIZES`."""
-    width, depth, heads, mlp = SIZES[check('size', arg, SIZES)]
+    """The locked config of one of `SIZES`.
+
+    Raises:
+        ValueError: another argument.
+    """
+    text = dict(SIZES[check('size', arg, SIZES)], head_dim=64, remat='full')
     config = configuration.from_weights(
         init_from=f'runs/mt5-{arg},runs/siglip',
         tokenizer=f'runs/mt5-{arg}/tokenizer.model',
         lr=1e-3,
     )
-    text = dict(width=width, depth=depth, heads=heads, head_dim=64, mlp=mlp, remat='full')
     config.model = dict(
         name='pali',
         dtype='bfloat16',

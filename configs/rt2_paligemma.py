@@ -15,40 +15,46 @@ import ml_collections
 from rt2_jax import configuration
 from rt2_jax.nearest import check
 
-# width, depth, mlp, heads, kv_heads, head_dim, scale of the queries ** -2
 SIZES = {
-    '3b': (2048, 18, 16_384, 8, 1, 256, 256),
-    '2-3b': (2304, 26, 9_216, 8, 4, 256, 256),
-    '2-10b': (3584, 42, 14_336, 16, 8, 256, 256),
-    '2-28b': (4608, 46, 36_864, 32, 16, 128, 144),
-}
+    '3b': dict(
+        width=2048, depth=18, mlp=16_384, block='gemma',
+        attention=dict(heads=8, kv_heads=1, head_dim=256, scale=256**-0.5),
+    ),
+    '2-3b': dict(
+        width=2304, depth=26, mlp=9_216, block='gemma2',
+        attention=dict(heads=8, kv_heads=4, head_dim=256, scale=256**-0.5),
+    ),
+    '2-10b': dict(
+        width=3584, depth=42, mlp=14_336, block='gemma2',
+        attention=dict(heads=16, kv_heads=8, head_dim=256, scale=256**-0.5),
+    ),
+    '2-28b': dict(
+        width=4608, depth=46, mlp=36_864, block='gemma2',
+        attention=dict(heads=32, kv_heads=16, head_dim=128, scale=144**-0.5),
+    ),
+}  # fmt: skip
 
 
 def get_config(arg: str = '3b') -> ml_collections.ConfigDict:
-    """The locked config of one of `SIZES`."""
-    width, depth, mlp, heads, kv_heads, head_dim, scale = SIZES[check('size', arg, SIZES)]
-    second = arg.startswith('2-')
+    """The locked config of one of `SIZES`.
+
+    Raises:
+        ValueError: another argument.
+    """
+    text = SIZES[check('size', arg, SIZES)]
     config = configuration.from_weights(
         init_from=f'runs/paligemma-{arg}',
         tokenizer=f'runs/paligemma-{arg}/tokenizer.model',
         lr=1e-4,
-    )
-    text = dict(
-        width=width,
-        depth=depth,
-        mlp=mlp,
-        block='gemma2' if second else 'gemma',
-        attention=dict(heads=heads, kv_heads=kv_heads, head_dim=head_dim, scale=scale**-0.5),
-        remat='full',
     )
     config.model = dict(
         name='decoder_only',
         dtype='bfloat16',
         vocab=257_216,  # of the Hugging Face files; 257,152 in big_vision's
         vision=dict(width=1152, depth=27, heads=16, mlp=4304, patch=14, remat='full'),
-        text=text,
+        text=dict(text, remat='full'),
     )
-    if second:
+    if text['block'] == 'gemma2':
         config.model.text.attention.cap = 50.0
         config.model.text.update(every=2, window=4096)
         config.model.cap = 30.0

@@ -1,7 +1,7 @@
-"""RT-2 from T5Gemma 2 (arXiv 2512.14856), the open model nearest to PaLI-X: co-fine-tuned on the tabletop.
+r"""RT-2 from T5Gemma 2 (arXiv 2512.14856), the open model nearest to PaLI-X: co-fine-tuned on the tabletop.
 
     hf download google/t5gemma-2-270m-270m --local-dir weights/t5gemma2-270m    # Gemma's licence
-    python -m rt2_jax.convert --source=weights/t5gemma2-270m --format=t5gemma2 --image_size=224 \\
+    python -m rt2_jax.convert --source=weights/t5gemma2-270m --format=t5gemma2 --image_size=224 \
         --output=runs/t5gemma2-270m
     python -m rt2_jax.train --config=configs/rt2_t5gemma2.py:270m --workdir=runs/rt2-t5gemma2-270m
 
@@ -17,31 +17,44 @@ import ml_collections
 from rt2_jax import configuration
 from rt2_jax.nearest import check
 
-# width, depth, mlp, heads, kv_heads, window, how much slower global layers turn
+# `global_stretch`: the factor by which the rotary positions of global layers are slowed down.
 SIZES = {
-    '270m': (640, 18, 2048, 4, 1, 512, 1.0),
-    '1b': (1152, 26, 6912, 4, 1, 512, 1.0),
-    '4b': (2560, 34, 10240, 8, 4, 1024, 8.0),
+    '270m': dict(
+        width=640, depth=18, mlp=2048, heads=4, kv_heads=1, window=512, global_stretch=1.0
+    ),
+    '1b': dict(width=1152, depth=26, mlp=6912, heads=4, kv_heads=1, window=512, global_stretch=1.0),
+    '4b': dict(
+        width=2560, depth=34, mlp=10240, heads=8, kv_heads=4, window=1024, global_stretch=8.0
+    ),
 }
 
 
 def get_config(arg: str = '270m') -> ml_collections.ConfigDict:
-    """The locked config of one of `SIZES`."""
-    width, depth, mlp, heads, kv_heads, window, stretch = SIZES[check('size', arg, SIZES)]
+    """The locked config of one of `SIZES`.
+
+    Raises:
+        ValueError: another argument.
+    """
+    size = SIZES[check('size', arg, SIZES)]
     config = configuration.from_weights(
         init_from=f'runs/t5gemma2-{arg}', tokenizer=f'runs/t5gemma2-{arg}/tokenizer.model', lr=1e-4
     )
     stack = dict(
-        width=width,
-        depth=depth,
-        mlp=mlp,
+        width=size['width'],
+        depth=size['depth'],
+        mlp=size['mlp'],
         attention=dict(
-            heads=heads, kv_heads=kv_heads, head_dim=256, scale=256**-0.5, qk_norm=True, cap=0.0
+            heads=size['heads'],
+            kv_heads=size['kv_heads'],
+            head_dim=256,
+            scale=256**-0.5,
+            qk_norm=True,
+            cap=0.0,
         ),
         every=6,
-        window=window,
+        window=size['window'],
         bases=(10_000.0, 1_000_000.0),
-        stretches=(1.0, stretch),
+        stretches=(1.0, size['global_stretch']),
         remat='full',
     )
     config.model = dict(

@@ -1,4 +1,4 @@
-"""RT-2-X (arXiv 2310.08864): RT-2 co-fine-tuned on a mixture of Open X-RobotCard's robots.
+"""RT-2-X (arXiv 2310.08864): RT-2 co-fine-tuned on a mixture of Open X-Embodiment's robots.
 
     python -m rt2_jax.data.preview --config=configs/rt2_x.py:rtx    # shares, epochs, held-out episodes
     python -m rt2_jax.train --config=configs/rt2_x.py:rtx --workdir=DIR
@@ -15,11 +15,11 @@ measured every 2,000 steps.
 """
 
 import pathlib
-import runpy
 
 from absl import logging
 import ml_collections
 
+from rt2_jax import configuration
 from rt2_jax.data import augmentation, cards, named_mixtures
 
 DATA = 'data'
@@ -27,16 +27,20 @@ ARGUMENTS = tuple(named_mixtures.WEIGHTS)
 
 
 def get_config(arg: str = 'bridge_rt1') -> ml_collections.ConfigDict:
-    """The locked config of one of `ARGUMENTS`."""
-    base = runpy.run_path(str(pathlib.Path(__file__).parent / 'rt2_pali_x_5b.py'))
-    config = base['get_config']().unlock()
+    """The locked config of one of `ARGUMENTS`.
+
+    Raises:
+        ValueError: another argument.
+    """
+    base = pathlib.Path(__file__).with_name('rt2_pali_x_5b.py')
+    config = configuration.load(base).unlock()
     weights = named_mixtures.weights(arg)
-    left = [name for name in weights if name not in cards.CARDS]
-    if left:
-        logging.warning('%s without %s: no embodiment cards', arg, ', '.join(left))
-    config.data.robot = named_mixtures.robot_sets(arg, DATA, leave_out=left)
-    for given in config.data.robot.values():
-        given.holdout = 0.01
+    without_card = [name for name in weights if name not in cards.CARDS]
+    if without_card:
+        logging.warning('%s without %s: no embodiment cards', arg, ', '.join(without_card))
+    config.data.robot = named_mixtures.robot_sets(arg, DATA, leave_out=without_card)
+    for robot_set in config.data.robot.values():
+        robot_set.holdout = 0.01
     config.data.update(weights_per='step')
     config.data.robot_share.update(kind='constant', start=0.5)
     config.data.augment.update(augmentation.RECIPES['octo'])

@@ -15,6 +15,8 @@ Arguments:
                 undisturbed: collect --episodes=20 --noise=0 --detours=0 --output=runs/data/overfit
 """
 
+from typing import Any
+
 import ml_collections
 
 from rt2_jax import configuration
@@ -23,8 +25,8 @@ from rt2_jax.nearest import nearest
 ARGUMENTS = ('vision', 'pretrain', 'cofinetune', 'finetune', 'scratch', 'quickstart', 'overfit')
 PRETRAINED = 'package:tabletop_pretrained'
 
-# What the base is asked: categories and other languages often enough to be learnt.
-_ASKED = dict(
+# Shares of the questions to the base: categories and other languages often enough to be learnt.
+_PRETRAIN_KINDS = dict(
     name=0.12,
     name_language=0.1,
     category=0.05,
@@ -42,55 +44,61 @@ _ASKED = dict(
 
 
 def get_config(arg: str = 'cofinetune') -> ml_collections.ConfigDict:
-    """The locked config of one of `ARGUMENTS`."""
+    """The locked config of one of `ARGUMENTS`.
+
+    Raises:
+        ValueError: another argument.
+    """
     if arg not in ARGUMENTS:
         raise ValueError(f'configs/tabletop.py has no {arg!r}{nearest(arg, ARGUMENTS)}')
-    config = _base()
-    if arg in ('vision', 'pretrain'):
-        config.data.robot = {}
-        config.data.robot_share.start = 0.0
-    else:
-        config.data.target_length = 25  # a plan and an action
-        # "push X to Y": by relative positions alone, which name comes first took thousands of steps.
-        config.model.prompt_positions = 1.5
-    if arg in ('vision', 'pretrain'):
-        config.tokenizer = 'runs/tokenizer.model'
-        config.data.web.web.varied = config.data.web.web.people = True
-    if arg == 'vision':
-        config.total_steps = 30_000
-        config.optimizer.lr = 2e-3
-        config.model = dict(
-            name='classifier', dtype='float32', width=128, vision=_tiny_pali()['vision']
-        )
-        # Words of all languages are pulled to one place: that of what they name.
-        config.data.web.web.kinds = dict(map=0.4, map_any=0.6)
-        config.data.prompt_length, config.data.target_length = 16, 37
-    elif arg == 'pretrain':
-        config.total_steps = 30_000
-        config.data.web.web.kinds = _ASKED
-        config.init_from, config.init_parts = 'runs/vision', ('tower', 'projection', 'embedding')
-        # What is new learns fast, and would wreck what a trained tower and its words know on the way.
-        config.optimizer.lr = 2e-3
-        config.optimizer.part_lr = {'embedding': 0.3, 'tower': 0.1, 'projection': 0.1}
-    elif arg != 'scratch':
-        config.init_from = PRETRAINED
-        config.optimizer.part_lr = {'embedding': 0.5, 'tower': 0.4, 'projection': 0.4}
-    if arg in ('vision', 'pretrain'):
-        config.model.vocab = 4096  # of runs/tokenizer.model
-    if arg in ('finetune', 'overfit'):
-        config.data.robot_share.start = 1.0
-    if arg == 'quickstart':
-        config.total_steps = 2_000
-    elif arg == 'overfit':
-        config.total_steps = 800
-        config.data.robot.tabletop.directory = 'runs/data/overfit'
-    return config.lock()
-
-
-def _base() -> ml_collections.ConfigDict:
     config = configuration.defaults()
     config.total_steps = 4_500
     config.model = _tiny_pali()
+    config.data.web.web = dict(weight=1.0, seed=0, kinds=dict())
+    if arg == 'vision':
+        _web_alone(config)
+        config.model = dict(
+            name='classifier',
+            dtype='float32',
+            width=128,
+            vision=_tiny_pali()['vision'],
+            vocab=config.model.vocab,
+        )
+        # Words of all languages are pulled to one place: that of what they name.
+        config.data.web.web.kinds = dict(map=0.4, map_any=0.6)
+        config.data.update(prompt_length=16, target_length=37)
+    elif arg == 'pretrain':
+        _web_alone(config)
+        config.data.web.web.kinds = _PRETRAIN_KINDS
+        config.init_from, config.init_parts = 'runs/vision', ('tower', 'projection', 'embedding')
+        # New parts get the full learning rate, pretrained parts less.
+        config.optimizer.part_lr = {'embedding': 0.3, 'tower': 0.1, 'projection': 0.1}
+    else:
+        _with_robot(config)
+        if arg != 'scratch':
+            config.init_from = PRETRAINED
+            config.optimizer.part_lr = {'embedding': 0.5, 'tower': 0.4, 'projection': 0.4}
+        if arg in ('finetune', 'overfit'):
+            config.data.robot_share.start = 1.0
+        if arg == 'quickstart':
+            config.total_steps = 2_000
+        elif arg == 'overfit':
+            config.total_steps = 800
+            config.data.robot.tabletop.directory = 'runs/data/overfit'
+    return config.lock()
+
+
+def _web_alone(config: ml_collections.ConfigDict) -> None:
+    """The small web in six languages, with its own vocabulary."""
+    config.update(total_steps=30_000, tokenizer='runs/tokenizer.model')
+    config.model.vocab = 4096  # of runs/tokenizer.model
+    config.optimizer.lr = 2e-3
+    config.data.web.web.update(varied=True, people=True)
+    config.data.robot_share.start = 0.0
+
+
+def _with_robot(config: ml_collections.ConfigDict) -> None:
+    """The tabletop's episodes beside the web."""
     config.data.robot.tabletop = dict(
         directory='runs/data/tabletop',
         card='tabletop',
@@ -101,12 +109,14 @@ def _base() -> ml_collections.ConfigDict:
         success_only=True,
         holdout=0.0,  # share of the episodes that are kept for validation
     )
-    config.data.web.web = dict(weight=1.0, seed=0, kinds=dict())
-    return config
+    config.data.target_length = 25  # a plan and an action
+    # "push X to Y": by relative positions alone, which name comes first took thousands of steps.
+    config.model.prompt_positions = 1.5
 
 
-def _tiny_pali() -> dict:
+def _tiny_pali() -> dict[str, Any]:
     # 2.6 M parameters. All layers are unrolled: a loop over so small ones costs a CPU a quarter.
+    text = dict(width=128, depth=2, heads=4, head_dim=32, mlp=384, scale=32**-0.5, unroll=2)
     return dict(
         name='pali',
         dtype='float32',
@@ -121,11 +131,11 @@ def _tiny_pali() -> dict:
             positions='sincos',
             unroll=4,
         ),
-        encoder=dict(width=128, depth=2, heads=4, head_dim=32, mlp=384, scale=32**-0.5, unroll=2),
+        encoder=text,
         positions='sincos',
         positions_scale=2.0,
         prompt_positions=0.0,
         tied=True,
         number_line=True,
-        decoder=dict(width=128, depth=2, heads=4, head_dim=32, mlp=384, scale=32**-0.5, unroll=2),
+        decoder=dict(text),
     )

@@ -1,6 +1,7 @@
-"""Configs that refuse what they do not know: the --config flag, JSON, and comparison on resume."""
+"""Training configs: defaults, the --config flag, checks, JSON, and comparison on resume."""
 
 from collections.abc import Iterator, Sequence
+import importlib.util
 import json
 from typing import Any
 
@@ -37,9 +38,9 @@ class ConfigError(UserError, ValueError):
 
 
 def defaults() -> ml_collections.ConfigDict:
-    """Every field that a training config has but for its `model`, with a value to start from.
+    """Every field of a training config but its `model`, with its default.
 
-    Unlocked: an experiment sets what differs, adds its `model`, and locks it.
+    Unlocked: a config file sets what differs, adds its `model`, and locks it.
     """
     return ml_collections.ConfigDict(
         dict(
@@ -50,15 +51,15 @@ def defaults() -> ml_collections.ConfigDict:
             log_every=50,
             log_examples=False,  # which examples were in each batch, into the workdir's examples folder
             checkpoint_every=1_000,
-            keep=2,
+            keep=2,  # checkpoints
             tokenizer='',  # a SentencePiece model or a tokenizer.json; '' for the project's own
             embodiment='tabletop',  # card of the robot that the policy acts for: its name or FILE.json
-            init_from='',
+            init_from='',  # checkpoint directories by comma, see checkpoints/init_from.py
             init_parts=(),  # top-level parts of the model that are taken from init_from; all if empty
             data=dict(
                 image_size=96,
-                frames=1,  # an example shows, oldest first
-                frame_stride=1,  # steps from one of them to the next
+                frames=1,  # of an example, oldest first
+                frame_stride=1,  # steps between two of them
                 prompt_length=24,
                 target_length=16,
                 threads=2,
@@ -66,9 +67,9 @@ def defaults() -> ml_collections.ConfigDict:
                 on_corrupt='raise',
                 robot=dict(),
                 web=dict(),
-                # What a robot set's weight counts for: the 'source', or each 'step' of it.
+                # Whether a robot set's weight is that of the whole 'source' or of each 'step'.
                 weights_per='source',
-                # What happens to frames at random, see data/augmentation.py; nothing as it is here.
+                # See data/augmentation.py; these values change nothing.
                 augment=dict(
                     scale=(1.0, 1.0),
                     ratio=(1.0, 1.0),
@@ -90,8 +91,8 @@ def defaults() -> ml_collections.ConfigDict:
                     shares=(),
                 ),
             ),
-            # Loss on what is never trained on: the `holdout` of data.robot.NAME and data.web.NAME (a
-            # share or number of its episodes or records), and sets of its own, as those of data.
+            # Loss on held-out data: the `holdout` of data.robot.NAME and data.web.NAME (a share or
+            # number of its episodes or records), and sets of its own.
             validation=dict(every=0, batches=8, robot=dict(), web=dict()),
             optimizer=dict(
                 name='adamw',
@@ -109,10 +110,10 @@ def defaults() -> ml_collections.ConfigDict:
                 frozen=(),
                 part_lr=dict(),
             ),
-            # Low-rank products that learn in the place of everything else; none if the rank is 0.
+            # Low-rank adapters, which learn in place of everything else; none if the rank is 0.
             adapters=dict(rank=0, alpha=16.0, patterns=('(query|value)/kernel$',)),
             mesh=dict(data=-1, fsdp=1, tensor=1),  # numbers of devices, -1 the rest
-            compile_cache='',
+            compile_cache='',  # a directory, 'none', or '' for the workdir's
             profile=0,  # the first of five steps that are traced into the workdir's profile folder
             wandb_project='',
         )
@@ -120,7 +121,7 @@ def defaults() -> ml_collections.ConfigDict:
 
 
 def paper(total_steps: int, batch_size: int, lr: float) -> ml_collections.ConfigDict:
-    """What RT-2's runs share (arXiv 2307.15818, appendix E); a config adds data, model and mesh.
+    """Settings common to RT-2's runs (arXiv 2307.15818, appendix E); a config adds data, model, mesh.
 
     Left open by the paper, and chosen here: 224 pixels, 64 tokens of prompt and of target, Adafactor
     at a constant rate after 1,000 steps, as T5 is fine-tuned (arXiv 1910.10683).
@@ -135,7 +136,7 @@ def paper(total_steps: int, batch_size: int, lr: float) -> ml_collections.Config
 
 
 def from_weights(init_from: str, tokenizer: str, lr: float) -> ml_collections.ConfigDict:
-    """The tabletop co-fine-tuned from open weights, their tower as it came; a config adds the model."""
+    """Tabletop co-fine-tuning from open weights, vision tower frozen; a config adds the model."""
     config = defaults()
     config.update(total_steps=20_000, batch_size=128, tokenizer=tokenizer, init_from=init_from)
     config.data.update(image_size=224, prompt_length=64, target_length=64)
@@ -147,6 +148,15 @@ def from_weights(init_from: str, tokenizer: str, lr: float) -> ml_collections.Co
     return config
 
 
+def load(path: epath.PathLike, argument: str = '') -> ml_collections.ConfigDict:
+    """The config of a file, as --config=FILE[:ARG] loads it."""
+    spec = importlib.util.spec_from_file_location(epath.Path(path).stem, path)
+    assert spec and spec.loader, f'{path} is no Python file'
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config(*filter(None, [argument]))
+
+
 def define_flag() -> flags.FlagHolder:
     """Defines --config=FILE[:ARG], whose fields are set by --config.KEY=VALUE."""
     return config_flags.DEFINE_config_file(
@@ -156,13 +166,13 @@ def define_flag() -> flags.FlagHolder:
 
 def leaves(config: Any, prefix: str = '') -> dict[str, Any]:
     """All fields by dotted name; a list or tuple is one field."""
-    found = {}
+    fields: dict[str, Any] = {}
     for key, value in config.items():
         if isinstance(value, (dict, ml_collections.ConfigDict)):
-            found |= leaves(value, f'{prefix}{key}.')
+            fields |= leaves(value, f'{prefix}{key}.')
         else:
-            found[prefix + key] = list(value) if isinstance(value, tuple) else value
-    return found
+            fields[prefix + key] = list(value) if isinstance(value, tuple) else value
+    return fields
 
 
 def parse_flags(argv: Sequence[str]) -> list[str]:
@@ -179,18 +189,18 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
 
 def _config_error(argv: Sequence[str]) -> str:
     arguments = dict(_assignments(argv))
-    given = arguments.get('config')
-    if given is None:
+    value = arguments.get('config')
+    if value is None:
         return ''  # absl says that the flag is required
-    file = epath.Path(given.partition(':')[0])
+    file = epath.Path(value.partition(':')[0])
     if not file.exists():
         present = [str(path) for path in file.parent.glob('*.py')] if file.parent.exists() else []
         return f'--config: there is no file {file}{nearest(str(file), present)}'
     try:
-        config = flags.FLAGS['config'].parser.parse(given)
+        config = flags.FLAGS['config'].parser.parse(value)
     except Exception as error:  # whatever the file itself raises
         # The flag's parser puts a traceback before the message; its last line says what is wrong.
-        return f'--config={given}: {str(error).strip().splitlines()[-1].strip()}'
+        return f'--config={value}: {str(error).strip().splitlines()[-1].strip()}'
     valid = leaves(config)
     for name in arguments:
         key = name.removeprefix('config.')
@@ -210,7 +220,7 @@ def _assignments(argv: Sequence[str]) -> Iterator[tuple[str, str]]:
             yield name, value if equals else following
 
 
-# What is below these is free: it is checked by what it is given to.
+# Fields below these are checked where they are used.
 FREE = (
     'model',
     'data.robot',
@@ -251,10 +261,10 @@ _LEAST_OF_MODELS = {'width': 1, 'heads': 1, 'head_dim': 1, 'mlp': 1, 'patch': 1,
 
 
 def check(config: Any) -> None:
-    """Refuses a config with a field that no config has, or a number that can't be.
+    """Refuses a config with an unknown field, or a number that is too small.
 
     Raises:
-        ConfigError: names the field and the nearest valid one, or the least that it may be.
+        ConfigError: names the field and the nearest valid one, or the least value.
     """
     known = leaves(defaults())
     for name in unknown_fields(config):
@@ -269,25 +279,26 @@ def check(config: Any) -> None:
 
 
 def unknown_fields(config: Any) -> list[str]:
-    """Dotted names of fields that no config has, but for those below `FREE`."""
+    """Dotted names of unknown fields, but for those below `FREE`."""
     known = leaves(defaults())
-    free = lambda name: any(name == part or name.startswith(f'{part}.') for part in FREE)
-    return [name for name in leaves(config) if name not in known and not free(name)]
+    is_free = lambda name: any(name == part or name.startswith(f'{part}.') for part in FREE)
+    return [name for name in leaves(config) if name not in known and not is_free(name)]
 
 
-def recorded(
+def from_record(
     record: Any, where: epath.PathLike, error: type[UserError], version: str = ''
 ) -> ml_collections.ConfigDict:
-    """A recorded config, locked, in which fields that its version did not have are at their defaults.
+    """The locked config of a JSON record, with the defaults of fields that its version did not have.
 
     Args:
-        record: what the JSON says.
-        where: the file that says it.
-        error: class of what is raised.
+        record: the JSON.
+        where: its file.
+        error: class of the error to raise.
         version: of rt2_jax that wrote it, if known.
 
     Raises:
-        UserError: of the class `error`; it lacks what every version wrote, or has fields of a newer one.
+        UserError: of the class `error`; it lacks a field that every version wrote, or has one of a
+            newer version.
     """
     records.check_fields(record, ('model', 'data', 'embodiment'), record, where, error, version)
     records.refuse_unknown(unknown_fields(record), where, error, version)
@@ -295,18 +306,18 @@ def recorded(
 
 
 def complete(record: dict[str, Any]) -> ml_collections.ConfigDict:
-    """The locked config of a record, whose missing fields are at their defaults."""
+    """The locked config of a JSON record, with the defaults of missing fields."""
 
-    def merged(default: Any, there: Any) -> Any:
-        if not (isinstance(default, dict) and isinstance(there, dict)):
-            return there
-        names = [*there, *(name for name in default if name not in there)]
+    def merge(default: Any, value: Any) -> Any:
+        if not (isinstance(default, dict) and isinstance(value, dict)):
+            return value
+        names = [*value, *(name for name in default if name not in value)]
         return {
-            name: merged(default.get(name), there[name]) if name in there else default[name]
+            name: merge(default.get(name), value[name]) if name in value else default[name]
             for name in names
         }
 
-    return from_json(json.dumps(merged(json.loads(to_json(defaults())), record)))
+    return from_json(json.dumps(merge(json.loads(to_json(defaults())), record)))
 
 
 def to_json(config: Any) -> str:
@@ -320,13 +331,13 @@ def from_json(text: str) -> ml_collections.ConfigDict:
 
 
 def differences(old: Any, new: Any) -> dict[str, tuple[Any, Any]]:
-    """Fields that differ, by dotted name: their values in both, None where there is no such field.
+    """The values of fields that differ, by dotted name; None where a config has no such field.
 
-    A field that is younger than the old config was at its default.
+    A field that is younger than the old config counts as its default.
     """
     old, new = leaves(json.loads(to_json(old))), leaves(json.loads(to_json(new)))
-    usual = leaves(json.loads(to_json(defaults())))
-    old = {key: value for key, value in usual.items() if key in new} | old
+    known = leaves(json.loads(to_json(defaults())))
+    old = {key: value for key, value in known.items() if key in new} | old
     pairs = {key: (old.get(key), new.get(key)) for key in sorted({*old, *new})}
     return {key: (before, after) for key, (before, after) in pairs.items() if before != after}
 

@@ -57,7 +57,7 @@ from rt2_jax.estimation import advice, job as job_lib, program, run, text
 from rt2_jax.manifest import make_manifest
 from rt2_jax.nearest import check
 from rt2_jax.parallel import compilation, mesh as mesh_lib, roofline, slices, topology
-from rt2_jax.training import metrics
+from rt2_jax.training import flops
 
 FLAGS = flags.FLAGS
 
@@ -109,7 +109,7 @@ def estimate(
         fields |= program.refusal(compiled, job, ordered)
         return fields | {'advice': advice.advice(fields, config)}, ''
     hlo = compiled.as_text()
-    executed = metrics.count_flops(traced.jaxpr)
+    executed = flops.count_flops(traced.jaxpr)
     fields |= program.report(compiled, hlo, executed, job, ordered)
     fields['advice'] = advice.advice(fields, config)
     if options.mode == 'train' and 'step_seconds' in fields:

@@ -24,20 +24,19 @@ The output is {"policies": {POLICY: {SUITE: {"success": .., "episodes": .., "int
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+import dataclasses
 import json
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from absl import app, flags, logging
 from etils import epath
 import jax
-from jax.sharding import Mesh
 
 from rt2_jax import command, paths
 from rt2_jax.checkpoints import loading
 from rt2_jax.data import sources
 from rt2_jax.data.cards import TABLETOP
-from rt2_jax.data.robot_card import RobotCard
 from rt2_jax.data.web import small_web
 from rt2_jax.decoding import compact
 from rt2_jax.decoding.grammar import Kind
@@ -46,214 +45,311 @@ from rt2_jax.errors import UserError
 from rt2_jax.evaluation import closed_loop, offline
 from rt2_jax.manifest import make_manifest
 from rt2_jax.nearest import check
-from rt2_jax.parallel import distributed, mesh as mesh_lib
-from rt2_jax.policy import Policy
+from rt2_jax.parallel import distributed
+from rt2_jax.policy import Policy, from_flags
+from rt2_jax.policy.from_flags import FlagError, local_mesh
 from rt2_jax.text.actions import ActionSpace, ActionTokenizer
 from rt2_jax.text.tokenizer import Tokenizer
+
+if TYPE_CHECKING:  # needs the extra `serve`
+    from rt2_jax.evaluation.remote import Server
 
 FLAGS = flags.FLAGS
 
 POLICIES = ('checkpoint', 'untrained', 'expert', 'expert_rounded')
 OFFLINE = ('offline', 'web', 'held_out')
+_REPORTED = 'image_size task temperature execution_noise parallel mesh weights'.split()
 
 
-def check_flags() -> None:
-    """Raises UsageError for names that don't exist and for flags that don't go together."""
-    try:
-        for suite in FLAGS.suite:
-            check('suite', suite, (*suites.SUITES, *OFFLINE))
-        check('policy', FLAGS.policy, POLICIES)
-        if FLAGS.task is not None:
-            tasks.check_kind(FLAGS.task)
-        for path in filter(None, (FLAGS.output, FLAGS.video)):
-            paths.of(path)
-    except (ValueError, UserError) as error:
-        raise app.UsageError(str(error)) from error
-    if FLAGS.server:
-        if FLAGS.workdir or FLAGS.policy != 'checkpoint' or set(FLAGS.suite) & set(OFFLINE):
-            raise app.UsageError(
-                '--server plays the suites of the tabletop with the policy that is served: leave out '
-                f'--workdir, --policy and the suites {", ".join(OFFLINE)}.'
-            )
-    elif FLAGS.policy in ('checkpoint', 'untrained') and not FLAGS.workdir:
-        raise app.UsageError(f'--policy={FLAGS.policy} needs --workdir or --server.')
-    if FLAGS.policy.startswith('expert') and set(FLAGS.suite) & set(OFFLINE):
-        raise app.UsageError(f'The suites {", ".join(OFFLINE)} are for models, not for the expert.')
-    if not set(FLAGS.suite) - set(OFFLINE) and FLAGS.video:
-        raise app.UsageError('--video needs a suite that is played on the tabletop.')
-    for name in ('output', 'video'):  # now, and not when all is measured
-        path = paths.of(FLAGS[name].value or '.')
-        if FLAGS[name].value and path.is_dir():
-            raise app.UsageError(f'--{name}={path} is a directory; name a file')
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What to measure: the flags of the command, which describe them."""
+
+    workdir: str | None = None
+    step: int | None = None
+    source: str = ''
+    server: str | None = None
+    suite: Sequence[str] = ('seen',)
+    task: str | None = None
+    episodes: int = 50
+    first_episode: int = 0
+    questions: int = 1000
+    web_seed: int = 1_000_003
+    policy: str = 'checkpoint'
+    plan: bool | None = None
+    temperature: float = 0.0
+    execution_noise: float = 0.0
+    parallel: int = 16
+    weights: str = compact.STORED
+    mesh: Sequence[str] = ()
+    image_size: int = 128
+    output: str | None = None
+    video: str | None = None
+    video_episodes: int = 12
+
+    @classmethod
+    def from_flags(cls) -> Options:
+        """The options on the command line."""
+        return cls(**{field.name: FLAGS[field.name].value for field in dataclasses.fields(cls)})
+
+    @property
+    def seeds(self) -> Sequence[int]:
+        """The episodes of a suite that this process plays."""
+        return distributed.share(range(self.first_episode, self.first_episode + self.episodes))
+
+    def check(self) -> None:
+        """FlagError for names that don't exist and for options that don't go together."""
+        offline_suites = set(self.suite) & set(OFFLINE)
+        try:
+            for suite in self.suite:
+                check('suite', suite, (*suites.SUITES, *OFFLINE))
+            check('policy', self.policy, POLICIES)
+            if self.task is not None:
+                tasks.check_kind(self.task)
+            for path in filter(None, (self.output, self.video)):
+                paths.of(path)
+        except (ValueError, UserError) as error:
+            raise FlagError(str(error)) from error
+        if self.server:
+            if self.workdir or self.policy != 'checkpoint' or offline_suites:
+                raise FlagError(
+                    '--server plays the suites of the tabletop with the policy that is served: leave '
+                    f'out --workdir, --policy and the suites {", ".join(OFFLINE)}.'
+                )
+        elif self.policy in ('checkpoint', 'untrained') and not self.workdir:
+            raise FlagError(f'--policy={self.policy} needs --workdir or --server.')
+        if self.policy.startswith('expert') and offline_suites:
+            raise FlagError(f'The suites {", ".join(OFFLINE)} are for models, not for the expert.')
+        if not set(self.suite) - set(OFFLINE) and self.video:
+            raise FlagError('--video needs a suite that is played on the tabletop.')
+        for flag, path in (('--output', self.output), ('--video', self.video)):
+            if path and paths.of(path).is_dir():
+                raise FlagError(f'{flag}={paths.of(path)} is a directory; name a file')
 
 
-def load_policy() -> Policy | None:
-    """The model to be measured, compiled; None for the expert, and where a server has it."""
-    if FLAGS.policy.startswith('expert') or FLAGS.server:
-        return None
-    cache = loading.locate(FLAGS.workdir) / 'compile_cache'
-    if cache.exists():
-        jax.config.update('jax_compilation_cache_dir', str(cache))
-        jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.5)
-    try:
-        # One instruction that is too long shall not end a measurement; the manifest says how many.
-        policy = Policy.from_checkpoint(
-            FLAGS.workdir,
-            FLAGS.step,
-            source=FLAGS.source,
-            untrained=FLAGS.policy == 'untrained',
-            batch_sizes=(FLAGS.parallel,),
-            long_prompts='clip',
-            mesh=local_mesh(),
-            weights=FLAGS.weights,
-            **({} if FLAGS.plan is None else {'plan': FLAGS.plan}),
+def evaluate(options: Options) -> dict[str, Any]:
+    """Plays the suites and asks the questions.
+
+    Args:
+        options: what to measure; the files that it names are written by process 0.
+
+    Returns:
+        The results, as the head of this file says.
+
+    Raises:
+        FlagError: options that are wrong.
+    """
+    options.check()
+    if options.episodes < jax.process_count():
+        raise FlagError(
+            f'--episodes={options.episodes} are fewer than the {jax.process_count()} processes.'
         )
-    except ValueError as error:  # CheckpointError is one
-        raise app.UsageError(f'--workdir={FLAGS.workdir}: {error}') from error
-    if set(FLAGS.suite) - {'web'}:
-        check_arm(f'--workdir={FLAGS.workdir}', policy.action_tokenizer.space.number_names)
+    begin = time.perf_counter()
+    policy, server = load_policy(options), connect(options)
+    for path in filter(
+        None, (options.output, options.video)
+    ):  # fails now, not when all is measured
+        paths.of(path).parent.mkdir(parents=True, exist_ok=True)
+    decide = server.decide() if server else None
+    figures, rollouts = {}, []
+    for suite in options.suite:
+        if suite in OFFLINE:
+            assert policy is not None  # by Options.check
+            figures[suite] = measure_offline(options, policy, suite)
+        else:
+            decide = decide or make_decide(options, policy)
+            run = play(options, decide, suite, server or policy)
+            figures[suite] = closed_loop.summary(run)
+            rollouts += [rollout for rollout in run.rollouts if rollout.frames]
+        distributed.say(describe(suite, figures[suite]))
+    took = round(time.perf_counter() - begin, 1)
+    manifest = manifest_of(options, policy)
+    if server:
+        manifest |= {'server': options.server, 'served': server.metadata}
+        server.close()
+    results = {'policies': {options.policy: figures}, 'seconds': took, 'manifest': manifest}
+    if distributed.is_leader():
+        write(options, results, rollouts)
+    return results
+
+
+def load_policy(options: Options) -> Policy | None:
+    """The model to be measured; None for the expert and for a server."""
+    if options.policy.startswith('expert') or options.server:
+        return None
+    assert options.workdir is not None  # by Options.check
+    policy = from_flags.load_policy(
+        options.workdir,
+        options.step,
+        source=options.source,
+        untrained=options.policy == 'untrained',
+        batch_sizes=(options.parallel,),
+        # One instruction that is too long shall not end a measurement; the manifest says how many.
+        long_prompts='clip',
+        mesh=local_mesh(options.mesh),
+        weights=options.weights,
+        plan=options.plan,
+    )
+    if set(options.suite) - {'web'}:
+        check_arm(f'--workdir={options.workdir}', policy.action_tokenizer.space.number_names)
     return policy
 
 
-def check_arm(whose: str, names: Sequence[str]) -> None:
-    """UsageError for a policy whose actions are not those of the tabletop's arm."""
+def connect(options: Options) -> Server | None:
+    """The server of --server; None without one."""
+    if not options.server:
+        return None
+    from rt2_jax.evaluation import remote  # needs the extra `serve`
+
+    try:
+        server = remote.Server(options.server, options.parallel)
+    except ValueError as error:
+        raise FlagError(f'--server={error}') from error
+    flag = ['terminate'] if server.metadata['terminate'] else []
+    check_arm(f'--server={options.server}', [*flag, *server.metadata['action_names']])
+    return server
+
+
+def check_arm(policy: str, names: Sequence[str]) -> None:
+    """FlagError for a policy whose actions are not those of the tabletop's arm.
+
+    Args:
+        policy: names it in the message.
+        names: of the numbers of its actions.
+    """
     needed = TABLETOP.action_space.number_names
     if tuple(names) != needed:
-        raise app.UsageError(
-            f"{whose}: this policy acts by {', '.join(names)}; the tabletop's arm needs "
+        raise FlagError(
+            f"{policy}: this policy acts by {', '.join(names)}; the tabletop's arm needs "
             f'{", ".join(needed)}. --suite=web is for any policy.'
         )
 
 
-def connect() -> Any:
-    """The server of --server; None without one."""
-    if not FLAGS.server:
-        return None
-    # Only then, because it needs the extra `serve`.
-    from rt2_jax.evaluation import remote
-
-    try:
-        server = remote.Server(FLAGS.server, FLAGS.parallel)
-    except ValueError as error:
-        raise app.UsageError(f'--server={error}') from error
-    flag = ['terminate'] if server.metadata['terminate'] else []
-    check_arm(f'--server={FLAGS.server}', [*flag, *server.metadata['action_names']])
-    return server
-
-
-def local_mesh() -> Mesh | None:
-    """This process's devices as --mesh arranges them; None for one device.
-
-    Raises:
-      UsageError: sizes that are none, or that don't fit the devices.
-    """
-    if not FLAGS.mesh:
-        return None
-    try:
-        sizes = {axis: int(size) for axis, size in (part.split('=') for part in FLAGS.mesh)}
-        return mesh_lib.make_mesh(sizes, jax.local_devices())
-    except ValueError as error:
-        raise app.UsageError(
-            f'--mesh={",".join(FLAGS.mesh)} (such as data=2,tensor=4): {error}'
-        ) from error
-
-
-def make_decide(policy: Policy | None) -> closed_loop.Decide:
+def make_decide(options: Options, policy: Policy | None) -> closed_loop.Decide:
     """Observations to actions, for the policy that --policy names."""
     if policy is not None:
         policy.warm_up(kinds=(Kind.PLAN if policy.plan else Kind.ACTION,))
-        return closed_loop.learnt(policy, temperature=FLAGS.temperature)
-    if FLAGS.policy == 'expert':
+        return closed_loop.learnt(policy, temperature=options.temperature)
+    if options.policy == 'expert':
         return closed_loop.scripted()
-    coder = ActionTokenizer(ActionSpace.rt1_bounds(), Tokenizer.load_default())
-    return closed_loop.scripted(rounding=coder)
+    tokenizer = ActionTokenizer(ActionSpace.rt1_bounds(), Tokenizer.load_default())
+    return closed_loop.scripted(rounding=tokenizer)
 
 
 def play(
-    decide: closed_loop.Decide,
-    suite: str,
-    frames: int = 1,
-    frame_stride: int = 1,
-    card: RobotCard | None = None,
+    options: Options, decide: closed_loop.Decide, suite: str, actor: Policy | Server | None
 ) -> closed_loop.Run:
-    """Closed loop on one suite."""
-    first = FLAGS.first_episode
+    """Plays one suite in closed loop, with the frames and the card of the actor (None: the expert)."""
+    frames, stride, card = (
+        (actor.frames, actor.frame_stride, actor.embodiment) if actor else (1, 1, None)
+    )
     run = closed_loop.run(
         decide,
         suite,
-        distributed.share(range(first, first + FLAGS.episodes)),
-        parallel=FLAGS.parallel,
-        task=FLAGS.task,
-        image_size=FLAGS.image_size,
+        options.seeds,
+        parallel=options.parallel,
+        task=options.task,
+        image_size=options.image_size,
+        record=options.video_episodes if options.video else 0,
+        execution_noise=options.execution_noise,
         frames=frames,
-        frame_stride=frame_stride,
+        frame_stride=stride,
         card=card,
-        record=FLAGS.video_episodes if FLAGS.video else 0,
-        execution_noise=FLAGS.execution_noise,
-        progress=say,
+        progress=distributed.say,
     )
-    return closed_loop.gathered(run)
+    return closed_loop.gather_run(run)
 
 
-def _indexes() -> epath.Path | None:
-    """The run's own indexes of its data, if it has some."""
-    folder = loading.locate(FLAGS.workdir) / sources.INDEXES
-    return folder if paths.files(folder) else None
-
-
-def answer(policy: Policy, suite: str) -> dict[str, Any]:
-    """Offline measures: `web`, those and the actions of new episodes, or those of held-out ones."""
+def measure_offline(options: Options, policy: Policy, suite: str) -> dict[str, Any]:
+    """The suites `web`, `offline` (web, and actions of new episodes) and `held_out`."""
     if suite == 'held_out':
+        assert options.workdir is not None
         space = policy.action_tokenizer.space
         try:
             sets = offline.held_out_steps(
-                policy.config, space, FLAGS.episodes, policy.cards, _indexes()
+                policy.config, space, options.episodes, policy.cards, _indexes(options.workdir)
             )
         except ValueError as error:
-            raise app.UsageError(f'--suite=held_out: {error}') from error
+            raise FlagError(f'--suite=held_out: {error}') from error
         return {'sets': {name: offline.actions(policy, steps) for name, steps in sets.items()}}
-    source = small_web.SmallWeb(seed=FLAGS.web_seed, size=policy.image_size)
-    result = {'web': offline.questions(policy, source, FLAGS.questions, progress=say)}
-    if suite == 'offline':
-        seeds = distributed.share(range(FLAGS.first_episode, FLAGS.first_episode + FLAGS.episodes))
-        examples = offline.expert_steps(
-            'seen', seeds, FLAGS.image_size, policy.frames, policy.frame_stride
-        )
-        result['actions'] = offline.actions(policy, examples)
-    return result
+    source = small_web.SmallWeb(seed=options.web_seed, size=policy.image_size)
+    web = offline.questions(policy, source, options.questions, progress=distributed.say)
+    if suite == 'web':
+        return {'web': web}
+    examples = offline.expert_steps(
+        'seen', options.seeds, options.image_size, policy.frames, policy.frame_stride
+    )
+    return {'web': web, 'actions': offline.actions(policy, examples)}
 
 
-def describe(suite: str, result: Mapping[str, Any]) -> str:
-    """A line for the terminal."""
-    if 'success' in result:
-        low, high = result['interval']
+def _indexes(workdir: str) -> epath.Path | None:
+    """The run's own indexes of its data, if it has some."""
+    folder = loading.locate(workdir) / sources.INDEXES
+    return folder if paths.files(folder) else None
+
+
+def describe(suite: str, figures: Mapping[str, Any]) -> str:
+    """The figures of a suite in a line for the terminal, or a line for each data set."""
+    if 'success' in figures:
+        low, high = figures['interval']
         return (
-            f'{suite}: {result["success"]:.1%} of {result["episodes"]} episodes succeeded '
-            f'(95 % interval {low:.1%} to {high:.1%}), {result["mean_steps"]:.1f} steps, '
-            f'decision {result["decision_ms"]["p50"]:.1f} ms'
+            f'{suite}: {figures["success"]:.1%} of {figures["episodes"]} episodes succeeded '
+            f'(95 % interval {low:.1%} to {high:.1%}), {figures["mean_steps"]:.1f} steps, '
+            f'decision {figures["decision_ms"]["p50"]:.1f} ms'
         )
-    if 'sets' in result:
+    if 'sets' in figures:
         return '\n'.join(
-            f'{suite}: {name}: {found["steps"]} steps, tokens {found["token_accuracy"]:.1%}; '
-            f'error {errors(found)}'
-            for name, found in result['sets'].items()
+            f'{suite}: {name}: {actions["steps"]} steps, {_describe_actions(actions)}'
+            for name, actions in figures['sets'].items()
         )
-    parts = [f'{suite}: {result["web"]["accuracy"]:.1%} of {result["web"]["questions"]} questions']
-    if 'actions' in result:
-        found = result['actions']
-        parts.append(f'tokens {found["token_accuracy"]:.1%}; error {errors(found)}')
-    return '; '.join(parts)
+    web = figures['web']
+    line = f'{suite}: {web["accuracy"]:.1%} of {web["questions"]} questions'
+    return f'{line}; {_describe_actions(figures["actions"])}' if 'actions' in figures else line
 
 
-def errors(found: Mapping[str, Any]) -> str:
-    """The mean error of each dimension of an action, for the terminal."""
-    return ', '.join(f'{n} {e["mean"]:.4f} {e["unit"]}' for n, e in found['error'].items())
+def _describe_actions(figures: Mapping[str, Any]) -> str:
+    errors = (f'{n} {e["mean"]:.4f} {e["unit"]}' for n, e in figures['error'].items())
+    return f'tokens {figures["token_accuracy"]:.1%}; error {", ".join(errors)}'
 
 
-def say(line: str) -> None:
-    """Prints a line, on process 0."""
-    if distributed.is_leader():
-        print(line, flush=True)
+def write(
+    options: Options, results: dict[str, Any], rollouts: Sequence[closed_loop.Rollout]
+) -> None:
+    """Writes the results and the video where they are wanted."""
+    if options.output:
+        output = paths.of(options.output)
+        paths.write(output, json.dumps(results, indent=2).encode())
+        distributed.say(f'Results in {output}')
+    if options.video:
+        from rt2_jax.evaluation import video  # needs ffmpeg
+
+        path = paths.of(options.video)
+        video.write(path, rollouts)
+        distributed.say(f'Video in {path}')
+
+
+def manifest_of(options: Options, policy: Policy | None) -> dict[str, Any]:
+    """What it takes to get the same results again."""
+    model = {}
+    if policy is not None:
+        model = {
+            'step': policy.step,
+            'source': policy.source,
+            'plan': policy.plan,
+            'clipped_prompts': sum(distributed.gather(policy.clipped_prompts)),
+            'config': policy.config.to_dict(),
+        }
+    return make_manifest(
+        workdir=options.workdir,
+        **model,
+        seeds={
+            'first_episode': options.first_episode,
+            'episodes': options.episodes,
+            'web': options.web_seed,
+        },
+        **{name: getattr(options, name) for name in _REPORTED},
+        processes=jax.process_count(),
+    )
 
 
 def define_flags() -> None:
@@ -289,90 +385,14 @@ def define_flags() -> None:
 
 
 def main(argv: list[str]) -> None:
+    """Measures what the flags say."""
     if len(argv) > 1:
         raise app.UsageError(f'Unknown arguments: {argv[1:]}')
-    check_flags()
+    options = Options.from_flags()
+    options.check()
     distributed.initialize()
-    if FLAGS.episodes < jax.process_count():
-        raise app.UsageError(
-            f'--episodes={FLAGS.episodes} are fewer than the {jax.process_count()} processes.'
-        )
     logging.set_verbosity(logging.WARNING)
-    measure()
-
-
-def measure() -> None:
-    """Plays and asks what the flags say, and writes the results."""
-    begin = time.perf_counter()
-    policy, server = load_policy(), connect()
-    for name in filter(None, (FLAGS.output, FLAGS.video)):  # now, and not when all is measured
-        paths.of(name).parent.mkdir(parents=True, exist_ok=True)
-    decide = server.decide() if server else None
-    results, rollouts = {}, []
-    for suite in FLAGS.suite:
-        if suite in OFFLINE:
-            results[suite] = answer(policy, suite)
-        else:
-            decide = decide or make_decide(policy)
-            who = server or policy
-            seen = (who.frames, who.frame_stride, who.embodiment) if who else ()
-            run = play(decide, suite, *seen)
-            results[suite] = closed_loop.summary(run)
-            rollouts += [rollout for rollout in run.rollouts if rollout.frames]
-        say(describe(suite, results[suite]))
-    took = round(time.perf_counter() - begin, 1)
-    manifest = policy_manifest(policy)
-    if server:
-        manifest |= {'server': FLAGS.server, 'served': server.metadata}
-        server.close()
-    if distributed.is_leader():
-        write(
-            {'policies': {FLAGS.policy: results}, 'seconds': took, 'manifest': manifest}, rollouts
-        )
-
-
-def write(found: dict[str, Any], rollouts: Sequence[closed_loop.Rollout]) -> None:
-    """The results, then the video where one is wanted."""
-    output = paths.of(FLAGS.output)
-    paths.write(output, json.dumps(found, indent=2).encode())
-    say(f'Results in {output}')
-    if FLAGS.video:
-        # Only then, because it needs ffmpeg.
-        from rt2_jax.evaluation import video
-
-        path = paths.of(FLAGS.video)
-        video.write(path, rollouts)
-        say(f'Video in {path}')
-
-
-def policy_manifest(policy: Policy | None) -> dict[str, Any]:
-    """What it takes to get the same results again."""
-    model = {}
-    if policy is not None:
-        model = {
-            'step': policy.step,
-            'source': policy.source,
-            'plan': policy.plan,
-            'clipped_prompts': sum(distributed.gather(policy.clipped_prompts)),
-            'config': policy.config.to_dict(),
-        }
-    return make_manifest(
-        workdir=FLAGS.workdir,
-        **model,
-        seeds={
-            'first_episode': FLAGS.first_episode,
-            'episodes': FLAGS.episodes,
-            'web': FLAGS.web_seed,
-        },
-        image_size=FLAGS.image_size,
-        task=FLAGS.task,
-        temperature=FLAGS.temperature,
-        execution_noise=FLAGS.execution_noise,
-        parallel=FLAGS.parallel,
-        mesh=FLAGS.mesh,
-        weights=FLAGS.weights,
-        processes=jax.process_count(),
-    )
+    evaluate(options)
 
 
 if __name__ == '__main__':

@@ -30,8 +30,9 @@ import jax.export
 import numpy as np
 
 from rt2_jax import command, paths
+from rt2_jax.checkpoints import assets
 from rt2_jax.decoding.grammar import Kind
-from rt2_jax.exported import card as card_lib, exported_policy, function as function_lib
+from rt2_jax.exported import description as description_lib, exported_policy, function
 from rt2_jax.manifest import as_json, make_manifest, versions
 from rt2_jax.nearest import check
 from rt2_jax.policy import Policy
@@ -60,91 +61,68 @@ def export(
     Args:
         policy: of a checkpoint, with weights as they were stored.
         output: the directory to write.
-        kinds: of answers, a function each; the kind that the policy acts by if none is named.
+        kinds: of answers, a function each; by default the kind that the policy acts by.
         platforms: on which it shall run: 'cpu', 'tpu', 'cuda', 'rocm'.
         batch_sizes: numbers of rows, a function each; None for functions of any number.
-        convention: in whose numbers the actions are, the robot's own by default
-            (`rt2_jax/policy/conventions.py`).
+        convention: of the actions, the robot's own by default (`rt2_jax/policy/conventions.py`).
         instruction: of the example.
         run: whether what was written is compiled and run, where this machine is of the platforms.
 
     Returns:
-        What policy.json says.
+        The content of policy.json.
 
     Raises:
         ValueError: the directory holds something else, or the model or its weights can't be exported;
             the convention needs a robot's memory; or what was written doesn't repeat the policy's own
             answers.
     """
-    acts_by = Kind.PLAN if policy.plan else Kind.ACTION
-    kinds = tuple(kinds) or (acts_by,)
-    convention = policy.convention(convention)
-    convention.centres()  # raises before anything is written
+    kinds = tuple(kinds) or (Kind.PLAN if policy.plan else Kind.ACTION,)
+    chosen = policy.convention(convention)
+    chosen.centres()  # raises before anything is written
     mirror = paths.Mirror(_emptied(paths.of(output)))
+    folder = mirror.local
     try:
-        told = _write(policy, mirror, kinds, platforms, batch_sizes, instruction, convention)
+        functions = {
+            kind.name.lower(): [
+                _write_function(folder, kind, size, content)
+                for size, content in function.export(
+                    policy, kind, platforms, batch_sizes, chosen
+                ).items()
+            ]
+            for kind in kinds
+        }
+        weights = _write_weights(policy, folder / exported_policy.WEIGHTS)
+        (folder / description_lib.TOKENIZER).write_bytes(policy.tokenizer.model_bytes)
+        shutil.copy(exported_policy.__file__, folder / 'exported_policy.py')
+        example = _write_example(
+            policy, kinds, chosen, instruction, min(batch_sizes or [2]), folder
+        )
+        description = description_lib.describe(
+            policy,
+            kinds,
+            chosen,
+            functions,
+            platforms=list(platforms),
+            weights=weights,
+            example=example,
+            versions=versions(),
+            calling_convention_version=jax.export.maximum_supported_calling_convention_version,
+            manifest=make_manifest(),
+        )
+        mirror.upload()
+        # Last of all, because it says that the others are there.
+        (folder / exported_policy.POLICY).write_text(as_json(description))
         if run and jax.export.default_export_platform() in platforms:
             _check(mirror, kinds)
         mirror.upload()
     finally:
         mirror.discard()
-    return told
-
-
-def _write(
-    policy: Policy,
-    mirror: paths.Mirror,
-    kinds: Sequence[Kind],
-    platforms: Sequence[str],
-    batch_sizes: Sequence[int] | None,
-    instruction: str,
-    convention: Convention,
-) -> dict[str, Any]:
-    """Writes the files into the local folder and uploads all but policy.json; returns what that says."""
-    output = mirror.local
-    functions = {
-        kind.name.lower(): [
-            _written(output, kind, found)
-            for found in function_lib.export(policy, kind, platforms, batch_sizes, convention)
-        ]
-        for kind in kinds
-    }
-    weights = _write_weights(policy, output / exported_policy.WEIGHTS)
-    (output / card_lib.TOKENIZER).write_bytes(policy.tokenizer.model_bytes)
-    shutil.copy(exported_policy.__file__, output / 'exported_policy.py')
-    rows = min(batch_sizes or [2])
-    example = _write_example(policy, kinds, convention, instruction, rows, output)
-    first = next(iter(functions))
-    told = {
-        'format': 1,
-        'functions': functions,
-        'acts_by': (Kind.PLAN if policy.plan else Kind.ACTION).name.lower(),
-        'platforms': list(platforms),
-        'weights': weights,
-        'inputs': card_lib.inputs(policy),
-        'outputs': card_lib.outputs(policy, list(kinds)),
-        'action': card_lib.action(policy, convention),
-        **card_lib.words(policy, list(kinds)),
-        'example': example,
-        'call': card_lib.call(functions[first][0]['file'], first),
-        'step': policy.step,
-        'versions': versions(),
-        'calling_convention_version': jax.export.maximum_supported_calling_convention_version,
-        'config': policy.config.to_dict(),
-        'manifest': make_manifest(),
-    }
-    mirror.upload()
-    # Last of all, because it says that the others are there.
-    (output / exported_policy.POLICY).write_text(as_json(told))
-    return told
+    return description
 
 
 def _emptied(output: epath.Path) -> epath.Path:
-    """The directory to write, rid of an earlier export.
-
-    Raises:
-        ValueError: it holds something else.
-    """
+    """The directory to write, without an earlier export; ValueError if it holds something else."""
+    assets.check_output(output)
     output.mkdir(parents=True, exist_ok=True)
     present = sorted(path.name for path in output.iterdir())
     if present and not {exported_policy.POLICY, exported_policy.WEIGHTS} & set(present):
@@ -155,27 +133,29 @@ def _emptied(output: epath.Path) -> epath.Path:
     return output
 
 
-def _written(output: pathlib.Path, kind: Kind, found: function_lib.Function) -> dict[str, Any]:
-    size = '' if found.batch == function_lib.ANY else f'-{found.batch}'
-    path = output / f'{kind.name.lower()}{size}.jax'
-    path.write_bytes(found.serialised)
-    return {'file': path.name, 'batch': found.batch, **_told(path)}
+def _write_function(
+    folder: pathlib.Path, kind: Kind, size: int | str, content: bytes
+) -> dict[str, Any]:
+    suffix = '' if size == function.ANY else f'-{size}'
+    path = folder / f'{kind.name.lower()}{suffix}.jax'
+    path.write_bytes(content)
+    return {'file': path.name, 'batch': size, **_size_and_hash(path)}
 
 
-def _told(path: pathlib.Path) -> dict[str, Any]:
+def _size_and_hash(path: pathlib.Path) -> dict[str, Any]:
     return {'bytes': path.stat().st_size, 'sha256': exported_policy.fingerprint(path)}
 
 
 def _write_weights(policy: Policy, path: pathlib.Path) -> dict[str, Any]:
-    named = function_lib.weights_of(policy)
-    arrays = {name: tensors.of_array(name, x) for name, x in named.items()}
+    weights = function.weights_of(policy)
+    arrays = {name: tensors.of_array(name, x) for name, x in weights.items()}
     # One file, however large: whoever reads it needs no index.
     tensors.write_safetensors(path.parent, arrays, stem=path.stem, shard_bytes=1 << 62)
     return {
         'file': path.name,
-        **_told(path),
-        'parameters': sum(x.size for x in named.values()),
-        'types': sorted({x.dtype.name for x in named.values()}),
+        **_size_and_hash(path),
+        'parameters': sum(x.size for x in weights.values()),
+        'types': sorted({x.dtype.name for x in weights.values()}),
     }
 
 
@@ -185,51 +165,51 @@ def _write_example(
     convention: Convention,
     instruction: str,
     rows: int,
-    output: pathlib.Path,
+    folder: pathlib.Path,
 ) -> dict[str, Any]:
-    """Some pictures, prompts and what the policy makes of them, by its own sampler."""
+    """Writes pictures, prompts and the answers of the policy's own sampler."""
     rng = np.random.default_rng(0)
-    side = policy.image_size
     coarse = rng.integers(0, 256, (rows, policy.frames, 8, 8, 3), np.uint8)
-    pixels = np.arange(side) * 8 // side
+    pixels = np.arange(policy.image_size) * 8 // policy.image_size
     images = coarse[:, :, pixels][:, :, :, pixels]
-    arrays, told = {}, {}
+    arrays, first_row = {}, {}
     for kind in kinds:
-        template = card_lib.TEMPLATES[kind]
+        template = description_lib.TEMPLATES[kind]
         text = template.format(instruction=instruction, question=QUESTION)
         prompt = policy.prompt_array([text] * rows)
-        found = policy.sampler(policy.params, images, prompt, kind)
-        answer = {name: np.asarray(getattr(found, name))[:, 0] for name in function_lib.SAMPLED}
+        samples = policy.sampler(policy.params, images, prompt, kind)
+        answer = {name: np.asarray(getattr(samples, name))[:, 0] for name in function.SAMPLED}
         if kind != Kind.TEXT:
             length = policy.action_tokenizer.length
-            ends = [row[:n][-length:] for row, n in zip(answer['tokens'], answer['lengths'])]
-            decided = policy.action_tokenizer.decode(np.stack(ends))
+            ids = [row[:n][-length:] for row, n in zip(answer['tokens'], answer['lengths'])]
             flag = policy.action_tokenizer.space.terminate
-            commands = [[*action[:flag], *convention.values(action)] for action in decided]
+            commands = [
+                [*action[:flag], *convention.values(action)]
+                for action in policy.action_tokenizer.decode(np.stack(ids))
+            ]
             answer['actions'] = np.array(commands, np.float32)
         name = kind.name.lower()
-        arrays |= {
-            f'{name}/{key}': x for key, x in ({'images': images, 'prompt': prompt} | answer).items()
-        }
-        told[name] = {'prompt': text, 'prompt_ids': prompt[0].tolist()} | {
+        inputs = {'images': images, 'prompt': prompt}
+        arrays |= {f'{name}/{key}': x for key, x in (inputs | answer).items()}
+        first_row[name] = {'prompt': text, 'prompt_ids': prompt[0].tolist()} | {
             key: x[0].tolist() for key, x in answer.items()
         }
-    np.savez(output / exported_policy.EXAMPLE, **arrays)
+    np.savez(folder / exported_policy.EXAMPLE, **arrays)
     device = jax.devices()[0]
     return {
         'file': exported_policy.EXAMPLE,
         'made_on': f'{device.platform}: {device.device_kind}',
         'tolerance': TOLERANCE,
-        'first_row': told,
+        'first_row': first_row,
     }
 
 
 def _check(mirror: paths.Mirror, kinds: Sequence[Kind]) -> None:
-    """Runs what was written; raises where it doesn't say what the policy said."""
+    """Runs what was written; ValueError where its answers are not the policy's."""
     for number, kind in enumerate(kinds):
         name = kind.name.lower()
-        played = exported_policy.ExportedPolicy(mirror.local, name, check=not number)
-        if difference := played.difference():
+        exported = exported_policy.ExportedPolicy(mirror.local, name, check=not number)
+        if difference := exported.difference():
             raise ValueError(
                 f'{mirror.folder}: {name} differs from the policy itself: {difference}'
             )
@@ -255,47 +235,46 @@ def define_flags() -> None:
 
 
 def settings() -> dict[str, Any]:
-    """What the flags say, as `export` takes it; ValueError for names and sizes that don't exist."""
+    """The arguments of `export` on the command line; ValueError for names and sizes that don't exist."""
     names = [kind.name.lower() for kind in Kind]
     for platform in FLAGS.platforms:
-        check('platform', platform, function_lib.PLATFORMS)
+        check('platform', platform, function.PLATFORMS)
     check('convention', FLAGS.convention or 'robot', CONVENTIONS)
-    kinds = [Kind[check('kind', name, names).upper()] for name in FLAGS.kind]
-    if FLAGS.batch_sizes == [SYMBOLIC]:
-        sizes = None
-    elif all(size.isdigit() and int(size) for size in FLAGS.batch_sizes):
+    sizes = None
+    if FLAGS.batch_sizes != [SYMBOLIC]:
+        if not all(size.isdigit() and int(size) for size in FLAGS.batch_sizes):
+            raise ValueError(f"--batch_sizes are 'symbolic' or numbers: {FLAGS.batch_sizes}")
         sizes = sorted({int(size) for size in FLAGS.batch_sizes})
-    else:
-        raise ValueError(f"--batch_sizes are 'symbolic' or numbers: {FLAGS.batch_sizes}")
-    return {'kinds': kinds, 'platforms': FLAGS.platforms, 'batch_sizes': sizes}
+    return {
+        'kinds': [Kind[check('kind', name, names).upper()] for name in FLAGS.kind],
+        'platforms': FLAGS.platforms,
+        'batch_sizes': sizes,
+        'convention': FLAGS.convention,
+        'instruction': FLAGS.instruction,
+        'run': FLAGS.run,
+    }
 
 
 def main(argv: list[str]) -> None:
+    """Exports the policy that the flags name."""
     if len(argv) > 1:
         raise app.UsageError(f'unknown arguments {argv[1:]}')
     logging.set_verbosity(logging.ERROR)
     begin = time.perf_counter()
     policy = Policy.from_checkpoint(FLAGS.workdir, FLAGS.step, source=FLAGS.source)
-    told = export(
-        policy,
-        FLAGS.output,
-        convention=FLAGS.convention,
-        instruction=FLAGS.instruction,
-        run=FLAGS.run,
-        **settings(),
-    )
-    functions = [found for group in told['functions'].values() for found in group]
+    description = export(policy, FLAGS.output, **settings())
+    weights = description['weights']
     print(
-        f'{FLAGS.output}: {told["weights"]["parameters"]:,} parameters '
-        f'({told["weights"]["bytes"] / 1e6:.1f} MB, {", ".join(told["weights"]["types"])}) of step '
-        f'{told["step"]:,}, in {time.perf_counter() - begin:.1f} s'
+        f'{FLAGS.output}: {weights["parameters"]:,} parameters '
+        f'({weights["bytes"] / 1e6:.1f} MB, {", ".join(weights["types"])}) of step '
+        f'{description["step"]:,}, in {time.perf_counter() - begin:.1f} s'
     )
-    for found in functions:
-        print(f'  {found["file"]}: {found["batch"]} rows, {found["bytes"] / 1e6:.2f} MB')
+    for file in sum(description['functions'].values(), []):
+        print(f'  {file["file"]}: {file["batch"]} rows, {file["bytes"] / 1e6:.2f} MB')
     how = f'python {FLAGS.output}/exported_policy.py checks it'
     if paths.is_remote(FLAGS.output):
         how = 'copy it to a folder, where python exported_policy.py checks it'
-    print(f'  for {", ".join(told["platforms"])}; {how}')
+    print(f'  for {", ".join(description["platforms"])}; {how}')
 
 
 if __name__ == '__main__':

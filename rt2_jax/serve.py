@@ -14,20 +14,23 @@ SIGTERM: what was accepted is answered, then the process exits with 0.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+import contextlib
 import importlib.util
 import socket
-from typing import Any
+from typing import TYPE_CHECKING
 
-from absl import app, flags
-import jax
-from jax.sharding import Mesh
+from absl import app, flags, logging
 
 from rt2_jax import command
-from rt2_jax.checkpoints import loading
 from rt2_jax.nearest import check
-from rt2_jax.parallel import mesh as mesh_lib
-from rt2_jax.policy import Policy
+from rt2_jax.policy import Policy, from_flags
 from rt2_jax.policy.conventions import CONVENTIONS
+from rt2_jax.policy.from_flags import local_mesh
+from rt2_jax.policy.runner import batch_divisor
+
+if TYPE_CHECKING:  # needs the extra `serve`
+    from rt2_jax.serving.server import Server
 
 FLAGS = flags.FLAGS
 _EXTRA = ('uvicorn', 'starlette', 'websockets', 'msgpack', 'prometheus_client')
@@ -43,7 +46,7 @@ def batch_sizes(largest: int) -> tuple[int, ...]:
 
 
 def check_address(host: str, port: int) -> None:
-    """Raises OSError where nobody can listen, before the weights are read."""
+    """OSError where the server cannot listen; called before the weights are read."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, flags=socket.AI_PASSIVE
@@ -59,50 +62,39 @@ def check_address(host: str, port: int) -> None:
 
 
 def load_policy() -> Policy:
-    """The policy of --workdir; UsageError where there is none."""
-    cache = loading.locate(FLAGS.workdir) / 'compile_cache'
-    if cache.exists():
-        jax.config.update('jax_compilation_cache_dir', str(cache))
-        jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.5)
-    settings = {} if FLAGS.plan is None else {'plan': FLAGS.plan}
-    mesh = local_mesh()
-    rows = mesh.shape['data'] * mesh.shape['fsdp'] if mesh else 1
-    if FLAGS.weights != 'stored':
-        settings['weights'] = FLAGS.weights
+    """The policy of --workdir."""
+    mesh = local_mesh(FLAGS.mesh)
+    rows = batch_divisor(mesh)
+    return from_flags.load_policy(
+        FLAGS.workdir,
+        FLAGS.step,
+        source=FLAGS.source,
+        batch_sizes=[rows * size for size in batch_sizes(-(-FLAGS.largest_batch // rows))],
+        mesh=mesh,
+        long_prompts='clip' if FLAGS.clip_prompts else 'raise',
+        plan=FLAGS.plan,
+        weights=FLAGS.weights,
+    )
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Within it only warnings are logged: Orbax logs every step of its own."""
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(logging.WARNING)
     try:
-        return Policy.from_checkpoint(
-            FLAGS.workdir,
-            FLAGS.step,
-            source=FLAGS.source,
-            batch_sizes=[rows * size for size in batch_sizes(-(-FLAGS.largest_batch // rows))],
-            mesh=mesh,
-            long_prompts='clip' if FLAGS.clip_prompts else 'raise',
-            **settings,
-        )
-    except ValueError as error:  # CheckpointError is one
-        raise app.UsageError(f'--workdir={FLAGS.workdir}: {error}') from error
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
 
 
-def local_mesh() -> Mesh | None:
-    """The devices of this machine as --mesh arranges them; None for one device."""
-    if not FLAGS.mesh:
-        return None
-    try:
-        sizes = {axis: int(size) for axis, size in (part.split('=') for part in FLAGS.mesh)}
-        return mesh_lib.make_mesh(sizes, jax.local_devices())
-    except ValueError as error:
-        raise app.UsageError(
-            f'--mesh={",".join(FLAGS.mesh)} (such as tensor=4): {error}'
-        ) from error
-
-
-def make_server(policy: Policy) -> Any:
+def make_server(policy: Policy) -> Server:
     """The server as the flags have it."""
     # Only now, because it needs the extra `serve`.
-    from rt2_jax.serving import access, limits, server, service
+    from rt2_jax.serving import limits, server, service
 
     try:
-        made = service.Service(
+        shared_policy = service.Service(
             policy,
             limits=limits.Limits(
                 message_bytes=int(FLAGS.message_mib * 2**20),
@@ -120,11 +112,10 @@ def make_server(policy: Policy) -> Any:
                 convention=FLAGS.convention,
             ),
         )
-        return server.Server(
-            made, host=FLAGS.host, port=FLAGS.port, api_key=access.read_key(FLAGS.api_key_file)
-        )
+        api_key = limits.read_key(FLAGS.api_key_file)
     except ValueError as error:
         raise app.UsageError(str(error)) from error
+    return server.Server(shared_policy, host=FLAGS.host, port=FLAGS.port, api_key=api_key)
 
 
 def define_flags() -> None:
@@ -137,35 +128,44 @@ def define_flags() -> None:
     flags.DEFINE_bool('plan', None, 'Plan before each action; by default as it was trained.')
     flags.DEFINE_float('temperature', 0.0, '0 takes the likeliest action.', lower_bound=0)
     flags.DEFINE_string(
-        'convention',
-        None,
-        "In whose numbers actions go out: 'robot' (default), position, internal.",
+        'convention', None, "Convention of the actions: 'robot' (default), position, internal."
     )
     flags.DEFINE_bool('clip_prompts', False, 'Cut prompts that are too long instead of refusing.')
     flags.DEFINE_string('host', '127.0.0.1', '0.0.0.0 listens to other machines as well.')
     flags.DEFINE_integer('port', 8000, 'Where to listen.', 0, 65535)
     flags.DEFINE_string('api_key_file', None, 'File that holds the key that clients must bring.')
     flags.DEFINE_integer('largest_batch', 16, 'Most requests computed together.', lower_bound=1)
-    flags.DEFINE_float('longest_wait_ms', 0.0, 'That a batch waits to fill.', lower_bound=0)
+    flags.DEFINE_float(
+        'longest_wait_ms', 0.0, 'Most time that a batch waits to fill.', lower_bound=0
+    )
     flags.DEFINE_integer('queue', 256, 'Most requests accepted and not answered.', lower_bound=1)
-    flags.DEFINE_float('deadline_ms', 10_000.0, 'After which none is computed.', lower_bound=1)
-    flags.DEFINE_integer('threads', 2, 'That decode and resize pictures.', lower_bound=1)
+    flags.DEFINE_float(
+        'deadline_ms', 10_000.0, 'Age at which a request is not computed any more.', lower_bound=1
+    )
+    flags.DEFINE_integer(
+        'threads', 2, 'Number of threads that decode and resize pictures.', lower_bound=1
+    )
     flags.DEFINE_integer('connections', 1024, 'Most websockets.', lower_bound=1)
     flags.DEFINE_float('message_mib', 16.0, 'Largest message, MiB.', lower_bound=0.01)
     flags.DEFINE_integer('image_side', 2048, 'Largest height or width, pixels.', lower_bound=1)
     flags.DEFINE_integer('text_characters', 2000, 'Longest instruction.', lower_bound=1)
-    flags.DEFINE_float('seconds_to_send', 10.0, 'Headers, or a message.', lower_bound=0.1)
+    flags.DEFINE_float(
+        'seconds_to_send', 10.0, 'Most time for headers, or for a message.', lower_bound=0.1
+    )
     flags.mark_flag_as_required('workdir')
 
 
 def main(argv: list[str]) -> None:
+    """Serves until SIGTERM or SIGINT."""
     if len(argv) > 1:
         raise app.UsageError(f'Unknown arguments: {argv[1:]}')
     if missing := [name for name in _EXTRA if importlib.util.find_spec(name) is None]:
         raise app.UsageError(f"{', '.join(missing)} missing: pip install 'rt2_jax[serve]'")
     check('convention', FLAGS.convention or 'robot', CONVENTIONS)
     check_address(FLAGS.host, FLAGS.port)
-    make_server(load_policy()).serve_on()
+    with quiet():
+        policy = load_policy()
+    make_server(policy).serve_until_stopped()
 
 
 if __name__ == '__main__':

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from rt2_jax import export, paths
-from rt2_jax.checkpoints import loading
+from rt2_jax.checkpoints import loading, packing
 from rt2_jax.checkpoints.inspection import opened
 from rt2_jax.data.robot import rlds
 from rt2_jax.envs.tabletop import collect
@@ -26,7 +26,7 @@ def run(bucket, tiny_checkpoint):
 
 def test_packed_checkpoint(run, bucket, tmp_path):
     local, remote = run
-    assert loading.pack(remote, f'{bucket.url}/packed') == loading.pack(local, tmp_path / 'packed')
+    assert packing.pack(remote, f'{bucket.url}/packed') == packing.pack(local, tmp_path / 'packed')
     ours, theirs = (
         opened.open_checkpoint(where) for where in (f'{bucket.url}/packed', tmp_path / 'packed')
     )

@@ -6,7 +6,7 @@ import pathlib
 import runpy
 import shutil
 
-from absl import app, flags
+from absl import flags
 from absl.testing import flagsaver
 import imageio.v2 as imageio
 import numpy as np
@@ -22,6 +22,7 @@ from rt2_jax.data.robot import rlds
 from rt2_jax.data.web import small_web
 from rt2_jax.evaluation import closed_loop, offline, video
 from rt2_jax.policy import Policy
+from rt2_jax.policy.from_flags import FlagError
 from rt2_jax.text import prompts
 
 pytestmark = pytest.mark.usefixtures('quick_compile')
@@ -131,7 +132,7 @@ def test_offline(tiny_checkpoint, tmp_path):
 
 
 def test_held_out_episodes(tiny, tiny_checkpoint, tmp_path):
-    with pytest.raises(app.UsageError, match='nothing is held out'):
+    with pytest.raises(FlagError, match='nothing is held out'):
         evaluated(tmp_path, workdir=str(tiny_checkpoint), suite=['held_out'])
     writer = runpy.run_path(pathlib.Path(__file__).parent / 'data' / 'conftest.py')
     directory = writer['write_dataset'](tmp_path / 'episodes')
@@ -213,12 +214,12 @@ def test_questions_are_scored_by_kind(tiny_checkpoint):
     ],
 )
 def test_mistyped_names_are_usage_errors(tmp_path, settings, message):
-    with pytest.raises(app.UsageError, match=message):
+    with pytest.raises(FlagError, match=message):
         evaluated(tmp_path, **settings)
 
 
 def test_a_workdir_without_a_checkpoint_raises(tmp_path):
-    with pytest.raises(app.UsageError, match='is empty'):
+    with pytest.raises(FlagError, match='is empty'):
         evaluated(tmp_path, workdir=str(tmp_path))
 
 

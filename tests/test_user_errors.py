@@ -34,13 +34,13 @@ BINARIES = {
     'inspect': 'rt2_jax.checkpoints.inspect',
     'estimate': 'rt2_jax.estimate',
     'collect': 'rt2_jax.envs.tabletop.collect',
-    'expert': 'rt2_jax.envs.tabletop.measure',
+    'expert': 'rt2_jax.envs.tabletop.expert',
     'data.inspect': 'rt2_jax.data.inspect',
     'inspect_web': 'rt2_jax.data.inspect_web',
     'preview': 'rt2_jax.data.preview',
 }
 # Errors that go to a client of the server as an answer, not to whoever started it.
-INTERNAL = {'rt2_jax.serving.refusals.Refusal'}
+INTERNAL = {'rt2_jax.serving.limits.Refusal'}
 
 
 def run(monkeypatch, name: str, *arguments: str) -> str:

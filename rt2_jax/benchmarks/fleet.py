@@ -17,7 +17,7 @@ import numpy as np
 from websockets.asyncio.client import connect
 
 from rt2_jax.policy import Policy
-from rt2_jax.serving import msgpack_arrays
+from rt2_jax.serving import codec
 
 _INSTRUCTION = 'pick banana'
 # How long an answer is waited for before it counts as lost.
@@ -51,7 +51,7 @@ def exchanges(policy: Policy, pictures: Sequence[np.ndarray]) -> list[Exchange]:
     for picture, answers in zip(pictures, zip(*by_size, strict=True), strict=True):
         if len(set(answers)) == 1:
             message = {'observation/image': picture, 'prompt': _INSTRUCTION}
-            by_answer.setdefault(answers[0], Exchange(msgpack_arrays.packb(message), answers[0]))
+            by_answer.setdefault(answers[0], Exchange(codec.packb(message), answers[0]))
     return list(by_answer.values())
 
 
@@ -139,7 +139,7 @@ async def _ask(
         counts['overloaded' if reply.startswith('Overloaded') else 'refused'] += 1
         return
     took['total'].append(1000 * (time.monotonic() - begin))
-    answer = msgpack_arrays.unpackb(reply)
+    answer = codec.unpackb(reply)
     counts['right' if answer['actions'].tobytes() == exchange.answer else 'wrong'] += 1
     timing = answer['server_timing']
     for stage, key in _STAGES.items():

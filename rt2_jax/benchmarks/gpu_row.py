@@ -26,7 +26,7 @@ from rt2_jax.models import backbone, cost, rows
 from rt2_jax.nearest import check
 from rt2_jax.parallel import mesh as mesh_lib, sharding
 from rt2_jax.training import (
-    metrics,
+    flops as flops_lib,
     optimizer as optimizer_lib,
     state as state_lib,
     step as step_lib,
@@ -69,9 +69,9 @@ def card(row: Row, batch: int, repeats: int, toy: bool) -> dict[str, Any]:
     count = len(next(reading)) << 24
     return {
         'unit': 'FLOP/s',
-        'ours': metrics.matmul_peak(jnp.bfloat16, seconds=repeats * 0.1),
-        'flops_bfloat16': metrics.matmul_peak(jnp.bfloat16, seconds=repeats * 0.1),
-        'flops_float32': metrics.matmul_peak(jnp.float32, seconds=repeats * 0.1),
+        'ours': flops_lib.matmul_peak(jnp.bfloat16, seconds=repeats * 0.1),
+        'flops_bfloat16': flops_lib.matmul_peak(jnp.bfloat16, seconds=repeats * 0.1),
+        'flops_float32': flops_lib.matmul_peak(jnp.float32, seconds=repeats * 0.1),
         'bytes_per_second': count / harness.timed(lambda: next(reading), repeats)['seconds'],
     }
 
@@ -87,25 +87,24 @@ def train(row: Row, batch: int, repeats: int, toy: bool) -> dict[str, Any]:
     boxed = state_lib.parameter_shapes(model, examples)
     learning = configuration.paper(1_000, batch, 1e-3).optimizer
     optimizer = optimizer_lib.make_optimizer(learning, 1_000, boxed)
-    update = step_lib.make_train_step(model, optimizer)
+    update = step_lib.make_train_step(model, optimizer, (1, 1))
 
     def placed(*arguments: Any) -> Any:
         with sharding.rules(mesh):
             return update(*arguments)
 
     state = state_lib.init_state(model, optimizer, examples, mesh, seed=0)
-    sums = jax.device_put(step_lib.Accumulated.zeros(1, 1), sharding.replicated(mesh))
     parameters = state_lib.count_parameters(state.params)
     begin = time.perf_counter()
-    compiled = jax.jit(placed, donate_argnums=(0, 1)).lower(state, sums, examples).compile()
+    compiled = jax.jit(placed, donate_argnums=0).lower(state, examples).compile()
     compile_seconds = time.perf_counter() - begin
 
     def steps() -> None:
-        nonlocal state, sums
+        nonlocal state
         # Several under way, as in training, where the host runs ahead.
         for _ in range(queued):
-            state, sums, loss = compiled(state, sums, examples)
-        loss.block_until_ready()
+            state, sums = compiled(state, examples)
+        sums.loss.block_until_ready()
 
     times = harness.timed(steps, repeats)
     seconds = times['seconds'] / queued

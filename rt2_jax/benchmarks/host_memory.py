@@ -25,7 +25,7 @@ import numpy as np
 
 from rt2_jax import command, configuration, paths
 from rt2_jax.benchmarks import harness
-from rt2_jax.checkpoints import assets, checkpoint, loading
+from rt2_jax.checkpoints import assets, checkpoint, init_from
 from rt2_jax.parallel import distributed, mesh as mesh_lib
 from rt2_jax.text.tokenizer import Tokenizer
 from rt2_jax.training import program as program_lib
@@ -66,19 +66,18 @@ def measure(config: Any, workdir: epath.Path) -> dict[str, Any]:
     tokenizer = Tokenizer.load(config.tokenizer) if config.tokenizer else Tokenizer.load_default()
     sources = [*config.data.robot, *config.data.web]
     program = program_lib.build(config, mesh, tokenizer, sources, sources, {})
-    zeros = jax.block_until_ready(program.zeros())
     with Peak() as before:
         pass
     with Peak() as made:
         params = None
         if config.init_from:
-            params = loading.initial_params(config.init_from, config.init_parts, tokenizer)
+            params = init_from.initial_params(config.init_from, config.init_parts, tokenizer)
         state = jax.block_until_ready(program.init(params))
     share = sum(shard.data.nbytes for x in jax.tree.leaves(state) for shard in x.addressable_shards)
     whole = sum(x.nbytes for x in jax.tree.leaves(state))
     checkpoints = checkpoint.Checkpoints(workdir, keep=1)
     with Peak() as saved:
-        checkpoints.save(state, zeros, {}, 1)
+        checkpoints.save(state, {}, 1)
         checkpoints.wait()
     if distributed.is_leader():
         assets.write_assets(workdir, config, tokenizer, {})
@@ -86,7 +85,7 @@ def measure(config: Any, workdir: epath.Path) -> dict[str, Any]:
     del params
     jax.tree.map(lambda x: x.delete(), state)
     with Peak() as restored:
-        state, _, _ = checkpoints.restore(1, program.state, program.accumulated)
+        state, _ = checkpoints.restore(1, program.state)
         jax.block_until_ready(state)
     assert expected == [_sum(x) for x in jax.tree.leaves(state)], 'another state came back'
     checkpoints.close()

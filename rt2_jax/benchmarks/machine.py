@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rt2_jax.training import metrics
+from rt2_jax.training import flops
 
 READ_BYTES = 1 << 30  # more than caches hold
 _QUEUED = 8  # sums of it on a device, so that starting one costs nothing
@@ -35,7 +35,7 @@ def read() -> Iterator[range]:
 
 def multiply() -> Iterator[range]:
     """Multiplies bfloat16 matrices; yields a row for each GFLOP."""
-    side, queued = metrics.product_size(jax.default_backend())
+    side, queued = flops.product_size(jax.default_backend())
     x = jax.random.normal(jax.random.key(0), (side, side), jnp.bfloat16)
     square = jax.jit(functools.partial(jnp.dot, preferred_element_type=jnp.float32))
     while True:

@@ -22,7 +22,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
 from rt2_jax.data import images
-from rt2_jax.serving import json_arrays, msgpack_arrays
+from rt2_jax.serving import codec
 
 _HANDSHAKE = (
     b'GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n'
@@ -63,9 +63,9 @@ def case(number: int, seed: int, message_bytes: int) -> Case:
 
 def _openpi(rng: np.random.Generator, good: dict[str, Any], message_bytes: int) -> Case:
     """A binary message that is wrong."""
-    whole, picture = msgpack_arrays.packb(good), good['observation/image']
-    change = lambda **fields: msgpack_arrays.packb(good | fields)
-    image = lambda value: msgpack_arrays.packb(good | {'observation/image': value})
+    whole, picture = codec.packb(good), good['observation/image']
+    change = lambda **fields: codec.packb(good | fields)
+    image = lambda value: codec.packb(good | {'observation/image': value})
     jpeg = images.encode_jpeg(picture)
     png = images.PNG_MAGIC + b'\0\0\0\rIHDR' + (60_000).to_bytes(4) * 2 + b'\x08\x02\0\0\0'
     cases = {
@@ -78,7 +78,7 @@ def _openpi(rng: np.random.Generator, good: dict[str, Any], message_bytes: int) 
         'claims more than there is': b'\xdf\xff\xff\xff\xff',
         'an extension': msgpack.packb({'prompt': msgpack.ExtType(4, b'x' * 9)}),
         'invalid UTF-8 in text': msgpack.packb({'prompt': 'pick'}).replace(b'pick', b'\xff\xfe\0\x80'),
-        'a missing key': msgpack_arrays.packb({'prompt': 'pick banana'}),
+        'a missing key': codec.packb({'prompt': 'pick banana'}),
         'an unknown key': change(actoin=1),
         'a key that is bytes': msgpack.packb({b'prompt': 'x', b'observation/image': b''}),
         'a prompt that is a number': change(prompt=7),
@@ -94,7 +94,7 @@ def _openpi(rng: np.random.Generator, good: dict[str, Any], message_bytes: int) 
         'a damaged JPEG': image(jpeg[: rng.integers(1, 200)]),
         'a PNG of gigabytes': image(png + b'\0' * 40),
         'many pictures': image([picture] * 50),
-        'a state with NaN': msgpack_arrays.packb(good | {'observation/state': np.array([np.nan])}),
+        'a state with NaN': codec.packb(good | {'observation/state': np.array([np.nan])}),
         'an invalid deadline': change(deadline_ms='soon'),
     }  # fmt: skip
     name = list(cases)[rng.integers(len(cases))]
@@ -145,7 +145,7 @@ def _raw(rng: np.random.Generator, good: dict[str, Any], message_bytes: int) -> 
     }
     name = list(cases)[rng.integers(len(cases))]
     if rng.random() < 0.2:
-        whole = msgpack_arrays.packb(good)
+        whole = codec.packb(good)
         part = (
             b'\x82\xfe' + len(whole).to_bytes(2) + b'\0\0\0\0' + whole[: rng.integers(len(whole))]
         )
@@ -156,7 +156,7 @@ def _raw(rng: np.random.Generator, good: dict[str, Any], message_bytes: int) -> 
 def _http(rng: np.random.Generator, good: dict[str, Any], message_bytes: int) -> Case:
     """Requests whose head or body is wrong."""
     message = {'image': good['observation/image'], 'instruction': 'pick banana'}
-    body = json_arrays.dumps(message).encode()
+    body = codec.dumps(message).encode()
     array = json.loads(body)['image']
     other = lambda **fields: json.dumps({'image': array, 'instruction': 'x'} | fields).encode()
     bodies = {
@@ -207,7 +207,7 @@ def _post(length: int) -> bytes:
 
 def _slow(rng: np.random.Generator, good: dict[str, Any]) -> Case:
     """A message that never ends."""
-    part = msgpack_arrays.packb(good)[:500]
+    part = codec.packb(good)[:500]
     cases = [
         Case('headers that never end', 'http', b'POST /act HTTP/1.1\r\nHost: x\r\n'),
         Case('no headers at all', 'http', b''),

@@ -23,7 +23,7 @@ from rt2_jax import command, configuration
 from rt2_jax.benchmarks import harness
 from rt2_jax.parallel import mesh as mesh_lib
 from rt2_jax.text.tokenizer import Tokenizer
-from rt2_jax.training import metrics, program as program_lib
+from rt2_jax.training import flops as flops_lib, program as program_lib
 
 FLAGS = flags.FLAGS
 
@@ -36,7 +36,7 @@ def products_alone(jaxpr: Any, seconds: float) -> float:
         seconds: about how long to measure.
     """
     products: Counter[Any] = Counter()
-    for equation, times in metrics.products(jaxpr):
+    for equation, times in flops_lib.products(jaxpr):
         left, right = (operand.aval for operand in equation.invars)
         key = (
             left.shape,
@@ -73,27 +73,27 @@ def measure(config: Any) -> dict[str, Any]:
     batches, spaces = program_lib.open_batches(config, tokenizer, mesh)
     program = program_lib.build(config, mesh, tokenizer, batches.sources, batches.kinds, spaces)
     traced = program.trace()
-    flops, compiled = metrics.count_flops(traced.jaxpr), traced.lower().compile()
-    state, accumulated, batch = program.init(), program.zeros(), next(batches)
+    flops, compiled = flops_lib.count_flops(traced.jaxpr), traced.lower().compile()
+    state, batch = program.init(), next(batches)
     batches.close()
-    state, accumulated, loss = compiled(state, accumulated, batch)
-    loss.block_until_ready()
+    state, sums = compiled(state, batch)
+    sums.loss.block_until_ready()
 
     ours = peer = limit = 0.0
     for _ in range(FLAGS.rounds):
         for _ in range(FLAGS.steps):
             start = time.perf_counter()
-            state, accumulated, loss = compiled(state, accumulated, batch)
-            loss.block_until_ready()
+            state, sums = compiled(state, batch)
+            sums.loss.block_until_ready()
             ours = max(ours, flops / (time.perf_counter() - start))
         limit = max(
             limit,
-            jax.device_count() * metrics.matmul_peak(jnp.dtype(config.model.dtype), seconds=2.0),
+            jax.device_count() * flops_lib.matmul_peak(jnp.dtype(config.model.dtype), seconds=2.0),
         )
         peer = max(peer, jax.device_count() * products_alone(traced.jaxpr, seconds=4.0))
 
     # Fed by the pipeline, as in training: the host may be two steps ahead.
-    waited, pending, start = 0.0, [loss], 0.0
+    waited, pending, start = 0.0, [sums.loss], 0.0
     next(batches)
     start = time.perf_counter()
     for _ in range(FLAGS.steps * FLAGS.rounds):
@@ -101,11 +101,11 @@ def measure(config: Any) -> dict[str, Any]:
         batch = next(batches)
         if pending[-1].is_ready():
             waited += time.perf_counter() - before
-        state, accumulated, loss = compiled(state, accumulated, batch)
-        pending.append(loss)
+        state, sums = compiled(state, batch)
+        pending.append(sums.loss)
         if len(pending) > 2:
             pending.pop(0).block_until_ready()
-    loss.block_until_ready()
+    sums.loss.block_until_ready()
     seconds = time.perf_counter() - start
     batches.close()
     return {

@@ -1,4 +1,4 @@
-"""Which robot a policy acts for, and so in which action space, where its run learnt from several."""
+"""Selects the robot, and so the action space, that a checkpoint of several robots acts for."""
 
 from collections.abc import Mapping
 import dataclasses
@@ -19,7 +19,7 @@ class Source:
     Attributes:
         name: '' where the run learnt from no robot.
         action_space: with the ranges that the run was trained in.
-        card: None where its set has none that is known.
+        card: None where no card of it is known.
     """
 
     name: str
@@ -27,56 +27,65 @@ class Source:
     card: RobotCard | None
 
 
-def cards_of(config: Any, spaces: Mapping[str, ActionSpace]) -> dict[str, RobotCard]:
-    """The card of each robot set of a config, and of each source of `spaces`.
+def source_cards(config: Any, spaces: Mapping[str, ActionSpace]) -> dict[str, RobotCard]:
+    """The card of each robot set of a config and of each source, where one is known.
 
-    A source has its robot set's card, or else that of its own name; without either it is left out.
+    A source has its robot set's card, or else that of its own name.
+
+    Args:
+        config: of a run.
+        spaces: action space of each source that has actions, by name.
     """
     robots = {**config.get('validation', {}).get('robot', {}), **config.data.get('robot', {})}
-    names = {name: _card_of(name, robots) or name for name in (*robots, *spaces)}
+    names = {name: _card_name(name, robots) or name for name in (*robots, *spaces)}
     cards = {name: robot_cards.known(card) for name, card in names.items()}
     return {name: card for name, card in cards.items() if card}
 
 
-def choose(
-    wanted: str, own: Source, spaces: Mapping[str, ActionSpace], cards: Mapping[str, RobotCard]
+def select_source(
+    name: str, default: Source, spaces: Mapping[str, ActionSpace], cards: Mapping[str, RobotCard]
 ) -> Source:
     """The source to act for.
 
     Args:
-        wanted: its name; '' for the only one, or else that of the run's own embodiment.
-        own: card and action space of the embodiment that the config names; `name` is the config's.
-        spaces, cards: of each source, by name.
+        name: of the source; '' for the only one, or else that of the run's own embodiment.
+        default: card and action space of the embodiment that the config names; its `name` is the
+            config's.
+        spaces: of each source, by name.
+        cards: of each source, by name.
 
     Raises:
-        ValueError: no source has this name, or none was wanted and several could be meant.
+        ValueError: no source has this name, or none was named and several could be meant.
     """
-    if wanted and wanted not in spaces:
+    if name and name not in spaces:
         raise ValueError(
-            f'no action space of a source {wanted!r}' + nearest(wanted, spaces)
+            f'no action space of a source {name!r}' + nearest(name, spaces)
             if spaces
-            else f'no action space of a source {wanted!r}, for the run learnt from no robot'
+            else f'no action space of a source {name!r}, for the run learnt from no robot'
         )
-    sources = {name: Source(name, space, cards.get(name)) for name, space in spaces.items()}
-    if wanted:
-        return sources[wanted]
+    sources = {source: Source(source, x, cards.get(source)) for source, x in spaces.items()}
+    if name:
+        return sources[name]
     if not sources:
-        return dataclasses.replace(own, name='')
-    called = lambda source: source.card.name if source.card else source.name
-    meant = [source for source in sources.values() if called(source) == own.name]
-    # Where one card has several ranges, the run was told which one it acts in: see `acted_on`.
-    meant.sort(key=lambda source: source.action_space != own.action_space)
-    if meant:
-        return meant[0]
+        return dataclasses.replace(default, name='')
+    card_name = lambda source: source.card.name if source.card else source.name
+    matching = [source for source in sources.values() if card_name(source) == default.name]
+    # Where one card has several ranges, the run recorded which it acts in: see `run_action_space`.
+    matching.sort(key=lambda source: source.action_space != default.action_space)
+    if matching:
+        return matching[0]
     if len({(source.action_space, source.card) for source in sources.values()}) > 1:
         raise ValueError(
             'several robots to act for, and the config names none of them '
-            f'(config.embodiment={own.name!r}): say which source' + nearest(own.name, sources)
+            f'(config.embodiment={default.name!r}): say which source'
+            + nearest(default.name, sources)
         )
     return next(iter(sources.values()))
 
 
-def acted_on(config: Any, card: RobotCard, spaces: Mapping[str, ActionSpace]) -> ActionSpace:
+def run_action_space(
+    config: Any, card: RobotCard, spaces: Mapping[str, ActionSpace]
+) -> ActionSpace:
     """The action space of the robot that a run's policy acts for.
 
     Args:
@@ -89,9 +98,9 @@ def acted_on(config: Any, card: RobotCard, spaces: Mapping[str, ActionSpace]) ->
         the card's own where there are none (a run without robots).
 
     Raises:
-        ValueError: the sources have several spaces, and none is said to be the card's.
+        ValueError: the sources have several spaces, and none is the card's.
     """
-    cards = cards_of(config, spaces)
+    cards = source_cards(config, spaces)
     own = [name for name in spaces if name in cards and cards[name].name == card.name]
     own = own or [name for name in spaces if name == card.name] or list(spaces)
     if not own:
@@ -105,16 +114,17 @@ def acted_on(config: Any, card: RobotCard, spaces: Mapping[str, ActionSpace]) ->
             f'({", ".join(own)}) have different action spaces; name the card of one of them'
         )
     logging.warning(
-        'The card %r has other ranges in %s than in %s, whose ranges the policy will act in unless it '
-        'is told another of them.',
+        'The card %r has other ranges in %s than in %s. The policy acts in those of %s unless another '
+        'source is selected.',
         card.name,
         others,
+        own[0],
         own[0],
     )
     return spaces[own[0]]
 
 
-def _card_of(source: str, robots: Mapping[str, Any]) -> str:
-    """The card of a source: the robot set NAME gives the source NAME and others, NAME_..."""
+def _card_name(source: str, robots: Mapping[str, Any]) -> str:
+    """The card of a source: the robot set NAME makes the source NAME and others, NAME_..."""
     sets = [name for name in robots if source == name or source.startswith(f'{name}_')]
     return robots[max(sets, key=len)].get('card', '') if sets else ''

@@ -1,13 +1,13 @@
-"""What a run's directory holds beside its steps: what its use needs, and no more than that.
+"""Writes and reads the records of a run, which lie in its directory beside its steps.
 
 config.json        the run's config
 tokenizer.model    the tokenizer: a SentencePiece model, or the text of a tokenizer.json
-embodiment.json    action spaces and cards by source, those of the robot that is acted on, and the
+embodiment.json    action spaces and cards by source, those of the robot that it acts for, and the
                    token ids of the integers that actions are written in
 versions.json      versions of the libraries that wrote it
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import dataclasses
 import json
 from typing import Any
@@ -16,13 +16,14 @@ from etils import epath
 import ml_collections
 
 from rt2_jax import configuration, paths, records
-from rt2_jax.checkpoints.acting_robot import acted_on, cards_of
+from rt2_jax.checkpoints.acting_robot import run_action_space, source_cards
 from rt2_jax.data import cards as robot_cards
+from rt2_jax.data.robot_card import RobotCard
 from rt2_jax.errors import UserError
 from rt2_jax.manifest import versions
 from rt2_jax.nearest import beside
-from rt2_jax.text.actions import BINS, ActionSpace
-from rt2_jax.text.tokenizer import Tokenizer
+from rt2_jax.text.actions import ActionSpace
+from rt2_jax.text.tokenizer import BINS, Tokenizer
 
 
 class CheckpointError(UserError, ValueError):
@@ -35,27 +36,27 @@ def write_assets(
     tokenizer: Tokenizer,
     action_spaces: dict[str, ActionSpace],
 ) -> None:
-    """Writes what does not change in a run; each file appears whole or not at all.
+    """Writes the records of a run; each file appears whole or not at all.
 
     Args:
         workdir: the run's directory.
-        config: the run's config; `config.embodiment` names the card that is acted on.
-        tokenizer: whose model is kept.
+        config: the run's config; `config.embodiment` names the card of the robot that it acts for.
+        tokenizer: the run's.
         action_spaces: source name -> action space, for the robot sources.
 
     Raises:
-        ValueError: as `acting.acted_on`.
+        ValueError: as `acting_robot.run_action_space`.
     """
     workdir = paths.of(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
     card = robot_cards.find(config.embodiment)
-    cards = cards_of(config, action_spaces)
+    cards = source_cards(config, action_spaces)
     spaces = {name: json.loads(space.to_json()) for name, space in action_spaces.items()}
     embodiment = {
         'embodiment': dataclasses.asdict(card),
         'sources': spaces,
         'cards': {name: dataclasses.asdict(card) for name, card in cards.items()},
-        'action_space': json.loads(acted_on(config, card, action_spaces).to_json()),
+        'action_space': json.loads(run_action_space(config, card, action_spaces).to_json()),
         'action_tokens': tokenizer.integer_ids[:BINS].tolist(),
     }
     paths.write(workdir / 'tokenizer.model', tokenizer.model_bytes)
@@ -65,18 +66,92 @@ def write_assets(
     paths.write(workdir / 'config.json', configuration.to_json(config).encode())
 
 
+def recorded_card(recorded: dict[str, Any]) -> RobotCard | None:
+    """The card of embodiment.json; None for an older run's that this version does not have.
+
+    Raises:
+        ValueError: it is no card, or one of a newer version.
+    """
+    # Older runs described the gripper in words; today's card of the name says the same in numbers.
+    if isinstance(recorded.get('gripper'), str):
+        return robot_cards.CARDS.get(recorded.get('name', ''))
+    return RobotCard.from_json(recorded)
+
+
+def read_embodiment(path: epath.Path) -> dict[str, Any]:
+    """Reads embodiment.json: card, action spaces and cards by source, action tokens.
+
+    Args:
+        path: of the file.
+
+    Returns:
+        Its record, with the defaults of fields that its version did not have.
+
+    Raises:
+        CheckpointError: it is damaged, lacks a field that every version wrote, or has one of a newer
+            version.
+    """
+    version = records.written_by(path.parent, CheckpointError)
+    record = records.read(path, CheckpointError)
+    records.check_fields(
+        record,
+        required=('embodiment', 'sources', 'action_space'),
+        optional=('cards', 'action_tokens'),
+        where=path,
+        error=CheckpointError,
+        written_by=version,
+    )
+
+    def complete(field: str, part: Any, parse: Callable[[Any], Any]) -> Any:
+        try:
+            value = parse(part)
+        except (ValueError, TypeError, AttributeError) as error:
+            writer = f'rt2_jax {version}' if version else 'another version of rt2_jax'
+            raise CheckpointError(f'{path}, {field}: {error} (written by {writer})') from error
+        return part if value is None else json.loads(json.dumps(dataclasses.asdict(value)))
+
+    def by_source(field: str, parse: Callable[[Any], Any]) -> dict[str, Any]:
+        parts = record.get(field, {})
+        if not isinstance(parts, dict):
+            raise CheckpointError(f'{path}, {field}: must hold an object by source')
+        return {
+            source: complete(f'{field}.{source}', part, parse) for source, part in parts.items()
+        }
+
+    return record | {
+        'embodiment': complete('embodiment', record['embodiment'], recorded_card),
+        'action_space': complete('action_space', record['action_space'], ActionSpace.from_json),
+        'sources': by_source('sources', ActionSpace.from_json),
+        'cards': by_source('cards', RobotCard.from_json),
+    }
+
+
+def read_tokenizer(workdir: epath.Path) -> Tokenizer:
+    """The tokenizer of a run; CheckpointError where its file is damaged."""
+    path = workdir / 'tokenizer.model'
+    try:
+        return Tokenizer(path.read_bytes())
+    except ValueError as error:
+        raise CheckpointError(f'{path} is damaged: {error}') from error
+
+
 def check_action_tokens(workdir: epath.Path, recorded: Sequence[int], tokenizer: Tokenizer) -> None:
-    """Refuses a tokenizer whose integers are other tokens than those that were trained.
+    """Refuses a tokenizer whose integers are other tokens than the run was trained with.
+
+    Args:
+        workdir: the run's directory.
+        recorded: token ids of the integers 0, 1, ..., by embodiment.json.
+        tokenizer: of the directory.
 
     Raises:
         CheckpointError: says which integers.
     """
-    found = tokenizer.integer_ids[: len(recorded)].tolist()
-    differing = [k for k, (a, b) in enumerate(zip(recorded, found, strict=True)) if a != b]
+    ids = tokenizer.integer_ids[: len(recorded)].tolist()
+    differing = [k for k, (a, b) in enumerate(zip(recorded, ids, strict=True)) if a != b]
     if differing:
         k = differing[0]
         raise CheckpointError(
-            f'{workdir}: {k} is token {recorded[k]} by embodiment.json and {found[k]} by '
+            f'{workdir}: {k} is token {recorded[k]} by embodiment.json and {ids[k]} by '
             f'tokenizer.model, and so {len(differing)} of the integers 0..{len(recorded) - 1} differ: '
             'the run was trained with another tokenizer.model; put that one back'
         )
@@ -113,22 +188,42 @@ def read_config(workdir: epath.PathLike) -> ml_collections.ConfigDict:
     path = workdir / 'config.json'
     record = records.read(path, CheckpointError)
     version = records.written_by(workdir, CheckpointError)
-    return configuration.recorded(record, path, CheckpointError, version)
+    return configuration.from_record(record, path, CheckpointError, version)
 
 
 def check_not_inside(workdir: epath.Path) -> None:
-    """Refuses RUN/checkpoints and RUN/checkpoints/STEP, where RUN is the directory of a run.
+    """Refuses a folder among the checkpoints of a run as the directory of a run.
 
     Raises:
         CheckpointError: names the directory to give.
     """
-    below = next((x for x in (workdir, workdir.parent) if x.name == 'checkpoints'), None)
-    if below is None or not (below.parent / 'config.json').exists():
-        return
-    step = f' and step {workdir.name}' if below == workdir.parent else ''
-    raise CheckpointError(
-        f'{workdir} is a folder inside a run: give the directory of the run, {below.parent}{step}'
-    )
+    if checkpoints := _checkpoints_around(workdir):
+        inside = workdir.parts[len(checkpoints.parts) :]
+        step = f' and step {inside[0]}' if inside else ''
+        raise CheckpointError(
+            f'{workdir} is a folder inside a run: give the directory of the run, '
+            f'{checkpoints.parent}{step}'
+        )
+
+
+def check_output(output: epath.Path) -> None:
+    """Refuses to write among the checkpoints of a run.
+
+    Raises:
+        CheckpointError: names them.
+    """
+    if checkpoints := _checkpoints_around(output):
+        raise CheckpointError(
+            f'{output} lies among the checkpoints of a run, {checkpoints}; take another directory'
+        )
+
+
+def _checkpoints_around(path: epath.Path) -> epath.Path | None:
+    """The RUN/checkpoints that a path is or lies in."""
+    for folder in (path, *path.parents):
+        if folder.name == 'checkpoints' and (folder.parent / 'config.json').exists():
+            return folder
+    return None
 
 
 def check_same_config(workdir: epath.PathLike, config: Any) -> None:

@@ -1,11 +1,12 @@
-"""The steps that a run has saved.
+"""The steps that a run has saved, with Orbax.
 
-checkpoints/STEP/ in its directory holds params, state (optimizer, step, key, running sums) and data
-position; files.json says how large each file is.
+checkpoints/STEP/ in the run's directory holds params, state (the optimizer's, and the step) and data (the
+position); files.json says how large each file is. `state` of older runs has more, which is not read.
 """
 
 from collections.abc import Iterator
 import contextlib
+import dataclasses
 import json
 from typing import Any
 
@@ -15,14 +16,16 @@ import jax
 import orbax.checkpoint as ocp
 
 from rt2_jax import paths
-from rt2_jax.checkpoints import saved_files
 from rt2_jax.checkpoints.assets import CheckpointError
 from rt2_jax.checkpoints.save_failures import explain
 from rt2_jax.parallel import distributed
 from rt2_jax.training import state as state_lib
 
-# Else a device's part of a parameter is one chunk, and whoever looks into it has to read all of it.
+# Without it, a device's part of a parameter is one chunk, which is only read as a whole.
 _IN_CHUNKS = ocp.SaveArgs(chunk_byte_size=16 << 20)
+
+
+FILES = 'files.json'  # in a step's folder
 
 
 def complete_steps(workdir: epath.PathLike) -> list[int]:
@@ -41,6 +44,34 @@ def check_workdir(workdir: epath.PathLike) -> None:
     )
 
 
+def file_sizes(folder: epath.Path) -> dict[str, int]:
+    """Bytes of every file in the items of a step's folder, by its path there."""
+    return {name: size for name, size in paths.files(folder).items() if '/' in name}
+
+
+def damaged_files(folder: epath.Path, prefix: str = '') -> list[str]:
+    """A line for each file of a step's folder that is missing or has another size than was saved.
+
+    Args:
+        folder: the step's; without files.json, as older versions left it, nothing is checked.
+        prefix: only files whose path begins with it.
+    """
+    if not (folder / FILES).exists():
+        return []
+    try:
+        saved = json.loads((folder / FILES).read_text())
+    except json.JSONDecodeError as error:
+        return [f'{FILES} is damaged: {error}']
+    sizes = file_sizes(folder)
+    return [
+        f'{name} is missing'
+        if name not in sizes
+        else f'{name} has {sizes[name]:,} of {size:,} bytes'
+        for name, size in saved.items()
+        if name.startswith(prefix) and sizes.get(name) != size
+    ]
+
+
 class Checkpoints:
     """The steps saved in one run's directory.
 
@@ -51,14 +82,15 @@ class Checkpoints:
     Args:
         workdir: the run's directory.
         keep: how many of the latest steps are kept.
-        read_only: for inference beside a run that may be writing; nothing is made, cleaned up or
-            deleted.
+        read_only: for inference beside a run that may be writing; nothing is written or deleted.
 
     Raises:
         paths.PathError: the directory is on s3://, which Orbax cannot write to.
     """
 
-    def __init__(self, workdir: epath.PathLike, keep: int | None = None, read_only: bool = False):
+    def __init__(
+        self, workdir: epath.PathLike, keep: int | None = None, read_only: bool = False
+    ) -> None:
         self.directory = paths.of(workdir) / 'checkpoints'
         check_workdir(workdir)
         if not read_only:
@@ -86,14 +118,11 @@ class Checkpoints:
         """The last step that was saved completely, None if there is none."""
         return self._orbax.latest_step()
 
-    def save(
-        self, state: state_lib.TrainState, accumulated: Any, data: dict[str, Any], step: int
-    ) -> None:
+    def save(self, state: state_lib.TrainState, data: dict[str, Any], step: int) -> None:
         """Saves in the background; returns when the arrays have been copied and may be donated.
 
         Args:
             state: the state after `step` steps.
-            accumulated: sums since the last log point, so that a resumed run logs the same.
             data: the data iterator's state, as JSON.
             step: the number of steps made.
 
@@ -109,7 +138,7 @@ class Checkpoints:
                     params=ocp.args.StandardSave(
                         state.params, jax.tree.map(lambda _: _IN_CHUNKS, state.params)
                     ),
-                    state=ocp.args.StandardSave(state_lib.without_none(_rest(state, accumulated))),
+                    state=ocp.args.StandardSave(_without_params(state)),
                     data=ocp.args.JsonSave(data),
                 ),
             )
@@ -149,39 +178,52 @@ class Checkpoints:
             raise explain(error, self._saving, self.directory, self.good) from error
 
     def restore(
-        self, step: int, state: Any, accumulated: Any
-    ) -> tuple[state_lib.TrainState, Any, dict[str, Any]]:
-        """Restores onto the shardings of `state` and `accumulated` (trees of `ShapeDtypeStruct`).
+        self, step: int, state: state_lib.TrainState
+    ) -> tuple[state_lib.TrainState, dict[str, Any]]:
+        """Restores a step.
+
+        Args:
+            step: which.
+            state: of `ShapeDtypeStruct`s with shardings, onto which it is restored.
+
+        Returns:
+            The state, and the data iterator's.
 
         Raises:
             CheckpointError: a file is missing or damaged, or parameters differ in name or shape.
         """
         self._check_files(step)
-        self._check(step, state.params)
-        rest = _rest(state, accumulated)
+        folder = self.directory / str(step)
         try:
-            found = self._orbax.restore(
-                step,
-                args=ocp.args.Composite(
-                    params=ocp.args.StandardRestore(state.params),
-                    state=ocp.args.StandardRestore(state_lib.without_none(rest)),
-                    data=ocp.args.JsonRestore(),
-                ),
-            )
+            state_lib.check_params(self.parameter_shapes(step), state.params, str(folder))
+        except ValueError as error:
+            raise CheckpointError(str(error)) from error
+        params = restore_arrays(folder / 'params', state.params)
+        saved = restore_arrays(folder / 'state', _without_params(state))
+        saved['params'] = None
+        state = flax.serialization.from_state_dict(dataclasses.replace(state, params=None), saved)
+        try:
+            data = self._orbax.restore(step, args=ocp.args.Composite(data=ocp.args.JsonRestore()))
         except Exception as error:
-            raise CheckpointError(
-                f'{self.directory / str(step)} cannot be restored: {error}'
-            ) from error
-        # Fields that are None are not written; they are None still.
-        rest = flax.serialization.from_state_dict(
-            rest, state_lib.with_none(flax.serialization.to_state_dict(rest), found['state'])
-        )
-        accumulated = rest.pop('accumulated')
-        return state_lib.TrainState(params=found['params'], **rest), accumulated, found['data']
+            raise CheckpointError(f'{folder} cannot be restored: {error}') from error
+        return dataclasses.replace(state, params=params), data['data']
 
-    def _shapes(self, step: int) -> Any:
+    def _list_files(self) -> None:
+        # Runs before the step gets its name, so that it has its list from the first moment.
+        if distributed.is_leader():
+            unfinished = list(self.directory.glob(f'{self._saving}.orbax-checkpoint-tmp*'))
+            folder = unfinished[0] if unfinished else self.directory / str(self._saving)
+            paths.write(folder / FILES, json.dumps(file_sizes(folder), indent=1).encode())
+
+    def parameter_shapes(self, step: int) -> Any:
+        """Shapes and dtypes of a step's parameters: a tree of Orbax's `ArrayMetadata`.
+
+        Raises:
+            CheckpointError: a file is missing or truncated, or they cannot be listed.
+        """
+        self._check_files(step, 'params/')
         try:
-            # Of this item alone: whatever befell the optimizer's state, the parameters can be had.
+            # Of this item alone: the optimizer's state may be damaged.
             folder = self.directory / str(step) / 'params'
             return ocp.StandardCheckpointHandler().metadata(folder).tree
         except Exception as error:
@@ -189,31 +231,13 @@ class Checkpoints:
                 f'{self.directory / str(step)} is damaged, its parameters cannot be listed: {error}'
             ) from error
 
-    def _list_files(self) -> None:
-        # Runs before the step gets its name, so that it has its list from the first moment.
-        if distributed.is_leader():
-            unfinished = list(self.directory.glob(f'{self._saving}.orbax-checkpoint-tmp*'))
-            folder = unfinished[0] if unfinished else self.directory / str(self._saving)
-            paths.write(
-                folder / saved_files.FILES, json.dumps(saved_files.sizes(folder), indent=1).encode()
-            )
-
-    def listed(self, step: int) -> Any:
-        """What is saved of the parameters: a tree of Orbax's `ArrayMetadata`, none of them read.
-
-        Raises:
-            CheckpointError: a file is missing or truncated, or they cannot be listed.
-        """
-        self._check_files(step, 'params/')
-        return self._shapes(step)
-
     def _check_files(self, step: int, prefix: str = '') -> None:
         folder = self.directory / str(step)
-        if wrong := saved_files.wrong(folder, prefix):
+        if damaged := damaged_files(folder, prefix):
             others = sorted(other for other in self._orbax.all_steps() if other != step)
             raise CheckpointError(
                 f'{folder} is damaged:\n  '
-                + '\n  '.join(wrong)
+                + '\n  '.join(damaged)
                 + '\n'
                 + (
                     f'there are the steps {", ".join(map(str, others))}: move {step} away to take the '
@@ -223,17 +247,31 @@ class Checkpoints:
                 )
             )
 
-    def _check(self, step: int, params: Any) -> None:
-        try:
-            state_lib.check_params(self._shapes(step), params, str(self.directory / str(step)))
-        except ValueError as error:
-            raise CheckpointError(str(error)) from error
+
+def _without_params(state: state_lib.TrainState) -> dict[str, Any]:
+    """The rest of the state as nested dicts."""
+    rest = flax.serialization.to_state_dict(dataclasses.replace(state, params=None))
+    del rest['params']
+    return rest
 
 
-def _rest(state: state_lib.TrainState, accumulated: Any) -> dict[str, Any]:
-    return {
-        'opt_state': state.opt_state,
-        'step': state.step,
-        'rng': state.rng,
-        'accumulated': accumulated,
-    }
+def restore_arrays(folder: epath.Path, targets: Any) -> Any:
+    """Restores arrays of one item of a step.
+
+    Args:
+        folder: of the item.
+        targets: tree of `ShapeDtypeStruct` with shardings; what else is saved is not read.
+
+    Raises:
+        CheckpointError: an array is missing or damaged.
+    """
+    arguments = ocp.args.PyTreeRestore(
+        targets,
+        restore_args=ocp.checkpoint_utils.construct_restore_args(targets),
+        partial_restore=True,
+    )
+    try:
+        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+            return checkpointer.restore(folder, args=arguments)
+    except Exception as error:
+        raise CheckpointError(f'{folder.parent} cannot be restored: {error}') from error

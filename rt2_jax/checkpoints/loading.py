@@ -1,43 +1,43 @@
-"""From a directory to what inference and a new run need: a run's checkpoints, a packed one, or one that
-`rt2_jax.convert` made.
+"""Opens a checkpoint directory: a run's, a packed one, or one that `rt2_jax.convert` wrote.
 
-A packed directory (`pack`) has `params.npz` in place of `checkpoints/`: it is small, and loads anywhere. A
-converted one has `params.safetensors` and `model.json`, the part of `config.model` that it fills: a run
-can start from it, and reads of each array what its devices hold.
+A packed directory (`packing.pack`) has `params.npz` in place of `checkpoints/`: it is small, and loads
+anywhere. A converted one has `params.safetensors` and `model.json`, the part of `config.model` that it
+fills: a run can start from it.
 'package:NAME' is one that comes with rt2_jax, in rt2_jax/weights/NAME.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 import dataclasses
 from importlib import resources
 from typing import Any
 import zipfile
 
-from absl import logging
 from etils import epath
 import flax
 import jax
 import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
 import ml_collections
 import numpy as np
 
-from rt2_jax import configuration, paths, records
-from rt2_jax.checkpoints import acting_robot, recorded, stored
-from rt2_jax.checkpoints.assets import CheckpointError, check_action_tokens, read_config
-from rt2_jax.checkpoints.checkpoint import complete_steps
+from rt2_jax import paths, records
+from rt2_jax.checkpoints import acting_robot, assets
+from rt2_jax.checkpoints.assets import CheckpointError
+from rt2_jax.checkpoints.checkpoint import Checkpoints, complete_steps, restore_arrays
 from rt2_jax.data.robot_card import RobotCard
 from rt2_jax.nearest import nearest
+from rt2_jax.parallel import sharding
 from rt2_jax.parallel.sharding import named_leaves
 from rt2_jax.text.actions import ActionSpace
-from rt2_jax.text.tokenizer import INTEGERS, Tokenizer
-from rt2_jax.training import state as state_lib
+from rt2_jax.text.tokenizer import Tokenizer
+from rt2_jax.training import adapters, state as state_lib
+from rt2_jax.training.state import SavedArray
 from rt2_jax.weights import tensors
 
 PACKAGE = 'package:'
-PACKED = 'params.npz'  # of a packed directory
-PARAMS, MODEL = 'params', 'model.json'  # of a converted directory
+PACKED = 'params.npz'  # in a packed directory
+PARAMS, MODEL = 'params', 'model.json'  # in a converted directory
 MODEL_FIELDS = ('format', 'integers')  # that not every version or checkpoint has
-WORDS = {'embedding', 'head'}  # parts of a model by token
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -50,7 +50,7 @@ class Loaded:
         tokenizer: the run's tokenizer.
         action_space: of the embodiment that the config names.
         action_spaces: of each source with actions that the run learnt from, by name.
-        embodiment: that embodiment's card as it was recorded.
+        embodiment: the record of that embodiment's card.
         cards: of each source whose card is known, by name.
         step: how many steps the parameters have been trained for.
         directory: where all this came from.
@@ -66,30 +66,29 @@ class Loaded:
     step: int
     directory: epath.Path
 
-    def source(self, name: str = '') -> acting_robot.Source:
-        """The source of a name; '' is the only one, or else that of the config's embodiment.
+    def select_source(self, name: str = '') -> acting_robot.Source:
+        """The source to act for.
+
+        Args:
+            name: of the source; '' for the only one, or else that of the config's embodiment.
 
         Raises:
             CheckpointError: the run learnt from no such source, or from several that could be meant.
         """
-        card = recorded.card_of(self.embodiment)
-        own = acting_robot.Source(
+        card = assets.recorded_card(self.embodiment)
+        default = acting_robot.Source(
             card.name if card else self.config.embodiment, self.action_space, card
         )
         try:
-            return acting_robot.choose(name, own, self.action_spaces, self.cards)
+            return acting_robot.select_source(name, default, self.action_spaces, self.cards)
         except ValueError as error:
             raise CheckpointError(f'{self.directory} holds {error}') from error
-
-    def space_of(self, source: str = '') -> ActionSpace:
-        """The action space of a source; arguments and errors as for `source`."""
-        return self.source(source).action_space
 
 
 def load_for_inference(
     workdir: epath.PathLike,
     step: int | None = None,
-    onto: Callable[[ml_collections.ConfigDict, Tokenizer], Any] | None = None,
+    targets: Callable[[ml_collections.ConfigDict, Tokenizer], Any] | None = None,
 ) -> Loaded:
     """Loads what `evaluate` and `serve` need from a directory and nothing else.
 
@@ -97,42 +96,42 @@ def load_for_inference(
         workdir: a run's directory, a packed one, or 'package:NAME' for one that comes with the
             package.
         step: which step; the latest by default.
-        onto: from the run's config and tokenizer to the shapes, types and places that the parameters
-            shall have, a tree of `jax.ShapeDtypeStruct`; by default as they were saved, on the first
+        targets: from the run's config and tokenizer to a tree of `jax.ShapeDtypeStruct` with
+            shardings, as which the parameters are read; by default as they were saved, on the first
             local device.
 
     Raises:
         CheckpointError: no such directory, empty, half-written, no such step, or another tokenizer
-            than the run's, or parameters that differ in name or shape from those of `onto`.
+            than the run's, or parameters that differ in name or shape from those of `targets`.
     """
     loaded = open_for_inference(workdir, step)
-    if onto:
-        shapes = onto(loaded.config, loaded.tokenizer)
+    if targets:
+        shapes = targets(loaded.config, loaded.tokenizer)
     else:
         where = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         shapes = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), loaded.params
         )
     try:
-        params = state_lib.place_params(loaded.params, shapes, str(loaded.directory))
+        params = state_lib.place(loaded.params, shapes, str(loaded.directory))
     except ValueError as error:
         raise CheckpointError(str(error)) from error
     return dataclasses.replace(loaded, params=params)
 
 
 def open_for_inference(workdir: epath.PathLike, step: int | None = None) -> Loaded:
-    """As `load_for_inference`, with parameters that are not read yet: a tree for `state.place_params`."""
+    """As `load_for_inference`, but parameters are not read before `state.place`."""
     workdir = locate(workdir)
-    config = read_config(workdir)
-    tokenizer = recorded.tokenizer(workdir)
-    embodiment = recorded.embodiment(workdir / 'embodiment.json')
+    config = assets.read_config(workdir)
+    tokenizer = assets.read_tokenizer(workdir)
+    embodiment = assets.read_embodiment(workdir / 'embodiment.json')
     # Older runs did not record them.
-    check_action_tokens(workdir, embodiment.get('action_tokens', ()), tokenizer)
+    assets.check_action_tokens(workdir, embodiment.get('action_tokens', ()), tokenizer)
     if (workdir / PACKED).exists():
         params, step = _open_packed(workdir / PACKED, step)
     else:
         step = choose_step(workdir, step)
-        params = stored.parameters(workdir, step, config)
+        params = open_saved(workdir, step, config)
     spaces = {name: ActionSpace.from_json(x) for name, x in embodiment['sources'].items()}
     cards = {name: RobotCard.from_json(x) for name, x in embodiment['cards'].items()}
     return Loaded(
@@ -145,8 +144,61 @@ def open_for_inference(workdir: epath.PathLike, step: int | None = None) -> Load
         action_spaces=spaces,
         embodiment=embodiment['embodiment'],
         # Older runs did not record them.
-        cards=cards or acting_robot.cards_of(config, spaces),
+        cards=cards or acting_robot.source_cards(config, spaces),
     )
+
+
+def open_saved(workdir: epath.Path, step: int, config: Any) -> dict[str, Any]:
+    """Opens the parameters of a step; they are read when they are placed, adapters merged.
+
+    Each process reads what lies on its own devices.
+
+    Args:
+        workdir: the run's directory.
+        step: one of its steps.
+        config: the run's config.
+
+    Returns:
+        A tree of `state.SavedArray`.
+
+    Raises:
+        CheckpointError: a file is missing or truncated, or they cannot be listed.
+    """
+    checkpoints = Checkpoints(workdir, read_only=True)
+    saved = checkpoints.parameter_shapes(step)
+    folder = checkpoints.directory / str(step) / 'params'
+    checkpoints.close()
+    pairs = {
+        name.replace('.', '/'): {
+            f'{adapters.PART}/{name}/{half}': x for half, x in sorted(pair.items())
+        }
+        for name, pair in saved.get(adapters.PART, {}).items()
+    }
+
+    def read(targets: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, jax.Array]:
+        arrays = dict(targets)
+        for name in set(targets) & set(pairs):
+            where = targets[name].sharding
+            whole = (
+                NamedSharding(where.mesh, PartitionSpec())
+                if isinstance(where, NamedSharding)
+                else where
+            )
+            for half, x in pairs[name].items():
+                arrays[half] = jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole)
+        tree = flax.traverse_util.unflatten_dict(arrays, sep='/')
+        return sharding.named_leaves(adapters.merge(restore_arrays(folder, tree), config))
+
+    return {
+        part: jax.tree_util.tree_map_with_path(
+            lambda path, x, part=part: SavedArray(
+                f'{part}/{sharding.parameter_name(path)}', tuple(x.shape), x.dtype, read
+            ),
+            tree,
+        )
+        for part, tree in saved.items()
+        if part != adapters.PART
+    }
 
 
 def choose_step(workdir: epath.Path, step: int | None) -> int:
@@ -192,42 +244,6 @@ def locate(directory: epath.PathLike) -> epath.Path:
     return root / name
 
 
-def pack(
-    workdir: epath.PathLike,
-    output: epath.PathLike,
-    step: int | None = None,
-    dtype: Any = jnp.bfloat16,
-) -> int:
-    """Writes the parameters and assets of a run into a small directory that loads anywhere.
-
-    Args:
-        workdir: the run's directory.
-        output: the directory to write, with a `params.npz`.
-        step: which step; the latest by default.
-        dtype: bfloat16 or float32.
-
-    Returns:
-        The size of `params.npz` in bytes.
-    """
-    loaded, output = load_for_inference(workdir, step), paths.of(output)
-    output.mkdir(parents=True, exist_ok=True)
-    for name in ('tokenizer.model', 'embodiment.json', 'versions.json'):
-        paths.write(output / name, (loaded.directory / name).read_bytes())
-    config = loaded.config.unlock()
-    config.compile_cache = ''  # a path of the machine that trained it
-    if 'adapters' in config:
-        config.adapters.rank = 0  # they are in the weights
-    paths.write(output / 'config.json', configuration.to_json(config).encode())
-    arrays = {'step': np.int64(loaded.step), 'dtype': np.array(jnp.dtype(dtype).name)}
-    for name, value in named_leaves(loaded.params).items():
-        value = np.asarray(value.astype(dtype))
-        # npz knows no bfloat16: its bits are kept as integers.
-        arrays[f'params/{name}'] = value.view(np.uint16) if value.dtype.itemsize == 2 else value
-    with paths.writing(output / PACKED) as local, local.open('wb') as file:
-        np.savez_compressed(file, **arrays)
-    return (output / PACKED).stat().length
-
-
 def _open_packed(path: epath.Path, step: int | None) -> tuple[Any, int]:
     """The parameters of a packed directory, a tree of tensors, and their step."""
     with paths.local_copy(path) as local, local.open('rb') as file, _npz(path, file) as arrays:
@@ -235,19 +251,19 @@ def _open_packed(path: epath.Path, step: int | None) -> tuple[Any, int]:
             raise CheckpointError(f'{path} holds step {int(arrays["step"])}, not {step}')
         step, dtype = int(arrays['step']), jnp.dtype(str(arrays['dtype']))
 
-    def one(name: str, tensor: tensors.Tensor) -> tensors.Tensor:
+    def widened(tensor: tensors.Tensor) -> tensors.Tensor:
         return dataclasses.replace(
             tensor,
             dtype=np.dtype(np.float32),
             read=lambda: tensor.read().view(dtype).astype(np.float32),
         )
 
-    found = {
-        name.removeprefix('params/'): one(name, tensor)
+    params = {
+        name.removeprefix('params/'): widened(tensor)
         for name, tensor in tensors.open_tensors(path).items()
         if name.startswith('params/')
     }
-    return flax.traverse_util.unflatten_dict(found, sep='/'), step
+    return flax.traverse_util.unflatten_dict(params, sep='/'), step
 
 
 def _npz(path: epath.Path, file: Any) -> Any:
@@ -286,7 +302,7 @@ def open_params(directory: epath.PathLike) -> tuple[dict[str, Any], dict[str, te
 
 
 def read_model(directory: epath.Path) -> dict[str, Any]:
-    """What model.json of a converted directory says: `config.model`, and the integers' tokens.
+    """Reads model.json of a converted directory: `config.model`, and the integers' tokens.
 
     Raises:
         CheckpointError: it is damaged, or of a newer version.
@@ -295,75 +311,3 @@ def read_model(directory: epath.Path) -> dict[str, Any]:
     record = records.read(path, CheckpointError)
     records.check_fields(record, ('model',), MODEL_FIELDS, path, CheckpointError)
     return record
-
-
-def initial_params(init_from: str, parts: Sequence[str], tokenizer: Tokenizer) -> Any:
-    """Parameters that a run starts from, for `config.init_from`.
-
-    Args:
-        init_from: directories by comma, each a run's, a converted one or 'package:NAME'; each fills
-            other top-level parts.
-        parts: top-level parts that are taken ('tower', ...); all if empty.
-        tokenizer: of the run that starts.
-
-    Returns:
-        A tree for `state.place_params`: nothing is read before its place is known.
-
-    Raises:
-        CheckpointError: as `load_for_inference`, a part that no directory has or several have, or one
-            that was trained with another vocabulary, or converted with other tokens for integers.
-    """
-    found: dict[str, Any] = {}
-    for directory in init_from.split(','):
-        params = _parts_of(directory, tokenizer)
-        params = {part: x for part, x in params.items() if not parts or part in parts}
-        if WORDS & set(params):
-            _check_integers(directory, tokenizer)
-        if twice := set(found) & set(params):
-            raise CheckpointError(
-                f'config.init_from: {directory} has {", ".join(sorted(twice))}, which another has '
-                'too; name the parts to take in config.init_parts, or give one directory'
-            )
-        found |= params
-    for part in parts:
-        if part not in found:
-            raise CheckpointError(
-                f'config.init_parts names {part!r}, which {init_from} does not have'
-                f'{nearest(part, found)}'
-            )
-    return found
-
-
-def _parts_of(directory: str, tokenizer: Tokenizer) -> dict[str, Any]:
-    """Top-level parts of a directory's parameters."""
-    path = locate(directory)
-    if (path / MODEL).exists():
-        named = {tuple(n.split('/')): t for n, t in tensors.open_tensors(path).items()}
-        return flax.traverse_util.unflatten_dict(named)
-    return _trained_parts(directory, tokenizer)
-
-
-def _check_integers(directory: str, tokenizer: Tokenizer) -> None:
-    """Raises CheckpointError where a converted directory has other tokens for integers than the run."""
-    path = locate(directory) / MODEL
-    told = read_model(path.parent).get('integers') if path.exists() else None
-    if not told:  # a run's, or without a vocabulary of its own
-        return
-    ours = set(tokenizer.integer_ids.tolist())
-    if not ours.issuperset(told['ids']) or (told['way'] == 'append' and len(ours) < INTEGERS):
-        raise CheckpointError(
-            f'config.init_from={directory} has tokens for integers by {told["way"]!r} ({path}), and '
-            "they are others than those of this run's tokenizer; set config.tokenizer to "
-            f'{path.parent / "tokenizer.model"}, or convert again'
-        )
-
-
-def _trained_parts(directory: str, tokenizer: Tokenizer) -> dict[str, Any]:
-    loaded = open_for_inference(directory)
-    if loaded.tokenizer.model_bytes != tokenizer.model_bytes:
-        raise CheckpointError(
-            f'config.init_from={directory} was trained with another vocabulary than this run has; '
-            'set config.tokenizer to its tokenizer.model'
-        )
-    logging.info('starting from %s, step %d', loaded.directory, loaded.step)
-    return loaded.params

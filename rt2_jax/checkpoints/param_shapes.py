@@ -1,4 +1,4 @@
-"""Where a policy's weights lie, and in which type: what sampling needs of a checkpoint."""
+"""Shapes, dtypes and shardings of a model's parameters, from its config."""
 
 from __future__ import annotations
 
@@ -17,31 +17,31 @@ from rt2_jax.training import adapters, state as state_lib
 
 
 def shapes(config: Any, tokenizer: Tokenizer, mesh: Mesh | None = None) -> Any:
-    """Shapes, types and places of the parameters: kernels in the type they are multiplied in.
+    """Shapes, dtypes and shardings of a policy's parameters; kernels in the dtype of their products.
 
     Args:
-      config: a run's config.
-      tokenizer: of the run.
-      mesh: of devices of this process, over which the sharding table splits; by default all lies on
-        the first of them.
+        config: a run's config.
+        tokenizer: of the run.
+        mesh: of devices of this process, over which the sharding table splits them; by default all are
+            on the first device.
 
     Returns:
-      A tree of `jax.ShapeDtypeStruct`.
+        A tree of `jax.ShapeDtypeStruct`.
 
     Raises:
-      ValueError: a parameter that doesn't split over the mesh.
+        ValueError: a parameter that doesn't split over the mesh.
     """
     boxed, dtype = _boxed(config, tokenizer)
-    used = state_lib.as_used(nn.meta.unbox(boxed), dtype)
+    used = state_lib.cast_kernels(nn.meta.unbox(boxed), dtype)
     if mesh is None:
         where = SingleDeviceSharding(jax.local_devices()[0])
         return jax.tree.map(lambda x: x.update(sharding=where), used)
-    places = sharding.parameter_shardings(boxed, mesh)
-    return jax.tree.map(lambda x, where: x.update(sharding=where), used, places)
+    shardings = sharding.parameter_shardings(boxed, mesh)
+    return jax.tree.map(lambda x, s: x.update(sharding=s), used, shardings)
 
 
 def stored_layout(config: Any, tokenizer: Tokenizer) -> dict[str, tuple]:
-    """Shape, and logical names of the axes, of what a run of this config saves, by name."""
+    """Shape and logical axes of each parameter that a run of this config saves, by name."""
     return _layout(_boxed(config, tokenizer, stored=True)[0])
 
 
@@ -49,17 +49,19 @@ def named_shapes(model: Mapping[str, Any], image_size: int | None) -> dict[str, 
     """Shapes of a model's parameters by name, from its `config.model` or parts of it.
 
     Args:
-      model: `config.model`; what is missing of PaLI is taken as something small.
-      image_size: side of the frames, pixels.
+        model: `config.model`; parts of PaLI that are missing get a small size.
+        image_size: side of the frames, pixels.
     """
     return {name: shape for name, (shape, _) in named_layout(model, image_size).items()}
 
 
 def named_layout(model: Mapping[str, Any], image_size: int | None) -> dict[str, tuple]:
-    """As `named_shapes`, with the logical names of the axes."""
-    part = dict(width=8, depth=1, heads=1, head_dim=8, mlp=8)
+    """As `named_shapes`, with the logical axes."""
+    part: dict[str, Any] = dict(width=8, depth=1, heads=1, head_dim=8, mlp=8)
     vision = dict(width=8, depth=1, heads=1, mlp=8, patch=8)
-    config = dict(name='pali', vision=vision, encoder=part, decoder=part, vocab=8) | dict(model)
+    config: dict[str, Any] = dict(
+        name='pali', vision=vision, encoder=part, decoder=part, vocab=8
+    ) | dict(model)
     config = {k: v for k, v in config.items() if k != 'image_size'} | dict(dtype='float32')
     if config['name'] != 'pali':
         config = {k: v for k, v in config.items() if k in model or k == 'dtype'}
@@ -72,7 +74,7 @@ def named_layout(model: Mapping[str, Any], image_size: int | None) -> dict[str, 
 
 
 def random(config: Any, tokenizer: Tokenizer, seed: int = 0) -> Any:
-    """Weights as a run of this config starts with when it starts from nothing."""
+    """Random weights, as a run of this config starts with."""
     model, inputs = _model(config, tokenizer)
     zeros = [jnp.zeros(x.shape, x.dtype) for x in inputs]
     initialise = jax.jit(lambda key: nn.meta.unbox(model.init(key, *zeros)['params']))
@@ -80,10 +82,10 @@ def random(config: Any, tokenizer: Tokenizer, seed: int = 0) -> Any:
 
 
 def _boxed(config: Any, tokenizer: Tokenizer, stored: bool = False) -> tuple[Any, Any]:
-    """Shapes of the parameters, boxed with their logical axes, and what the model computes in."""
+    """Shapes of the parameters, boxed with their logical axes, and the model's dtype."""
     model, inputs = _model(config, tokenizer)
     if stored:
-        model = adapters.adapted(model, config)
+        model = adapters.add_adapters(model, config)
     return jax.eval_shape(model.init, jax.random.key(0), *inputs)['params'], model.dtype
 
 
@@ -95,7 +97,7 @@ def _layout(boxed: Any) -> dict[str, tuple]:
 
 def _model(config: Any, tokenizer: Tokenizer) -> tuple[nn.Module, tuple]:
     """The model and the shapes of one row of its inputs."""
-    model = backbone.build(config.model, tokenizer.vocab_size, tokenizer.integer_ids)
+    model = backbone.build(config.model, tokenizer.vocab_size, tokenizer.integer_ids.tolist())
     return model, inputs(config)
 
 

@@ -1,4 +1,4 @@
-"""Why a checkpoint could not be written, in one line; and what Orbax needs to be quiet about it."""
+"""Why a checkpoint could not be written, in one line; silences Orbax's own reports of it."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ gcs_utils.is_hierarchical_namespace_enabled = lambda path: False
 absl.logging.get_absl_logger().addFilter(
     lambda record: not (record.exc_info and '/orbax/' in record.pathname)
 )
-# A save that failed leaves coroutines of Orbax behind that nobody waits for any more, and answers of
-# TensorStore to an event loop that is closed: each would print its stack as the process ends.
+# A failed save leaves coroutines that are never awaited, and callbacks of TensorStore to a closed event
+# loop: each would print its stack as the process ends.
 warnings.filterwarnings('ignore', message='coroutine .* was never awaited')
 _unraisable = sys.unraisablehook
 sys.unraisablehook = lambda info: (
@@ -29,8 +29,8 @@ sys.unraisablehook = lambda info: (
 )
 
 
-# Statuses of TensorStore after which the same request may succeed later.
-_LATER = ('UNAVAILABLE', 'DEADLINE_EXCEEDED', 'ABORTED')
+# Statuses of TensorStore after which the same request may succeed.
+_TRANSIENT = ('UNAVAILABLE', 'DEADLINE_EXCEEDED', 'ABORTED')
 
 
 class SaveFailed(UserError, OSError):
@@ -40,12 +40,12 @@ class SaveFailed(UserError, OSError):
 def explain(
     error: Exception, step: int | None, directory: epath.Path, good: int | None
 ) -> Exception:
-    """The error of a save as SaveFailed; an error of the program as it is.
+    """Turns the error of a save into SaveFailed; an error of the program stays as it is.
 
     Args:
         error: what Orbax raised.
-        step: which was being saved.
-        directory: where to.
+        step: that was being saved.
+        directory: of the checkpoints.
         good: the last step that was saved completely.
     """
     cause = _cause(error)
@@ -56,7 +56,7 @@ def explain(
         f'the checkpoint of step {step} could not be written to {directory}: {cause}; {last}. Once '
         'that is mended, the same command goes on from there.'
     )
-    if isinstance(error, buckets.Unavailable) or cause.startswith(_LATER):
+    if isinstance(error, buckets.Unavailable) or cause.startswith(_TRANSIENT):
         failure.exit_code = exit_codes.CRASHED
     return failure
 

@@ -1,8 +1,8 @@
-"""One run at a time in a directory: `running.json` names the run, and its beat shows that it still runs.
+"""A lock on a run's directory: `running.json` names the run that writes there, with a heartbeat.
 
-A bucket has no locks, so the file is written again every `BEAT` seconds, with another number. A run that
-died leaves it behind; the next one takes over at once where it can see that the process is gone (the same
-host), and else once the number has stood still for `STALE` seconds.
+A bucket has no locks, so the file is written again every `BEAT` seconds with the next number. A run that
+died leaves it behind. The next run takes over at once where it sees that the process is gone (on the same
+host), else when the number has not changed for `STALE` seconds.
 """
 
 from __future__ import annotations
@@ -59,14 +59,14 @@ class Owner:
         started = datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds')
         return cls(socket.gethostname(), os.getpid(), started, uuid.uuid4().hex, 0, time.time())
 
-    def __str__(self):
+    def __str__(self) -> str:
         return f'process {self.pid} on {self.host}, which started at {self.started}'
 
 
 class Lock:
-    """A directory that is held; see `hold`."""
+    """A lock that is held; see `hold`."""
 
-    def __init__(self, workdir: epath.Path, owner: Owner, beat: float):
+    def __init__(self, workdir: epath.Path, owner: Owner, beat: float) -> None:
         self._path, self._owner, self._beat = workdir / NAME, owner, beat
         self._other: Owner | None = None
         self._ended = threading.Event()
@@ -106,16 +106,23 @@ class Lock:
         paths.write(self._path, json.dumps(dataclasses.asdict(self._owner)).encode())
 
 
-@contextlib.contextmanager
-def hold(workdir: epath.Path, beat: float = BEAT, stale: float = STALE) -> Iterator[Lock | None]:
-    """Holds a run's directory, on the leading process of a job; the others get None.
+class NoLock:
+    """What `hold` gives the other processes of a job."""
 
-    Each process first tries whether it may write there.
+    def check(self) -> None:
+        """Does nothing."""
+
+
+@contextlib.contextmanager
+def hold(workdir: epath.Path, beat: float = BEAT, stale: float = STALE) -> Iterator[Lock | NoLock]:
+    """Locks a run's directory, on the leading process of a job.
+
+    Every process first checks that it may write there.
 
     Args:
         workdir: the directory; made if it isn't there, and removed if it stays empty.
-        beat: seconds from one writing of the file to the next.
-        stale: seconds after which a run that writes no more is taken for dead.
+        beat: seconds between two writings of the file.
+        stale: seconds without one after which a run counts as dead.
 
     Raises:
         WorkdirInUse: another run is in it, with its host, process and time.
@@ -124,7 +131,7 @@ def hold(workdir: epath.Path, beat: float = BEAT, stale: float = STALE) -> Itera
     made = not paths.is_remote(workdir) and not workdir.exists()
     paths.probe(workdir)  # first: at a bucket that does not answer it gives up sooner than the lock
     if not distributed.is_leader():
-        yield None
+        yield NoLock()
         return
     owner = _read(workdir / NAME)
     if owner and _runs(workdir, owner, stale):
@@ -149,7 +156,7 @@ def _read(path: epath.Path) -> Owner | None:
 
 
 def _runs(workdir: epath.Path, owner: Owner, stale: float) -> bool:
-    """Whether the run of a file still runs: by its process on this host, else by its beat."""
+    """Whether a run is alive: by its process on this host, else by its heartbeat."""
     if owner.host == socket.gethostname():
         if owner.pid == os.getpid() or not _exists(owner.pid):
             return False

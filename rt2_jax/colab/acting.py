@@ -21,7 +21,7 @@ from rt2_jax.decoding.grammar import Kind
 from rt2_jax.envs.tabletop.env import TabletopEnv
 from rt2_jax.evaluation import closed_loop, video
 from rt2_jax.policy import Policy
-from rt2_jax.policy.decision import Decision
+from rt2_jax.policy.answers import Answer
 
 PLACE = 1000  # an answer's u and v are thousandths of the picture's sides
 _PLACE = re.compile(r'\d+ \d+')
@@ -90,7 +90,7 @@ def draw_answers(picture: np.ndarray, answers: Mapping[str, str]) -> Figure:
     return figure
 
 
-def numbers(policy: Policy, decision: Decision) -> HTML:
+def numbers(policy: Policy, decision: Answer) -> HTML:
     """Every number of the action with its token, its probability and its entropy.
 
     The last column is what the robot is sent, in its own numbers; a line below explains the gripper.
@@ -122,7 +122,7 @@ def numbers(policy: Policy, decision: Decision) -> HTML:
     return notebook.stack(*parts)
 
 
-def alternatives(policy: Policy, decision: Decision) -> Figure:
+def alternatives(policy: Policy, decision: Answer) -> Figure:
     """The likeliest values of every number, given the numbers before it."""
     space = policy.action_tokenizer.space
     figure, axes = notebook.grid(space.length, 4, 3.1, 2.6)
@@ -143,7 +143,7 @@ def alternatives(policy: Policy, decision: Decision) -> Figure:
 
 
 def attention(
-    policy: Policy, frames: Sequence[np.ndarray], instruction: str, decision: Decision
+    policy: Policy, frames: Sequence[np.ndarray], instruction: str, decision: Answer
 ) -> Figure:
     """Attention of each number of the action over the newest frame.
 

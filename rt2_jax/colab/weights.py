@@ -14,7 +14,7 @@ import numpy as np
 from rt2_jax.checkpoints.inspection.opened import Opened
 from rt2_jax.colab import notebook
 from rt2_jax.models import layers as layers_lib, vit
-from rt2_jax.text.actions import BINS
+from rt2_jax.text.tokenizer import BINS
 from rt2_jax.weights.tensors import Tensor
 
 Matrices = Mapping[str, Mapping[int, np.ndarray]]  # by name and layer

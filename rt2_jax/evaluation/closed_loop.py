@@ -19,23 +19,26 @@ from rt2_jax.policy import Policy
 from rt2_jax.policy.robot import Robot
 from rt2_jax.text.actions import ActionTokenizer
 
-# What a policy sees is the observation, its `image` with a leading axis of frames, oldest first; the
-# environment itself is there for those who know the truth (the expert).
+# Observations and environments to an action float [8] each. The `image` of an observation has a leading
+# axis of frames, oldest first. The expert looks at the environments, policies at the observations.
 Decide = Callable[[Sequence[dict[str, Any]], Sequence[TabletopEnv]], Sequence[np.ndarray]]
 
 
 @dataclasses.dataclass(eq=False)
 class Rollout:
-    """One episode as it went.
+    """The record of one episode.
 
     Attributes:
-      seed: the episode's number in its suite.
-      task, group, instruction: what was asked (see tasks.Task).
-      success: whether the goal held at the end.
-      steps: how many decisions were taken.
-      terminated: whether the policy ended the episode itself, and not the step limit.
-      clipped, out_of_reach: numbers of commands that the environment had to change.
-      frames: what `render()` showed before each decision and at the end; empty if not recorded.
+        seed: the episode's number in its suite.
+        task: its kind of task, see `tasks.Task`; so are `group` and `instruction`.
+        group: the part of the suite that it belongs to.
+        instruction: what the policy was told to do.
+        success: whether the goal held at the end.
+        steps: number of actions.
+        terminated: whether the policy ended the episode itself, and not the step limit.
+        clipped: number of commands that the environment clipped.
+        out_of_reach: number of commands that left the workspace.
+        frames: what `render()` showed before each decision and at the end; empty if not recorded.
     """
 
     seed: int
@@ -50,12 +53,21 @@ class Rollout:
     frames: list[np.ndarray] = dataclasses.field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
+        """All but the frames, as plain values."""
         return {k: v for k, v in dataclasses.asdict(self).items() if k != 'frames'}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Run:
-    """The rollouts of one suite, by seed, and the seconds that each call of the policy took."""
+    """The rollouts of one suite, by seed, and the seconds that each call of the policy took.
+
+    Attributes:
+        suite: its name.
+        rollouts: in the order of their seeds.
+        decision_seconds: of each call of the policy.
+        decisions_a_call: how many robots each call served.
+        seconds: of the whole run.
+    """
 
     suite: str
     rollouts: list[Rollout]
@@ -84,20 +96,24 @@ def run(
     """Plays the episodes `seeds` of a suite.
 
     Args:
-      decide: observations and environments to actions float [8], one each.
-      suite: a name of `suites.SUITES`.
-      seeds: which episodes; each is played once.
-      parallel: how many are under way at a time. The result doesn't depend on it.
-      task: only this kind of task; None leaves it to the seed.
-      image_size: height and width of the frames that the policy is given, pixels.
-      render_size: height and width of the recorded frames, pixels.
-      record: of how many episodes, the first of `seeds`, to keep the frames.
-      frames: how many frames the policy sees; the first stands in for those before it.
-      frame_stride: steps from one of them to the next.
-      card: of the robot that the policy learnt from; the tabletop's gripper wants a position, which a
-        relative one is settled to (`Robot.settle`).
-      max_steps, execution_noise: see TabletopEnv.
-      progress: is told a line now and then.
+        decide: observations and environments to actions float [8], one each.
+        suite: a name of `suites.SUITES`.
+        seeds: which episodes; each is played once.
+        parallel: how many are under way at a time. The result doesn't depend on it.
+        task: only this kind of task; None leaves it to the seed.
+        image_size: height and width of the frames that the policy is given, pixels.
+        render_size: height and width of the recorded frames, pixels.
+        record: of how many episodes, the first of `seeds`, to keep the frames.
+        frames: how many frames the policy sees; the first stands in for those before it.
+        frame_stride: steps from one of them to the next.
+        card: of the robot that the policy learnt from; the tabletop's gripper wants a position, to which
+            a relative one is turned (`Robot.to_absolute_gripper`).
+        max_steps: see `TabletopEnv`.
+        execution_noise: see `TabletopEnv`.
+        progress: called with a line now and then.
+
+    Raises:
+        ValueError: no seeds.
     """
     if not seeds:
         raise ValueError('No episodes to run: give at least one seed.')
@@ -120,7 +136,8 @@ def run(
         for _ in range(min(parallel, len(seeds)))
     ]
     finished: list[Rollout] = []
-    took, sizes = [], []
+    seconds: list[float] = []
+    sizes: list[int] = []
     try:
         while True:
             for game in games:
@@ -131,7 +148,7 @@ def run(
                 break
             before = time.perf_counter()
             actions = decide([game.observation for game in playing], [g.env for g in playing])
-            took.append(time.perf_counter() - before)
+            seconds.append(time.perf_counter() - before)
             sizes.append(len(playing))
             for game, action in zip(playing, actions, strict=True):
                 if (rollout := game.play(action)) is not None:
@@ -145,18 +162,20 @@ def run(
         for game in games:
             game.env.close()
     finished.sort(key=lambda rollout: rollout.seed)
-    return Run(suite, finished, took, sizes, time.perf_counter() - begin)
+    return Run(suite, finished, seconds, sizes, time.perf_counter() - begin)
 
 
 class _Game:
-    """One environment and the episode under way in it, if any."""
+    """One environment, and the episode under way in it if there is one."""
 
-    def __init__(self, env: TabletopEnv, task: str | None, recorded: set[int], robot: Robot):
+    def __init__(
+        self, env: TabletopEnv, task: str | None, recorded: set[int], robot: Robot
+    ) -> None:
         self.env, self._task, self._recorded, self._robot = env, task, recorded, robot
         self.rollout: Rollout | None = None
         self.observation: dict[str, Any] = {}
 
-    def start(self, seed: int):
+    def start(self, seed: int) -> None:
         self.observation, info = self.env.reset(seed=seed, options={'task': self._task})
         self._robot.reset()
         self.observation['image'] = self._robot.see(self.observation['image'])
@@ -165,12 +184,15 @@ class _Game:
 
     def play(self, action: np.ndarray) -> Rollout | None:
         """One step; the rollout when it ended the episode."""
-        self.observation, _, terminated, truncated, info = self.env.step(self._robot.settle(action))
+        self.observation, _, terminated, truncated, info = self.env.step(
+            self._robot.to_absolute_gripper(action)
+        )
         self.observation['image'] = self._robot.see(self.observation['image'])
         self._film()
         if not (terminated or truncated):
             return None
         rollout, self.rollout = self.rollout, None
+        assert rollout is not None
         rollout.success, rollout.steps, rollout.terminated = (
             info['success'],
             info['steps'],
@@ -179,13 +201,14 @@ class _Game:
         rollout.clipped, rollout.out_of_reach = info['clipped'], info['out_of_reach']
         return rollout
 
-    def _film(self):
+    def _film(self) -> None:
+        assert self.rollout is not None
         if self.rollout.seed in self._recorded:
             self.rollout.frames.append(self.env.render())
 
 
-def gathered(run: Run) -> Run:
-    """The parts of a suite that several processes played, as one; frames stay where they are."""
+def gather_run(run: Run) -> Run:
+    """The parts of a suite that several processes played, as one run; frames stay where they are."""
     own = {rollout.seed: rollout for rollout in run.rollouts}
     parts = distributed.gather(
         {
@@ -206,22 +229,26 @@ def gathered(run: Run) -> Run:
 
 
 def learnt(policy: Policy, **settings: Any) -> Decide:
-    """Decisions of a model; `settings` as for `Policy.act_batch`."""
+    """Actions of a model; `settings` as for `Policy.act_batch`."""
 
-    def decide(observations, envs):
+    def decide(
+        observations: Sequence[dict[str, Any]], envs: Sequence[TabletopEnv]
+    ) -> list[np.ndarray]:
         del envs
-        decisions = policy.act_batch(
+        answers = policy.act_batch(
             [o['image'] for o in observations], [o['instruction'] for o in observations], **settings
         )
-        return [decision.action for decision in decisions]
+        return [answer.action for answer in answers]
 
     return decide
 
 
 def scripted(rounding: ActionTokenizer | None = None) -> Decide:
-    """The expert's decisions, rounded to the bins of an action tokenizer if there is one."""
+    """The expert's actions, rounded to the bins of an action tokenizer if there is one."""
 
-    def decide(observations, envs):
+    def decide(
+        observations: Sequence[dict[str, Any]], envs: Sequence[TabletopEnv]
+    ) -> Sequence[np.ndarray]:
         del observations
         actions = [expert.act(env.state, env.start, env.task) for env in envs]
         return actions if rounding is None else rounding.decode(rounding.encode(np.stack(actions)))

@@ -1,4 +1,4 @@
-"""Without a robot: how well held-out answers are predicted, and questions about pictures answered."""
+"""Measures without a robot: actions on held-out examples, answers to questions about pictures."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from rt2_jax.data import history, sources
+from rt2_jax.data.data_config import DataConfig
 from rt2_jax.data.example import Example
-from rt2_jax.data.robot.rlds import StepSource
+from rt2_jax.data.robot.step_source import StepSource
 from rt2_jax.data.robot_card import RobotCard
 from rt2_jax.data.web import small_web
 from rt2_jax.envs.tabletop import expert
@@ -27,14 +28,14 @@ from rt2_jax.text.actions import ActionSpace
 def expert_steps(
     suite: str, seeds: Sequence[int], image_size: int, frames: int = 1, frame_stride: int = 1
 ) -> list[Example]:
-    """What the expert does, step by step, in episodes of a suite: held-out robot examples.
+    """The steps of the expert in episodes of a suite, as robot examples.
 
     Args:
-      suite: a name of `suites.SUITES`.
-      seeds: which episodes.
-      image_size: height and width of the frames, pixels.
-      frames: frames an example, oldest first; the first one stands in for those before it.
-      frame_stride: steps from one of them to the next.
+        suite: a name of `suites.SUITES`.
+        seeds: which episodes.
+        image_size: height and width of the frames, pixels.
+        frames: frames an example, oldest first; the first one stands in for those before it.
+        frame_stride: steps from one of them to the next.
     """
     env = TabletopEnv(suite, image_size=image_size, render_mode=None)
     examples = []
@@ -73,30 +74,30 @@ def held_out_steps(
     Several processes take a share of the episodes each.
 
     Args:
-      config: the run's config.
-      space: of the policy.
-      episodes: most episodes a set.
-      cards: those that the run has recorded, by robot set; others are looked up by the config's name.
-      indexes: the run's folder for indexes of its data, see `sources.open_sources`.
+        config: the run's config.
+        space: of the policy.
+        episodes: most episodes a set.
+        cards: those that the run has recorded, by robot set; others are looked up by the config's name.
+        indexes: the run's folder for indexes of its data, see `sources.open_sources`.
 
     Raises:
-      ValueError: the run held no such episodes out, or trained on them (splits.Leakage).
+        ValueError: the run held no such episodes out, or trained on them (splits.Leakage).
     """
     config = _with_cards(config, cards)
-    trained = [side.items() for side in sources.open_sources(config.data, indexes)]
-    trained = {name: source for side in trained for name, (source, _) in side}
-    found = {}
-    for name, (source, _) in sources.open_validation(config, trained, indexes)[0].items():
+    trained = sources.open_sources(DataConfig.from_config(config.data), indexes).by_name()
+    steps = {}
+    for name, source in sources.open_validation(config, trained, indexes).by_name().items():
         if isinstance(source, StepSource) and source.action_space == space:
-            chosen = distributed.share(range(min(episodes, len(source.episodes))))
-            found[name] = [source[i] for number in chosen for i in source.episode_steps(number)]
-    if not found:
+            table = source.table
+            positions = distributed.share(range(min(episodes, len(table.episodes))))
+            steps[name] = [source[i] for p in positions for i in table.episode_steps(p)]
+    if not steps:
         raise ValueError('nothing that is held out has the action space of the policy')
-    return found
+    return steps
 
 
 def _with_cards(config: Any, cards: Mapping[str, RobotCard]) -> Any:
-    """The config with the cards themselves in the place of their names."""
+    """The config with the cards in place of their names."""
     config = config.copy_and_resolve_references()
     for sets in (config.data.robot, config.validation.robot):
         for name in sets:
@@ -110,27 +111,32 @@ def actions(policy: Policy, examples: Sequence[Example], batch: int = 64) -> dic
 
     Several processes give each its own examples, and get the figures of all.
 
+    Args:
+        policy: to be measured.
+        examples: robot examples.
+        batch: rows of a teacher-forced batch.
+
     Returns:
-      Ready for JSON: `loss` (nats a token) and `token_accuracy` with the right tokens before each
-      (teacher forcing, whole vocabulary), by position too; and of the greedy action, the mean and
-      95th percentile of the absolute error of each dimension in its unit, the share within one
-      bin, and the accuracy of the terminate flag where there is one.
+        Ready for JSON: `loss` (nats a token) and `token_accuracy` with the right tokens before each
+        (teacher forcing, whole vocabulary), by position too; and of the greedy action, the mean and
+        95th percentile of the absolute error of each dimension in its unit, the share within one
+        bin, and the accuracy of the terminate flag where there is one.
     """
-    coder = policy.action_tokenizer
+    tokenizer = policy.action_tokenizer
     truth = np.stack([example.action for example in examples])
-    losses, hits = _teacher_forced(policy, examples, coder.encode(truth), batch)
-    decisions = policy.act_batch(
+    losses, hits = _teacher_forced(policy, examples, tokenizer.encode(truth), batch)
+    answers = policy.act_batch(
         [example.frames for example in examples],
         [example.prompt for example in examples],
         plan=False,
         raw=True,
     )
-    guess = np.stack([decision.action for decision in decisions])
+    guess = np.stack([answer.action for answer in answers])
     losses, hits, truth, guess = map(distributed.gather_rows, (losses, hits, truth, guess))
-    space = coder.space
+    space = tokenizer.space
     flags = int(space.terminate)
     error = np.abs(guess - truth)[:, flags:]
-    within = np.abs(coder.to_integers(guess) - coder.to_integers(truth))[:, flags:] <= 1
+    within = np.abs(tokenizer.to_integers(guess) - tokenizer.to_integers(truth))[:, flags:] <= 1
     by_position = zip(space.number_names, hits.mean(0).round(4).tolist(), strict=True)
     flag = float((guess[:, 0] == (truth[:, 0] >= 0.5)).mean())
     return {
@@ -151,11 +157,15 @@ def actions(policy: Policy, examples: Sequence[Example], batch: int = 64) -> dic
     }
 
 
-def _teacher_forced(policy: Policy, examples: Sequence[Example], target: np.ndarray, batch: int):
+def _teacher_forced(
+    policy: Policy, examples: Sequence[Example], target: np.ndarray, batch: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Loss and hits, float32 [N, L] each, of answers `target` int32 [N, L]."""
 
     @jax.jit
-    def score(images, prompt, target):
+    def score(
+        images: jax.Array, prompt: jax.Array, target: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
         target_in = jnp.pad(
             target[:, :-1], [(0, 0), (1, 0)], constant_values=policy.tokenizer.pad_id
         )
@@ -184,8 +194,14 @@ def questions(
 ) -> dict[str, Any]:
     """Accuracy on the first `number` questions of a small web, overall and by kind of question.
 
-    Several processes answer a share each, and get the figures of all. An answer is right by
-    `small_web.score`: to the letter, places within half a tile.
+    Several processes answer a share each, and get the figures of all.
+
+    Args:
+        policy: to be measured.
+        source: of the questions; its `score` judges: to the letter, places within half a tile.
+        number: of questions.
+        batch: questions a call of the policy.
+        progress: called with a line now and then.
     """
     right: dict[str, list[bool]] = {}
     numbers = distributed.share(range(number))

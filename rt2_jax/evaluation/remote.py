@@ -1,4 +1,4 @@
-"""A policy that is asked over the network, as robots do: decisions for closed_loop from a server.
+"""A served policy in closed_loop: asks a server over the network, as robots do.
 
 ws://HOST:PORT      openpi's websocket protocol: one frame a step, the server remembers the others
 http://HOST:PORT    OpenVLA's POST /act: each request has all that the policy sees
@@ -6,6 +6,7 @@ http://HOST:PORT    OpenVLA's POST /act: each request has all that the policy se
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 import concurrent.futures
 import contextlib
 import dataclasses
@@ -21,8 +22,8 @@ from rt2_jax.data import cards
 from rt2_jax.data.robot_card import Gripper, RobotCard
 from rt2_jax.evaluation.closed_loop import Decide
 from rt2_jax.policy.conventions import to_internal
-from rt2_jax.serving import json_arrays, msgpack_arrays
-from rt2_jax.serving.access import VARIABLE
+from rt2_jax.serving import codec
+from rt2_jax.serving.limits import API_KEY_VARIABLE
 from rt2_jax.serving.openvla import TERMINATE
 
 SCHEMES = ('ws', 'wss', 'http', 'https')
@@ -30,34 +31,34 @@ _SECONDS = 60.0
 
 
 class Server:
-    """A server at an address, and what it says of its policy.
+    """A server of a policy.
 
     Actions come in the robot's own numbers, or in those that the server was started with, and are
-    turned to the project's own by what the server says of them.
-
-    The key that it may ask for is the environment variable RT2_API_KEY.
+    turned to the project's own by the server's metadata. The key is taken from the environment variable
+    RT2_API_KEY.
 
     Args:
-      url: of one of SCHEMES, '?convention=NAME' included (`rt2_jax/policy/conventions.py`).
-      parallel: how many may ask at a time.
+        url: of one of SCHEMES, '?convention=NAME' included (`rt2_jax/policy/conventions.py`).
+        parallel: most requests at a time.
 
     Attributes:
-      metadata: what the server says of its policy.
-      frames, frame_stride, embodiment: what `closed_loop.run` is to do here: openpi's protocol has the
-        server remember frames, and a gripper that comes as changes is followed here.
+        metadata: what the server says of its policy.
+        frames: that `closed_loop.run` keeps: with openpi's protocol the server remembers them.
+        frame_stride: steps from one of them to the next.
+        embodiment: the card for `closed_loop.run`, which follows a gripper that comes as changes.
 
     Raises:
-      ValueError: no such address, or nobody there.
+        ValueError: no such address, or no server there.
     """
 
-    def __init__(self, url: str, parallel: int):
+    def __init__(self, url: str, parallel: int) -> None:
         parts = urllib.parse.urlsplit(url)
         if parts.scheme not in SCHEMES or not parts.netloc:
             raise ValueError(f'{url!r} is no address such as ws://HOST:8000 or http://HOST:8000.')
         self._url = parts._replace(path=parts.path.rstrip('/'), query='').geturl()
         self._query = f'?{parts.query}' if parts.query else ''
         self._openpi = parts.scheme.startswith('ws')
-        self._headers = {'Authorization': f'Api-Key {os.environ.get(VARIABLE, "")}'}
+        self._headers = {'Authorization': f'Api-Key {os.environ.get(API_KEY_VARIABLE, "")}'}
         self._pool = concurrent.futures.ThreadPoolExecutor(parallel)
         self._open = contextlib.ExitStack()
         # One conversation for each environment, since the server remembers a robot by its connection.
@@ -72,23 +73,24 @@ class Server:
         self.embodiment = self._card()
 
     def close(self) -> None:
+        """Closes the connections."""
         self._open.close()
         self._pool.shutdown()
 
     def decide(self) -> Decide:
-        """Decisions of the server's policy, for closed_loop.run."""
+        """Actions of the server's policy, for `closed_loop.run`."""
 
-        def decided(observations, envs):
-            asked = [
+        def decide(observations: Sequence[dict[str, Any]], envs: Sequence[Any]) -> list[np.ndarray]:
+            actions = [
                 self._pool.submit(self._ask, self._robot(env), observation, self._begins(env))
                 for env, observation in zip(envs, observations, strict=True)
             ]
-            return [one.result() for one in asked]
+            return [action.result() for action in actions]
 
-        return decided
+        return decide
 
     def _card(self) -> RobotCard | None:
-        """The tabletop's card, with the gripper's kind that comes: what `Robot.settle` goes by."""
+        """The tabletop's card with the kind of gripper that the server's actions have, if it is relative."""
         if self.metadata.get('gripper', {}).get('kind') != 'relative':
             return None
         gripper = Gripper('relative', closed=1.0, open=-1.0)
@@ -118,7 +120,7 @@ class Server:
         return self._robots[id(env)]
 
     def _begins(self, env: Any) -> bool:
-        """Whether this is the first look at an episode."""
+        """Whether this is the first observation of an episode."""
         begins = self._scenes.get(id(env)) is not env.scene
         self._scenes[id(env)] = env.scene
         return begins
@@ -134,19 +136,23 @@ class Server:
         flag = [] if terminate is None else [float(terminate)]
         return np.array([*flag, *to_internal(action, self.metadata)], np.float32)
 
-    def _by_openpi(self, robot: Any, image: np.ndarray, instruction: str, begins: bool):
+    def _by_openpi(
+        self, robot: Any, image: np.ndarray, instruction: str, begins: bool
+    ) -> tuple[np.ndarray, Any]:
         message = {'observation/image': image, 'prompt': instruction, 'reset': begins}
-        robot.send(msgpack_arrays.packb(message))
+        robot.send(codec.packb(message))
         reply = robot.recv(timeout=_SECONDS)
         if isinstance(reply, str):
             raise RuntimeError(f'{self._url} refuses: {reply}')
-        found = msgpack_arrays.unpackb(reply)
-        return found['actions'][0], found['terminate'][0] if 'terminate' in found else None
+        answer = codec.unpackb(reply)
+        return answer['actions'][0], answer['terminate'][0] if 'terminate' in answer else None
 
-    def _by_openvla(self, robot: requests.Session, image: np.ndarray, instruction: str):
-        message = json_arrays.dumps({'image': image, 'instruction': instruction})
+    def _by_openvla(
+        self, robot: requests.Session, image: np.ndarray, instruction: str
+    ) -> tuple[np.ndarray, Any]:
+        message = codec.dumps({'image': image, 'instruction': instruction})
         reply = robot.post(f'{self._url}/act{self._query}', message, timeout=_SECONDS)
         if not reply.ok:
             raise RuntimeError(f'{self._url} refuses: {reply.text}')
         flag = reply.headers.get(TERMINATE)
-        return json_arrays.loads(reply.text), None if flag is None else int(flag)
+        return codec.loads(reply.text), None if flag is None else int(flag)

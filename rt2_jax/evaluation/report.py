@@ -16,7 +16,7 @@ def proportion(successes: int, number: int) -> dict[str, Any]:
     {'success': 0.9, 'episodes': 50, 'interval': [0.7864, 0.9565]}
 
     Raises:
-      ValueError: where `number` is not positive.
+        ValueError: where `number` is not positive.
     """
     if number < 1:
         raise ValueError('A share of no episodes is not defined.')

@@ -23,13 +23,13 @@ def write(path: Any, rollouts: Sequence[Rollout], *, columns: int = 3, fps: floa
     """Writes recorded rollouts as H.264: `columns` x 2 at a time, page after page.
 
     Args:
-      path: of the .mp4.
-      rollouts: those without frames are left out.
-      columns: of the grid.
-      fps: frames a second; 3 is real time.
+        path: of the .mp4.
+        rollouts: those without frames are left out.
+        columns: of the grid.
+        fps: frames a second; 3 is real time.
 
     Raises:
-      ValueError: no rollout has frames.
+        ValueError: no rollout has frames.
     """
     films = [film(rollout) for rollout in rollouts if rollout.frames]
     if not films:

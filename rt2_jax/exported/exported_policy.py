@@ -1,15 +1,16 @@
-"""Runs a policy that rt2_jax exported. This file lies beside it and needs nothing of rt2_jax: jax, numpy,
-and flatbuffers, which jax reads its files with.
+"""Runs a policy that rt2_jax exported, without rt2_jax.
 
-    python exported_policy.py       # checks the files and repeats the example that lies beside them
+This file lies beside the policy and needs jax, numpy, and flatbuffers, with which jax reads its files.
+
+    python exported_policy.py       # checks the files and repeats the example
 
     from exported_policy import ExportedPolicy
     policy = ExportedPolicy('.')    # or ExportedPolicy('.', kind='text')
     answer = policy(images, prompt)
-    answer['actions']               # float32 [B, L], the robot's own numbers, which policy.json tells
+    answer['actions']               # float32 [B, L], the robot's own numbers; policy.json says which
 
-images are uint8 [B, F, S, S, 3], prompt int32 [B, P]; policy.json tells the sizes, the words of the
-prompt and how to get token ids from them.
+images are uint8 [B, F, S, S, 3], prompt int32 [B, P]; policy.json has the sizes, the wording of prompts
+and how to tokenise them.
 """
 
 from __future__ import annotations
@@ -36,21 +37,21 @@ class ExportedPolicy:
     """A policy in a directory.
 
     Args:
-      directory: where policy.json is.
-      kind: of the answers: 'action', 'plan' (some words, then an action) or 'text', if it was exported;
-        what the policy acts by, by default.
-      check: whether the files' fingerprints are compared with those in policy.json, which reads all
-        of the weights once more.
+        directory: where policy.json is.
+        kind: of the answers: 'action', 'plan' (some words, then an action) or 'text', if it was exported;
+            by default the kind that the policy acts by.
+        check: whether the files' fingerprints are compared with those in policy.json, which reads all
+            of the weights once more.
 
     Attributes:
-      card: what policy.json says.
+        card: what policy.json says.
 
     Raises:
-      ValueError: a file is missing or another one than was exported, there is no such kind of answer,
-        or the function was not made for this machine or this version of jax.
+        ValueError: a file is missing or another one than was exported, there is no such kind of answer,
+            or the function was not made for this machine or this version of jax.
     """
 
-    def __init__(self, directory: Any = '.', kind: str = '', check: bool = True):
+    def __init__(self, directory: Any = '.', kind: str = '', check: bool = True) -> None:
         self._directory = pathlib.Path(directory)
         self.card = read_card(self._directory)
         kind = kind or self.card['acts_by']
@@ -74,7 +75,7 @@ class ExportedPolicy:
         """The answers to B observations and prompts; see policy.json for what is in them.
 
         Raises:
-          ValueError: inputs of another shape or type, or more of them than the largest batch.
+            ValueError: inputs of another shape or type, or more of them than the largest batch.
         """
         images, prompt = np.asarray(images), np.asarray(prompt)
         self._check_input('images', images)
@@ -89,19 +90,19 @@ class ExportedPolicy:
             if not size:
                 raise ValueError(f'{count} rows; the exported batches are {sorted(self._calls)}')
             call = self._calls[size]
-        # Rows nobody looks at, so that there are as many as the function takes.
+        # The function takes `size` rows; the answers to the added ones are dropped.
         fill = lambda x: np.concatenate([x, np.repeat(x[:1], size - count, axis=0)])
         answer = jax.device_get(call(self._weights, fill(images), fill(prompt)))
         return {name: x[:count] for name, x in answer.items()}
 
     def _check_input(self, name: str, array: np.ndarray) -> None:
-        told = self.card['inputs'][name]
-        if not len(array) or array.shape[1:] != tuple(told['shape'][1:]):
+        expected = self.card['inputs'][name]
+        if not len(array) or array.shape[1:] != tuple(expected['shape'][1:]):
             raise ValueError(
-                f'{name} must be {told["shape"]}, B at least 1; got {list(array.shape)}'
+                f'{name} must be {expected["shape"]}, B at least 1; got {list(array.shape)}'
             )
-        if array.dtype != told['dtype']:
-            raise ValueError(f'{name} must be {told["dtype"]}; got {array.dtype}')
+        if array.dtype != expected['dtype']:
+            raise ValueError(f'{name} must be {expected["dtype"]}; got {array.dtype}')
 
     def _check_platform(self) -> None:
         here, made_for = jax.export.default_export_platform(), self.card['platforms']
@@ -130,10 +131,10 @@ class ExportedPolicy:
         return _present(self._directory / name)
 
     def _check(self, path: pathlib.Path, expected: str) -> None:
-        found = fingerprint(path)
-        if found != expected:
+        actual = fingerprint(path)
+        if actual != expected:
             raise ValueError(
-                f'{path} is not the file that {POLICY} was written with (sha256 {found[:16]}..., not '
+                f'{path} is not the file that {POLICY} was written with (sha256 {actual[:16]}..., not '
                 f'{expected[:16]}...): it is damaged, or of another export'
             )
 
@@ -152,12 +153,12 @@ class ExportedPolicy:
         Tokens may differ on other kinds of devices where two were nearly as likely.
         """
         inputs, expected = self.example()
-        found = self(**inputs)
-        if not np.array_equal(found['tokens'], expected['tokens']):
-            return f'tokens are {found["tokens"].tolist()}, not {expected["tokens"].tolist()}'
+        answers = self(**inputs)
+        if not np.array_equal(answers['tokens'], expected['tokens']):
+            return f'tokens are {answers["tokens"].tolist()}, not {expected["tokens"].tolist()}'
         for name, value in expected.items():
-            if not np.allclose(found[name], value, atol=self.card['example']['tolerance']):
-                return f'{name} are {found[name].tolist()}, not {value.tolist()}'
+            if not np.allclose(answers[name], value, atol=self.card['example']['tolerance']):
+                return f'{name} are {answers[name].tolist()}, not {value.tolist()}'
         return ''
 
 
@@ -165,7 +166,7 @@ def read_card(directory: Any) -> dict[str, Any]:
     """What policy.json says.
 
     Raises:
-      ValueError: it is missing or damaged.
+        ValueError: it is missing or damaged.
     """
     path = _present(pathlib.Path(directory) / POLICY)
     try:
@@ -188,7 +189,7 @@ def read_weights(path: Any) -> dict[str, np.ndarray]:
     """Arrays of a safetensors file by name, mapped and not read yet.
 
     Raises:
-      ValueError: the file is truncated, or none.
+        ValueError: the file is truncated, or none.
     """
     raw = np.memmap(path, np.uint8, 'r')
     start = 8 + int(raw[:8].view('<u8')[0]) if raw.size >= 8 else raw.size + 1
@@ -214,6 +215,7 @@ def fingerprint(path: Any) -> str:
 
 
 def main() -> None:
+    """Repeats the example of each kind of answer; exits with 1 where one differs."""
     directory = sys.argv[1] if len(sys.argv) > 1 else pathlib.Path(__file__).parent
     failed = False
     try:

@@ -3,11 +3,13 @@
 from collections.abc import Callable
 import concurrent.futures
 import dataclasses
+import os
 import re
 import threading
 import time
 from typing import Any, TextIO, TypeVar
 
+from etils import epath
 import jax
 
 T = TypeVar('T')
@@ -60,6 +62,12 @@ def read_failure(text: str) -> Failure:
     # A limit that is larger than the need is some other number.
     limit = sizes[1] if len(sizes) > 1 and sizes[1] < sizes[0] else None
     return Failure(message, out_of_memory=True, needed=needed, limit=limit)
+
+
+def use_cache(directory: epath.PathLike) -> None:
+    """Keeps compiled programs in a directory from now on, and takes them from there."""
+    jax.config.update('jax_compilation_cache_dir', os.fspath(directory))
+    jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.5)
 
 
 def trace_and_compile(trace: Callable[[], Any], stream: TextIO) -> tuple[Any, Any, float]:

@@ -91,6 +91,12 @@ def is_leader() -> bool:
     return jax.process_index() == 0
 
 
+def say(line: str) -> None:
+    """Prints a line, on process 0."""
+    if is_leader():
+        print(line, flush=True)
+
+
 def share(work: Sequence[Any]) -> Sequence[Any]:
     """This process's part of work that all processes could do; the parts differ by one at most."""
     return work[jax.process_index() :: jax.process_count()]

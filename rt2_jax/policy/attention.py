@@ -1,8 +1,7 @@
-"""Where a model looks when it decides the tokens of an answer.
+"""Where a model looks as it decides the tokens of an answer.
 
-Of the answer, decided already, every token's attention comes out of one teacher-forced call, in which
-the layers leave their weights behind (flax's `sow`). Nobody asks for those while an answer is sampled,
-and what is not asked for is not computed.
+The answer is known already, so one teacher-forced call gives the attention of all its tokens. Layers
+leave their attention weights behind with flax's `sow`, which costs nothing while answers are sampled.
 """
 
 from __future__ import annotations
@@ -20,17 +19,17 @@ import numpy as np
 
 from rt2_jax.decoding.sampler import padded
 from rt2_jax.models import stacks
-from rt2_jax.policy.batches import Question, placed, table_in_force
+from rt2_jax.policy.runner import Inputs, batch_divisor, place, sharding_rules
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ImageAttention:
-    """Attention of an answer's last tokens over the image. Keep one: each compiles for itself.
+    """Attention of an answer's last tokens to the image. Every instance compiles its own program.
 
     Attributes:
-      model: a Flax module with `image_attention`; see `pali.PaLI`.
-      prompt_length: what prompts are padded to, P.
-      mesh: devices that share the work; None for one.
+        model: a Flax module with `image_attention`; see `pali.PaLI`.
+        prompt_length: what prompts are padded to, P.
+        mesh: devices that share the work; None for one.
     """
 
     model: nn.Module
@@ -38,40 +37,50 @@ class ImageAttention:
     mesh: Mesh | None = None
 
     def __call__(
-        self, params: Any, question: Question, answer: Sequence[int], count: int, longest: int
+        self, params: Any, inputs: Inputs, tokens: Sequence[int], count: int, longest: int
     ) -> np.ndarray:
-        """Looks of the last `count` tokens of an answer.
+        """Attention of the last `count` tokens of an answer.
 
-        A token's look is that of the place that decides it: it has seen the tokens before, not this one.
+        It is that of the position that predicts the token, so it depends on the tokens before alone.
 
         Args:
-          params: the model's parameter tree, on the mesh where there is one.
-          question: what was answered.
-          answer: token ids, at most `longest`.
-          count: compiles anew; so does `longest`, the length that every answer is padded to.
+            params: the model's parameter tree, on the mesh where there is one.
+            inputs: what was answered.
+            tokens: ids of the answer, at most `longest`.
+            count: static: another number compiles anew.
+            longest: static: what answers are padded to.
 
         Returns:
-          float32 [layers, count, F, rows, columns], mean over heads: the share of a layer's attention
-          that each image token has. What is left to 1 went to the prompt, and in layers that attend to
-          the answer too, to its tokens.
+            float32 [layers, count, F, rows, columns], mean over heads: the share of a layer's attention
+            that each image token has. The rest to 1 went to the prompt and, in layers that attend to
+            the answer too, to its tokens.
         """
-        size = self.mesh.shape['data'] * self.mesh.shape['fsdp'] if self.mesh else 1
-        target_in = padded([[0, *answer[:-1]]] * size, longest, 0)
-        prompt = padded([question.prompt] * size, self.prompt_length, 0)
-        arrays = np.stack([question.frames] * size), prompt, target_in
-        with table_in_force(self.mesh):
-            looks = self._looks(
+        size = batch_divisor(self.mesh)
+        target_in = padded([[0, *tokens[:-1]]] * size, longest, 0)
+        prompt = padded([inputs.prompt] * size, self.prompt_length, 0)
+        arrays = np.stack([inputs.frames] * size), prompt, target_in
+        with sharding_rules(self.mesh):
+            attention = self._attention(
                 params,
-                *(placed(array, self.mesh) for array in arrays),
-                len(answer) - count,
+                *(place(array, self.mesh) for array in arrays),
+                len(tokens) - count,
                 count=count,
             )
-        return np.asarray(looks)[:, 0]
+        return np.asarray(attention)[:, 0]
 
     @functools.partial(jax.jit, static_argnames=('self', 'count'))
-    def _looks(self, params, images, prompt, target_in, first, *, count) -> jax.Array:
-        _, left = self.model.apply(
+    def _attention(
+        self,
+        params: Any,
+        images: jax.Array,
+        prompt: jax.Array,
+        target_in: jax.Array,
+        first: jax.Array,
+        *,
+        count: int,
+    ) -> jax.Array:
+        _, sown = self.model.apply(
             {'params': params}, images, prompt, target_in, mutable=['intermediates']
         )
-        looks = self.model.image_attention(stacks.joined(left['intermediates']), images, prompt)
-        return jax.lax.dynamic_slice_in_dim(looks, first, count, axis=2).astype(jnp.float32)
+        attention = self.model.image_attention(stacks.joined(sown['intermediates']), images, prompt)
+        return jax.lax.dynamic_slice_in_dim(attention, first, count, axis=2).astype(jnp.float32)

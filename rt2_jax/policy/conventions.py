@@ -1,10 +1,10 @@
 """In whose numbers an action leaves the project for a robot.
 
-Inside, a gripper is +1 closed and -1 open whatever the robot (`data/embodiment.py`). Robots are sent
-their own numbers, as their data have them, unless they ask for others:
+Inside, a gripper is +1 closed and -1 open whatever the robot (`data/robot_card.py`). Robots get their
+own numbers, as their data have them, unless they ask for others:
 
     convention = policy.convention()  # or policy.convention('position')
-    convention.values(decision.action, robot)  # float64 [D]
+    convention.values(answer.action, robot)  # float64 [D]
     convention.describe()  # names, units, ranges, what the gripper's values mean
 """
 
@@ -32,9 +32,9 @@ class Convention:
     """A key of CONVENTIONS, for the robot of a card.
 
     Attributes:
-      name: the key.
-      space: what the numbers of an action are.
-      card: of the robot; None if unknown, which leaves only 'internal'.
+        name: the key.
+        space: what the numbers of an action are.
+        card: of the robot; None if unknown, which leaves only 'internal'.
     """
 
     name: str
@@ -48,7 +48,7 @@ class Convention:
         """The convention called `name`; for None 'robot', or 'internal' without a card.
 
         Raises:
-          ValueError: no such convention, or one that needs a card where there is none.
+            ValueError: no such convention, or one that needs a card where there is none.
         """
         name = check('convention', name or ('robot' if card else 'internal'), CONVENTIONS)
         if card is None and name != 'internal':
@@ -65,31 +65,31 @@ class Convention:
         return bool(self.name == 'position' and gripper and gripper.kind == 'relative')
 
     def values(self, action: np.ndarray, robot: Robot | None = None) -> np.ndarray:
-        """What a robot is sent for a decided action.
+        """The numbers that a robot gets for an action.
 
         Args:
-          action: float [L], as the policy decided it.
-          robot: what is remembered of the robot, whose gripper follows; only if `needs_memory`.
+            action: float [L], as the policy decided it.
+            robot: memory of the robot, whose gripper follows; only if `needs_memory`.
 
         Returns:
-          float64 [D]: the dimensions without the terminate flag.
+            float64 [D]: the dimensions without the terminate flag.
 
         Raises:
-          ValueError: an action of another length, or no robot where one is needed.
+            ValueError: an action of another length, or no robot where one is needed.
         """
         if self.name == 'internal':
             return np.asarray(action, np.float64)[self.space.terminate :]
         if self.needs_memory:
             if robot is None:
                 raise ValueError(f"The convention 'position' needs the memory of {self.card.name}.")
-            action = robot.settle(action)
+            action = robot.to_absolute_gripper(action)
         return self.card.command_values(action)
 
     def centres(self) -> np.ndarray:
-        """What each integer of an action's tokens stands for: float64 [D, bins].
+        """The value that each integer of an action's tokens means: float64 [D, bins].
 
         Raises:
-          ValueError: one stands for different values, as the convention `needs_memory`.
+            ValueError: the convention `needs_memory`, so there is no one value.
         """
         if self.needs_memory:
             raise ValueError(
@@ -108,7 +108,7 @@ class Convention:
         (that close and open a relative one), and `hold`, which leaves a relative one as it is.
         """
         low, high = (list(map(float, ends)) for ends in (self.space.low, self.space.high))
-        described = {
+        description = {
             'convention': self.name,
             'action_names': list(self.space.names),
             'action_units': list(self.space.units),
@@ -117,31 +117,31 @@ class Convention:
         }
         gripper = self.card and self.card.gripper
         if not gripper:
-            return described
+            return description
         kind = 'absolute' if self.name == 'position' else gripper.kind
         closed, opened = (gripper.closed, gripper.open) if self.name != 'internal' else (1.0, -1.0)
-        described['gripper'] = {'kind': kind, 'closed': float(closed), 'open': float(opened)}
+        description['gripper'] = {'kind': kind, 'closed': float(closed), 'open': float(opened)}
         if kind == 'relative':
-            described['gripper']['hold'] = (closed + opened) / 2
-        place = self.space.names.index('gripper')
+            description['gripper']['hold'] = (closed + opened) / 2
+        index = self.space.names.index('gripper')
         if self.name != 'internal':
-            ends = [low[place], high[place]]
+            ends = [low[index], high[index]]
             if self.needs_memory:
                 ends = [-1.0, 1.0]
-            low[place], high[place] = sorted(gripper.to_command(ends).tolist())
-        return described
+            low[index], high[index] = sorted(gripper.to_command(ends).tolist())
+        return description
 
 
-def to_internal(values: np.ndarray, described: dict[str, Any]) -> np.ndarray:
+def to_internal(values: np.ndarray, description: dict[str, Any]) -> np.ndarray:
     """A robot's numbers float [D] in the project's own sense, float64 [D].
 
     Args:
-      values: in the convention that `described` tells.
-      described: of `Convention.describe`, or a server's metadata.
+        values: in the convention that `description` tells.
+        description: of `Convention.describe`, or a server's metadata.
     """
     values = np.array(values, np.float64)
-    if gripper := described.get('gripper'):
-        place = described['action_names'].index('gripper')
+    if gripper := description.get('gripper'):
+        index = description['action_names'].index('gripper')
         closed, opened = gripper['closed'], gripper['open']
-        values[place] = (2 * values[place] - closed - opened) / (closed - opened)
+        values[index] = (2 * values[index] - closed - opened) / (closed - opened)
     return values

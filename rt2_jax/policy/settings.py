@@ -1,29 +1,83 @@
-"""How a policy has to ask and listen, by the config of the run that taught it."""
+"""The settings of a policy, and those that the config of its training run implies."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+import dataclasses
 from typing import Any
 
 from rt2_jax.data.augmentation import Augmentation
+from rt2_jax.data.robot_card import RobotCard
+from rt2_jax.nearest import check
 from rt2_jax.text.actions import ActionSpace
 
 
-def of_config(config: Any, action_space: ActionSpace) -> dict[str, Any]:
-    """Arguments of `Policy`'s constructor.
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """How a policy prompts its model and reads the answers.
 
-    It plans before it acts if at least half of the robot's steps were taught so.
+    Attributes:
+        image_size: height and width of the frames that the model takes, pixels.
+        prompt_length: most tokens of a prompt, P.
+        frames: frames of an observation, F, oldest first.
+        frame_stride: steps between two frames.
+        text_length: most tokens of an answer in words.
+        plan_length: most tokens of a plan.
+        plan: whether `act` plans by default.
+        augment: the augmentation of training; actions are decided on the centre of its crop,
+            questions are answered on whole frames.
+        whole_plans: whether plans, which name places, are made on whole frames too.
+        top_p: see `Sampler`.
+        long_prompts: what happens to prompts that are too long, see `PromptEncoder`.
+        batch_sizes: see `runner.check_batch_sizes`.
+        embodiment: the card of the robot that the policy acts for, None if unknown.
+        seed: of draws at a temperature above 0 where a call names no seed.
     """
-    data = config.data
-    shares = [robot.get('plan_share', 0.0) for robot in data.get('robot', {}).values()]
-    # A target's length held the longest answer, plan and action and EOS included.
-    return {
-        'image_size': data.image_size,
-        'prompt_length': data.prompt_length,
-        'frames': data.frames,
-        'frame_stride': data.get('frame_stride', 1),
-        'text_length': data.target_length,
-        'plan_length': max(data.target_length - action_space.length - 1, 8),
-        'plan': bool(shares) and min(shares) >= 0.5,
-        'augment': Augmentation.from_config(data.get('augment', {})),
-        'whole_plans': any(shares),
-    }
+
+    image_size: int
+    prompt_length: int
+    frames: int = 1
+    frame_stride: int = 1
+    text_length: int = 48
+    plan_length: int = 32
+    plan: bool = False
+    augment: Augmentation = Augmentation()
+    whole_plans: bool = True
+    top_p: float = 1.0
+    long_prompts: str = 'raise'
+    batch_sizes: Sequence[int] | None = None
+    embodiment: RobotCard | None = None
+    seed: int = 0
+
+    @classmethod
+    def from_config(cls, config: Any, action_space: ActionSpace, **changes: Any) -> Settings:
+        """The settings for a model that a run of `config` trained.
+
+        The policy plans by default if at least half of every robot's steps were taught with a plan.
+
+        Args:
+            config: of the training run.
+            action_space: of the robot that the policy acts for.
+            **changes: fields that differ from what the config implies.
+
+        Raises:
+            ValueError: an unknown field; names the nearest.
+        """
+        names = [field.name for field in dataclasses.fields(cls)]
+        for name in changes:
+            check('policy setting', name, names)
+        data = config.data
+        shares = [robot.get('plan_share', 0.0) for robot in data.get('robot', {}).values()]
+        implied = {
+            'image_size': data.image_size,
+            'prompt_length': data.prompt_length,
+            'frames': data.frames,
+            'frame_stride': data.get('frame_stride', 1),
+            # The longest target was a plan, an action and EOS.
+            'text_length': data.target_length,
+            'plan_length': max(data.target_length - action_space.length - 1, 8),
+            'plan': bool(shares) and min(shares) >= 0.5,
+            'augment': Augmentation.from_config(data.get('augment', {})),
+            'whole_plans': any(shares),
+        }
+        return cls(**(implied | changes))

@@ -13,34 +13,70 @@ Every array has the horizon as its first axis, along which openpi's chunk broker
 from __future__ import annotations
 
 import asyncio
+import functools
 import time
 from typing import Any
 
 import numpy as np
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from rt2_jax.policy.conventions import Convention
-from rt2_jax.policy.decision import Decision
-from rt2_jax.serving import msgpack_arrays, requests
-from rt2_jax.serving.description import describe
-from rt2_jax.serving.refusals import Malformed, NotReady, Refusal
-from rt2_jax.serving.robots import Connected
-from rt2_jax.serving.service import Answered, Request, Service
+from rt2_jax.policy import Policy
+from rt2_jax.policy.answers import Answer
+from rt2_jax.policy.conventions import CONVENTIONS, Convention
+from rt2_jax.serving import codec, messages
+from rt2_jax.serving.limits import Malformed, NotReady, Refusal
+from rt2_jax.serving.service import Service, Session, Timing
 
-_ERROR, _RESTART = 1011, 1012
+_ERROR, _RESTART = 1011, 1012  # websocket close codes
 
 
-async def converse(websocket: WebSocket, service: Service, convention: Convention) -> None:
-    """Serves one robot, in the numbers that it asks for, until it leaves."""
-    service.connected(1)
+def describe(policy: Policy, convention: Convention) -> dict[str, Any]:
+    """Metadata of the policy, of plain values that both msgpack and JSON hold; GET / gives it too.
+
+    Args:
+        policy: that is served.
+        convention: of the actions.
+    """
+    card = policy.embodiment
+    remembers = ['frames'] * (policy.frames > 1) + ['gripper'] * convention.needs_memory
+    metadata = {
+        'model': policy.config.model.name if policy.config else type(policy.model).__name__,
+        'step': policy.step,
+        'source': policy.source,
+        'sources': list(policy.sources),
+        **convention.describe(),
+        'conventions': dict(CONVENTIONS),
+        'action_horizon': 1,
+        'terminate': policy.action_tokenizer.space.terminate,
+        'image_size': policy.image_size,
+        'frames': policy.frames,
+        'frame_stride': policy.frame_stride,
+        'plan': policy.plan,
+        'remembers': remembers,
+        'observation_keys': [*(x.camera for x in messages.WEBSOCKET), *messages.WEBSOCKET_KEYS],
+        'ignored_keys': list(messages.ignored_keys(messages.WEBSOCKET)),
+    }
+    if card:
+        metadata |= {
+            'card': card.name,
+            'hz': card.frequency,
+            'action_frame': card.frame,
+            'action_motion': card.motion,
+        }
+    return metadata
+
+
+async def serve(websocket: WebSocket, service: Service, convention: Convention) -> None:
+    """Serves one robot in the convention that it asks for, until it leaves."""
+    service.count_robots(1)
     first = None
     try:
         await websocket.accept()
         first = asyncio.create_task(websocket.receive())
-        if await _warm(service, first):
+        if await _wait_until_warm(service, first):
             metadata = describe(service.policy, convention)
-            await websocket.send_bytes(msgpack_arrays.packb(metadata))
-            await _turns(websocket, service, convention, first)
+            await websocket.send_bytes(codec.packb(metadata))
+            await _answer_messages(websocket, service, convention, first)
     except NotReady as refusal:
         await websocket.close(_RESTART, str(refusal))
     except (WebSocketDisconnect, OSError):
@@ -48,36 +84,36 @@ async def converse(websocket: WebSocket, service: Service, convention: Conventio
     finally:
         if first:
             first.cancel()
-        service.connected(-1)
+        service.count_robots(-1)
 
 
-async def _warm(service: Service, first: asyncio.Task) -> bool:
-    """Waits until the server is ready, and tells whether the robot is still there."""
-    ready = asyncio.create_task(service.warm())
+async def _wait_until_warm(service: Service, first: asyncio.Task) -> bool:
+    """Waits until the server is ready; False if the robot leaves before."""
+    warm = asyncio.create_task(service.wait_until_warm())
     try:
-        await asyncio.wait([ready, first], return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait([warm, first], return_when=asyncio.FIRST_COMPLETED)
         if first.done() and first.result()['type'] == 'websocket.disconnect':
             return False
-        await ready
+        await warm
         return True
     finally:
-        ready.cancel()
+        warm.cancel()
 
 
-async def _turns(
+async def _answer_messages(
     websocket: WebSocket, service: Service, convention: Convention, first: asyncio.Task
 ) -> None:
-    robot = service.new_robot(convention)
+    session = service.new_session(convention)
     previous: float | None = None
     event = await first
     while event['type'] != 'websocket.disconnect':
         begin = time.monotonic()
         try:
-            changed = robot.copy()
-            with service.counted('openpi') as request, service.slot():
-                reply = await _reply(request, event.get('bytes'), service, changed, previous)
+            changed = session.copy()
+            with service.count_request('openpi') as labels, service.slot():
+                reply = await _reply(labels, event.get('bytes'), service, changed, previous)
                 await websocket.send_bytes(reply)
-            robot = changed
+            session = changed
         except Refusal as refusal:
             await websocket.send_text(f'{type(refusal).__name__}: {refusal}')
             if refusal.closes:
@@ -88,40 +124,40 @@ async def _turns(
 
 
 async def _reply(
-    request: Request,
+    labels: dict[str, str],
     message: bytes | None,
     service: Service,
-    robot: Connected,
+    session: Session,
     previous: float | None,
 ) -> bytes:
     if message is None:
         raise Malformed('A text came; an observation is a binary message of msgpack.')
-    read = lambda: requests.from_openpi(message, service.limits)
-    answered = await service.answer(request, read, robot)
-    content = {'reset': True}
-    if answered.answer is not None:
-        content = _content(answered.answer, robot, service) | _timing(answered, previous)
-    return msgpack_arrays.packb(content, msgpack_numpy=answered.asked.msgpack_numpy)
+    read = functools.partial(messages.from_openpi, message, service.limits)
+    request, answer, timing = await service.answer(labels, read, session)
+    reply: dict[str, Any] = {'reset': True}
+    if answer is not None and timing is not None:
+        reply = _content(answer, session, service) | _timing(timing, previous)
+    return codec.packb(reply, msgpack_numpy=request.msgpack_numpy)
 
 
-def _content(answer: Decision | str, robot: Connected, service: Service) -> dict[str, Any]:
+def _content(answer: Answer | str, session: Session, service: Service) -> dict[str, Any]:
     if isinstance(answer, str):
         return {'text': answer}
     flag = service.policy.action_tokenizer.space.terminate
     return {
-        'actions': robot.command(answer.action)[None].astype(np.float32),
+        'actions': session.command(answer.action)[None].astype(np.float32),
         **({'terminate': answer.action[None, 0] > 0.5} if flag else {}),
-        'episode_step': robot.steps,
+        'episode_step': session.steps,
         'plan': answer.plan,
         'log_prob': answer.log_prob,
         'entropies': answer.entropies[None],
     }
 
 
-def _timing(answered: Answered, previous: float | None) -> dict[str, Any]:
-    took = answered.milliseconds
+def _timing(timing: Timing, previous: float | None) -> dict[str, Any]:
+    took = timing.milliseconds
     server = {f'{stage}_ms': took[stage] for stage in ('prepare', 'queue')}
-    server |= {'infer_ms': took['total'], 'batch_size': answered.batch}
+    server |= {'infer_ms': took['total'], 'batch_size': timing.batch_size}
     if previous is not None:
         server['prev_total_ms'] = previous
     return {'policy_timing': {'infer_ms': took['infer']}, 'server_timing': server}

@@ -1,19 +1,46 @@
-"""The server: uvicorn, which answers what it has accepted before it leaves."""
+"""The server: all that one port answers.
+
+ws  /          openpi's protocol          POST /act      OpenVLA's
+GET /          the metadata               POST /answer   a question about a picture
+GET /healthz   200 once warmed up         GET  /metrics  for Prometheus
+
+/, ws / and /act take ?convention=NAME (`rt2_jax/policy/conventions.py`).
+
+uvicorn waits for ever for headers that have begun, and for a websocket's message that has; its protocols
+get a time limit here. The body of an HTTP request is timed where it is read (`openvla.read_body`).
+"""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+import contextlib
+import functools
 import signal
 import socket
 import time
+from types import FrameType
+from typing import Any
 
 from absl import logging
+import h11
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route, WebSocketRoute
+from starlette.websockets import WebSocket
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
-from rt2_jax.serving.app import make_app
-from rt2_jax.serving.patience import http_protocol, websocket_protocol
+from rt2_jax.nearest import nearest
+from rt2_jax.serving import limits, openpi, openvla
+from rt2_jax.serving.limits import Overloaded, Refusal
 from rt2_jax.serving.service import Service
 
+PATHS = ('/', '/act', '/answer', '/healthz', '/metrics')
 # Robots that vanish without a word are noticed after two of these, seconds.
 _PING = 10.0
 _KEEP_ALIVE = 30
@@ -26,10 +53,11 @@ class Server(uvicorn.Server):
     are closed (1012, "service restart"), and `run` returns, so that the process exits with 0.
 
     Args:
-      service: what answers.
-      host, port: where to listen.
-      api_key: see app.make_app.
-      drain_seconds: the most that accepted requests are waited for.
+        service: that answers.
+        host: where to listen.
+        port: where to listen; 0 is any free one.
+        api_key: that clients must send, None for none.
+        drain_seconds: the most that accepted requests are waited for.
     """
 
     def __init__(
@@ -40,7 +68,7 @@ class Server(uvicorn.Server):
         port: int = 8000,
         api_key: str | None = None,
         drain_seconds: float = 30.0,
-    ):
+    ) -> None:
         self.service, self._drain_seconds = service, drain_seconds
         limits = service.limits
         super().__init__(
@@ -64,29 +92,31 @@ class Server(uvicorn.Server):
             )
         )
 
-    def serve_on(self, listener: socket.socket | None = None) -> None:
-        """Runs until told to leave; raises what made the warm-up fail, if it did.
+    def serve_until_stopped(self, listener: socket.socket | None = None) -> None:
+        """Runs until it is stopped; raises what made the warm-up fail, if it did.
 
         Args:
-          listener: a socket that listens already; by default one is made.
+            listener: a socket that listens already; by default one is made.
         """
         self.run([listener] if listener else None)
         if self.service.failure:
             raise self.service.failure
 
-    async def startup(self, sockets=None) -> None:
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Starts to listen."""
         await super().startup(sockets)
         for server in self.servers:
             for listener in server.sockets:
                 logging.info('listening on %s:%d', *listener.getsockname()[:2])
 
-    def handle_exit(self, sig, frame) -> None:
-        """uvicorn's own would end the process by the same signal again, and so not with 0."""
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Stops; uvicorn's own method would end the process by the same signal, and not with 0."""
         if self.should_exit and sig == signal.SIGINT:
             self.force_exit = True
         self.should_exit = True
 
-    async def shutdown(self, sockets=None) -> None:
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Waits until what was accepted is answered, then closes the connections."""
         self.service.refuse_more()
         logging.info('shutting down: %d requests to answer', self.service.accepted)
         end = time.monotonic() + self._drain_seconds
@@ -98,3 +128,174 @@ class Server(uvicorn.Server):
 
     def _leave(self) -> None:
         self.should_exit = True
+
+
+def make_app(service: Service, *, api_key: str | None, failed: Callable[[], None]) -> Starlette:
+    """The ASGI application.
+
+    Args:
+        service: that answers; it is started and stopped with the application.
+        api_key: that clients must send, None for none. /healthz is open to all.
+        failed: called if the warm-up fails.
+    """
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        service.start(failed)
+        yield
+        await service.stop()
+
+    def guarded(handle: Callable[[Request], Awaitable[Response]]) -> Callable[..., Any]:
+        async def handler(request: Request) -> Response:
+            try:
+                limits.check_key(api_key, request.headers.get('authorization'))
+                return await handle(request)
+            except Refusal as refusal:
+                return _refused(refusal)
+            except ClientDisconnect:
+                return Response()  # to nobody
+
+        return handler
+
+    async def health(_: Request) -> Response:
+        if service.ready:
+            return PlainTextResponse('OK\n')
+        return PlainTextResponse(f'{service.state}\n', 503)
+
+    async def metrics(_: Request) -> Response:
+        return Response(service.metrics.text(), media_type=CONTENT_TYPE_LATEST)
+
+    async def metadata(request: Request) -> Response:
+        convention = service.convention(openvla.convention_name(request.query_params))
+        return JSONResponse(openpi.describe(service.policy, convention))
+
+    async def websocket(connection: WebSocket) -> None:
+        try:
+            limits.check_key(api_key, connection.headers.get('authorization'))
+            convention = service.convention(openvla.convention_name(connection.query_params))
+            if service.state == 'Shutting down':
+                service.check_ready()
+            if service.robots >= service.limits.connections:
+                raise Overloaded(f'Overloaded: {service.robots} robots are connected.')
+        except Refusal as refusal:
+            await connection.send_denial_response(_refused(refusal))
+            return
+        await openpi.serve(connection, service, convention)
+
+    act = guarded(functools.partial(openvla.act, service=service))
+    answer = guarded(functools.partial(openvla.answer, service=service))
+    return Starlette(
+        routes=[
+            Route('/healthz', health),
+            Route('/', guarded(metadata)),
+            Route('/metrics', guarded(metrics)),
+            Route('/act', act, methods=['POST']),
+            Route('/answer', answer, methods=['POST']),
+            WebSocketRoute('/', websocket),
+        ],
+        exception_handlers={HTTPException: _http_error},
+        lifespan=lifespan,
+    )
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    """No such path, or no such method of it."""
+    assert isinstance(error, HTTPException)
+    text = str(error.detail)
+    if error.status_code == 404:
+        text = f'No {request.url.path!r} here{nearest(request.url.path, PATHS)}'
+    return JSONResponse({'error': text}, error.status_code, headers=error.headers)
+
+
+def _refused(refusal: Refusal) -> Response:
+    kind = type(refusal).__name__
+    return JSONResponse({'error': f'{kind}: {refusal}'}, refusal.status, headers=refusal.headers)
+
+
+class _Timeout:
+    """A timer that runs while something has begun and hasn't ended."""
+
+    def __init__(self, seconds: float, give_up: Callable[[], None]) -> None:
+        self._seconds, self._give_up = seconds, give_up
+        self._timer: asyncio.TimerHandle | None = None
+
+    def run(self, unfinished: bool) -> None:
+        if unfinished and self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(self._seconds, self._give_up)
+        elif not unfinished:
+            self.end()
+
+    def end(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+def http_protocol(seconds: float) -> type[asyncio.Protocol]:
+    """HTTP/1.1 whose headers must be there within `seconds` of connecting or of their first byte."""
+
+    class TimedHTTP(H11Protocol):
+        def connection_made(self, transport: asyncio.Transport) -> None:
+            super().connection_made(transport)
+            self._timeout = _Timeout(seconds, self._too_slow)
+            self._timeout.run(True)
+
+        def data_received(self, data: bytes) -> None:
+            super().data_received(data)
+            # IDLE: no request has been read from what came.
+            self._timeout.run(self.conn.their_state is h11.IDLE)
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self._timeout.end()
+            super().connection_lost(exc)
+
+        def _too_slow(self) -> None:
+            if not self.transport.is_closing():
+                self.transport.write(
+                    b'HTTP/1.1 408 Request Timeout\r\nConnection: close\r\n'
+                    b'Content-Length: 0\r\n\r\n'
+                )
+                self.transport.close()
+
+    return TimedHTTP
+
+
+def websocket_protocol(seconds: float) -> type[asyncio.Protocol]:
+    """Websockets whose messages must be there within `seconds` of their first byte."""
+
+    class TimedWebSocket(WebSocketsSansIOProtocol):
+        def connection_made(self, transport: asyncio.Transport) -> None:
+            super().connection_made(transport)
+            self._timeout = _Timeout(seconds, self._too_slow)
+
+        def data_received(self, data: bytes) -> None:
+            super().data_received(data)
+            # Fragments of a message, or bytes that are no whole frame yet; unless it is us who do not
+            # read on, because an earlier message is being answered.
+            begun = bool(self.frames) or bool(self.conn.reader.buffer)
+            self._timeout.run(begun and not self.read_paused)
+
+        def send_receive_event_to_app(self) -> None:
+            # uvicorn's own method logs a traceback for each text that is no UTF-8.
+            if self.curr_msg_data_type == 'text':
+                try:
+                    b''.join(self.frames).decode()
+                except UnicodeDecodeError:
+                    self.frames = []
+                    self._fail(1007, 'this text is no UTF-8')
+                    return
+            super().send_receive_event_to_app()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self._timeout.end()
+            super().connection_lost(exc)
+
+        def _too_slow(self) -> None:
+            self._fail(1008, f'a message took more than {seconds:g} s')
+
+        def _fail(self, code: int, reason: str) -> None:
+            if not (self.close_sent or self.transport.is_closing()):
+                self.conn.fail(code, reason)
+                self.handle_parser_exception()
+
+    return TimedWebSocket

@@ -1,4 +1,4 @@
-"""From a message to its answer, whichever protocol brought it: the parts of the server, put together.
+"""From a client's message to the policy's answer, whichever protocol brought it.
 
 message -> read, checked, resized (threads) -> batch (the policy's thread) -> answer
 """
@@ -6,35 +6,37 @@ message -> read, checked, resized (threads) -> batch (the policy's thread) -> an
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 import concurrent.futures
 import contextlib
+import copy
 import dataclasses
 import time
-from typing import Any
 
 from absl import logging
+import numpy as np
 from starlette.requests import ClientDisconnect
 from starlette.websockets import WebSocketDisconnect
 
 from rt2_jax.decoding.grammar import Kind
 from rt2_jax.nearest import check
 from rt2_jax.policy import Policy
+from rt2_jax.policy.answers import Answer
 from rt2_jax.policy.conventions import CONVENTIONS, Convention
+from rt2_jax.policy.runner import Inputs
 from rt2_jax.serving.batching import Batcher
-from rt2_jax.serving.limits import Limits
-from rt2_jax.serving.metrics import Metrics
-from rt2_jax.serving.refusals import (
+from rt2_jax.serving.limits import (
     SEND_AGAIN,
     Expired,
     Failed,
+    Limits,
     Malformed,
     NotReady,
     Overloaded,
     Refusal,
 )
-from rt2_jax.serving.requests import Asked
-from rt2_jax.serving.robots import Connected
+from rt2_jax.serving.messages import Request
+from rt2_jax.serving.metrics import Metrics
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,13 +44,13 @@ class Settings:
     """How requests are batched, and how many may wait.
 
     Attributes:
-      longest_wait: seconds that a batch that isn't full waits for more.
-      queue: most requests that are accepted and not answered yet.
-      deadline: seconds after which a request that is still waiting is not computed any more.
-      threads: that read and resize.
-      temperature: of what is sampled; 0 takes the likeliest.
-      convention: in whose numbers clients are answered that ask for no other
-        (`rt2_jax/policy/conventions.py`); None for 'robot', or 'internal' where the policy knows no card.
+        longest_wait: seconds that a batch that isn't full waits for more.
+        queue: most requests that are accepted and not answered yet.
+        deadline: seconds after which a request that still waits is not computed any more.
+        threads: number of threads that read messages and resize pictures.
+        temperature: of what is sampled; 0 takes the likeliest.
+        convention: in whose numbers clients are answered that ask for no other
+            (`policy/conventions.py`); None for 'robot', or 'internal' where the policy knows no card.
     """
 
     longest_wait: float = 0.0
@@ -58,7 +60,7 @@ class Settings:
     temperature: float = 0.0
     convention: str | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.queue < 1 or self.threads < 1 or self.deadline <= 0:
             raise ValueError(
                 f'queue is {self.queue}, threads {self.threads}, deadline {self.deadline} s; at '
@@ -68,28 +70,73 @@ class Settings:
             check('convention', self.convention, CONVENTIONS)
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Answered:
-    """What became of a request.
+@dataclasses.dataclass(frozen=True)
+class Timing:
+    """How long a request took.
 
     Attributes:
-      asked: the request.
-      answer: a Decision, or the text that was asked for; None where nothing was.
-      milliseconds: by stage, as in metrics.STAGES.
-      batch: how many requests were computed together.
+        milliseconds: by stage, see `metrics.STAGES`.
+        batch_size: how many requests were computed together.
     """
 
-    asked: Asked
-    answer: Any
     milliseconds: dict[str, float]
-    batch: int
+    batch_size: int
 
 
-@dataclasses.dataclass
-class Request:
-    """What is known of a request so far: `wants` is 'action', 'text' or 'reset' once it is read."""
+class Session:
+    """The robot of one client, and the convention of its actions.
 
-    wants: str = 'unknown'
+    A request works on a `copy`, which replaces the session when its answer has been sent. So a refused
+    request leaves no frame behind and takes none, and no gripper moves.
+
+    Args:
+        policy: that acts for it.
+        convention: in whose numbers it takes actions.
+    """
+
+    def __init__(self, policy: Policy, convention: Convention) -> None:
+        self._frames = policy.frames
+        self._robot = policy.robot()
+        self.convention = convention
+
+    def copy(self) -> Session:
+        """An independent copy."""
+        other = copy.copy(self)
+        other._robot = self._robot.copy()
+        return other
+
+    @property
+    def steps(self) -> int:
+        """Frames since the episode began."""
+        return self._robot.steps
+
+    def observation(self, request: Request) -> np.ndarray | None:
+        """What the policy sees, uint8 [F, H, W, 3]; None where an episode begins without a frame.
+
+        A client that sends as many frames as the model sees keeps their history itself.
+
+        Raises:
+            Malformed: the frames don't fit.
+        """
+        if request.reset:
+            self._robot.reset()
+        if request.frames is None:
+            return None
+        if request.wants_text or len(request.frames) == self._frames > 1:
+            return request.frames
+        if len(request.frames) != 1:
+            raise Malformed(
+                f'{len(request.frames)} frames came; send one a step, and the server keeps those '
+                f'before it, or the {self._frames} that this model sees.'
+            )
+        try:
+            return self._robot.add(request.frames[0])
+        except ValueError as error:
+            raise Malformed(f"{error} A request says so with 'reset': True.") from error
+
+    def command(self, action: np.ndarray) -> np.ndarray:
+        """The numbers float64 [D] that the robot gets for an action [L]; see `Convention.values`."""
+        return self.convention.values(action, self._robot)
 
 
 class Service:
@@ -98,45 +145,53 @@ class Service:
     The largest batch is the largest of the policy's `batch_sizes`.
 
     Attributes:
-      robots: how many are connected by websocket.
-      failure: what made the warm-up fail.
+        robots: how many are connected by websocket.
+        accepted: how many requests are accepted and not answered yet.
+        failure: what made the warm-up fail.
     """
 
     def __init__(
         self, policy: Policy, *, limits: Limits = Limits(), settings: Settings = Settings()
-    ):
+    ) -> None:
         self.policy, self.limits, self.settings = policy, limits, settings
         policy.convention(settings.convention)  # raises where there is no such
+        self.metrics = Metrics(lambda: self._batcher.depth, lambda: policy.clipped_prompts)
         self._batcher = Batcher(
             self._compute,
             largest=policy.batch_sizes[-1],
             longest_wait=settings.longest_wait,
-            on_batch=lambda size: self.metrics.batch_size.observe(size),
+            on_batch=self.metrics.batch_size.observe,
         )
-        self.metrics = Metrics(lambda: self._batcher.depth, lambda: policy.clipped_prompts)
         self._threads = concurrent.futures.ThreadPoolExecutor(settings.threads, 'prepare')
-        self._acts = Kind.PLAN if policy.plan else Kind.ACTION
-        self._accepted = 0
-        self.robots = 0
+        self._action_kind = Kind.PLAN if policy.plan else Kind.ACTION
+        self.robots = self.accepted = 0
         self._warm = self._stopping = False
-        self._settled = asyncio.Event()
+        self._warm_or_stopping = asyncio.Event()
         self.failure: BaseException | None = None
 
     @property
     def ready(self) -> bool:
+        """Whether requests are accepted."""
         return self._warm and not self._stopping
 
     @property
-    def accepted(self) -> int:
-        """How many requests are accepted and not answered yet."""
-        return self._accepted
+    def state(self) -> str:
+        """'Warming up', 'Ready' or 'Shutting down'."""
+        if self._stopping:
+            return 'Shutting down'
+        return 'Ready' if self._warm else 'Warming up'
+
+    def check_ready(self) -> None:
+        """NotReady before the warm-up has ended, and when shutting down."""
+        if not self.ready:
+            raise NotReady(f'{self.state}.')
 
     def start(self, failed: Callable[[], None]) -> None:
         """Warms up in the policy's thread; `failed` is called if that raises (see `failure`)."""
 
         def done(error: BaseException | None) -> None:
             self.failure, self._warm = error, error is None
-            self._settled.set()
+            self._warm_or_stopping.set()
             if error is not None:
                 failed()
             else:
@@ -144,15 +199,15 @@ class Service:
 
         self._batcher.start(self._warm_up, done)
 
+    async def wait_until_warm(self) -> None:
+        """Waits for the end of the warm-up; NotReady if the server stops instead."""
+        await self._warm_or_stopping.wait()
+        self.check_ready()
+
     def refuse_more(self) -> None:
         """From now on nothing is accepted."""
         self._stopping = True
-        self._settled.set()
-
-    async def warm(self) -> None:
-        """Waits for the end of the warm-up; NotReady if the server stops instead."""
-        await self._settled.wait()
-        self.check_ready()
+        self._warm_or_stopping.set()
 
     async def stop(self) -> None:
         """Ends the threads; what was accepted is to be answered before."""
@@ -167,88 +222,88 @@ class Service:
         except ValueError as error:
             raise Malformed(str(error)) from error
 
-    def new_robot(self, convention: Convention) -> Connected:
-        return Connected(self.policy, convention)
+    def new_session(self, convention: Convention) -> Session:
+        """The session of a client that has just come."""
+        return Session(self.policy, convention)
 
-    def connected(self, number: int) -> None:
+    def count_robots(self, change: int) -> None:
         """A robot came (1) or left (-1)."""
-        self.robots += number
+        self.robots += change
         self.metrics.connections.set(self.robots)
 
     @contextlib.contextmanager
-    def counted(self, protocol: str) -> Iterator[Request]:
-        """Around one request, from its message to the answer's last byte: counts how it ends."""
-        request, outcome = Request(), 'answered'
+    def count_request(self, protocol: str) -> Iterator[dict[str, str]]:
+        """Around one request, from its message to the answer's last byte: counts how it ends.
+
+        Yields:
+            The labels of the count: `protocol`, `outcome`, and `wants`, which is 'action', 'text' or
+            'reset' once the message is read.
+        """
+        labels = {'protocol': protocol, 'wants': 'unknown', 'outcome': 'answered'}
         try:
-            yield request
+            yield labels
         except Refusal as refusal:
-            outcome = refusal.outcome
+            labels['outcome'] = refusal.outcome
             raise
         except (ClientDisconnect, WebSocketDisconnect, asyncio.CancelledError):
-            outcome = 'disconnected'
+            labels['outcome'] = 'disconnected'
             raise
         except Exception as error:
             logging.exception('a request by %s failed', protocol)
-            outcome = Failed.outcome
+            labels['outcome'] = Failed.outcome
             raise Failed('The server failed, and has logged why.') from error
         finally:
-            self.metrics.requests.labels(protocol, request.wants, outcome).inc()
+            self.metrics.requests.labels(**labels).inc()
 
     @contextlib.contextmanager
     def slot(self) -> Iterator[None]:
         """Around one request, from when it is all here to the answer's last byte: accepts it.
 
         Raises:
-          NotReady, Overloaded: it is not accepted.
+            NotReady: while warming up and shutting down.
+            Overloaded: the queue is full.
         """
         self.check_ready()
-        if self._accepted >= self.settings.queue:
+        if self.accepted >= self.settings.queue:
             raise Overloaded(
-                f'Overloaded: {self._accepted} requests are being answered. {SEND_AGAIN}'
+                f'Overloaded: {self.accepted} requests are being answered. {SEND_AGAIN}'
             )
-        self._accepted += 1
+        self.accepted += 1
         try:
             yield
         finally:
-            self._accepted -= 1
-
-    def check_ready(self) -> None:
-        """NotReady before the warm-up has ended, and when shutting down."""
-        if not self.ready:
-            raise NotReady(f'{self.state}.')
-
-    @property
-    def state(self) -> str:
-        """'Warming up', 'Ready' or 'Shutting down'."""
-        if self._stopping:
-            return 'Shutting down'
-        return 'Ready' if self._warm else 'Warming up'
+            self.accepted -= 1
 
     async def answer(
-        self, request: Request, read: Callable[[], Asked], robot: Connected
-    ) -> Answered:
+        self, labels: dict[str, str], read: Callable[[], Request], session: Session
+    ) -> tuple[Request, Answer | str | None, Timing | None]:
         """Answers one accepted request.
 
         Args:
-          request: of `counted`.
-          read: gives what is asked; called in a thread.
-          robot: a copy of what is remembered of whose request it is; it changes.
+            labels: of `count_request`.
+            read: makes the request of its message; called in a thread.
+            session: a copy, which the request changes.
+
+        Returns:
+            The request, its answer (a text where it is a question, None where an episode begins without
+            a frame) and how long that took.
 
         Raises:
-          Refusal: any but Overloaded.
+            Refusal: any but Overloaded.
         """
         begin = time.monotonic()
         loop = asyncio.get_running_loop()
-        asked, prepared = await loop.run_in_executor(self._threads, self._prepare, read, robot)
-        if prepared is None:
-            request.wants = 'reset'
-            return Answered(asked, None, {}, 0)
-        request.wants = 'text' if asked.wants_text else 'action'
-        deadline = begin + min(self.settings.deadline, asked.seconds or self.settings.deadline)
+        request, inputs = await loop.run_in_executor(self._threads, self._prepare, read, session)
+        if inputs is None:
+            labels['wants'] = 'reset'
+            return request, None, None
+        labels['wants'] = 'text' if request.wants_text else 'action'
+        longest = self.settings.deadline
+        deadline = begin + min(longest, request.seconds or longest)
         if time.monotonic() > deadline:
             raise Expired(f'The deadline passed while the request was read. {SEND_AGAIN}')
-        ticket = self._batcher.submit(prepared, deadline)
-        answer = await self._batcher.answered(ticket)
+        ticket = self._batcher.submit(inputs, deadline)
+        answer = await self._batcher.wait(ticket)
         seconds = {
             'prepare': ticket.queued - begin,
             'queue': ticket.started - ticket.queued,
@@ -258,26 +313,29 @@ class Service:
         for stage, took in seconds.items():
             self.metrics.seconds[stage].observe(took)
         milliseconds = {stage: 1000 * took for stage, took in seconds.items()}
-        return Answered(asked, answer, milliseconds, ticket.batch)
+        return request, answer, Timing(milliseconds, ticket.batch)
 
-    def _prepare(self, read: Callable[[], Asked], robot: Connected) -> tuple[Asked, Any]:
-        asked = read()
-        observation = robot.observation(asked)
+    def _prepare(
+        self, read: Callable[[], Request], session: Session
+    ) -> tuple[Request, Inputs | None]:
+        request = read()
+        observation = session.observation(request)
         if observation is None:
-            return asked, None
-        kind = Kind.TEXT if asked.wants_text else self._acts
+            return request, None
+        raw = request.wants_text
+        kind = Kind.TEXT if raw else self._action_kind
         try:
-            return asked, self.policy.prepare(observation, asked.text, kind, raw=asked.wants_text)
+            return request, self.policy.prepare(observation, request.text, kind, raw=raw)
         except ValueError as error:
             raise Malformed(str(error)) from error
 
-    def _compute(self, batch: list[Any]) -> list[Any]:
+    def _compute(self, batch: Sequence[Inputs]) -> list[Answer | str]:
         return self.policy.run(batch, temperature=self.settings.temperature)
 
     def _warm_up(self) -> None:
         """Every batch size and kind of answer that will be used."""
         for size in self.policy.batch_sizes:
-            for kind in (self._acts, Kind.TEXT):
+            for kind in (self._action_kind, Kind.TEXT):
                 if self._stopping:
                     return
                 begin = time.monotonic()

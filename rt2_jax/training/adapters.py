@@ -1,9 +1,9 @@
-"""Low-rank adapters (LoRA, arXiv 2106.09685): few numbers learn beside kernels that stand still.
+"""Low-rank adapters (LoRA, arXiv 2106.09685) beside frozen kernels.
 
-Beside x W comes alpha / rank * (x A) B, with A of [inputs, rank] and B of [rank, outputs], B zero at
-first. qwix does it in the layers of any model, and keeps A and B beside their kernel. Here they are a
-part of the tree of their own, `adapters`: what is left is the tree of the model without them, so that
-weights are given, frozen and exported as they are.
+A layer computes x W + alpha / rank * (x A) B, with A [inputs, rank] and B [rank, outputs], B zero at first.
+qwix adds the product in the layers of any model, and keeps A and B beside their kernel. Here they are a
+top-level part of the parameters, `adapters`; the rest is the tree of the plain model, so that weights are
+loaded, frozen and exported as without adapters.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Adapted:
         model: the module.
         patterns: regular expressions searched in kernels' slash-separated names.
         rank: of the products.
-        alpha: their factor, times the rank.
+        alpha: factor of the products, times the rank.
     """
 
     model: nn.Module
@@ -74,7 +74,7 @@ class Adapted:
         return self._with(pairs).apply({**variables, 'params': params}, *inputs, **settings)
 
     def _with(self, kernels: Iterable[str]) -> nn.Module:
-        """The model with pairs beside these kernels."""
+        """The model with adapters on these kernels."""
         try:
             import qwix
         except ImportError as error:
@@ -84,30 +84,30 @@ class Adapted:
         return qwix.apply_lora_to_model(self.model, provider)
 
 
-def adapted(model: nn.Module, config: Any) -> Any:
+def add_adapters(model: nn.Module, config: Any) -> Any:
     """The model with the adapters of `config.adapters`; as it is where their rank is 0."""
-    given = config.get('adapters', {})
-    if not given.get('rank', 0):
+    settings = config.get('adapters', {})
+    if not settings.get('rank', 0):
         return model
-    return Adapted(model, tuple(given['patterns']), given['rank'], float(given['alpha']))
+    return Adapted(model, tuple(settings['patterns']), settings['rank'], float(settings['alpha']))
 
 
-def plain(params: Any, config: Any) -> Any:
-    """Parameters as the model without adapters has them, each where its kernel lies."""
+def merge(params: Any, config: Any) -> Any:
+    """Merges adapters into their kernels, each where its kernel lies."""
     if PART not in params:
         return params
-    given = config.adapters
-    places = jax.tree.map(lambda x: x.sharding, {k: v for k, v in params.items() if k != PART})
-    return jax.jit(merged, static_argnums=(1, 2), out_shardings=places)(
-        params, given.rank, float(given.alpha)
+    settings = config.adapters
+    shardings = jax.tree.map(lambda x: x.sharding, {k: v for k, v in params.items() if k != PART})
+    return jax.jit(merged, static_argnums=(1, 2), out_shardings=shardings)(
+        params, settings.rank, float(settings.alpha)
     )
 
 
 def merged(params: Mapping[str, Any], rank: int, alpha: float) -> dict[str, Any]:
-    """Plain parameters: each kernel with its product added, and no adapters."""
+    """Each kernel with its product added, without the adapters."""
     pairs = params[PART]
 
-    def one(path, kernel):
+    def add_product(path: Any, kernel: jax.Array) -> jax.Array:
         name = parameter_name(path).replace('/', '.')
         if name not in pairs:
             return kernel
@@ -116,7 +116,7 @@ def merged(params: Mapping[str, Any], rank: int, alpha: float) -> dict[str, Any]
         return kernel + (alpha / rank * product).astype(kernel.dtype)
 
     plain = {part: x for part, x in params.items() if part != PART}
-    return jax.tree_util.tree_map_with_path(one, plain)
+    return jax.tree_util.tree_map_with_path(add_product, plain)
 
 
 def _named(params: Any) -> dict[str, Any]:

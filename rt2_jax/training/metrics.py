@@ -1,20 +1,15 @@
-"""Metrics on their way out (JSONL, TensorBoard, W&B), and what a step costs and takes."""
+"""Metrics and example numbers of a run, written and read: JSONL, TensorBoard, W&B."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 import json
-import time
-from typing import Any
 
 from absl import logging
 from etils import epath
 import jax
 from jax.experimental import multihost_utils
-import jax.numpy as jnp
 import numpy as np
-import psutil
 
 from rt2_jax import paths
-from rt2_jax.parallel import sharding
 from rt2_jax.training import tracking
 
 FILE = 'metrics.jsonl'
@@ -25,9 +20,8 @@ DROPPED = '.dropped.jsonl'
 class Writer:
     """Writes scalars by step. Only process 0 makes one.
 
-    On resume at step N, lines of later steps (the run went on after its last checkpoint, then died)
-    and a half-written last line move to `metrics.dropped.jsonl`, so the curve has one line a step
-    and nothing is lost.
+    On resume, lines of steps after the checkpoint and a half-written last line move to
+    `metrics.dropped.jsonl`, so that the curve has one line a step and nothing is lost.
 
     Args:
         workdir: where the files go.
@@ -38,7 +32,9 @@ class Writer:
         ImportError: a project was given and W&B is not installed.
     """
 
-    def __init__(self, workdir: epath.PathLike, resume_step: int = 0, wandb_project: str = ''):
+    def __init__(
+        self, workdir: epath.PathLike, resume_step: int = 0, wandb_project: str = ''
+    ) -> None:
         import tensorboardX
 
         workdir = paths.of(workdir)
@@ -78,15 +74,14 @@ class Writer:
 class ExampleLog:
     """Which examples each step saw: one JSON line a step, one file a process.
 
-    Lines of steps past `resume_step` are of a run that died, which sees them again: they are moved
-    aside as the metrics are.
+    On resume, lines of steps after the checkpoint are moved aside as those of `Writer`.
 
     Args:
         workdir: the run's directory; the files go to its folder `examples`.
         resume_step: the step of the restored checkpoint; 0 for a new run.
     """
 
-    def __init__(self, workdir: epath.PathLike, resume_step: int = 0):
+    def __init__(self, workdir: epath.PathLike, resume_step: int = 0) -> None:
         folder = paths.of(workdir) / 'examples'
         folder.mkdir(parents=True, exist_ok=True)
         name = f'{jax.process_count()}_{jax.process_index()}.jsonl'
@@ -98,9 +93,13 @@ class ExampleLog:
         self._file = open(self._mirror.local / name, 'a', encoding='utf-8')
 
     def write(self, step: int, index: jax.Array) -> None:
-        """Appends the numbers of this process's rows, [B] int32 over all processes.
+        """Appends the example numbers of this process's rows.
 
-        Of a row that several devices hold, as along the mesh axis `tensor`, one process writes.
+        A row that several devices hold, as along the mesh axis `tensor`, is written once.
+
+        Args:
+            step: of the batch.
+            index: [B] int32, over all processes.
         """
         rows = {
             shard.index[0].start or 0: np.asarray(shard.data).tolist()
@@ -128,18 +127,19 @@ def _example_files(folder: epath.Path) -> list[epath.Path]:
 
 def read_examples(workdir: epath.PathLike) -> dict[int, list[int]]:
     """The examples of every step, sorted, over all processes."""
-    found: dict[int, list[int]] = {}
+    steps: dict[int, list[int]] = {}
     for path in _example_files(paths.of(workdir) / 'examples'):
         for line in path.read_text().splitlines():
             row = json.loads(line)
-            found.setdefault(row['step'], []).extend(row['examples'])
-    return {step: sorted(examples) for step, examples in sorted(found.items())}
+            steps.setdefault(row['step'], []).extend(row['examples'])
+    return {step: sorted(examples) for step, examples in sorted(steps.items())}
 
 
 def _drop_after(path: epath.Path, step: int) -> None:
     if not path.exists():
         return
-    kept, dropped = [], []
+    kept: list[str] = []
+    dropped: list[str] = []
     for line in path.read_text().splitlines():
         try:
             (kept if json.loads(line)['step'] <= step else dropped).append(line)
@@ -173,113 +173,6 @@ def read(workdir: epath.PathLike) -> list[dict[str, float]]:
             break
         rows[row['step']] = row
     return [rows[step] for step in sorted(rows)]
-
-
-class Clock:
-    """Wall time between two log points, and how much of it did not go into steps.
-
-    Attributes:
-        wait: seconds of this interval in which no step ran for want of a batch.
-        pause: seconds of it that went into saving.
-    """
-
-    def __init__(self):
-        self._process = psutil.Process()
-        self._stepped = 0.0
-        self.reset()
-
-    def reset(self) -> None:
-        """Starts a new interval."""
-        self.start, self.wait, self.pause = time.perf_counter(), 0.0, 0.0
-
-    def report(self, steps: int, batch_size: int, flops: float, peak: float) -> dict[str, float]:
-        """Rates of the interval that ends now, over `steps` steps.
-
-        Returns:
-            steps/s, examples/s, data_wait (share of the wall time in which no step ran for want of
-            a batch), goodput (share of the time since the process started that was spent in steps:
-            not in starting, compiling, waiting or saving), rss_gb (of this process), mfu (FLOP/s
-            over `peak`; left out where the peak is 0).
-        """
-        seconds = time.perf_counter() - self.start
-        self._stepped += seconds - self.wait - self.pause
-        values = {
-            'steps_per_second': steps / seconds,
-            'examples_per_second': steps * batch_size / seconds,
-            'data_wait': self.wait / seconds,
-            'goodput': self._stepped / (time.time() - self._process.create_time()),
-            'rss_gb': self._process.memory_info().rss / 1e9,
-        }
-        if peak:
-            values['mfu'] = flops * steps / seconds / peak
-        return values
-
-
-def product_size(platform: str) -> tuple[int, int]:
-    """Side of the square matrices that show a device's peak, and how many products to queue.
-
-    A product of 1,024 takes microseconds on an accelerator, less than it takes to start it, and does
-    not fill one; products of 8,192 do, queued so that starting them costs nothing.
-    """
-    return (1024, 1) if platform == 'cpu' else (8192, 8)
-
-
-def matmul_peak(dtype: Any = jnp.float32, seconds: float = 0.4) -> float:
-    """FLOP/s that a plain square matmul reaches on one device here, the best of many runs.
-
-    The numbers are random: a GPU multiplies constant ones faster, since they take less power.
-    """
-    size, queued = product_size(jax.default_backend())
-    x = jax.random.normal(jax.random.key(0), (size, size), dtype)
-    multiply = jax.jit(jnp.dot)
-    multiply(x, x).block_until_ready()
-    best, end = 0.0, time.perf_counter() + seconds
-    while best == 0.0 or time.perf_counter() < end:
-        start = time.perf_counter()
-        jax.block_until_ready([multiply(x, x) for _ in range(queued)])
-        best = max(best, queued * 2 * size**3 / (time.perf_counter() - start))
-    return best
-
-
-def products(jaxpr: Any) -> Iterator[tuple[Any, int]]:
-    """The matrix products and convolutions in a jaxpr, with how often each is run.
-
-    Loops of known length are counted in full; of a conditional, the dearest branch counts.
-    """
-    jaxpr = getattr(jaxpr, 'jaxpr', jaxpr)
-    for equation in jaxpr.eqns:
-        name, params = equation.primitive.name, equation.params
-        if name in ('dot_general', 'conv_general_dilated'):
-            yield equation, 1
-        elif name == 'cond':
-            yield from products(max(params['branches'], key=count_flops))
-        else:
-            times = params['length'] if name == 'scan' else 1
-            for inner in sharding.inner_jaxprs(equation):
-                yield from ((product, times * count) for product, count in products(inner))
-
-
-def count_flops(jaxpr: Any) -> float:
-    """FLOPs of the `products` of a jaxpr; a multiplication and its addition count as two.
-
-    XLA's own cost analysis counts the body of a scan once and leaves out products that a library
-    runs.
-    """
-    return sum(times * _flops(equation) for equation, times in products(jaxpr))
-
-
-def _flops(equation) -> float:
-    outputs = equation.outvars[0].aval.size
-    if equation.primitive.name == 'dot_general':
-        (contract, _), _ = equation.params['dimension_numbers']
-        return (
-            2.0
-            * outputs
-            * np.prod([equation.invars[0].aval.shape[axis] for axis in contract], initial=1.0)
-        )
-    kernel = equation.invars[1].aval
-    features = kernel.shape[equation.params['dimension_numbers'].rhs_spec[0]]
-    return 2.0 * outputs * kernel.size / features
 
 
 def span(seconds: float) -> str:

@@ -1,6 +1,6 @@
 """Adafactor or AdamW from a config: schedule, clipping, rates by part, weight decay."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 import re
 from typing import Any
 
@@ -31,7 +31,7 @@ def make_schedule(config: Any, total_steps: int) -> Callable[[jax.Array], jax.Ar
         )
     warmup = max(int(config.warmup), 1)
 
-    def schedule(step):
+    def schedule(step: jax.typing.ArrayLike) -> jax.Array:
         step = jnp.asarray(step, jnp.float32)
         if config.schedule == 'cosine':
             progress = jnp.clip((step - warmup) / max(total_steps - warmup, 1), 0.0, 1.0)
@@ -47,30 +47,30 @@ def make_schedule(config: Any, total_steps: int) -> Callable[[jax.Array], jax.Ar
     return schedule
 
 
-def matching(pattern: str, names: list[str], where: str) -> set[str]:
-    """The parameter names in which the regular expression is found.
+def matching(pattern: str, names: Sequence[str], where: str) -> set[str]:
+    """The parameter names that match a regular expression, searched anywhere in them.
 
     Raises:
-        ValueError: the pattern is found in none.
+        ValueError: the pattern matches none.
     """
-    found = {name for name in names if re.search(pattern, name)}
-    if not found:
+    matches = {name for name in names if re.search(pattern, name)}
+    if not matches:
         raise ValueError(
             f'{where}: the pattern {pattern!r} matches no parameter{nearest(pattern, names)}'
         )
-    return found
+    return matches
 
 
 def _multipliers(rates: Mapping[str, float], params: Any) -> Any:
     names = list(named_leaves(params))
-    found = {name: 1.0 for name in names}
+    factors = {name: 1.0 for name in names}
     for pattern, rate in rates.items():
         for name in matching(pattern, names, 'config.optimizer.part_lr'):
-            found[name] = float(rate)
-    return jax.tree_util.tree_map_with_path(lambda path, _: found[parameter_name(path)], params)
+            factors[name] = float(rate)
+    return jax.tree_util.tree_map_with_path(lambda path, _: factors[parameter_name(path)], params)
 
 
-def decays(path, leaf) -> bool:
+def decays(path: Any, leaf: Any) -> bool:
     """Whether weight decay applies: to matrices, not to norms, biases and other vectors."""
     name = parameter_name(path).split('/')
     stacked = 'layers' in name or any(part.endswith('_layers') for part in name)
@@ -105,7 +105,7 @@ def make_optimizer(config: Any, total_steps: int, params: Any) -> optax.Gradient
             chain.append(optax.scale_by_param_block_rms())
     if config.weight_decay:
 
-        def mask(tree):
+        def mask(tree: Any) -> Any:
             return jax.tree_util.tree_map_with_path(decays, tree)
 
         chain.append(optax.add_decayed_weights(config.weight_decay, mask=mask))
@@ -124,7 +124,7 @@ def make_optimizer(config: Any, total_steps: int, params: Any) -> optax.Gradient
 
 
 def frozen_names(config: Any, params: Any) -> frozenset[str]:
-    """Names of the parameters that `config.frozen` holds still.
+    """Names of the parameters that `config.frozen` freezes.
 
     Raises:
         ValueError: a pattern that matches nothing.

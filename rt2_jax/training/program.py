@@ -1,6 +1,6 @@
 """The training program of a config on a mesh: model, optimizer, state and the jitted step."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 import dataclasses
 from typing import Any
 
@@ -9,24 +9,23 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
-import numpy as np
 import optax
 
-from rt2_jax.data import augmentation, pipeline, schedules, sources as sources_lib
+from rt2_jax.data import pipeline, sources as sources_lib
+from rt2_jax.data.data_config import DataConfig
+from rt2_jax.data.mixture import Sources
 from rt2_jax.models import backbone
 from rt2_jax.parallel import sharding
-from rt2_jax.text.actions import ActionSpace, ActionTokenizer
+from rt2_jax.text.actions import ActionSpace
 from rt2_jax.text.tokenizer import Tokenizer
 from rt2_jax.training import (
     adapters,
-    metrics,
+    flops,
     optimizer as optimizer_lib,
     state as state_lib,
     step as step_lib,
 )
-
-# Kinds of examples whose answers end with an action.
-ACTING_KINDS = ('robot', 'robot_plan')
+from rt2_jax.training.action_metrics import ActionTables
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -36,13 +35,10 @@ class Program:
     Attributes:
         model: the module.
         optimizer: the gradient transformation.
-        mesh: where everything lies.
+        mesh: of devices.
         batch: shapes of a batch, with shardings.
         state: shapes of the state, with shardings.
-        accumulated: shapes of the sums between log points, with shardings.
-        step: jitted step(state, accumulated, batch) -> (state, accumulated, loss); the first two
-            are donated.
-        zeros: jitted; returns sums of nothing.
+        step: jitted step(state, batch) -> (state, `step.Sums`); the state is donated.
         seed: of the initial parameters.
     """
 
@@ -51,9 +47,7 @@ class Program:
     mesh: Mesh
     batch: dict[str, jax.ShapeDtypeStruct]
     state: state_lib.TrainState
-    accumulated: step_lib.Accumulated
-    step: Callable
-    zeros: Callable
+    step: Any
     seed: int
 
     def init(self, params: Any = None) -> state_lib.TrainState:
@@ -63,18 +57,18 @@ class Program:
         )
 
     def trace(self) -> Any:
-        """The traced step: `.jaxpr` to count, `.lower().compile()` to run."""
-        return self.step.trace(self.state, self.accumulated, self.batch)
+        """The traced step: `.jaxpr` to count FLOPs, `.lower().compile()` to run."""
+        return self.step.trace(self.state, self.batch)
 
     def model_flops(self, traced: Any) -> float:
-        """FLOPs of a traced step for MFU: what is computed again to save memory does not count.
+        """FLOPs of a traced step for MFU; rematerialised products do not count.
 
         A backward pass has two products for each of the forward pass (PaLM, arXiv 2204.02311,
-        appendix B), or fewer where nothing before them learns.
+        appendix B), or fewer where everything before them is frozen.
         """
         inputs = (self.batch[name] for name in ('images', 'prompt', 'target'))
         forward = jax.make_jaxpr(self.model.apply)({'params': self.state.params}, *inputs)
-        return min(metrics.count_flops(traced.jaxpr), 3 * metrics.count_flops(forward))
+        return min(flops.count_flops(traced.jaxpr), 3 * flops.count_flops(forward))
 
 
 def check_batch_size(config: Any, mesh: Mesh) -> None:
@@ -110,49 +104,38 @@ def build(
         ValueError: something in the config that cannot be.
     """
     check_batch_size(config, mesh)
-    model = backbone.build(config.model, tokenizer.vocab_size, tokenizer.integer_ids)
-    model = adapters.adapted(model, config)
+    model = backbone.build(config.model, tokenizer.vocab_size, tokenizer.integer_ids.tolist())
+    model = adapters.add_adapters(model, config)
     learning = config.optimizer.copy_and_resolve_references().unlock()
     if isinstance(model, adapters.Adapted):
         learning.frozen = (f'^(?!{adapters.PART}/)',)
     batch = batch_shapes(config, mesh)
     params = nn.meta.unbox(state_lib.parameter_shapes(model, batch))
     optimizer = optimizer_lib.make_optimizer(learning, config.total_steps, params)
-    tables = action_tables(tokenizer, sources, kinds, spaces)
-
-    def zeros():
-        dimensions = tables.dimensions if tables else 0
-        return step_lib.Accumulated.zeros(len(sources), len(kinds), dimensions)
-
-    everywhere = sharding.replicated(mesh)
-    accumulated = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere), jax.eval_shape(zeros)
-    )
     state = state_lib.abstract_state(model, optimizer, batch, mesh)
     step = step_lib.make_train_step(
         model,
         optimizer,
+        (len(sources), len(kinds)),
         accumulate=config.accumulate,
-        tables=tables,
+        tables=ActionTables.create(tokenizer, sources, kinds, spaces),
         frozen=optimizer_lib.frozen_names(learning, params),
     )
 
-    def placed(*arguments):
+    def on_mesh(*arguments: Any) -> Any:
         with sharding.rules(mesh):
             return step(*arguments)
 
-    # Said, not inferred: what comes out of one step goes into the next.
-    outs = jax.tree.map(lambda x: x.sharding, (state, accumulated))
+    # The state comes out of a step as the next one takes it.
+    shardings = jax.tree.map(lambda x: x.sharding, state), sharding.replicated(mesh)
     return Program(
         model=model,
         optimizer=optimizer,
         mesh=mesh,
         batch=batch,
         state=state,
-        accumulated=accumulated,
         seed=config.seed,
-        step=jax.jit(placed, donate_argnums=(0, 1), out_shardings=(*outs, everywhere)),
-        zeros=jax.jit(zeros, out_shardings=everywhere),
+        step=jax.jit(on_mesh, donate_argnums=0, out_shardings=shardings),
     )
 
 
@@ -172,65 +155,28 @@ def open_batches(
             `sources.open_sources` and `pipeline.make_iterator`.
     """
     check_batch_size(config, mesh)
-    robot, others = sources_lib.open_sources(config.data, indexes)
-    batches = iterate(
-        config,
+    data = DataConfig.from_config(config.data)
+    opened = sources_lib.open_sources(data, indexes)
+    batches = pipeline.make_iterator(
+        opened,
         tokenizer,
-        mesh,
-        robot,
-        others,
+        data,
         batches=config.total_steps,
         batch_size=config.batch_size,
-        schedule=schedules.Schedule.from_config(config.data.robot_share.to_dict()),
+        seed=config.seed,
+        sharding=sharding.batch_sharding(mesh),
     )
-    return batches, action_spaces(robot)
+    return batches, action_spaces(opened)
 
 
-def action_spaces(robot: Mapping[str, Any]) -> dict[str, ActionSpace]:
-    """Of each source that has actions, by name; `robot` as `sources.open_sources` gives it."""
-    spaces = {name: getattr(source, 'action_space', None) for name, (source, _) in robot.items()}
+def action_spaces(opened: Sources) -> dict[str, ActionSpace]:
+    """The action space of each source that has actions, by name."""
+    spaces = {n: getattr(source, 'action_space', None) for n, source in opened.by_name().items()}
     return {name: space for name, space in spaces.items() if space is not None}
 
 
-def iterate(
-    config: Any,
-    tokenizer: Tokenizer,
-    mesh: Mesh,
-    robot: Mapping[str, Any],
-    others: Mapping[str, Any],
-    **settings: Any,
-) -> pipeline.BatchIterator:
-    """Batches of opened sources as a run's config says, split over the mesh.
-
-    Args:
-        config: the run's config.
-        tokenizer: of the run.
-        mesh: where the batches go.
-        robot, others: as `sources.open_sources` gives them.
-        **settings: of `pipeline.make_iterator`, the rest of them.
-    """
-    data = config.data
-    return pipeline.make_iterator(
-        robot,
-        others,
-        tokenizer=tokenizer,
-        seed=config.seed,
-        image_size=data.image_size,
-        prompt_length=data.prompt_length,
-        target_length=data.target_length,
-        frames=data.frames,
-        augment=augmentation.Augmentation.from_config(data.augment),
-        sharding=sharding.batch_sharding(mesh),
-        threads=data.threads,
-        read_ahead=data.read_ahead,
-        **settings,
-    )
-
-
 def batch_shapes(config: Any, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes of one batch as the config says them: images uint8 [B,F,H,W,3], prompt [B,P], target
-    [B,T] int32, ...
-    """
+    """Shapes of a config's batch: images uint8 [B,F,H,W,3], prompt [B,P] int32, target [B,T] int32, ..."""
     data, size, where = config.data, config.batch_size, sharding.batch_sharding(mesh)
     shapes = {
         'images': (size, data.frames, data.image_size, data.image_size, 3),
@@ -246,30 +192,3 @@ def batch_shapes(config: Any, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
         )
         for name, shape in shapes.items()
     }
-
-
-def action_tables(
-    tokenizer: Tokenizer,
-    sources: Sequence[str],
-    kinds: Sequence[str],
-    spaces: dict[str, ActionSpace],
-) -> step_lib.ActionTables | None:
-    """What the step needs to measure errors of actions in physical units; None where no source has
-    actions.
-    """
-    if not spaces:
-        return None
-    finest = max(spaces.values(), key=lambda space: space.bins)
-    dimensions = max(len(space.names) for space in spaces.values())
-    centres = np.full((len(sources), dimensions, finest.bins), np.nan, np.float32)
-    terminate = np.zeros(len(sources), bool)
-    for name, space in spaces.items():
-        number = list(sources).index(name)
-        centres[number, : len(space.names), : space.bins] = space.centres
-        terminate[number] = space.terminate
-    return step_lib.ActionTables(
-        bin_of_id=jnp.asarray(ActionTokenizer(finest, tokenizer).bin_of_id),
-        centres=jnp.asarray(centres),
-        terminate=jnp.asarray(terminate),
-        acts=jnp.array([kind in ACTING_KINDS for kind in kinds]),
-    )

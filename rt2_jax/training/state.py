@@ -1,17 +1,14 @@
-"""The state of a training run, made on the mesh: shapes, shardings, what a checkpoint holds, then
-the rest.
-"""
+"""The state of a training run, made on the mesh: shapes, shardings, checkpoint weights, then the rest."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 from typing import Any
 
-from absl import logging
 import flax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import numpy as np
 import optax
 
@@ -21,23 +18,21 @@ from rt2_jax.weights.tensors import Tensor
 
 @flax.struct.dataclass
 class TrainState:
-    """Everything that a step changes.
+    """Everything that a step changes; also a tree of its shapes or shardings.
 
     Attributes:
         step: [] int32, updates made so far.
         params: nested dict of arrays.
         opt_state: the optimizer's state.
-        rng: [2] uint32, the run's key; a step folds its number in.
     """
 
-    step: jax.Array
+    step: Any
     params: Any
     opt_state: Any
-    rng: jax.Array
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Stored:
+class SavedArray:
     """A parameter of a checkpoint that is not read yet.
 
     Attributes:
@@ -54,8 +49,8 @@ class Stored:
     read: Callable[[dict[str, jax.ShapeDtypeStruct]], dict[str, jax.Array]]
 
 
-def _init_function(model: Any, batch: dict[str, Any]):
-    def init(rng):
+def _init_function(model: Any, batch: Mapping[str, Any]) -> Callable[[jax.Array], Any]:
+    def init(rng: jax.Array) -> Any:
         inputs = (
             jnp.zeros((1, *batch[name].shape[1:]), batch[name].dtype)
             for name in ('images', 'prompt', 'target')
@@ -65,8 +60,8 @@ def _init_function(model: Any, batch: dict[str, Any]):
     return init
 
 
-def parameter_shapes(model: Any, batch: dict[str, Any]) -> Any:
-    """Shapes of the model's parameters, still boxed with their logical axes; nothing is allocated.
+def parameter_shapes(model: Any, batch: Mapping[str, Any]) -> Any:
+    """Shapes of the model's parameters, boxed with their logical axes; nothing is allocated.
 
     Args:
         model: the module.
@@ -76,8 +71,9 @@ def parameter_shapes(model: Any, batch: dict[str, Any]) -> Any:
 
 
 def state_shardings(shapes: Any, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
-    """A `TrainState` of shardings: parameters by the table, moments as their parameters, the rest
-    replicated.
+    """A `TrainState` of shardings.
+
+    Parameters are split by the sharding table, moments as their parameters; the rest is replicated.
     """
     params = nn.meta.unbox(shapes)
     of_params = sharding.parameter_shardings(shapes, mesh)
@@ -85,21 +81,19 @@ def state_shardings(shapes: Any, optimizer: optax.GradientTransformation, mesh: 
     return TrainState(
         step=sharding.replicated(mesh),
         params=of_params,
-        rng=sharding.replicated(mesh),
         opt_state=sharding.optimizer_shardings(opt_state, params, of_params, mesh),
     )
 
 
 def abstract_state(
-    model: Any, optimizer: optax.GradientTransformation, batch: dict[str, Any], mesh: Mesh
+    model: Any, optimizer: optax.GradientTransformation, batch: Mapping[str, Any], mesh: Mesh
 ) -> TrainState:
-    """The state as `ShapeDtypeStruct`s with shardings: what a checkpoint is restored onto."""
+    """The state as `ShapeDtypeStruct`s with shardings, onto which a checkpoint is restored."""
     boxed = parameter_shapes(model, batch)
     params = nn.meta.unbox(boxed)
     shapes = TrainState(
         step=jax.ShapeDtypeStruct((), jnp.int32),
         params=params,
-        rng=jax.ShapeDtypeStruct((2,), jnp.uint32),
         opt_state=jax.eval_shape(optimizer.init, params),
     )
     return jax.tree.map(
@@ -112,7 +106,7 @@ def abstract_state(
 def init_state(
     model: Any,
     optimizer: optax.GradientTransformation,
-    batch: dict[str, Any],
+    batch: Mapping[str, Any],
     mesh: Mesh,
     seed: int,
     params: Any = None,
@@ -124,10 +118,9 @@ def init_state(
         optimizer: its `init` makes the optimizer state.
         batch: arrays or shapes of one batch.
         mesh: where the arrays go.
-        seed: of the initial parameters and of the run.
-        params: parameters to start from instead of random ones, a tree as for `place_params`;
-            top-level parts of the model that it lacks start at random, and so do the words that a
-            longer vocabulary has behind theirs.
+        seed: of the initial parameters.
+        params: parameters to start from, a tree as for `place`. Top-level parts of the model that
+            it lacks start at random, and so do the rows of a longer vocabulary.
 
     Raises:
         ValueError: `params` does not fit the model; names and shapes that differ are listed.
@@ -136,61 +129,67 @@ def init_state(
     shardings = state_shardings(shapes, optimizer, mesh)
     init = _init_function(model, batch)
 
-    def make(given):
-        rng = jax.random.PRNGKey(seed)
-        made = nn.meta.unbox(init(rng))
-        made |= {part: jax.tree.map(_over, made[part], x) for part, x in given.items()}
+    def make(loaded: Any) -> TrainState:
+        made = nn.meta.unbox(init(jax.random.PRNGKey(seed)))
+        made |= {part: jax.tree.map(grow_vocab, x, made[part]) for part, x in loaded.items()}
         return TrainState(
-            step=jnp.zeros((), jnp.int32),
-            params=made,
-            opt_state=optimizer.init(made),
-            rng=jax.random.fold_in(rng, 1),
+            step=jnp.zeros((), jnp.int32), params=made, opt_state=optimizer.init(made)
         )
 
-    given = params or {}
-    boxed = {part: x for part, x in shapes.items() if part in given}
-    onto = _with_words_of(given, boxed, {part: shardings.params[part] for part in boxed})
-    # What grows cannot be given back in the place of what was taken.
-    whole = _sizes(onto) == _sizes(nn.meta.unbox(boxed))
-    given = place_params(given, onto, 'config.init_from')
-    return jax.jit(make, out_shardings=shardings, donate_argnums=0 if whole else ())(given)
+    params = params or {}
+    boxed = {part: x for part, x in shapes.items() if part in params}
+    targets = target_shapes(params, boxed, {part: shardings.params[part] for part in boxed})
+    # An array that grows is no buffer to reuse.
+    grows = _sizes(targets) != _sizes(nn.meta.unbox(boxed))
+    loaded = place(params, targets, 'config.init_from')
+    return jax.jit(make, out_shardings=shardings, donate_argnums=() if grows else 0)(loaded)
 
 
 def _sizes(tree: Any) -> dict[str, tuple[int, ...]]:
     return {name: tuple(x.shape) for name, x in sharding.named_leaves(tree).items()}
 
 
-def _over(made: jax.Array, given: jax.Array) -> jax.Array:
-    """What is given, and behind it what was made."""
-    if made.shape == given.shape:
-        return given
-    return jax.lax.dynamic_update_slice(made, given, (0,) * made.ndim)
+def grow_vocab(loaded: jax.Array, made: jax.Array) -> jax.Array:
+    """`loaded`, with the rows of `made` behind it where that has a longer vocabulary."""
+    if made.shape == loaded.shape:
+        return loaded
+    return jax.lax.dynamic_update_slice(made, loaded, (0,) * made.ndim)
 
 
-def _with_words_of(given: Any, boxed: Any, shardings: Any) -> Any:
-    """Shapes with their places, as many rows of words as are given where these are fewer."""
-    named = sharding.named_leaves(given)
+def target_shapes(params: Any, boxed: Any, shardings: Any) -> Any:
+    """Shapes and shardings onto which `params` is placed.
 
-    def one(path, shape, names, where):
+    The vocabulary axis is cut to the checkpoint's size where that is smaller.
+    """
+    named = sharding.named_leaves(params)
+
+    def target(
+        path: Any, shape: jax.ShapeDtypeStruct, axes: Sequence[str], where: NamedSharding
+    ) -> jax.ShapeDtypeStruct:
         sizes, spec = list(shape.shape), list(where.spec)
-        have = getattr(named.get(sharding.parameter_name(path)), 'shape', ())
-        for axis, (name, rows) in enumerate(zip(names, have)):
-            if name == 'vocab' and rows < sizes[axis]:
-                sizes[axis], spec[axis] = rows, None
-        where = jax.sharding.NamedSharding(where.mesh, jax.sharding.PartitionSpec(*spec))
+        saved = getattr(named.get(sharding.parameter_name(path)), 'shape', ())
+        for axis, (name, size) in enumerate(zip(axes, saved)):
+            if name == 'vocab' and size < sizes[axis]:
+                sizes[axis], spec[axis] = size, None
+        where = NamedSharding(where.mesh, PartitionSpec(*spec))
         return jax.ShapeDtypeStruct(tuple(sizes), shape.dtype, sharding=where)
 
     logical = nn.get_partition_spec(boxed)
-    return jax.tree_util.tree_map_with_path(one, nn.meta.unbox(boxed), logical, shardings)
+    return jax.tree_util.tree_map_with_path(target, nn.meta.unbox(boxed), logical, shardings)
 
 
-def check_params(given: Any, expected: Any, what: str) -> None:
+def check_params(params: Any, expected: Any, what: str) -> None:
     """Compares names and shapes of two parameter trees.
+
+    Args:
+        params: the checkpoint's.
+        expected: the model's.
+        what: where `params` comes from, for the error.
 
     Raises:
         ValueError: they differ; the message lists what is missing, too much, or of another shape.
     """
-    have, want = _sizes(given), _sizes(expected)
+    have, want = _sizes(params), _sizes(expected)
     lines = [
         f'  {name}: the model has {want[name]}, the checkpoint has none'
         for name in want
@@ -213,87 +212,66 @@ def check_params(given: Any, expected: Any, what: str) -> None:
         )
 
 
-def place_params(given: Any, onto: Any, what: str = 'the parameters') -> Any:
-    """Puts parameters where they shall lie, in the types that they shall have.
+def place(params: Any, targets: Any, what: str = 'the parameters') -> Any:
+    """Puts parameters on their devices, in their dtypes.
 
     Args:
-        given: tree of arrays, or of what is not read yet (`Stored`, `pretrained.tensors.Tensor`): of
-            that each process reads what lies on its devices.
-        onto: tree of `jax.ShapeDtypeStruct` with shardings.
-        what: who says what they are, for the error.
+        params: tree of arrays, or of arrays that are not read yet (`SavedArray`,
+            `weights.tensors.Tensor`), of which each process reads what lies on its devices.
+        targets: tree of `jax.ShapeDtypeStruct` with shardings.
+        what: where `params` comes from, for the error.
 
     Raises:
         ValueError: as `check_params`.
     """
-    check_params(given, onto, what)
-    named = sharding.named_leaves(given)
-    restored = _restored(named, sharding.named_leaves(onto))
+    check_params(params, targets, what)
+    named = sharding.named_leaves(params)
+    saved = _read_saved(named, sharding.named_leaves(targets))
 
-    def one(path, to):
+    def put(path: Any, target: jax.ShapeDtypeStruct) -> jax.Array:
         name = sharding.parameter_name(path)
-        if name in restored:
-            return restored[name]
+        if name in saved:
+            return saved[name]
         value = named[name]
         if isinstance(value, jax.Array):
-            return jax.device_put(value.astype(to.dtype), to.sharding)
+            return jax.device_put(value.astype(target.dtype), target.sharding)
         if isinstance(value, Tensor) and not value.take:
             value = value.read()  # once, not for each device
         return jax.make_array_from_callback(
-            to.shape, to.sharding, lambda index: np.asarray(value[index]).astype(to.dtype)
+            target.shape,
+            target.sharding,
+            lambda index: np.asarray(value[index]).astype(target.dtype),
         )
 
-    return jax.tree_util.tree_map_with_path(one, onto)
+    return jax.tree_util.tree_map_with_path(put, targets)
 
 
-def _restored(named: dict[str, Any], onto: dict[str, Any]) -> dict[str, jax.Array]:
-    """The parameters that checkpoints have, those of one checkpoint read together."""
-    wanted: dict[Any, dict[str, jax.ShapeDtypeStruct]] = {}
+def _read_saved(named: dict[str, Any], targets: dict[str, Any]) -> dict[str, jax.Array]:
+    """The parameters that lie in checkpoints; those of one checkpoint are read together."""
+    by_reader: dict[Any, dict[str, jax.ShapeDtypeStruct]] = {}
     for name, value in named.items():
-        if isinstance(value, Stored):
-            wanted.setdefault(value.read, {})[name] = onto[name]
-    return {name: x for read, some in wanted.items() for name, x in read(some).items()}
+        if isinstance(value, SavedArray):
+            by_reader.setdefault(value.read, {})[name] = targets[name]
+    return {name: x for read, some in by_reader.items() for name, x in read(some).items()}
 
 
-def as_used(params: Any, dtype: Any) -> Any:
-    """Kernels in the type that they are multiplied in, the rest as it is.
+def cast_kernels(params: Any, dtype: Any) -> Any:
+    """Casts kernels to the dtype of their matrix products; the rest stays.
 
     The model casts them at each use, so this changes no result, and halves what inference in
     bfloat16 keeps and reads. Takes arrays or `jax.ShapeDtypeStruct`s.
     """
 
-    def one(path, x):
+    def cast(path: Any, x: Any) -> Any:
         if not sharding.parameter_name(path).endswith('kernel'):
             return x
         if isinstance(x, jax.ShapeDtypeStruct):
             return x.update(dtype=dtype)
         return x.astype(dtype)
 
-    return jax.tree_util.tree_map_with_path(one, params)
+    return jax.tree_util.tree_map_with_path(cast, params)
 
 
 def count_parameters(params: Any) -> int:
     """How many numbers the parameters hold."""
-    number = sum(int(np.prod(x.shape)) for x in jax.tree.leaves(params))
-    logging.info('%.3f M parameters', number / 1e6)
-    return number
-
-
-def without_none(tree: Any) -> Any:
-    """A tree as nested dicts, without the fields that are None, which Orbax doesn't write."""
-
-    def kept(node: Any) -> Any:
-        if not isinstance(node, dict):
-            return node
-        return {key: kept(value) for key, value in node.items() if value is not None}
-
-    return kept(flax.serialization.to_state_dict(tree))
-
-
-def with_none(expected: Any, restored: Any) -> Any:
-    """What was written of `without_none(expected)`, with the fields that are None there."""
-    if not isinstance(expected, dict):
-        return restored
-    return {
-        key: None if value is None else with_none(value, restored.get(key, {}))
-        for key, value in expected.items()
-    }
+    return sum(int(np.prod(x.shape)) for x in jax.tree.leaves(params))

@@ -1,5 +1,6 @@
-"""The training step: masked next-token cross-entropy, gradients, update, and metrics that stay on
-the device.
+"""The training step: masked next-token cross-entropy, gradients, update, and sums for the log.
+
+Axes: B batch, T target, V vocabulary.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -8,25 +9,26 @@ from typing import Any
 import flax
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from rt2_jax.parallel.sharding import parameter_name
 from rt2_jax.text.actions import ActionSpace
+from rt2_jax.training import action_metrics
+from rt2_jax.training.action_metrics import PAD, ActionSums, ActionTables
 from rt2_jax.training.state import TrainState
 
 Batch = dict[str, jax.Array]
-PAD = 0
 
 
 @flax.struct.dataclass
-class Sums:
-    """What is summed over steps between two log points; every field has one entry a source or a
-    kind.
+class GroupSums:
+    """Sums over examples, one entry a source, or one a kind.
 
     Attributes:
-        loss: [N] float32, summed cross-entropy in nats.
-        correct: [N] float32, answer tokens where the argmax is the target.
-        tokens: [N] float32, answer tokens (padding excluded).
+        loss: [N] float32, cross-entropy in nats.
+        correct: [N] float32, target tokens that are the argmax.
+        tokens: [N] float32, target tokens (padding excluded).
         examples: [N] float32, rows.
     """
 
@@ -35,94 +37,36 @@ class Sums:
     tokens: jax.Array
     examples: jax.Array
 
-    @classmethod
-    def zeros(cls, number: int) -> 'Sums':
-        return cls(*(jnp.zeros(number, jnp.float32) for _ in range(4)))
-
 
 @flax.struct.dataclass
-class ActionTables:
-    """What turns token ids at the places of an action back into physical values.
-
-    D is the number of dimensions of the source that has most.
+class Sums:
+    """What one step or several steps measured.
 
     Attributes:
-        bin_of_id: [V] int32, the integer that a token stands for, -1 for other tokens.
-        centres: [S,D,bins] float32, what an integer means by source and dimension, in that
-            dimension's unit; NaN for integers and dimensions that a source doesn't have.
-        terminate: [S] bool, the sources whose actions start with the terminate flag.
-        acts: [K] bool, the kinds whose answers end with an action.
+        source: by source.
+        kind: by kind.
+        steps: [] float32, how many steps these are.
+        loss: [] float32, sum of each step's mean loss a token.
+        gradient_norm: [] float32, sum of each step's global norm; 0 in evaluation.
+        actions: by source; None without action tables.
     """
 
-    bin_of_id: jax.Array
-    centres: jax.Array
-    terminate: jax.Array
-    acts: jax.Array
-
-    @property
-    def dimensions(self) -> int:
-        return self.centres.shape[1]
-
-
-@flax.struct.dataclass
-class ActionSums:
-    """Sums over robot examples, by source (S): teacher-forced argmax against the action that was
-    taken.
-
-    Attributes:
-        examples: [S] float32.
-        decodable: [S] float32, examples where all of the source's dimensions are integers that
-            decode.
-        correct: [S,1+D] float32, equal tokens at each place of the action, the terminate flag
-            first; 0 for places that a source doesn't have.
-        error: [S,D] float32, absolute error of the decodable examples, in the dimensions' units.
-    """
-
-    examples: jax.Array
-    decodable: jax.Array
-    correct: jax.Array
-    error: jax.Array
-
-    @classmethod
-    def zeros(cls, sources: int, dimensions: int) -> 'ActionSums':
-        shapes = ((), (), (1 + dimensions,), (dimensions,))
-        return cls(*(jnp.zeros((sources, *rest), jnp.float32) for rest in shapes))
-
-
-@flax.struct.dataclass
-class Accumulated:
-    """Sums by source and by kind, with the step count and the gradient norms, since the last log
-    point.
-    """
-
-    source: Sums
-    kind: Sums
+    source: GroupSums
+    kind: GroupSums
     steps: jax.Array
     loss: jax.Array
     gradient_norm: jax.Array
     actions: ActionSums | None = None
 
-    @classmethod
-    def zeros(cls, sources: int, kinds: int, dimensions: int = 0) -> 'Accumulated':
-        """Sums of nothing; `dimensions` is D of the action tables, 0 where there are none."""
 
-        def zero():
-            return jnp.zeros((), jnp.float32)
-
-        return cls(
-            Sums.zeros(sources),
-            Sums.zeros(kinds),
-            zero(),
-            zero(),
-            zero(),
-            ActionSums.zeros(sources, dimensions) if dimensions else None,
-        )
+def add(total: Sums | None, sums: Sums) -> Sums:
+    """Adds the sums of one step to those of others, in float64 on the host."""
+    sums = jax.tree.map(lambda x: np.asarray(x, np.float64), jax.device_get(sums))
+    return sums if total is None else jax.tree.map(np.add, total, sums)
 
 
 def shift_right(target: jax.Array) -> jax.Array:
-    """target [B,T] int32 -> what the decoder reads [B,T]: a leading pad id, then the target but its
-    last token.
-    """
+    """The decoder's input [B,T] int32 for a target [B,T]: a pad id, then all tokens but the last."""
     return jnp.pad(target[:, :-1], ((0, 0), (1, 0)), constant_values=PAD)
 
 
@@ -142,48 +86,10 @@ def cross_entropy(logits: jax.Array, target: jax.Array) -> tuple[jax.Array, jax.
     return (jax.nn.logsumexp(logits, axis=-1) - picked) * mask, mask
 
 
-def action_rows(
-    predicted: jax.Array,
-    target: jax.Array,
-    source: jax.Array,
-    kind: jax.Array,
-    tables: ActionTables,
-) -> dict[str, jax.Array]:
-    """By row, what `ActionSums` sums; zeros for rows that end with no action.
-
-    Args:
-        predicted: [B,T] int32, argmax at each place of the target.
-        target: [B,T] int32, an action being the last tokens before the end token.
-        source: [B] int32.
-        kind: [B] int32.
-        tables: of this run's sources and kinds.
-    """
-    # Places are counted from the end, so that a dimension stands in the same column with a
-    # terminate flag before it (column 0) or without.
-    has = jnp.isfinite(tables.centres[..., 0])[source]
-    columns = jnp.concatenate([tables.terminate[source][:, None], has], axis=1)
-    end = (target != PAD).sum(1) - 1
-    places = (end - 1 - has.sum(1))[:, None] + jnp.arange(columns.shape[1])
-    places = jnp.clip(places, 0, target.shape[1] - 1)
-    tokens, wanted = (jnp.take_along_axis(x, places, axis=1) for x in (predicted, target))
-    is_action = tables.acts[kind] & (end >= columns.sum(1))
-    bins, right = tables.bin_of_id[tokens[:, 1:]], tables.bin_of_id[wanted[:, 1:]]
-    dimension = jnp.arange(has.shape[1])
-    value = tables.centres[source[:, None], dimension, jnp.maximum(bins, 0)]
-    error = jnp.abs(value - tables.centres[source[:, None], dimension, jnp.maximum(right, 0)])
-    decodable = is_action & (~has | ((bins >= 0) & jnp.isfinite(value))).all(1)
-    return dict(
-        examples=is_action.astype(jnp.float32),
-        decodable=decodable.astype(jnp.float32),
-        correct=(is_action[:, None] & columns & (tokens == wanted)).astype(jnp.float32),
-        error=jnp.where(decodable[:, None] & has, error, 0.0),
-    )
-
-
-def scores(
+def measure(
     logits: jax.Array, batch: Batch, tables: ActionTables | None
 ) -> tuple[dict[str, jax.Array], dict[str, jax.Array] | None]:
-    """By row, what `Sums` and, with tables, `ActionSums` sum, of logits [B,T,V]."""
+    """The values of each row that `GroupSums` and `ActionSums` sum, for logits [B,T,V]."""
     loss, mask = cross_entropy(logits, batch['target'])
     predicted = jnp.argmax(logits, axis=-1)
     correct = (predicted == batch['target']) * mask
@@ -193,134 +99,119 @@ def scores(
         tokens=mask.sum(1),
         examples=jnp.ones(loss.shape[0]),
     )
-    places = (batch[k] for k in ('target', 'source', 'kind'))
-    return rows, action_rows(predicted, *places, tables) if tables else None
+    if tables is None:
+        return rows, None
+    target, source, kind = (batch[name] for name in ('target', 'source', 'kind'))
+    return rows, action_metrics.action_rows(predicted, target, source, kind, tables)
 
 
-def _add(old: Sums | ActionSums, rows: dict[str, jax.Array], segment: jax.Array) -> Any:
-    number = old.examples.shape[0]
-    return type(old)(
-        **{
-            name: getattr(old, name) + jax.ops.segment_sum(value, segment, number)
-            for name, value in rows.items()
-        }
+def _sum(rows: dict[str, jax.Array], group: jax.Array, number: int) -> dict[str, jax.Array]:
+    """Sums rows [B,...] by group [B] int32 to [number,...]."""
+    return {name: jax.ops.segment_sum(value, group, number) for name, value in rows.items()}
+
+
+def _sums(
+    rows: dict[str, jax.Array],
+    actions: dict[str, jax.Array] | None,
+    batch: Batch,
+    counts: tuple[int, int],
+    gradient_norm: jax.Array,
+) -> Sums:
+    sources, kinds = counts
+    return Sums(
+        source=GroupSums(**_sum(rows, batch['source'], sources)),
+        kind=GroupSums(**_sum(rows, batch['kind'], kinds)),
+        steps=jnp.ones(()),
+        loss=rows['loss'].sum() / jnp.maximum(rows['tokens'].sum(), 1.0),
+        gradient_norm=gradient_norm,
+        actions=ActionSums(**_sum(actions, batch['source'], sources)) if actions else None,
     )
 
 
 def make_train_step(
     model: Any,
     optimizer: optax.GradientTransformation,
+    counts: tuple[int, int],
     *,
     accumulate: int = 1,
     tables: ActionTables | None = None,
     frozen: Collection[str] = (),
-) -> Callable:
-    """Returns step(state, accumulated, batch) -> (state, accumulated, loss), to be jitted with the
-    first two donated.
+) -> Callable[[TrainState, Batch], tuple[TrainState, Sums]]:
+    """Returns step(state, batch) -> (state, sums), to be jitted with the state donated.
+
+    The loss is the mean over all target tokens of the batch, so accumulating over parts changes
+    nothing but memory.
 
     Args:
         model: module called as `model.apply({'params': p}, images, prompt, target_in) -> logits
             [B,T,V]`.
         optimizer: gradient transformation whose state `state.opt_state` is.
+        counts: how many sources and kinds the batches have.
         accumulate: the batch is cut into this many parts, one after another, and their gradients
             added; the batch size must be divisible by it.
-        tables: for errors of actions in physical units; `accumulated.actions` must be there with
-            it.
-        frozen: names of parameters that stand still, through which nothing is passed back.
-
-    The loss is the mean over all answer tokens of the batch, so cutting it into parts changes
-    nothing but memory.
+        tables: for errors of actions in physical units.
+        frozen: names of frozen parameters; gradients stop there.
     """
 
-    def held(path, x):
-        return jax.lax.stop_gradient(x) if parameter_name(path) in frozen else x
-
-    def loss_of(params, batch, rng):
-        params = jax.tree_util.tree_map_with_path(held, params)
-        logits = model.apply(
-            {'params': params},
-            batch['images'],
-            batch['prompt'],
-            shift_right(batch['target']),
-            rngs={'dropout': rng},
+    def loss_of(params: Any, batch: Batch) -> tuple[jax.Array, Any]:
+        params = jax.tree_util.tree_map_with_path(
+            lambda path, x: jax.lax.stop_gradient(x) if parameter_name(path) in frozen else x,
+            params,
         )
-        rows, actions = scores(logits, batch, tables)
+        logits = model.apply(
+            {'params': params}, batch['images'], batch['prompt'], shift_right(batch['target'])
+        )
+        rows, actions = measure(logits, batch, tables)
         return rows['loss'].sum(), (rows, actions)
 
     gradient = jax.grad(loss_of, has_aux=True)
 
-    def whole(params, batch, rng):
+    def accumulated(params: Any, batch: Batch) -> tuple[Any, Any]:
         if accumulate == 1:
-            return gradient(params, batch, rng)
+            return gradient(params, batch)
         # Strided parts, so that a part takes rows from every device that the batch lies on.
         parts = jax.tree.map(
             lambda x: x.reshape(-1, accumulate, *x.shape[1:]).swapaxes(0, 1), batch
         )
 
-        def add(total, part_rng):
-            grads, rows = gradient(params, *part_rng)
+        def add_part(total: Any, part: Batch) -> tuple[Any, Any]:
+            grads, rows = gradient(params, part)
             return jax.tree.map(jnp.add, total, grads), rows
 
-        zeros = jax.tree.map(jnp.zeros_like, params)
-        grads, rows = jax.lax.scan(add, zeros, (parts, jax.random.split(rng, accumulate)))
+        grads, rows = jax.lax.scan(add_part, jax.tree.map(jnp.zeros_like, params), parts)
         return grads, jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(-1, *x.shape[2:]), rows)
 
-    def train_step(state: TrainState, accumulated: Accumulated, batch: Batch):
-        rng = jax.random.fold_in(state.rng, state.step)
+    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Sums]:
         inputs = {name: batch[name] for name in ('images', 'prompt', 'target', 'source', 'kind')}
-        grads, (rows, actions) = whole(state.params, inputs, rng)
+        grads, (rows, actions) = accumulated(state.params, inputs)
         tokens = jnp.maximum(rows['tokens'].sum(), 1.0)
         grads = jax.tree.map(lambda g: g / tokens, grads)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        loss = rows['loss'].sum() / tokens
-        accumulated = Accumulated(
-            source=_add(accumulated.source, rows, batch['source']),
-            kind=_add(accumulated.kind, rows, batch['kind']),
-            steps=accumulated.steps + 1,
-            loss=accumulated.loss + loss,
-            gradient_norm=accumulated.gradient_norm + optax.tree.norm(grads),
-            actions=_add(accumulated.actions, actions, batch['source']) if tables else None,
-        )
-        return (
-            state.replace(step=state.step + 1, params=params, opt_state=opt_state),
-            accumulated,
-            loss,
-        )
+        sums = _sums(rows, actions, batch, counts, optax.tree.norm(grads))
+        state = TrainState(step=state.step + 1, params=params, opt_state=opt_state)
+        return state, sums
 
     return train_step
 
 
-def make_eval_step(model: Any, tables: ActionTables | None = None) -> Callable:
-    """Returns step(params, accumulated, batch) -> accumulated, to be jitted: no gradient, no dropout.
+def make_eval_step(
+    model: Any, counts: tuple[int, int], tables: ActionTables | None = None
+) -> Callable[[Any, Batch], Sums]:
+    """Returns step(params, batch) -> sums, to be jitted; arguments as of `make_train_step`."""
 
-    Args:
-        model: as for `make_train_step`.
-        tables: of the sources and kinds that are evaluated.
-    """
-
-    def eval_step(params: Any, accumulated: Accumulated, batch: Batch):
+    def eval_step(params: Any, batch: Batch) -> Sums:
         inputs = batch['images'], batch['prompt'], shift_right(batch['target'])
-        rows, actions = scores(model.apply({'params': params}, *inputs), batch, tables)
-        loss = rows['loss'].sum() / jnp.maximum(rows['tokens'].sum(), 1.0)
-        return accumulated.replace(
-            source=_add(accumulated.source, rows, batch['source']),
-            kind=_add(accumulated.kind, rows, batch['kind']),
-            steps=accumulated.steps + 1,
-            loss=accumulated.loss + loss,
-            actions=_add(accumulated.actions, actions, batch['source']) if tables else None,
-        )
+        rows, actions = measure(model.apply({'params': params}, *inputs), batch, tables)
+        return _sums(rows, actions, batch, counts, jnp.zeros(()))
 
     return eval_step
 
 
 def summary(
-    sums: Accumulated,
-    sources: Sequence[str],
-    kinds: Sequence[str],
-    spaces: Mapping[str, ActionSpace],
+    sums: Sums, sources: Sequence[str], kinds: Sequence[str], spaces: Mapping[str, ActionSpace]
 ) -> dict[str, float]:
-    """Means since the last log point: loss and token accuracy in all, by source and by kind.
+    """Means of the sums, for the log.
 
     Args:
         sums: on the host.
@@ -330,15 +221,13 @@ def summary(
 
     Returns:
         'loss' (mean over steps), 'accuracy', 'gradient_norm'; 'source/NAME/loss', '.../accuracy',
-        '.../examples' for every source and kind ('kind/NAME/...') of which there were examples; for
-        sources with actions 'action/NAME/DIMENSION_UNIT' (mean absolute error), '.../terminate'
-        (accuracy, where there is a flag) and '.../decodable'.
+        '.../examples' for every source and kind ('kind/NAME/...') of which there were examples; and
+        what `action_metrics.summary` returns.
     """
-    steps = max(float(sums.steps), 1.0)
     values = {
-        'loss': float(sums.loss) / steps,
-        'gradient_norm': float(sums.gradient_norm) / steps,
-        'accuracy': float(sums.source.correct.sum() / max(sums.source.tokens.sum(), 1.0)),
+        'loss': float(sums.loss / sums.steps),
+        'gradient_norm': float(sums.gradient_norm / sums.steps),
+        'accuracy': float(sums.source.correct.sum() / np.maximum(sums.source.tokens.sum(), 1.0)),
     }
     for group, of, names in (('source', sums.source, sources), ('kind', sums.kind, kinds)):
         for number, name in enumerate(names):
@@ -346,14 +235,6 @@ def summary(
                 values[f'{group}/{name}/loss'] = float(of.loss[number] / of.tokens[number])
                 values[f'{group}/{name}/accuracy'] = float(of.correct[number] / of.tokens[number])
                 values[f'{group}/{name}/examples'] = float(of.examples[number])
-    for name, space in spaces.items():
-        number, actions = list(sources).index(name), sums.actions
-        examples, decodable = actions.examples[number], actions.decodable[number]
-        if examples and space.terminate:
-            values[f'action/{name}/terminate'] = float(actions.correct[number, 0] / examples)
-        if examples:
-            values[f'action/{name}/decodable'] = float(decodable / examples)
-        # A source with fewer dimensions than another leaves the rest of its row empty.
-        for label, error in zip(space.labels, actions.error[number] if decodable else ()):
-            values[f'action/{name}/{label}'] = float(error / decodable)
+    if sums.actions is not None:
+        values |= action_metrics.summary(sums.actions, sources, spaces)
     return values

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C: training saves at the next step and stops, in all processes at once."""
+"""SIGTERM and Ctrl-C stop training at the next step, in all processes at once."""
 
 from collections.abc import Callable, Iterator
 import contextlib
@@ -12,15 +12,15 @@ from jax.experimental import multihost_utils
 
 @contextlib.contextmanager
 def on_signal() -> Iterator[Callable[[int], bool]]:
-    """Gives stop(step), asked once a step: True in every process once a signal came to any.
+    """Handles the signals; yields stop(step), to be called once a step.
 
-    A second Ctrl-C ends the process at once. Python acts on a signal when a call into JAX returns,
-    so while the program compiles, both wait.
+    It returns True, in every process, once any process got a signal. A second Ctrl-C ends the process
+    at once. Python handles a signal when a call into JAX returns, so during compilation both wait.
     """
     several = jax.process_count() > 1
     received: list[int] = []
 
-    def interrupt(number: int, _) -> None:
+    def interrupt(number: int, _: object) -> None:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         print('Ctrl-C: saving; once more ends without it', file=sys.stderr, flush=True)
         if several:

@@ -15,11 +15,11 @@ FILE = 'wandb.json'
 class WandbRun:
     """Logs to the W&B run of a workdir.
 
-    The run's id and its last logged step are kept in the workdir's `wandb.json`. A restarted run goes
-    on from its last checkpoint, so it repeats the steps since then; those that were logged before are
-    left out. Where W&B's server has the run, the server says which these are. Else (offline) the file
-    does, which is written before a step is logged: a step is never logged twice, but a killed process
-    loses what W&B had not written yet (it writes blocks of 32 KiB). `metrics.jsonl` has all.
+    The workdir's `wandb.json` keeps the run's id and its last logged step. A restarted run repeats the
+    steps since its last checkpoint; those that were logged before are left out, by W&B's server where
+    that has the run, else (offline) by the file. The file is written before a step is logged, so no step
+    is logged twice, but a killed process loses what W&B had not written (it writes blocks of 32 KiB).
+    `metrics.jsonl` has all.
 
     Args:
         project: the W&B project. Another project than before starts a new W&B run.
@@ -29,7 +29,7 @@ class WandbRun:
         ImportError: W&B is not installed.
     """
 
-    def __init__(self, project: str, workdir: epath.PathLike):
+    def __init__(self, project: str, workdir: epath.PathLike) -> None:
         try:
             import wandb
         except ImportError as error:

@@ -2,17 +2,19 @@
 
 import json
 
+import flax
 import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import optax
+import orbax.checkpoint as ocp
 import pytest
 from sentencepiece import sentencepiece_model_pb2 as proto
 
 from rt2_jax import configuration
-from rt2_jax.checkpoints import assets, checkpoint, loading, saved_files
-from rt2_jax.training import metrics, state as state_lib, step as step_lib
+from rt2_jax.checkpoints import assets, checkpoint, loading, packing
+from rt2_jax.training import metrics, state as state_lib
 
 CONFIG = ml_collections.ConfigDict(
     {
@@ -30,9 +32,7 @@ def make_state():
         'encoder': {'kernel': jnp.arange(4096.0).reshape(64, 64)},
         'head': {'bias': jnp.ones(3)},
     }
-    return state_lib.TrainState(
-        jnp.int32(0), params, optax.adamw(0.1).init(params), jax.random.PRNGKey(0)
-    )
+    return state_lib.TrainState(jnp.int32(0), params, optax.adamw(0.1).init(params))
 
 
 def like(tree):
@@ -46,12 +46,7 @@ def workdir(tmp_path, tokenizer):
     checkpoints = checkpoint.Checkpoints(tmp_path / 'run', keep=2)
     for step in (1, 3, 5):
         state = make_state()
-        checkpoints.save(
-            state.replace(step=jnp.int32(step)),
-            step_lib.Accumulated.zeros(1, 2),
-            {'batches': step},
-            step,
-        )
+        checkpoints.save(state.replace(step=jnp.int32(step)), {'batches': step}, step)
     checkpoints.close()
     return tmp_path / 'run'
 
@@ -61,21 +56,48 @@ def test_saved_state_is_that_of_the_call_though_training_goes_on(tmp_path):
     checkpoints = checkpoint.Checkpoints(tmp_path, keep=9)
     state = make_state()
     expected = jax.tree.map(np.array, state)
-    sums = step_lib.Accumulated.zeros(1, 2)
     for step in range(1, 4):
-        checkpoints.save(state, sums, {'batches': step}, step)
+        checkpoints.save(state, {'batches': step}, step)
         for _ in range(20):
             state = advance(state)
     checkpoints.wait()
     for step in range(1, 4):
-        restored, zeros, position = checkpoints.restore(step, like(state), like(sums))
+        restored, position = checkpoints.restore(step, like(state))
         jax.tree.map(
             lambda x, y: np.testing.assert_array_equal(x, y + np.asarray(20 * (step - 1), y.dtype)),
             restored,
             expected,
         )
-        assert position == {'batches': step} and zeros.actions is None
+        assert position == {'batches': step}
     checkpoints.close()
+
+
+def test_a_step_of_an_older_version_is_restored_to_the_bit(tmp_path):
+    """It held the run's key and the sums since the last log point as well."""
+    state = make_state().replace(step=jnp.int32(4))
+    state = state.replace(opt_state=jax.tree.map(lambda x: x + 1, state.opt_state))
+    older = ocp.CheckpointManager(
+        tmp_path / 'checkpoints',
+        item_handlers={
+            'params': ocp.StandardCheckpointHandler(),
+            'state': ocp.StandardCheckpointHandler(),
+            'data': ocp.JsonCheckpointHandler(),
+        },
+    )
+    sums = {'source': {'loss': jnp.ones(2)}, 'steps': jnp.float32(1), 'actions': {}}
+    saved = {
+        'opt_state': flax.serialization.to_state_dict(state.opt_state),
+        'step': state.step,
+        'rng': jax.random.PRNGKey(1),
+        'accumulated': sums,
+    }
+    items = dict(params=ocp.args.StandardSave(state.params), state=ocp.args.StandardSave(saved))
+    older.save(4, args=ocp.args.Composite(data=ocp.args.JsonSave({'batches': 4}), **items))
+    older.wait_until_finished()
+    checkpoints = checkpoint.Checkpoints(tmp_path, read_only=True)
+    restored, position = checkpoints.restore(4, like(state))
+    jax.tree.map(np.testing.assert_array_equal, restored, state)
+    assert position == {'batches': 4}
 
 
 def test_only_the_latest_are_kept_and_any_of_them_loads(workdir):
@@ -94,9 +116,7 @@ def test_parameters_that_do_not_fit_are_listed(workdir):
     params = {'encoder': {'kernel': jnp.zeros((64, 32))}, 'tail': {'bias': jnp.ones(3)}}
     checkpoints = checkpoint.Checkpoints(workdir, read_only=True)
     with pytest.raises(checkpoint.CheckpointError) as error:
-        checkpoints.restore(
-            5, like(state.replace(params=params)), like(step_lib.Accumulated.zeros(1, 2))
-        )
+        checkpoints.restore(5, like(state.replace(params=params)))
     for line in (
         'tail/bias: the model has (3,), the checkpoint has none',
         'head/bias: the checkpoint has (3,)',
@@ -136,13 +156,12 @@ def test_every_damaged_file_is_named(workdir, damage):
     step = workdir / 'checkpoints' / '5'
     files = [path for path in step.glob('*/**/*') if path.is_file()]
     assert len(files) > 10
-    sums = like(step_lib.Accumulated.zeros(1, 2))
     for path in files:
         whole, name = path.read_bytes(), str(path.relative_to(step))
         path.write_bytes(whole[: len(whole) // 2]) if damage == 'truncated' else path.unlink()
         checkpoints = checkpoint.Checkpoints(workdir, read_only=True)
         with pytest.raises(checkpoint.CheckpointError) as error:
-            checkpoints.restore(5, like(make_state()), sums)
+            checkpoints.restore(5, like(make_state()))
         wrong = (
             f'{name} is missing' if damage == 'missing' else f'{name} has {len(whole) // 2:,} of '
         )
@@ -155,7 +174,7 @@ def test_every_damaged_file_is_named(workdir, damage):
 
 def test_damage_where_there_is_no_list_of_files_is_an_error_too(workdir):
     step = workdir / 'checkpoints' / '5'
-    (step / saved_files.FILES).unlink()
+    (step / checkpoint.FILES).unlink()
     assert loading.load_for_inference(workdir).step == 5
     for path in [path for path in (step / 'params').rglob('d/*') if path.is_file()]:
         path.unlink()
@@ -190,8 +209,14 @@ def test_another_tokenizer_than_the_run_was_trained_with_is_refused(workdir):
     assert loading.load_for_inference(workdir).step == 5
 
 
+@pytest.mark.parametrize('inside', ['checkpoints', 'checkpoints/5/packed'])
+def test_nothing_is_written_among_the_checkpoints(workdir, inside):
+    with pytest.raises(checkpoint.CheckpointError, match='among the checkpoints of a run'):
+        packing.pack(workdir, workdir / inside)
+
+
 def test_a_pack_keeps_what_bfloat16_keeps(workdir, tmp_path):
-    loading.pack(workdir, tmp_path / 'packed', step=3)
+    packing.pack(workdir, tmp_path / 'packed', step=3)
     loaded = loading.load_for_inference(tmp_path / 'packed')
     assert loaded.step == 3
     np.testing.assert_array_equal(

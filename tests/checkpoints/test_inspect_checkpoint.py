@@ -12,12 +12,11 @@ import jax
 import numpy as np
 import pytest
 
-from rt2_jax.checkpoints import checkpoint, loading
+from rt2_jax.checkpoints import checkpoint, loading, packing
 from rt2_jax.checkpoints.assets import CheckpointError
 from rt2_jax.checkpoints.inspection import opened, survey, text
 from rt2_jax.parallel.sharding import named_leaves
 from rt2_jax.training.state import TrainState
-from rt2_jax.training.step import Accumulated
 from rt2_jax.weights import tensors
 from rt2_jax.weights.tensors import SourceError
 
@@ -41,9 +40,9 @@ def surveyed(directory, against=None, **settings):
 
 
 def save(directory, params, step=7):
-    state = TrainState(jax.numpy.int32(step), params, {}, jax.random.PRNGKey(0))
+    state = TrainState(jax.numpy.int32(step), params, {})
     checkpoints = checkpoint.Checkpoints(directory)
-    checkpoints.save(state, Accumulated.zeros(1, 1), {'batches': step}, step)
+    checkpoints.save(state, {'batches': step}, step)
     checkpoints.close()
 
 
@@ -88,8 +87,8 @@ def test_what_is_told_of_parameters_is_what_numpy_says(run):
 
 def test_every_kind_of_directory_holds_the_same(run, tiny, tmp_path):
     directory, params = run
-    loading.pack(directory, tmp_path / 'float32', dtype=np.float32)
-    loading.pack(directory, tmp_path / 'bfloat16')
+    packing.pack(directory, tmp_path / 'float32', dtype=np.float32)
+    packing.pack(directory, tmp_path / 'bfloat16')
     converted(tmp_path / 'converted', params, tiny)
     for kind in ('float32', 'converted'):
         report = surveyed(tmp_path / kind, directory)
@@ -173,7 +172,7 @@ def test_files_that_are_missing_or_truncated_are_named(run, tiny, tmp_path):
 
 
 def test_a_damaged_archive_is_named(tiny_checkpoint, tmp_path):
-    loading.pack(tiny_checkpoint, tmp_path)
+    packing.pack(tiny_checkpoint, tmp_path)
     path = tmp_path / loading.PACKED
     content = path.read_bytes()
     path.write_bytes(content[:-30])

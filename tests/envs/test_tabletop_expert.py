@@ -1,30 +1,30 @@
-"""The scripted expert reaches its goals: as told, rounded to bins, under noise, from odd starts."""
+"""The scripted expert reaches its goals: exact, rounded to bins, under noise, from odd starts."""
 
 import dataclasses
 
 import numpy as np
 import pytest
 
-from rt2_jax.envs.tabletop import expert, measure, suites, tasks
+from rt2_jax.envs.tabletop import expert, suites, tasks
 from rt2_jax.envs.tabletop.env import TabletopEnv
 from rt2_jax.text.actions import ActionSpace
 
 
 @pytest.mark.parametrize('kind', tasks.KINDS)
 def test_succeeds(kind):
-    exact = measure.measure(kind, range(12), suite='seen')
+    exact = expert.measure(kind, range(12), suite='seen')
     assert all(o.success for o in exact)
     assert np.mean([o.steps for o in exact]) < 7
-    rounded = measure.measure(kind, range(12), suite='train', round_actions=True)
+    rounded = expert.measure(kind, range(12), suite='train', round_actions=True)
     assert sum(o.success for o in rounded) >= 11
-    noisy = measure.measure(kind, range(12), suite='train', noise=0.1)
+    noisy = expert.measure(kind, range(12), suite='train', noise=0.1)
     assert sum(o.success for o in noisy) >= 10
 
 
 @pytest.mark.parametrize('name', suites.SUITES)
 def test_every_suite_can_be_solved(name):
     env = TabletopEnv(suite=name, image_size=8)
-    outcomes = [measure.play(env, seed, None) for seed in range(9)]
+    outcomes = [expert.play(env, seed, None) for seed in range(9)]
     assert sum(o.success for o in outcomes) >= 8
     env.close()
 
@@ -86,6 +86,6 @@ def test_rounding_moves_by_at_most_half_a_bin():
     rng = np.random.default_rng(0)
     for _ in range(50):
         action = np.concatenate([[0], rng.uniform(space.low, space.high)]).astype(np.float32)
-        error = np.abs(measure.rounded(action, space)[1:] - action[1:])
+        error = np.abs(expert.rounded(action, space)[1:] - action[1:])
         assert (error <= space.bin_widths / 2 + 1e-6).all()
-    assert not measure.rounded(np.zeros(8, np.float32), space).any()
+    assert not expert.rounded(np.zeros(8, np.float32), space).any()

@@ -4,7 +4,7 @@ import jax
 import pytest
 
 from rt2_jax.models import backbone, cost
-from rt2_jax.training import metrics
+from rt2_jax.training import flops
 
 
 def inputs_of(rows, frames, size, prompt, target):
@@ -19,7 +19,7 @@ def assert_the_formula_is_what_a_program_counts(config, vocab=150, target_length
     data = dict(image_size=32, frames=2, prompt_length=7, target_length=target_length)
     model, inputs = backbone.build(config, vocab), inputs_of(3, 2, 32, 7, target_length)
     params = jax.eval_shape(model.init, jax.random.key(0), *inputs)
-    counted = metrics.count_flops(jax.make_jaxpr(model.apply)(params, *inputs))
+    counted = flops.count_flops(jax.make_jaxpr(model.apply)(params, *inputs))
     assert cost.forward_flops(config, vocab, data, 3) == counted
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from rt2_jax.decoding.grammar import Kind
 from rt2_jax.policy.attention import ImageAttention
-from rt2_jax.policy.batches import Question
+from rt2_jax.policy.runner import Inputs
 
 pytestmark = pytest.mark.usefixtures('quick_compile')
 
@@ -19,13 +19,13 @@ def test_looks_are_the_softmax_of_queries_and_keys(tiny):
     params, rng = tiny.params(0), np.random.default_rng(0)
     frames = rng.integers(0, 256, (2, tiny.image_size, tiny.image_size, 3), np.uint8)
     answer = rng.integers(2, 200, PLAN + COUNT).tolist()
-    question = Question(frames, rng.integers(2, 200, 9).tolist(), Kind.PLAN)
+    inputs = Inputs(frames, rng.integers(2, 200, 9).tolist(), Kind.PLAN)
     attention = ImageAttention(tiny.model, tiny.prompt_length)
-    looks = attention(params, question, answer, COUNT, LONGEST)
+    looks = attention(params, inputs, answer, COUNT, LONGEST)
     assert looks.shape == (2, COUNT, 2, 2, 2) and looks.dtype == np.float32
 
     # Another call, without any padding, and what its two products before the softmax gave.
-    prompt, target_in = np.array([question.prompt]), np.array([[0, *answer[:-1]]])
+    prompt, target_in = np.array([inputs.prompt]), np.array([[0, *answer[:-1]]])
     products = functools.partial(
         tiny.model.apply, capture_intermediates=lambda module, _: module.name in ('query', 'key'),
         mutable=['intermediates'],
@@ -43,5 +43,5 @@ def test_looks_are_the_softmax_of_queries_and_keys(tiny):
     rest = 1 - looks.sum((2, 3, 4))
     np.testing.assert_allclose(rest, whole[..., 8:].sum(-1), atol=1e-5)
     # A later word changes none of the looks that came before it.
-    other = attention(params, question, [*answer[:-1], 7], COUNT, LONGEST)
+    other = attention(params, inputs, [*answer[:-1], 7], COUNT, LONGEST)
     np.testing.assert_array_equal(other, looks)

@@ -116,12 +116,14 @@ def test_actions_are_decided_on_the_centre_that_training_kept(policy):
     centre = images.resize(frame[None, 3 : 3 + side[1], 5 : 5 + side[0]], policy.image_size)
     np.testing.assert_array_equal(policy.preprocess(frame), whole)
     cropping = copy.copy(policy)
-    cropping.augment = Augmentation(**RECIPES['openvla'])
+    cropping.settings = dataclasses.replace(
+        policy.settings, augment=Augmentation(**RECIPES['openvla'])
+    )
     np.testing.assert_array_equal(cropping.preprocess(frame), centre)
-    cropping.whole_plans = True
+    cropping.settings = dataclasses.replace(cropping.settings, whole_plans=True)
     for kind in (Kind.TEXT, Kind.PLAN):
         np.testing.assert_array_equal(cropping.preprocess(frame, kind), whole)
-    cropping.whole_plans = False
+    cropping.settings = dataclasses.replace(cropping.settings, whole_plans=False)
     np.testing.assert_array_equal(cropping.preprocess(frame, Kind.PLAN), centre)
     expected = policy.act(centre[0], 'pick banana')
     assert cropping.act(frame, 'pick banana').log_prob == expected.log_prob
@@ -231,7 +233,8 @@ def test_a_command_is_what_the_card_says(tiny, policy):
     command = sticky.command(action)
     np.testing.assert_allclose(command['action/world_vector'], [0.1, 0.2, 0.3], atol=1e-6)
     np.testing.assert_array_equal(command['action/terminate_episode'], [1, 0, 0])
-    assert sticky.robot().settle(action)[7] == 1 and policy.robot().settle(action)[7] == 0.5
+    assert sticky.robot().to_absolute_gripper(action)[7] == 1
+    assert policy.robot().to_absolute_gripper(action)[7] == 0.5
     with pytest.raises(ValueError, match='knows no embodiment card'):
         policy.command(action)
 

@@ -28,16 +28,16 @@ def test_a_relative_gripper_stays_where_it_was_last_sent():
     commands = [0.0, 0.09, 1.0, 0.0, -0.05, 0.3, -0.11, 0.0, 0.08]
     actions = np.full([len(commands), 8], 0.25, np.float32)
     actions[:, 7] = commands
-    settled = np.stack([robot.settle(action) for action in actions])
+    settled = np.stack([robot.to_absolute_gripper(action) for action in actions])
     np.testing.assert_array_equal(settled[:, 7], [-1, -1, 1, 1, 1, 1, -1, -1, -1])
     np.testing.assert_array_equal(settled[:, :7], actions[:, :7])
     np.testing.assert_array_equal(actions[:, 7], np.float32(commands))
-    robot.settle(actions[2])
+    robot.to_absolute_gripper(actions[2])
     assert robot.gripper == 1
     robot.reset()
-    assert robot.settle(actions[0])[7] == robot.gripper == -1
+    assert robot.to_absolute_gripper(actions[0])[7] == robot.gripper == -1
     with pytest.raises(ValueError, match='has 8 numbers'):
-        robot.settle(actions[0, 1:])
+        robot.to_absolute_gripper(actions[0, 1:])
 
 
 @pytest.mark.parametrize('card', [cards.TABLETOP, cards.LANGUAGE_TABLE, None])
@@ -45,4 +45,4 @@ def test_other_grippers_are_left_alone(card):
     action = np.linspace(-0.5, 0.5, card.action_space.length if card else 8)
     robot = Robot(card=card)
     for sign in (1, -1):
-        np.testing.assert_array_equal(robot.settle(sign * action), sign * action)
+        np.testing.assert_array_equal(robot.to_absolute_gripper(sign * action), sign * action)

@@ -17,7 +17,7 @@ from websockets.sync.client import connect
 
 from rt2_jax.data.cards import TABLETOP
 from rt2_jax.policy import Policy
-from rt2_jax.serving.msgpack_arrays import packb, unpackb
+from rt2_jax.serving.codec import packb, unpackb
 from rt2_jax.serving.server import Server
 from rt2_jax.serving.service import Service
 
@@ -86,7 +86,7 @@ def running(policy, *, api_key=None, wait=True, **settings):
     listener.bind(('127.0.0.1', 0))
     listener.listen()
     server = Server(Service(policy, **settings), api_key=api_key)
-    thread = threading.Thread(target=server.serve_on, args=[listener])
+    thread = threading.Thread(target=server.serve_until_stopped, args=[listener])
     thread.start()
     found = Running(server, listener.getsockname()[1], thread)
     try:

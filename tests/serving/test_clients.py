@@ -13,6 +13,7 @@ pytest.importorskip('mujoco', reason="the tabletop needs pip install 'rt2_jax[si
 from rt2_jax import evaluate
 from rt2_jax.evaluation import closed_loop
 from rt2_jax.policy import Policy
+from rt2_jax.policy.from_flags import FlagError
 
 pytestmark = pytest.mark.usefixtures('quick_compile')
 
@@ -64,10 +65,10 @@ def test_wrong_addresses_and_flags_are_said(server, tmp_path):
     }
     for url, says in wrong.items():
         with flagsaver.flagsaver(server=url, suite=['seen'], workdir=None):
-            with pytest.raises(evaluate.app.UsageError, match=says):
+            with pytest.raises(FlagError, match=says):
                 evaluate.main(['evaluate'])
     with flagsaver.flagsaver(server='ws://127.0.0.1:1', suite=['web'], workdir=None):
-        with pytest.raises(evaluate.app.UsageError, match='leave out'):
+        with pytest.raises(FlagError, match='leave out'):
             evaluate.main(['evaluate'])
 
 

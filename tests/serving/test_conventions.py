@@ -15,13 +15,13 @@ from websockets.exceptions import InvalidStatus
 
 from rt2_jax.data import cards
 from rt2_jax.data.robot import rlds
+from rt2_jax.decoding.sampler import Samples
 from rt2_jax.evaluation import remote
 from rt2_jax.policy import Policy
-from rt2_jax.policy.batches import Answer
+from rt2_jax.policy.answers import Answer, decode_answer
 from rt2_jax.policy.conventions import CONVENTIONS, Convention, to_internal
-from rt2_jax.policy.decision import Decision, decided
 from rt2_jax.policy.robot import Robot
-from rt2_jax.serving import json_arrays
+from rt2_jax.serving import codec
 from rt2_jax.serving.service import Settings
 
 PICTURE = np.zeros([8, 8, 3], np.uint8)
@@ -54,10 +54,10 @@ def journey(request, tmp_path_factory, tiny):
 def emitting(policy, tokens, **settings):
     """A server of a policy that decides these tokens, one action a request."""
     zeros = np.zeros(policy.action_tokenizer.length, np.float32)
-    answers = [Answer(ids, zeros, zeros) for ids in tokens]
+    samples = [Samples(ids, zeros, zeros, len(ids)) for ids in tokens]
     with deciding(
         policy,
-        [decided(answer, policy.action_tokenizer, policy.tokenizer) for answer in answers],
+        [decode_answer(sample, policy.action_tokenizer, policy.tokenizer) for sample in samples],
         **settings,
     ) as server:
         yield server
@@ -74,10 +74,10 @@ def deciding(policy, decisions, **settings):
 
 
 def by_act(server, query=''):
-    message = json_arrays.dumps({'image': PICTURE, 'instruction': 'pick banana'})
+    message = codec.dumps({'image': PICTURE, 'instruction': 'pick banana'})
     reply = requests.post(f'{server.http}/act{query}', message, timeout=20)
     assert reply.ok, reply.text
-    return json_arrays.loads(reply.text)
+    return codec.loads(reply.text)
 
 
 def check(card, space, sent, raw):
@@ -128,7 +128,7 @@ def test_metadata_say_whose_numbers_they_are(journey):
         wanted = decisions[:, policy.action_tokenizer.space.terminate :].copy()
         if name == 'position' and card.gripper and card.gripper.kind == 'relative':
             robot = policy.robot()
-            wanted[:, -1] = [robot.settle(action)[-1] for action in decisions]
+            wanted[:, -1] = [robot.to_absolute_gripper(action)[-1] for action in decisions]
             assert metadata['gripper']['kind'] == 'absolute' and metadata['remembers'] == [
                 'gripper'
             ]
@@ -147,9 +147,7 @@ def test_another_convention_by_flag_or_address(journey):
             '?convntion=robot': "Unknown parameter 'convntion'; did you mean 'convention'",
         }.items():
             message = {'image': PICTURE, 'instruction': 'pick banana'}
-            reply = requests.post(
-                f'{server.http}/act{query}', json_arrays.dumps(message), timeout=5
-            )
+            reply = requests.post(f'{server.http}/act{query}', codec.dumps(message), timeout=5)
             assert reply.status_code == 400 and says in reply.json()['error']
             with pytest.raises(InvalidStatus, match='400') as refused:
                 server.robot(query=query)
@@ -161,7 +159,7 @@ def test_another_convention_by_flag_or_address(journey):
 def test_a_position_where_the_data_have_changes_needs_a_websocket(journey):
     card, _, tokens, policy = journey
     relative = card.gripper is not None and card.gripper.kind == 'relative'
-    message = json_arrays.dumps({'image': PICTURE, 'instruction': 'pick banana'})
+    message = codec.dumps({'image': PICTURE, 'instruction': 'pick banana'})
     with emitting(policy, tokens) as server:
         reply = requests.post(f'{server.http}/act?convention=position', message, timeout=20)
         if relative:
@@ -182,7 +180,7 @@ def test_evaluation_turns_them_back(journey, scheme, convention):
     )
     decisions = policy.action_tokenizer.decode(np.stack(tokens))
     robot = policy.robot()
-    wanted = [robot.settle(action) for action in decisions]
+    wanted = [robot.to_absolute_gripper(action) for action in decisions]
     with emitting(policy, tokens, settings=Settings(convention=convention)) as running_server:
         server = remote.Server(f'{scheme}://127.0.0.1:{running_server.port}{query}', 1)
         # What closed_loop.run does with the card: positions for the tabletop's gripper.
@@ -192,7 +190,7 @@ def test_evaluation_turns_them_back(journey, scheme, convention):
         decide, found = server.decide(), []
         for _ in tokens:
             (action,) = decide([observation], [environment])
-            found.append(follows.settle(action))
+            found.append(follows.to_absolute_gripper(action))
         server.close()
     assert_same(card, np.stack(found), np.stack(wanted))
 
@@ -217,7 +215,7 @@ def test_the_documented_example_of_a_card(name, tiny):
     )
     flag, zeros = [0.0] * space.terminate, np.zeros(space.length)
     decisions = [
-        Decision(np.float32([*flag, *example['internal']]), 0.0, zeros, '', zeros, zeros, zeros)
+        Answer(np.float32([*flag, *example['internal']]), 0.0, zeros, '', zeros, zeros, zeros)
         for example in examples
     ]
     for convention in CONVENTIONS:

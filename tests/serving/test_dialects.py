@@ -10,12 +10,11 @@ import numpy as np
 import pytest
 
 from rt2_jax import serve
-from rt2_jax.serving import dialects, json_arrays, msgpack_arrays, requests
-from rt2_jax.serving.limits import Limits
-from rt2_jax.serving.refusals import Malformed
+from rt2_jax.serving import codec, messages
+from rt2_jax.serving.limits import Limits, Malformed
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (6, 8, 3), np.uint8)
-README = pathlib.Path(dialects.__file__).with_name('README.md')
+README = pathlib.Path(messages.__file__).with_name('README.md')
 # {'a': np.array([0, 1], np.uint8), 'b': np.int16(-3)}, as msgpack-numpy 0.4.8 packs it.
 MSGPACK_NUMPY = bytes.fromhex(
     '82a16185c4026e64c3c40474797065a37c7531c4046b696e64c400c40573686170659102c40464617461c4020001a16283c4026e64c2c40474797065a33c6932c40464617461c402fdff'
@@ -24,11 +23,11 @@ MSGPACK_NUMPY = bytes.fromhex(
 
 def read(message, protocol):
     if protocol == 'websocket':
-        return requests.from_openpi(msgpack_arrays.packb(message), Limits())
-    return requests.from_act(json_arrays.dumps(message).encode(), Limits(), '', ())
+        return messages.from_openpi(codec.packb(message), Limits())
+    return messages.from_act(codec.dumps(message).encode(), Limits(), '', ())
 
 
-CLIENTS = [('websocket', x) for x in dialects.WEBSOCKET] + [('act', x) for x in dialects.ACT]
+CLIENTS = [('websocket', x) for x in messages.WEBSOCKET] + [('act', x) for x in messages.ACT]
 
 
 @pytest.mark.parametrize('protocol, dialect', CLIENTS, ids=lambda x: getattr(x, 'name', x))
@@ -37,9 +36,9 @@ def test_the_keys_of_each_family_of_clients(protocol, dialect):
     picture = PICTURE.transpose(2, 0, 1) if dialect.channels_first else PICTURE
     message = {dialect.camera: picture, text: 'pick banana'}
     message |= {key: np.zeros([7]) for key in dialect.ignored}
-    asked = read(message, protocol)
-    np.testing.assert_array_equal(asked.frames, PICTURE[None])
-    assert asked.text == 'pick banana' and asked.chunks == (dialect.name == 'OpenVLA-OFT')
+    request = read(message, protocol)
+    np.testing.assert_array_equal(request.frames, PICTURE[None])
+    assert request.text == 'pick banana' and request.chunks == (dialect.name == 'OpenVLA-OFT')
     ignored = ', '.join(f'`{key}`' for key in dialect.ignored) or 'nothing'
     row = (
         f'| {dialect.name} | {protocol.replace("act", "`/act`")} | `{dialect.camera}` | {ignored} |'
@@ -66,15 +65,15 @@ def test_two_cameras_are_not_chosen_between():
 
 
 def test_arrays_of_msgpack_numpy():
-    content, foreign = msgpack_arrays.read(MSGPACK_NUMPY)
+    content, foreign = codec.unpack_any(MSGPACK_NUMPY)
     np.testing.assert_array_equal(content['a'], [0, 1])
     assert foreign and content['a'].dtype == np.uint8
     assert content['b'] == -3 and content['b'].dtype == np.int16
-    assert msgpack_arrays.packb(content, msgpack_numpy=True) == MSGPACK_NUMPY
+    assert codec.packb(content, msgpack_numpy=True) == MSGPACK_NUMPY
     for change in ({b'type': '|O'}, {b'shape': [3]}, {b'type': [['x', '<i8']]}, {b'data': None}):
         fields = {b'nd': True, b'type': '|u1', b'kind': b'', b'shape': [2], b'data': b'12'}
         with pytest.raises(ValueError, match='not msgpack as openpi-client'):
-            msgpack_arrays.read(msgpack.packb(fields | change))
+            codec.unpack_any(msgpack.packb(fields | change))
 
 
 @pytest.mark.parametrize('protocol', ['websocket', 'act'])
@@ -104,11 +103,11 @@ def nested(levels):
 def test_deep_nesting_is_refused_in_one_line(levels):
     with pytest.raises(Malformed, match='nested') as error:
         body = b'{"instruction": "pick banana", "image": ' + nested(levels) + b'}'
-        requests.from_act(body, Limits(), '', ())
+        messages.from_act(body, Limits(), '', ())
     assert '\n' not in str(error.value) and len(str(error.value)) < 200
     with pytest.raises(Malformed, match='nested' if levels < 1000 else 'msgpack') as error:
         message = msgpack.packb({'prompt': 'x'})[1:]
-        requests.from_openpi(
+        messages.from_openpi(
             b'\x82' + message + b'\xb1observation/image' + b'\x91' * levels + b'\xc0', Limits()
         )
     assert '\n' not in str(error.value)

@@ -13,11 +13,12 @@ from test_conventions import JOURNEYS, check
 
 from rt2_jax.checkpoints import assets, checkpoint
 from rt2_jax.data import pipeline
-from rt2_jax.data.mixture import Schedule
+from rt2_jax.data.data_config import DataConfig
+from rt2_jax.data.mixture import Schedule, Sources
 from rt2_jax.data.robot import rlds
 from rt2_jax.parallel import mesh as mesh_lib
 from rt2_jax.policy import Policy
-from rt2_jax.serving import json_arrays
+from rt2_jax.serving import codec
 from rt2_jax.training import program as program_lib
 
 pytestmark = pytest.mark.usefixtures('quick_compile')
@@ -49,11 +50,15 @@ def learnt(request, tiny, tokenizer, tmp_path):
     )  # fmt: skip
     config.mesh = dict(data=1, fsdp=1, tensor=1)
     spaces = {name: source.action_space}
+    data = DataConfig(
+        image_size=config.data.image_size,
+        prompt_length=config.data.prompt_length,
+        target_length=config.data.target_length,
+        robot_share=Schedule(start=1.0),
+    )
     batches = pipeline.make_iterator(
-        {name: (source, 1.0)}, {}, tokenizer=tokenizer, schedule=Schedule(start=1.0),
-        batches=MOST_STEPS, batch_size=16, image_size=config.data.image_size,
-        prompt_length=config.data.prompt_length, target_length=config.data.target_length,
-    )  # fmt: skip
+        Sources.of({name: (source, 1.0)}, {}), tokenizer, data, batches=MOST_STEPS, batch_size=16
+    )
     program = program_lib.build(
         config.lock(),
         mesh_lib.make_mesh(config.mesh),
@@ -62,9 +67,9 @@ def learnt(request, tiny, tokenizer, tmp_path):
         batches.kinds,
         spaces,
     )
-    state, sums = program.init(), program.zeros()
+    state = program.init()
     for number, batch in enumerate(batches, 1):
-        state, sums, _ = program.step(state, sums, batch)
+        state, _ = program.step(state, batch)
         if number % ROUND == 0:
             policy = Policy.from_config(
                 config, jax.device_get(state.params), tokenizer, source.action_space
@@ -80,7 +85,7 @@ def learnt(request, tiny, tokenizer, tmp_path):
     workdir = tmp_path / 'run'
     assets.write_assets(workdir, config, tokenizer, spaces)
     checkpoints = checkpoint.Checkpoints(workdir)
-    checkpoints.save(state, sums, batches.get_state(), number)
+    checkpoints.save(state, batches.get_state(), number)
     checkpoints.close()
     return source, raw, workdir
 
@@ -94,9 +99,9 @@ def test_what_was_learnt_by_heart_is_what_the_robot_is_sent(learnt):
         posted, answers = [], []
         for i in range(len(source)):
             frame, instruction = source.frames(i)[0], source.raw(i)['instruction']
-            message = json_arrays.dumps({'image': frame, 'instruction': instruction})
+            message = codec.dumps({'image': frame, 'instruction': instruction})
             reply = requests.post(f'{server.http}/act', message, timeout=60)
-            posted.append(json_arrays.loads(reply.text))
+            posted.append(codec.loads(reply.text))
             answers.append(robot.infer(frame, instruction, reset=True)['actions'][0])
     check(source.index.card, policy.action_tokenizer.space, np.stack(posted), raw)
     np.testing.assert_array_equal(np.stack(answers), np.stack(posted).astype(np.float32))

@@ -10,7 +10,7 @@ from running import HOW, published, running, twelve_pictures
 
 from rt2_jax.data.cards import FRACTAL
 from rt2_jax.policy import Policy
-from rt2_jax.serving.msgpack_arrays import packb
+from rt2_jax.serving.codec import packb
 from rt2_jax.serving.service import Settings
 
 OTHER = np.zeros([40, 40, 3], np.uint8)

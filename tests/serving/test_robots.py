@@ -7,10 +7,9 @@ from running import twelve_pictures
 from rt2_jax.data import images
 from rt2_jax.data.cards import FRACTAL
 from rt2_jax.policy import Policy
-from rt2_jax.serving import msgpack_arrays, requests
-from rt2_jax.serving.limits import Limits
-from rt2_jax.serving.refusals import Malformed
-from rt2_jax.serving.robots import Connected
+from rt2_jax.serving import codec, messages
+from rt2_jax.serving.limits import Limits, Malformed
+from rt2_jax.serving.service import Session
 
 
 @pytest.fixture(scope='module')
@@ -22,48 +21,50 @@ def policy(tiny):
     )  # fmt: skip
 
 
-def connected(policy, convention='robot'):
-    return Connected(policy, policy.convention(convention))
+def session(policy, convention='robot'):
+    return Session(policy, policy.convention(convention))
 
 
-def asked(picture, prompt='pick banana', **more):
+def request(picture, prompt='pick banana', **more):
     message = {'observation/image': picture, 'prompt': prompt} | more
-    return requests.from_openpi(msgpack_arrays.packb(message), Limits())
+    return messages.from_openpi(codec.packb(message), Limits())
 
 
 def test_frames_are_remembered_until_an_episode_begins(policy):
     pictures = twelve_pictures()
-    robot, other = connected(policy), connected(policy)
+    robot, other = session(policy), session(policy)
     for step in range(7):
-        other.observation(asked(pictures[11 - step]))
-        seen = robot.observation(asked(pictures[step]))
+        other.observation(request(pictures[11 - step]))
+        seen = robot.observation(request(pictures[step]))
         wanted = [pictures[max(0, step - back)] for back in (4, 2, 0)]
         np.testing.assert_array_equal(seen, wanted)
-    seen = robot.observation(asked(pictures[9], reset=True))
+    seen = robot.observation(request(pictures[9], reset=True))
     np.testing.assert_array_equal(seen, [pictures[9]] * 3)
 
 
 def test_questions_and_a_clients_own_history_leave_the_frames_alone(policy):
     pictures = twelve_pictures()
-    robot = connected(policy)
-    robot.observation(asked(pictures[0]))
-    assert robot.observation(asked(pictures[5], 'Q: what is on the table? A:')).shape[0] == 1
+    robot = session(policy)
+    robot.observation(request(pictures[0]))
+    assert robot.observation(request(pictures[5], 'Q: what is on the table? A:')).shape[0] == 1
     own = np.stack(pictures[6:9])
-    np.testing.assert_array_equal(robot.observation(asked(own)), own)
+    np.testing.assert_array_equal(robot.observation(request(own)), own)
     jpegs = [images.encode_jpeg(picture) for picture in own]
-    np.testing.assert_array_equal(robot.observation(asked(jpegs)), list(map(images.decode, jpegs)))
-    seen = robot.observation(asked(pictures[1]))
+    np.testing.assert_array_equal(
+        robot.observation(request(jpegs)), list(map(images.decode, jpegs))
+    )
+    seen = robot.observation(request(pictures[1]))
     np.testing.assert_array_equal(seen, [pictures[0], pictures[0], pictures[1]])
 
 
 def test_frames_that_do_not_fit_are_refused(policy):
     pictures = twelve_pictures()
-    robot = connected(policy)
-    robot.observation(asked(pictures[0]))
+    robot = session(policy)
+    robot.observation(request(pictures[0]))
     with pytest.raises(Malformed, match="'reset': True"):
-        robot.observation(asked(pictures[1][:20]))
+        robot.observation(request(pictures[1][:20]))
     with pytest.raises(Malformed, match='2 frames came; send one a step'):
-        robot.observation(asked(np.stack(pictures[:2])))
+        robot.observation(request(np.stack(pictures[:2])))
 
 
 def test_a_gripper_that_was_closed_stays_closed(policy):
@@ -71,18 +72,18 @@ def test_a_gripper_that_was_closed_stays_closed(policy):
     action = lambda value: np.eye(len(names), dtype=np.float32)[names.index('gripper')] * value
     changes = [0, 1, 0, 0, -1, 0]
     for convention, wanted in {'robot': changes, 'position': [-1, 1, 1, 1, -1, -1]}.items():
-        robot = connected(policy, convention)
+        robot = session(policy, convention)
         assert [robot.command(action(value))[-1] for value in changes] == wanted
 
 
 def test_a_copy_changes_on_its_own(policy):
     pictures = twelve_pictures()
-    robot = connected(policy, 'position')
-    robot.observation(asked(pictures[0]))
+    robot = session(policy, 'position')
+    robot.observation(request(pictures[0]))
     copy = robot.copy()
-    copy.observation(asked(pictures[1], reset=True))
+    copy.observation(request(pictures[1], reset=True))
     assert copy.command(np.ones([8], np.float32))[-1] == 1
     assert robot.command(np.zeros([8], np.float32))[-1] == -1
     np.testing.assert_array_equal(
-        robot.observation(asked(pictures[2])), [pictures[0], pictures[0], pictures[2]]
+        robot.observation(request(pictures[2])), [pictures[0], pictures[0], pictures[2]]
     )

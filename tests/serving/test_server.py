@@ -19,8 +19,8 @@ from running import running, tiny_policy, twelve_pictures
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from rt2_jax.data import images
-from rt2_jax.serving import access, json_arrays
-from rt2_jax.serving.limits import Limits
+from rt2_jax.serving import codec
+from rt2_jax.serving.limits import API_KEY_VARIABLE, Limits, read_key
 from rt2_jax.serving.service import Settings
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -66,7 +66,7 @@ def held(policy):
 
 
 def post(server, path, message, **settings):
-    return requests.post(f'{server.http}{path}', json_arrays.dumps(message), timeout=20, **settings)
+    return requests.post(f'{server.http}{path}', codec.dumps(message), timeout=20, **settings)
 
 
 def test_an_action_is_the_one_decided_in_process(server, policy, pictures):
@@ -80,7 +80,7 @@ def test_an_action_is_the_one_decided_in_process(server, policy, pictures):
     # openpi's chunk broker slices every array of a reply along the horizon, which is one step here.
     assert {len(x) for x in found.values() if isinstance(x, np.ndarray)} == {1}
     reply = post(server, '/act', {'image': pictures[0], 'instruction': 'pick banana'})
-    action = json_arrays.loads(reply.text)
+    action = codec.loads(reply.text)
     assert action.dtype == np.float64 and action.shape == (7,)
     np.testing.assert_array_equal(action.astype(np.float32), wanted.action[1:])
     assert reply.headers['RT2-Terminate'] == str(int(wanted.action[0]))
@@ -122,9 +122,9 @@ def test_a_robot_prompt_written_out_is_its_instruction(server, policy, pictures)
 
 def test_doubly_encoded_requests_get_doubly_encoded_answers(server, pictures):
     message = {'image': pictures[0], 'instruction': 'pick banana', 'unnorm_key': 'tabletop'}
-    plain = json_arrays.loads(post(server, '/act', message).text)
-    twice = post(server, '/act', {'encoded': json_arrays.dumps(message)}).json()
-    np.testing.assert_array_equal(json_arrays.loads(twice), plain)
+    plain = codec.loads(post(server, '/act', message).text)
+    twice = post(server, '/act', {'encoded': codec.dumps(message)}).json()
+    np.testing.assert_array_equal(codec.loads(twice), plain)
 
 
 def test_compressed_pictures_are_decoded(server, policy, pictures):
@@ -313,7 +313,7 @@ def test_nothing_is_compiled_after_the_warm_up(server, policy, compiled_before, 
 
 def test_a_key_is_asked_of_everybody(policy, pictures, tmp_path):
     (tmp_path / 'key').write_text('s3cret\n')
-    key = access.read_key(str(tmp_path / 'key'))
+    key = read_key(str(tmp_path / 'key'))
     with running(policy, api_key=key) as server:
         assert requests.get(f'{server.http}/healthz', timeout=5).status_code == 200
         for wrong in ({}, {'Authorization': 'Api-Key s3cre'}, {'Authorization': 's3cret'}):
@@ -357,7 +357,7 @@ def test_metrics_count_requests_by_what_they_want_and_how_they_end(server, pictu
 
 def test_sigterm_ends_the_command_with_zero(tiny_checkpoint, pictures):
     command = [sys.executable, '-m', 'rt2_jax.serve', f'--workdir={tiny_checkpoint}', '--port=0']
-    environment = os.environ | {'JAX_DISABLE_MOST_OPTIMIZATIONS': '1', access.VARIABLE: 'k'}
+    environment = os.environ | {'JAX_DISABLE_MOST_OPTIMIZATIONS': '1', API_KEY_VARIABLE: 'k'}
     with subprocess.Popen(
         [*command, '--largest_batch=1'],
         cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True,
@@ -370,12 +370,12 @@ def test_sigterm_ends_the_command_with_zero(tiny_checkpoint, pictures):
                     break
             reply = requests.post(
                 f'http://127.0.0.1:{port}/act',
-                json_arrays.dumps({'image': pictures[0], 'instruction': 'pick banana'}),
+                codec.dumps({'image': pictures[0], 'instruction': 'pick banana'}),
                 headers={'Authorization': 'Bearer k'},
                 timeout=20,
             )
             assert reply.status_code == 200, reply.text
-            assert json_arrays.loads(reply.text).shape == (7,)
+            assert codec.loads(reply.text).shape == (7,)
             process.send_signal(signal.SIGTERM)
             assert process.wait(20) == 0
         finally:

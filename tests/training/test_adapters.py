@@ -33,7 +33,7 @@ def logits(model, params, tiny):
 @pytest.fixture(scope='module')
 def adapted(tiny):
     config = ml_collections.ConfigDict({'adapters': dict(rank=3, alpha=6.0, patterns=PATTERNS)})
-    model = adapters.adapted(tiny.model, config)
+    model = adapters.add_adapters(tiny.model, config)
     made = jax.jit(model.init)(jax.random.key(0), *inputs(tiny))['params']
     return model, backbone.nn.meta.unbox(made), config
 
@@ -49,7 +49,7 @@ def test_merged_weights_compute_the_same(tiny, adapted):
     rng = np.random.default_rng(1)
     pairs = jax.tree.map(lambda x: rng.normal(size=x.shape).astype(x.dtype) / 9, params['adapters'])
     params = params | {adapters.PART: pairs}
-    merged = adapters.plain(jax.device_put(params), config)
+    merged = adapters.merge(jax.device_put(params), config)
     assert adapters.PART not in merged
     np.testing.assert_allclose(
         logits(model, params, tiny), logits(tiny.model, merged, tiny), atol=1e-4
@@ -70,15 +70,14 @@ def test_patterns_that_match_no_kernel_are_errors(tiny):
 
 
 def train(workdir, *flags):
-    cache = workdir.parent / 'cache'
     result = subprocess.run(
         [
             sys.executable, '-m', 'rt2_jax.train', '--config=tests/training/tiny_config.py:web',
             f'--workdir={workdir}', '--config.adapters.rank=2', '--config.log_every=1',
-            '--config.checkpoint_every=3', f'--config.compile_cache={cache}', *flags,
+            '--config.checkpoint_every=3', *flags,
         ],
         cwd=ROOT, capture_output=True, text=True,
-        env=os.environ | {'JAX_DISABLE_MOST_OPTIMIZATIONS': '1'},
+        env=os.environ,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
 

@@ -4,15 +4,15 @@ import dataclasses
 import json
 import shutil
 
-import jax
 import numpy as np
 import pytest
 
-from rt2_jax.checkpoints import acting_robot, assets, checkpoint, loading, recorded
+from rt2_jax.checkpoints import acting_robot, assets, checkpoint, loading
 from rt2_jax.data import pipeline
 from rt2_jax.data.cards import FRACTAL, LANGUAGE_TABLE, TABLETOP
+from rt2_jax.data.data_config import DataConfig
 from rt2_jax.data.example import Example
-from rt2_jax.data.mixture import Schedule
+from rt2_jax.data.mixture import Schedule, Sources
 from rt2_jax.parallel import mesh as mesh_lib
 from rt2_jax.policy import Policy
 from rt2_jax.text import prompts
@@ -52,15 +52,16 @@ TABLE = Robot('table', ActionSpace.language_table())
 
 def batches_of(*robots, tokenizer, config, batches=STEPS):
     return pipeline.make_iterator(
-        {robot.name: (robot, 1.0) for robot in robots},
-        {},
-        tokenizer=tokenizer,
-        schedule=Schedule(start=1.0),
+        Sources.of({robot.name: (robot, 1.0) for robot in robots}, {}),
+        tokenizer,
+        DataConfig(
+            image_size=config.data.image_size,
+            prompt_length=config.data.prompt_length,
+            target_length=config.data.target_length,
+            robot_share=Schedule(start=1.0),
+        ),
         batches=batches,
         batch_size=config.batch_size,
-        image_size=config.data.image_size,
-        prompt_length=config.data.prompt_length,
-        target_length=config.data.target_length,
     )
 
 
@@ -86,15 +87,16 @@ def trained(config, tokenizer, tmp_path_factory):
     names = batches.sources, batches.kinds
     mesh = mesh_lib.make_mesh(config.mesh)
     program = program_lib.build(config, mesh, tokenizer, *names, spaces)
-    state, sums = program.init(), program.zeros()
+    state, sums = program.init(), None
     for batch in batches:
-        state, sums, _ = program.step(state, sums, batch)
+        state, measured = program.step(state, batch)
+        sums = step_lib.add(sums, measured)
     workdir = tmp_path_factory.mktemp('run')
     assets.write_assets(workdir, config, tokenizer, spaces)
     checkpoints = checkpoint.Checkpoints(workdir)
-    checkpoints.save(state, sums, batches.get_state(), STEPS)
+    checkpoints.save(state, batches.get_state(), STEPS)
     checkpoints.close()
-    return workdir, step_lib.summary(jax.device_get(sums), *names, spaces)
+    return workdir, step_lib.summary(sums, *names, spaces)
 
 
 def test_errors_are_in_the_units_of_each_robot(trained):
@@ -135,7 +137,7 @@ def test_a_source_is_chosen_or_asked_for():
 
     def chosen(wanted='', card=FRACTAL, only=spaces):
         own = acting_robot.Source(card.name, card.action_space, card)
-        return acting_robot.choose(wanted, own, {name: spaces[name] for name in only}, cards)
+        return acting_robot.select_source(wanted, own, {name: spaces[name] for name in only}, cards)
 
     assert chosen(only=['table']) == acting_robot.Source('table', table, LANGUAGE_TABLE)
     assert chosen(only=['arm', 'arm_plans']).name == 'arm'  # the same robot twice
@@ -160,21 +162,21 @@ def test_older_checkpoints_have_the_cards_that_their_config_names(trained, tmp_p
     path.write_text(json.dumps(record))
     loaded = loading.load_for_inference(path.parent)
     assert loaded.cards == {'arm': TABLETOP, 'table': LANGUAGE_TABLE}
-    assert loaded.source().card == recorded.card_of(loaded.embodiment) == TABLETOP
+    assert loaded.select_source().card == assets.recorded_card(loaded.embodiment) == TABLETOP
 
 
 def test_the_action_space_is_that_of_the_robot_acted_for(config):
     arm, table = ARM.action_space, TABLE.action_space
     spaces = {'arm': arm, 'arm_plans': arm, 'table': table, 'table_plans': table}
     card = dataclasses.replace(TABLETOP, name='language_table')
-    assert acting_robot.acted_on(config, TABLETOP, spaces) == arm
-    assert acting_robot.acted_on(config, card, spaces) == table
-    assert acting_robot.acted_on(config, card, {'arm': arm, 'table_plans': table}) == table
-    assert acting_robot.acted_on(config, card, {}) == card.action_space
+    assert acting_robot.run_action_space(config, TABLETOP, spaces) == arm
+    assert acting_robot.run_action_space(config, card, spaces) == table
+    assert acting_robot.run_action_space(config, card, {'arm': arm, 'table_plans': table}) == table
+    assert acting_robot.run_action_space(config, card, {}) == card.action_space
     other = dataclasses.replace(TABLETOP, name='other')
-    assert acting_robot.acted_on(config, other, {'arm': arm, 'arm_plans': arm}) == arm
+    assert acting_robot.run_action_space(config, other, {'arm': arm, 'arm_plans': arm}) == arm
     with pytest.raises(ValueError, match="embodiment='other' is the card of no robot set"):
-        acting_robot.acted_on(config, other, spaces)
+        acting_robot.run_action_space(config, other, spaces)
 
 
 def test_an_action_of_another_length_names_its_source(tokenizer, config):

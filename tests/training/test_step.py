@@ -8,10 +8,17 @@ import pytest
 
 from rt2_jax.parallel import sharding
 from rt2_jax.text.actions import ActionSpace, ActionTokenizer
-from rt2_jax.training import metrics, program, state as state_lib, step as step_lib
+from rt2_jax.training import (
+    action_metrics,
+    flops as flops_lib,
+    state as state_lib,
+    step as step_lib,
+)
+from rt2_jax.training.action_metrics import ActionTables
 
 TARGET_LENGTH = 12
 KINDS = ('robot', 'name', 'where')
+COUNTS = 2, 3  # sources, kinds
 SPACES = {'arm': ActionSpace.rt1_bounds()}
 
 
@@ -41,24 +48,22 @@ def batch(tiny, action_tokenizer):
 
 @pytest.fixture(scope='module')
 def tables(tokenizer):
-    return program.action_tables(tokenizer, ['arm', 'web'], KINDS, SPACES)
+    return ActionTables.create(tokenizer, ['arm', 'web'], KINDS, SPACES)
 
 
 def start(tiny, tables, accumulate=1, frozen=()):
     optimizer = optax.sgd(0.1)
     params = tiny.params(0)
-    state = state_lib.TrainState(
-        jnp.zeros((), jnp.int32), params, optimizer.init(params), jax.random.PRNGKey(0)
-    )
+    state = state_lib.TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
     step = step_lib.make_train_step(
-        tiny.model, optimizer, accumulate=accumulate, tables=tables, frozen=frozen
+        tiny.model, optimizer, COUNTS, accumulate=accumulate, tables=tables, frozen=frozen
     )
-    return step, state, step_lib.Accumulated.zeros(2, 3, dimensions=7)
+    return step, state
 
 
 def advance(tiny, batch, tables, accumulate):
-    step, *before = start(tiny, tables, accumulate)
-    return jax.jit(step)(*before, batch)
+    step, before = start(tiny, tables, accumulate)
+    return jax.jit(step)(before, batch)
 
 
 @pytest.fixture(scope='module')
@@ -67,21 +72,20 @@ def advanced(tiny, batch, tables):
 
 
 def test_evaluation_sums_what_training_does(tiny, batch, tables, advanced):
-    zeros = step_lib.Accumulated.zeros(2, 3, tables.dimensions)
-    sums = jax.jit(step_lib.make_eval_step(tiny.model, tables))(tiny.params(0), zeros, batch)
+    sums = jax.jit(step_lib.make_eval_step(tiny.model, COUNTS, tables))(tiny.params(0), batch)
     trained = advanced[1].replace(gradient_norm=sums.gradient_norm)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), sums, trained)
 
 
-def test_nothing_is_passed_back_through_what_stands_still(tiny, batch, tables):
+def test_gradients_stop_at_frozen_parameters(tiny, batch, tables):
     names = sharding.named_leaves(tiny.params(0))
     frozen = frozenset(name for name in names if name.startswith('tower/'))
     flops = {}
     for held in (frozenset(), frozen):
-        step, *before = start(tiny, tables, frozen=held)
-        flops[held] = metrics.count_flops(jax.make_jaxpr(step)(*before, batch))
+        step, before = start(tiny, tables, frozen=held)
+        flops[held] = flops_lib.count_flops(jax.make_jaxpr(step)(before, batch))
     assert flops[frozen] < flops[frozenset()]
-    state, *_ = jax.jit(step)(*before, batch)
+    state, *_ = jax.jit(step)(before, batch)
     for name, value in sharding.named_leaves(state.params).items():
         assert np.array_equal(value, names[name]) == (name in frozen), name
 
@@ -101,7 +105,7 @@ def test_decoder_reads_the_target_one_place_late():
 
 
 def test_sums_are_split_by_source_and_kind(tiny, batch, advanced):
-    _, sums, loss = advanced
+    _, sums = advanced
     logits = tiny.model.apply(
         {'params': tiny.params(0)},
         batch['images'],
@@ -113,17 +117,16 @@ def test_sums_are_split_by_source_and_kind(tiny, batch, advanced):
     np.testing.assert_allclose(sums.source.loss, [rows[:2].sum(), rows[2:].sum()], rtol=1e-4)
     np.testing.assert_allclose(sums.kind.loss, [rows[:2].sum(), rows[2], rows[3]], rtol=1e-4)
     np.testing.assert_array_equal(sums.kind.tokens, [18, 3, 5])
-    np.testing.assert_allclose(loss, rows.sum() / mask.sum(), rtol=1e-4)
+    np.testing.assert_allclose(sums.loss, rows.sum() / mask.sum(), rtol=1e-4)
     values = step_lib.summary(jax.device_get(sums), ['arm', 'web'], KINDS, SPACES)
     np.testing.assert_allclose(values['source/web/loss'], rows[2:].sum() / 8, rtol=1e-4)
     assert values['kind/where/examples'] == 1 and 'action/web/dx_m' not in values
 
 
 def test_accumulating_over_parts_changes_nothing(tiny, batch, tables, advanced):
-    state, sums, loss = advance(tiny, batch, tables, 2)
+    state, sums = advance(tiny, batch, tables, 2)
     for ours, theirs in zip(
-        jax.tree.leaves((state.params, sums, loss)),
-        jax.tree.leaves((advanced[0].params, *advanced[1:])),
+        jax.tree.leaves((state.params, sums)), jax.tree.leaves((advanced[0].params, advanced[1]))
     ):
         np.testing.assert_allclose(ours, theirs, rtol=2e-3, atol=1e-5)
 
@@ -141,7 +144,7 @@ def test_errors_of_actions_are_in_physical_units(tiny, batch, tables, action_tok
         int(right[0, 0] == action_tokenizer.terminate_ids[0])
     ]
     predicted[1, 3] = np.flatnonzero(action_tokenizer.bin_of_id < 0)[-1]  # does not decode
-    rows = step_lib.action_rows(
+    rows = action_metrics.action_rows(
         jnp.asarray(predicted), batch['target'], batch['source'], batch['kind'], tables
     )
     widths = ActionSpace.rt1_bounds().bin_widths
@@ -158,7 +161,7 @@ def test_errors_of_robots_with_other_dimensions_do_not_meet(tokenizer, action_to
     """An arm with a flag and seven dimensions beside a table with two, and coarser bins."""
     table = ActionTokenizer(ActionSpace.language_table(), tokenizer)
     spaces = {'arm': action_tokenizer.space, 'table': table.space}
-    tables = program.action_tables(tokenizer, ['arm', 'web', 'table'], KINDS, spaces)
+    tables = ActionTables.create(tokenizer, ['arm', 'web', 'table'], KINDS, spaces)
     target = np.zeros((4, TARGET_LENGTH), np.int32)
     target[0, :9] = [*action_tokenizer.encode([0, 0.5, 0, 0, 0, 0, 0, 1]), tokenizer.eos_id]
     target[1, :3] = [*table.encode([0.05, -0.1]), tokenizer.eos_id]
@@ -169,7 +172,9 @@ def test_errors_of_robots_with_other_dimensions_do_not_meet(tokenizer, action_to
     predicted[1, 0] = table.integer_ids[12]  # 2 cm, not 5 cm
     predicted[3, 1] = tokenizer.integer_ids[21]  # an integer, but none of this table's
     source, kind = jnp.array([0, 2, 2, 2]), jnp.zeros(4, jnp.int32)
-    rows = step_lib.action_rows(jnp.asarray(predicted), jnp.asarray(target), source, kind, tables)
+    rows = action_metrics.action_rows(
+        jnp.asarray(predicted), jnp.asarray(target), source, kind, tables
+    )
     assert all(np.isfinite(value).all() for value in rows.values())
     np.testing.assert_array_equal(rows['examples'], [1, 1, 1, 1])
     np.testing.assert_array_equal(rows['decodable'], [1, 1, 1, 0])
@@ -184,4 +189,4 @@ def test_flops_count_loops_in_full():
     w = jnp.ones((4, 8, 8))
     x = jnp.ones((2, 8))
     jaxpr = jax.make_jaxpr(lambda x: jax.lax.scan(lambda c, layer: (c @ layer, None), x, w)[0])(x)
-    assert metrics.count_flops(jaxpr) == 4 * 2 * 2 * 8 * 8
+    assert flops_lib.count_flops(jaxpr) == 4 * 2 * 2 * 8 * 8

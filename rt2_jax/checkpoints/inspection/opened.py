@@ -3,7 +3,7 @@
 | kind | tensors |
 |---|---|
 | a run | `checkpoints/STEP/params`, by Orbax |
-| packed (`loading.pack`; 'package:NAME') | `params.npz` |
+| packed (`packing.pack`; 'package:NAME') | `params.npz` |
 | converted (`rt2_jax.convert`) | `params.safetensors`, whole or in shards |
 | an exported policy (`rt2_jax.export`) | `weights.safetensors` |
 """
@@ -19,7 +19,7 @@ from etils import epath
 import numpy as np
 
 from rt2_jax import configuration, paths, records
-from rt2_jax.checkpoints import loading, recorded, saved_files
+from rt2_jax.checkpoints import assets, checkpoint, loading
 from rt2_jax.checkpoints.assets import CheckpointError, check_action_tokens, read_config
 from rt2_jax.checkpoints.checkpoint import Checkpoints, complete_steps
 from rt2_jax.checkpoints.inspection import orbax_arrays
@@ -90,8 +90,8 @@ def open_checkpoint(directory: epath.PathLike, step: int | None = None) -> Opene
 
 def _assets(opened: Opened) -> None:
     path = opened.directory
-    opened.embodiment = recorded.embodiment(path / 'embodiment.json')
-    opened.tokenizer = recorded.tokenizer(path)
+    opened.embodiment = assets.read_embodiment(path / 'embodiment.json')
+    opened.tokenizer = assets.read_tokenizer(path)
     if (path / 'versions.json').exists():
         opened.versions = _json(path / 'versions.json')
     else:
@@ -111,7 +111,7 @@ def _run(opened: Opened, step: int | None) -> None:
     with contextlib.closing(Checkpoints(path, read_only=True)) as checkpoints:
         opened.arrays, opened.placements = orbax_arrays.open_arrays(checkpoints, step)
         opened.warnings += [
-            f'{folder / str(step)}: {file}' for file in saved_files.wrong(folder / str(step))
+            f'{folder / str(step)}: {file}' for file in checkpoint.damaged_files(folder / str(step))
         ]
     items = [item for item in sorted((folder / str(step)).iterdir()) if item.is_dir()]
     opened.disk = {item.name: _size(item) for item in items}
@@ -148,7 +148,7 @@ def _exported(path: epath.Path) -> Opened:
     required = ('config', 'step', 'versions', 'tokenizer', 'action')
     records.check_fields(record, required, record, path / POLICY, CheckpointError)
     versions = record['versions']
-    config = configuration.recorded(
+    config = configuration.from_record(
         record['config'], path / POLICY, CheckpointError, versions.get('rt2_jax', '')
     )
     opened = Opened(path, 'exported policy', record['step'], config=config, versions=versions)

@@ -45,7 +45,7 @@ def open_arrays(
     Raises:
         CheckpointError: a file is missing or truncated, or they cannot be listed.
     """
-    listed = named_leaves(checkpoints.listed(step))
+    listed = named_leaves(checkpoints.parameter_shapes(step))
     placements = {
         name: _placement(x) for name, x in listed.items() if hasattr(x.sharding, 'partition_spec')
     }

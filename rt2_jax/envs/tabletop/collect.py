@@ -57,11 +57,11 @@ class Settings:
         episodes: how many.
         seed: 0 to 9; collections with different seeds share no scene.
         noise: execution noise, see TabletopEnv.
-        detours: how often, of the expert's actions that go far, one is replaced in execution by a
-            detour (see detours.py); what is stored is the expert's. 0 for none.
+        detours: share of the expert's far actions in whose place a detour is carried out (see
+            detours.py); the expert's is stored. 0 for none.
         image_size: side of the frames, pixels.
         suite: the suite that scenes are drawn from.
-        tasks: kinds of task, taken in turn; empty leaves each to its episode's seed.
+        tasks: kinds of task, taken in turn; if empty, the episode's seed decides.
         max_steps: an episode's longest length.
         quality: JPEG quality.
     """
@@ -76,7 +76,7 @@ class Settings:
     max_steps: int = 20
     quality: int = 95
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         object.__setattr__(self, 'tasks', tuple(self.tasks))
         suites.suite(self.suite)
         for kind in self.tasks:
@@ -97,7 +97,7 @@ class Settings:
 
 
 class OutputError(UserError, ValueError):
-    """The output directory holds something else; says what to do."""
+    """The output directory holds something else."""
 
 
 def collect(
@@ -108,7 +108,7 @@ def collect(
     Args:
         output: the data set's directory.
         settings: what to collect.
-        processes: how many at once; one a core by default.
+        processes: how many at once; one per core by default.
 
     Returns:
         A summary: episodes, steps, and success by task.
@@ -130,8 +130,8 @@ def collect(
             return summary(shards)
         left = [shard for shard, path in enumerate(shards) if not path.exists()]
         if len(left) < len(shards):
-            there = len(shards) - len(left)
-            logging.info('going on with %s: %d of %d shards are there', output, there, len(shards))
+            done = len(shards) - len(left)
+            logging.info('going on with %s: %d of %d shards are there', output, done, len(shards))
         jobs = [(shards[s], settings, int(starts[s]), int(starts[s + 1])) for s in left]
         try:
             pool.run(_collect_shard, jobs, processes or os.cpu_count() or 1)
@@ -159,13 +159,13 @@ def play(env: TabletopEnv, settings: Settings, number: int) -> dict[str, Any]:
     seed = settings.seed * SEED_STRIDE + number
     observation, info = env.reset(seed=seed, options={'task': kind})
     rng = np.random.default_rng([seed, 77])
-    steps, over, detoured = [], False, 0
+    steps: list[dict[str, Any]] = []
+    over, detoured = False, 0
     while not over:
-        # A turn after a disturbance may ask for more than a step can carry; the next one does the
-        # rest. What is stored is this action, though a detour may be carried out in its place.
+        # A turn after a disturbance may exceed a step's range; the next step does the rest.
         action = expert.act(env.state, env.start, env.task)
         action = np.clip(action, env.action_space.low, env.action_space.high)
-        seen, detour = _observation(observation, info), None
+        stored, detour = _observation(observation, info), None
         if detoured < detours.MOST and rng.random() < settings.detours:
             detour = detours.replace(rng, action, env.state)
         detoured += detour is not None
@@ -175,7 +175,7 @@ def play(env: TabletopEnv, settings: Settings, number: int) -> dict[str, Any]:
         over = terminated or truncated
         steps.append(
             {
-                'observation': seen,
+                'observation': stored,
                 'action': {
                     'world_vector': action[1:4],
                     'rotation_delta': action[4:7],
@@ -207,14 +207,17 @@ def summary(shards: Sequence[epath.Path]) -> dict[str, Any]:
     Raises:
         tfrecord.CorruptRecord: a damaged record.
     """
-    tried, succeeded, steps = Counter(), Counter(), 0
+    tried: Counter[str] = Counter()
+    succeeded: Counter[str] = Counter()
+    steps = 0
     for path in shards:
         for record in tfrecord.scan(path):
             if record.error:
                 raise record.error
-            features = tf_example.parse(record.payload)
+            payload = record.payload or b''
+            features = tf_example.parse(payload)
             start, end = features['episode_metadata/task'].values[0].tolist()
-            task = record.payload[start:end].decode()
+            task = payload[start:end].decode()
             tried[task] += 1
             succeeded[task] += int(features['episode_metadata/success'].values[0])
             steps += len(features['steps/is_first'].values)
@@ -226,7 +229,7 @@ def summary(shards: Sequence[epath.Path]) -> dict[str, Any]:
 
 
 def _observation(observation: dict[str, Any], info: dict[str, Any]) -> dict[str, Any]:
-    """One step's observation; tiles out of the frame are left out of names and pixels alike."""
+    """A step's observation; tiles out of the frame are in neither names nor pixels."""
     pixels = np.full([schema.TILES, 2], np.nan, np.float32)
     inside = [i for i, p in enumerate(info['object_pixels']) if ((p >= 0) & (p <= 1)).all()]
     pixels[: len(inside)] = info['object_pixels'][inside]
@@ -248,12 +251,12 @@ def _prepare(output: epath.Path, settings: Settings) -> bool:
     about['environment'] = _environment_fingerprint()
     path = output / COLLECTION_JSON
     if path.exists():
-        there = records.read(path, OutputError)
-        differing = [k for k in sorted({*there, *about}) if there.get(k) != about.get(k)]
+        before = records.read(path, OutputError)
+        differing = [k for k in sorted({*before, *about}) if before.get(k) != about.get(k)]
         if complete and differing == ['environment']:
             logging.warning('%s was collected by another version of the environment', output)
         elif differing:
-            fields = ', '.join(f'{k}={there.get(k)!r} (now {about.get(k)!r})' for k in differing)
+            fields = ', '.join(f'{k}={before.get(k)!r} (now {about.get(k)!r})' for k in differing)
             raise OutputError(
                 f'{output} holds a collection with other settings: {fields}. Choose another '
                 '--output, or delete it to start afresh.'
@@ -271,7 +274,7 @@ def _prepare(output: epath.Path, settings: Settings) -> bool:
 
 
 def _environment_fingerprint() -> str:
-    """Of the environment's code: half a collection from another version must not be gone on with."""
+    """Of the environment's code, as a collection must come from one version of it."""
     digest = hashlib.sha256()
     for path in sorted(epath.Path(__file__).parent.glob('*.py')):
         if path.name != epath.Path(__file__).name:
@@ -281,7 +284,7 @@ def _environment_fingerprint() -> str:
 
 @functools.lru_cache(maxsize=1)
 def environment(settings: Settings) -> TabletopEnv:
-    """The environment that a collection plays in; made once a process, for it takes a while."""
+    """The environment of a collection, made once per process."""
     env = TabletopEnv(
         suite=settings.suite,
         image_size=settings.image_size,
@@ -312,7 +315,7 @@ def define_flags() -> None:
     flags.DEFINE_float('noise', Settings.noise, 'Execution noise, see TabletopEnv.')
     flags.DEFINE_float('detours', Settings.detours, 'How often the gripper is carried off, 0 to 1.')
     flags.DEFINE_integer('seed', Settings.seed, '0 to 9; different seeds share no scene.')
-    flags.DEFINE_integer('processes', None, 'Processes; one a core by default.', lower_bound=1)
+    flags.DEFINE_integer('processes', None, 'Processes; one per core by default.', lower_bound=1)
     flags.DEFINE_integer('image_size', Settings.image_size, 'Side of the frames, pixels.')
     flags.DEFINE_string('suite', Settings.suite, 'Suite that scenes are drawn from.')
     flags.DEFINE_list('tasks', [], 'Kinds of task, taken in turn; all by default, drawn.')
@@ -320,6 +323,7 @@ def define_flags() -> None:
 
 
 def main(argv: Sequence[str]) -> None:
+    """Runs the command."""
     if len(argv) > 1:
         raise app.UsageError(f'unexpected arguments: {argv[1:]}')
     started = time.monotonic()

@@ -1,11 +1,10 @@
-"""Detours: now and then something else than the expert's action is carried out, and the expert has
-to find its way back.
+"""Detours: now and then something other than the expert's action is carried out, to show its recovery.
 
-An undisturbed episode shows a policy nothing but right ways. It learns that whatever tile is below
-is the one that is meant, that closing follows on descending, and once it went to a wrong tile, came
-down beside X or closed its fingers too early, it does what follows there, or the same for ever. So
-the gripper is carried over, around or off with wrong tiles, falls short of X, closes where it is or
-lets go, and the action that is stored is the expert's way out.
+Undisturbed episodes show right moves only. From them a policy learns that the tile below is the one
+that is meant and that closing follows descending; once it went to a wrong tile, came down beside X or
+closed too early, it goes on as if it had not, or repeats itself. So detours carry the gripper above,
+around or off with wrong tiles, fall short of X, close in place or let go; the stored action is the
+expert's.
 """
 
 import math
@@ -13,22 +12,22 @@ import math
 import numpy as np
 
 from rt2_jax.envs.tabletop import expert, scene, stage
-from rt2_jax.envs.tabletop.stage import State
+from rt2_jax.envs.tabletop.state import State
 
 MOST = 6  # in an episode
-FAR = 0.05  # an action that goes farther across the table, metres, may go elsewhere
-_NEAR = 0.35  # how often the others are tried, of the times that those are
-_MISS = 0.025  # how far off a tile's centre the gripper comes, metres along x and y
+FAR = 0.05  # an action that goes farther across the table, metres, always qualifies
+_NEAR = 0.35  # share of the other actions that qualify
+_MISS = 0.025  # sigma of the gripper's distance from a tile's centre along x and y, metres
 _CLEAR_OF_TILES = 0.135  # between the path of a tile in the hand and the other tiles' centres
 
 
 def replace(rng: np.random.Generator, action: np.ndarray, state: State) -> np.ndarray | None:
-    """Draws what is carried out in place of the expert's action, None where nothing should be.
+    """Draws a detour from the expert's action, None for no detour.
 
     Args:
         rng: draws the detour.
         action: float32 [8], the expert's.
-        state: what it was decided on.
+        state: the present one.
 
     Returns:
         float32 [8], an action of the same kind, or None.
@@ -43,7 +42,7 @@ def replace(rng: np.random.Generator, action: np.ndarray, state: State) -> np.nd
     if far and rng.random() < 0.2:
         x, y = rng.uniform(-1, 1, 2) * stage.WORKSPACE
         return _to(state, x, y, stage.GRIPPER_HIGH, rng.uniform(-0.3, 0.3))
-    # Where the expert's way is short, it is X that is missed.
+    # If the expert's way is short, the gripper misses X.
     tile = state.tiles[rng.integers(0, len(state.tiles)) if far else 0]
     x, y = np.array([tile.x, tile.y]) + rng.normal(0, _MISS, 2)
     # From low to low the gripper would sweep the table.
@@ -58,11 +57,13 @@ def _slide_elsewhere(rng: np.random.Generator, state: State) -> np.ndarray | Non
         end = rng.uniform((-scene.REACH_X, -scene.REACH_Y), (scene.REACH_X, scene.REACH_Y))
         gaps = [scene.distance_to_path(np.array([t.x, t.y]), start, end) for t in state.tiles[1:]]
         if min(gaps) > _CLEAR_OF_TILES:
-            return _to(state, *end, stage.GRIPPER_LOW, closed=True)
+            return _to(state, end[0], end[1], stage.GRIPPER_LOW, closed=True)
     return None
 
 
-def _to(state: State, x, y, z, turn=0.0, closed=False) -> np.ndarray:
+def _to(
+    state: State, x: float, y: float, z: float, turn: float = 0.0, *, closed: bool = False
+) -> np.ndarray:
     gripper = expert.CLOSED if closed else expert.OPEN
     change = (x - state.x, y - state.y, z - state.z, 0.0, 0.0, turn, gripper)
     return np.array([0.0, *change], np.float32)

@@ -13,9 +13,8 @@ from rt2_jax.envs.tabletop.rendering import FrameRenderer
 from rt2_jax.envs.tabletop.scene import Scene
 from rt2_jax.text.actions import ActionSpace
 
-# A usual step of this stage, one a dimension: what `execution_noise` is a fraction of, next to the
-# command itself. About half the workspace's width for translations; roll, pitch and the gripper are
-# carried out as told.
+# A usual step per dimension; `execution_noise` is a fraction of it and of the command. About half the
+# workspace's width for translations; roll, pitch and the gripper have no noise.
 NOISE_SCALE = np.array([0.2, 0.2, 0.2, 0.0, 0.0, 0.5, 0.0])
 
 
@@ -83,7 +82,7 @@ class TabletopEnv(gymnasium.Env):
         self._max_steps, self._noise = max_steps, execution_noise
         self._ranges = ActionSpace.rt1_bounds()
         low, high = (0.0, *self._ranges.low), (1.0, *self._ranges.high)
-        self.action_space = gymnasium.spaces.Box(
+        self.action_space: gymnasium.spaces.Box = gymnasium.spaces.Box(
             np.array(low, np.float32), np.array(high, np.float32)
         )
         self.observation_space = gymnasium.spaces.Dict(
@@ -94,10 +93,12 @@ class TabletopEnv(gymnasium.Env):
         )
         self.stage = stages.Stage()
         self._renderer = FrameRenderer(self.stage.model)
-        self.scene: Scene | None = None
+        self.scene: Scene
         self._over = True
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
         """Starts episode `seed` of the suite, or one drawn by this environment's own generator.
 
         Args:
@@ -128,7 +129,7 @@ class TabletopEnv(gymnasium.Env):
         """The present episode's task."""
         return self.scene.task
 
-    def step(self, action):
+    def step(self, action: np.ndarray) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
         """Carries out one action, float [8].
 
         Raises:
@@ -153,15 +154,16 @@ class TabletopEnv(gymnasium.Env):
         if self.render_mode is None:
             return None
         size = self._render_size
-        # Twice the size, averaged down: smooth edges, which the policy's frames do without.
+        # Twice the size, averaged down, for smooth edges; the policy's frames do without.
         large = min(2 * size, stages.FRAME_BUFFER)
         frame = self._renderer.draw(self.stage.data, large, large)
         return cv2.resize(frame, (size, size), interpolation=cv2.INTER_AREA)
 
-    def close(self):
+    def close(self) -> None:
+        """Frees the renderer."""
         self._renderer.close()
 
-    def _checked(self, action) -> np.ndarray:
+    def _checked(self, action: np.ndarray) -> np.ndarray:
         action, numbers = np.asarray(action, np.float64), self._ranges.number_names
         if action.shape != (len(numbers),):
             raise ValueError(
@@ -179,7 +181,7 @@ class TabletopEnv(gymnasium.Env):
             logging.warning('Action clipped to its range: %s.', ', '.join(names))
         return np.clip(action, low, high)
 
-    def _move(self, command: np.ndarray):
+    def _move(self, command: np.ndarray) -> None:
         if self._noise:
             sigma = self._noise * (np.abs(command) + NOISE_SCALE) * (NOISE_SCALE > 0)
             command = command + self._noise_rng.normal(size=command.shape) * sigma
@@ -189,7 +191,7 @@ class TabletopEnv(gymnasium.Env):
         low = np.array([-reach_x, -reach_y, stages.GRIPPER_LOW, -stages.YAW_LIMIT])
         high = np.array([reach_x, reach_y, stages.GRIPPER_TOP, stages.YAW_LIMIT])
         tilt = command[3:5]
-        # A bin of the action grid is 8 mm wide: less than that beyond the reach is rounding.
+        # A bin of the action grid is 8 mm wide: less beyond the reach is rounding.
         beyond = ((goal < low - 0.008) | (goal > high + 0.008)).sum()
         beyond += (np.abs(tilt) > stages.TILT_LIMIT).sum()
         if beyond:

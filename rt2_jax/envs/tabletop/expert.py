@@ -1,9 +1,9 @@
 """The scripted expert: a pure function of the state, with recovery.
 
-Every decision rests on something that a single frame shows: whether the gripper is open, high or
-low, around X or not, whether X is lifted, turned or beside Y. No counter, no memory. So a policy
-that sees one frame can learn it, and whatever disturbs an episode is put right from where it
-stands: a missed or lost tile is let go, the gripper rises, and the approach begins again.
+Every decision rests on what a single frame shows: whether the gripper is open, high or low, around X
+or not, whether X is lifted, turned or beside Y. No counter, no memory. So a policy that sees one
+frame can learn it, and the expert recovers from any disturbance: it lets a missed or lost tile go,
+rises, and approaches again.
 
     move above X -> descend -> close -> lift | slide to Y | turn -> terminate
 
@@ -11,21 +11,33 @@ stands: a missed or lost tile is let go, the gripper rises, and the approach beg
 measures it.
 """
 
+from collections.abc import Iterable
+import dataclasses
+import functools
 import math
+import multiprocessing
+import time
 
+from absl import app, flags
 import numpy as np
 
-from rt2_jax.envs.tabletop import stage
-from rt2_jax.envs.tabletop.stage import Pose, State
+from rt2_jax import command
+from rt2_jax.envs.tabletop import stage, suites, tasks
+from rt2_jax.envs.tabletop.env import TabletopEnv
+from rt2_jax.envs.tabletop.state import Pose, State
 from rt2_jax.envs.tabletop.tasks import QUARTER, Task, wrap
+from rt2_jax.text.actions import ActionSpace
+from rt2_jax.text.tokenizer import BINS
+
+FLAGS = flags.FLAGS
 
 CLOSED, OPEN = 1.0, -1.0
 BESIDE = 0.12  # from X's centre to Y's where a slide ends
 CLEAR_OF_Y = 0.145  # between the centres, so that X comes down beside Y
 ARRIVED = 0.132  # closer than this is beside; success allows 0.14 m
-ABOVE = 0.045  # so near in x and y, a descent corrects the rest on its way
+ABOVE = 0.045  # within this in x and y, a descent corrects the rest on its way
 CLEAR = 0.06  # the tips are above the tiles
-AROUND_X, AROUND_Y = 0.027, 0.040  # so near, closing succeeds
+AROUND_X, AROUND_Y = 0.027, 0.040  # within these, closing succeeds
 YAW_NEAR = 0.2
 LOW = 0.022  # tips this low reach well down a tile's sides
 TURNED = math.radians(12)
@@ -35,9 +47,9 @@ def act(state: State, start: State, task: Task) -> np.ndarray:
     """Decides the next action.
 
     Args:
-        state: what is where.
-        start: the same at the episode's start; only X's yaw is read, for a turn.
-        task: what to do.
+        state: the present one.
+        start: the one at the episode's start; only X's yaw is read, for a turn.
+        task: of the episode.
 
     Returns:
         float32 [8]: terminate flag, dx, dy, dz (m), drx, dry, drz (rad), gripper (+1 closed,
@@ -93,9 +105,9 @@ def _use(state: State, task: Task, left: float) -> np.ndarray:
 
 
 def _slide(state: State) -> tuple[float, float]:
-    """From X to the nearest place beside Y; zero where X is already near enough.
+    """The way from X to the nearest place beside Y; zero where X is near enough.
 
-    An X that was lifted would come down upon Y, with the fingers if not itself: it backs away.
+    A lifted X backs away, as it or the fingers would come down on Y.
     """
     x, y = state.tiles[:2]
     gap = max(math.hypot(y.x - x.x, y.y - x.y), 1e-6)
@@ -136,13 +148,99 @@ def grasp_yaw(state: State, tile: Pose) -> float:
     return yaw - state.yaw
 
 
-def _action(dx=0.0, dy=0.0, dz=0.0, drz=0.0, gripper=OPEN, terminate=False) -> np.ndarray:
+def _action(
+    dx: float = 0.0,
+    dy: float = 0.0,
+    dz: float = 0.0,
+    drz: float = 0.0,
+    gripper: float = OPEN,
+    terminate: bool = False,
+) -> np.ndarray:
     return np.array([terminate, dx, dy, dz, 0.0, 0.0, drz, gripper], np.float32)
 
 
-if __name__ == '__main__':
-    from rt2_jax import command
-    from rt2_jax.envs.tabletop import measure
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """How one episode of the expert went."""
 
-    measure.define_flags()
-    command.run('expert', measure.main)
+    kind: str
+    seed: int
+    success: bool
+    steps: int
+
+
+def rounded(action: np.ndarray, space: ActionSpace) -> np.ndarray:
+    """Returns the action, float32 [8], moved to the centres of its bins."""
+    nearest = np.abs(space.centres - action[1:, None]).argmin(axis=1)
+    values = space.centres[np.arange(len(nearest)), nearest]
+    return np.concatenate([action[:1], values]).astype(np.float32)
+
+
+def play(env: TabletopEnv, seed: int, kind: str | None, round_actions: bool = False) -> Outcome:
+    """Lets the expert play one episode."""
+    space = ActionSpace.rt1_bounds()
+    env.reset(seed=seed, options={'task': kind})
+    while True:
+        action = act(env.state, env.start, env.task)
+        if round_actions:
+            action = rounded(action, space)
+        _, reward, terminated, truncated, info = env.step(action)
+        if terminated or truncated:
+            return Outcome(env.task.kind, seed, reward > 0, info['steps'])
+
+
+def measure(
+    kind: str,
+    seeds: Iterable[int],
+    suite: str = 'seen',
+    round_actions: bool = False,
+    noise: float = 0.0,
+) -> list[Outcome]:
+    """Plays the episodes `seeds` of one task in this process."""
+    env = TabletopEnv(suite=suite, image_size=8, execution_noise=noise)
+    outcomes = [play(env, seed, kind, round_actions) for seed in seeds]
+    env.close()
+    return outcomes
+
+
+def define_flags() -> None:
+    """Defines the flags of the command; importing this file defines none."""
+    flags.DEFINE_integer('episodes', 200, 'Episodes a task.', lower_bound=1)
+    flags.DEFINE_string('task', '', "'pick', 'push' or 'turn'; empty for all.")
+    flags.DEFINE_string('suite', 'seen', 'The suite.')
+    flags.DEFINE_bool('rounded', False, f'Round actions to the {BINS} bins.')
+    flags.DEFINE_float('noise', 0.0, 'Execution noise, a fraction of the range.')
+    flags.DEFINE_integer('first_seed', 0, 'The first episode of the suite.')
+    flags.DEFINE_integer('processes', 2, 'Worker processes.', lower_bound=1)
+
+
+def main(argv: list[str]) -> None:
+    """Runs the command."""
+    if len(argv) > 1:
+        raise app.UsageError(f'Unexpected arguments: {argv[1:]}')
+    suites.suite(FLAGS.suite)
+    kinds = (tasks.check_kind(FLAGS.task),) if FLAGS.task else tasks.KINDS
+    run = functools.partial(
+        measure, suite=FLAGS.suite, round_actions=FLAGS.rounded, noise=FLAGS.noise
+    )
+    seeds = range(FLAGS.first_seed, FLAGS.first_seed + FLAGS.episodes)
+    started, steps = time.time(), 0
+    with multiprocessing.get_context('spawn').Pool(FLAGS.processes) as pool:
+        for kind in kinds:
+            shares = [seeds[i :: FLAGS.processes] for i in range(FLAGS.processes)]
+            parts = pool.starmap(run, [(kind, share) for share in shares])
+            outcomes = sorted((o for part in parts for o in part), key=lambda o: o.seed)
+            wins = sum(o.success for o in outcomes)
+            steps += sum(o.steps for o in outcomes)
+            print(
+                f'{FLAGS.suite} {kind}: {wins}/{len(outcomes)} = '
+                f'{wins / len(outcomes):.1%}, {np.mean([o.steps for o in outcomes]):.1f} steps; '
+                f'failed seeds {[o.seed for o in outcomes if not o.success]}',
+                flush=True,
+            )
+    print(f'{steps} steps in {time.time() - started:.1f} s')
+
+
+if __name__ == '__main__':
+    define_flags()
+    command.run('expert', main)

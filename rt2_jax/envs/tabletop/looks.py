@@ -1,4 +1,4 @@
-"""What the stage looks like: textures, lights, camera and clutter, written into the model."""
+"""The stage's looks: textures, lights, camera and clutter, written into the model."""
 
 import math
 
@@ -98,7 +98,7 @@ def _write(model: mujoco.MjModel, name: str, pixels: np.ndarray) -> int:
     return int(texture)
 
 
-def _place_camera(model: mujoco.MjModel, camera: Camera):
+def _place_camera(model: mujoco.MjModel, camera: Camera) -> None:
     position = np.array(camera.position)
     backward = position - np.array(camera.look_at)
     backward /= np.linalg.norm(backward)

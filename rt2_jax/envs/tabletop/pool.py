@@ -1,4 +1,4 @@
-"""Episodes by many processes, with progress, that end together."""
+"""Runs jobs of episodes in several processes, with progress; a failure stops them all."""
 
 from collections.abc import Callable
 import concurrent.futures
@@ -10,14 +10,18 @@ import signal
 import sys
 import threading
 import time
+from typing import Any
 
 from absl import logging
 
 
 def run(task: Callable, jobs: list[tuple], processes: int) -> None:
-    """Works through task(*job, start, stop) in parallel; the first failure ends it all.
+    """Calls task(*job) for each job in parallel; the first failure ends it all.
 
-    Each call is to report every episode from start to stop by `tick`.
+    Args:
+        task: calls `tick` after every episode.
+        jobs: arguments, the last two of which are the first episode and the one after the last.
+        processes: at once.
 
     Raises:
         BrokenProcessPool: a process died.
@@ -51,34 +55,36 @@ def run(task: Callable, jobs: list[tuple], processes: int) -> None:
     pool.shutdown()
 
 
-_done = _stop = None  # a worker's ends of the progress queue and of the call to stop
+_done: Any = None  # a worker's end of the progress queue
+_stop: Any = None  # and of the event that stops it
 
 
 def tick() -> None:
-    """Counts one episode; in a worker alone.
+    """Counts an episode; called in a worker.
 
     Raises:
-        InterruptedError: the work is to stop.
+        InterruptedError: another job failed, or Ctrl-C was pressed.
     """
     _done.put(1)
     if _stop.is_set():
         raise InterruptedError('stopped')
 
 
-def _start_worker(done, stop) -> None:
+def _start_worker(done: Any, stop: Any) -> None:
     global _done, _stop
     _done, _stop = done, stop
-    # Ctrl-C reaches every process; the first one tells the others.
+    # Ctrl-C reaches every process; the parent stops the workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
 def _end_with_parent() -> None:
-    multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])
-    os._exit(1)
+    if parent := multiprocessing.parent_process():
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(1)
 
 
-def _report(done, episodes: int) -> None:
+def _report(done: Any, episodes: int) -> None:
     """Prints progress until None arrives: one rewritten line on a terminal, else one in 10 s."""
     terminal = sys.stderr.isatty()
     begun = last = time.monotonic()

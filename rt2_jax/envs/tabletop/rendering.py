@@ -1,8 +1,8 @@
 """Offscreen rendering of MuJoCo scenes without a display.
 
-OpenGL comes through EGL or, where that is missing, OSMesa; the choice is made by trying, unless
-MUJOCO_GL names one of the two. Both draw in software where there is no GPU. A context belongs to
-the process that made it: build the environment inside the worker that uses it.
+OpenGL comes through EGL or, where that fails, OSMesa, unless MUJOCO_GL names one of the two. Both draw
+in software where there is no GPU. A context belongs to the process that made it: build the environment
+inside the worker that uses it.
 """
 
 from collections.abc import Sequence
@@ -10,6 +10,7 @@ import ctypes
 import importlib
 import os
 import sys
+from typing import Any
 
 from absl import logging
 import mujoco
@@ -28,7 +29,7 @@ class RenderingUnavailable(UserError, RuntimeError):
     """Neither EGL nor OSMesa can draw here; the message names what to install."""
 
 
-def create_context(width: int, height: int, backends: Sequence[str] | None = None):
+def create_context(width: int, height: int, backends: Sequence[str] | None = None) -> Any:
     """Returns an offscreen OpenGL context of MuJoCo's (`make_current()`, `free()`).
 
     Args:
@@ -61,7 +62,7 @@ def create_context(width: int, height: int, backends: Sequence[str] | None = Non
     )
 
 
-def _try_backend(backend: str, width: int, height: int):
+def _try_backend(backend: str, width: int, height: int) -> Any:
     _load_library(backend)
     chosen = os.environ.get('PYOPENGL_PLATFORM')
     if chosen not in (None, backend):
@@ -78,7 +79,7 @@ def _try_backend(backend: str, width: int, height: int):
         raise
 
 
-def _load_library(backend: str):
+def _load_library(backend: str) -> None:
     names = [_LIBRARIES[backend]]
     if backend == 'osmesa':
         names += [f'libOSMesa.so.{version}' for version in (8, 6)]
@@ -94,7 +95,7 @@ def _load_library(backend: str):
 class FrameRenderer:
     """Draws one model, from one of its cameras, at any size up to the model's frame buffer.
 
-    Several may live in one process. Colours written to `model.tex_data` show after
+    Several may live in one process. Textures written to `model.tex_data` show after
     `upload_textures`.
     """
 
@@ -112,7 +113,7 @@ class FrameRenderer:
         self._mjr = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100)
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._mjr)
 
-    def upload_textures(self, texture_ids: Sequence[int]):
+    def upload_textures(self, texture_ids: Sequence[int]) -> None:
         """Sends the textures with these ids from `model.tex_data` to the renderer."""
         self._make_current()
         for texture in texture_ids:
@@ -147,7 +148,7 @@ class FrameRenderer:
         mujoco.mjr_readPixels(frame, None, viewport, self._mjr)
         return np.ascontiguousarray(frame[::-1])
 
-    def close(self):
+    def close(self) -> None:
         """Frees the context; a second call does nothing."""
         if self._context is None or self._owner != os.getpid():
             return
@@ -156,7 +157,7 @@ class FrameRenderer:
         self._context.free()
         self._context = None
 
-    def _make_current(self):
+    def _make_current(self) -> None:
         if self._context is None:
             raise RuntimeError('This renderer is closed.')
         if self._owner != os.getpid():

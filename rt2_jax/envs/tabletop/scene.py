@@ -1,4 +1,4 @@
-"""A scene: everything that an episode starts from, in one frozen value drawn from a seed.
+"""A scene: an episode's start, as a frozen value drawn from a seed.
 
 Lengths are metres, angles radians, in the frame of `stage`; colours are RGB in [0, 1].
 """
@@ -34,6 +34,7 @@ class Tile:
 
     @property
     def name(self) -> str:
+        """Of the picture."""
         return self.picture.name
 
 
@@ -50,7 +51,7 @@ class Surface:
 
 @dataclasses.dataclass(frozen=True)
 class Light:
-    """A directional key light with a shadow, and the light from everywhere."""
+    """A directional key light with a shadow, and ambient light."""
 
     direction: Vector
     key: Vector
@@ -59,7 +60,7 @@ class Light:
 
 @dataclasses.dataclass(frozen=True)
 class Camera:
-    """Where the camera stands, what it looks at, its roll, and its field of view in degrees."""
+    """The camera's position, the point it looks at, its roll, and its field of view in degrees."""
 
     position: Vector = CAMERA
     look_at: Vector = LOOK_AT
@@ -69,7 +70,7 @@ class Camera:
 
 @dataclasses.dataclass(frozen=True)
 class Clutter:
-    """A thing that is only seen: it takes no part in contacts."""
+    """A thing without contacts, for the looks alone."""
 
     shape: str  # 'box', 'ellipsoid' or 'cylinder'
     position: Vector
@@ -90,6 +91,7 @@ class Scene:
     clutter: tuple[Clutter, ...] = ()
 
     def names(self) -> tuple[str, ...]:
+        """Of the tiles."""
         return tuple(tile.name for tile in self.tiles)
 
 
@@ -115,8 +117,8 @@ def place_tiles(rng: np.random.Generator, count: int, push: bool) -> np.ndarray:
             centres = np.vstack([centres, point])
 
 
-def distance_to_path(point, start, end) -> float:
-    """How far a point, float [2], is from the line from `start` to `end`, metres."""
+def distance_to_path(point: np.ndarray, start: np.ndarray, end: np.ndarray) -> float:
+    """The distance of a point [2] from the segment from `start` to `end`, metres."""
     along = end - start
     t = np.clip((point - start) @ along / (along @ along), 0, 1)
     return float(np.linalg.norm(point - start - t * along))

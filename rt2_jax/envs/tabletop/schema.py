@@ -20,10 +20,10 @@ def features(image_size: int) -> tfds.features.FeaturesDict:
     """The schema for frames of `image_size` pixels; metres, radians, pixels in [0, 1] of the frame."""
     f = tfds.features
 
-    def floats(*shape):
+    def floats(*shape: int) -> tfds.features.Tensor:
         return f.Tensor(shape=shape, dtype=np.float32)
 
-    def flag():
+    def flag() -> tfds.features.Scalar:
         return f.Scalar(dtype=np.bool_)
 
     return rlds_writer.features_dict(

@@ -1,4 +1,4 @@
-"""The tabletop's physics: measures, the MuJoCo model, and what is where in it.
+"""The tabletop's physics: measures, the MuJoCo model, and its state.
 
 One model serves every scene; `Stage.load` writes a `Scene` into it (poses, pictures, colours,
 camera, lights), which is far cheaper than compiling a model an episode.
@@ -7,7 +7,7 @@ Frame: x to the right, y away from the camera, z up, origin on the middle of the
 metres and radians, yaw counter-clockwise seen from above.
 """
 
-import dataclasses
+from collections.abc import Sequence
 import math
 
 import mujoco
@@ -15,6 +15,7 @@ import numpy as np
 
 from rt2_jax.envs.tabletop import looks
 from rt2_jax.envs.tabletop.scene import MAX_CLUTTER, MAX_TILES, Scene
+from rt2_jax.envs.tabletop.state import Pose, State
 
 TILE_SIDE = 0.09
 TILE_HEIGHT = 0.04
@@ -32,39 +33,17 @@ TIMESTEP = 0.005
 FRAME_BUFFER = 960
 
 _FINGER = 0.004  # half thickness
-# What the fingers' colour shows, by what a gripper's own sensors tell.
-_EMPTY, _BETWEEN = (0.1, 1, 0.2, 1), (1, 1, 0.1, 1)  # open; the beam between the tips broken or not
-_MISSED, _HELD = (1, 0.1, 0.1, 1), (1, 0.1, 1, 1)  # closed; by how far
+# The fingers' colour, as a gripper's own sensors would have it.
+_EMPTY, _BETWEEN = (
+    (0.1, 1.0, 0.2, 1.0),
+    (1.0, 1.0, 0.1, 1.0),
+)  # open, the beam between the tips broken or not
+_MISSED, _HELD = (1.0, 0.1, 0.1, 1.0), (1.0, 0.1, 1.0, 1.0)  # closed, by how far
 _BACK = 0.055  # a bar behind the fingers shows which way the hand is turned, and hides no tile
 _BEAM = 0.02  # the beam's height above the tips
 _FELT = 2.0  # damping of the tiles' slide, N s/m
 _STEEP = 0.025  # a change of height that counts as a way up or down
 _FAR = 2.0  # where unused tiles wait, out of view
-
-
-@dataclasses.dataclass(frozen=True)
-class Pose:
-    """A tile: its centre (bottom at z = 0), its yaw, and the cosine of its tilt."""
-
-    x: float
-    y: float
-    z: float
-    yaw: float
-    upright: float
-
-
-@dataclasses.dataclass(frozen=True)
-class State:
-    """What is where. `opening` is the measured gap between the fingers, metres; `closed` is what
-    the gripper was last told."""
-
-    x: float
-    y: float
-    z: float
-    yaw: float
-    opening: float
-    closed: bool
-    tiles: tuple[Pose, ...]
 
 
 class Stage:
@@ -122,13 +101,13 @@ class Stage:
 
     def move(
         self, x: float, y: float, z: float, yaw: float, tilt: tuple[float, float], closed: bool
-    ):
+    ) -> None:
         """Carries the gripper to a pose in one control step; the wrist levels itself after it.
 
         The target follows a smooth-step over two thirds of the period and rests for the last. On
         the way down the gripper first moves across, then down, and on the way up the reverse, so
-        that it comes upon a tile from above. A finger that lands on a tile stops there. Fingers
-        that are to open or close do so before the gripper moves.
+        that it reaches a tile from above. A finger that lands on a tile stops there. Fingers open
+        or close before the gripper moves.
         """
         data = self.data
         start = np.array(data.xpos[self._hand])
@@ -185,9 +164,11 @@ class Stage:
             tuple(tiles),
         )
 
-    def project(self, point) -> tuple[float, float]:
-        """Returns where a point [3] in metres shows: (u, v), fractions of the frame from its
-        top left corner; outside [0, 1] where it is out of view."""
+    def project(self, point: Sequence[float]) -> tuple[float, float]:
+        """Projects a point [3] in metres to (u, v), fractions of the frame from its top left corner.
+
+        Outside [0, 1] where it is out of view.
+        """
         data = self.data
         local = data.cam_xmat[0].reshape(3, 3).T @ (np.asarray(point) - data.cam_xpos[0])
         scale = -0.5 / (math.tan(math.radians(self.model.cam_fovy[0]) / 2) * local[2])
@@ -206,21 +187,25 @@ class Stage:
         matrix = self.data.xmat[self._hand]
         return math.atan2(matrix[3], matrix[0])
 
-    def _set_target(self, position, yaw, tilt=(0.0, 0.0)):
+    def _set_target(
+        self,
+        position: Sequence[float] | np.ndarray,
+        yaw: float,
+        tilt: tuple[float, float] = (0.0, 0.0),
+    ) -> None:
         self.data.mocap_pos[0] = position
-        quaternion = _yaw_quaternion(yaw)
+        quaternion = np.array(_yaw_quaternion(yaw))
         if tilt[0] or tilt[1]:
             vector = np.array([tilt[0], tilt[1], 0.0])
             rotation = np.zeros(4)
             angle = float(np.linalg.norm(vector))
             mujoco.mju_axisAngle2Quat(rotation, vector / angle, angle)
-            upright = np.array(quaternion)
-            quaternion = np.zeros(4)
+            upright = quaternion.copy()
             mujoco.mju_mulQuat(quaternion, rotation, upright)
         self.data.mocap_quat[0] = quaternion
 
-    def _light_lamps(self):
-        # A frame shows what a memory would: whether the fingers are told to close, and on what.
+    def _light_lamps(self) -> None:
+        # A frame shows what a memory would hold: whether the fingers are commanded to close, and on what.
         if self._closed:
             colour = _HELD if self._opening() > HOLDING else _MISSED
         else:
@@ -235,7 +220,6 @@ class Stage:
         data, hit = self.data, np.zeros(1, np.int32)
         along = np.array(data.xmat[self._hand].reshape(3, 3)[:, 0])
         start = data.xpos[self._hand] + (0, 0, _BEAM) - along * OPENING / 2
-        # The table and the fingers are no tiles.
         only_tiles = np.array([0, 1, 0, 0, 0, 0], np.uint8)
         distance = mujoco.mj_ray(self.model, data, start, along, only_tiles, 0, -1, hit)
         return 0 <= distance < OPENING

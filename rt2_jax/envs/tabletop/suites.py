@@ -1,7 +1,7 @@
-"""The suites: which scenes and instructions are drawn, all in one place.
+"""The suites: which scenes and instructions are drawn.
 
-A suite is data, and an episode of it a number: `draw(name, kind, seed)` gives the same scene
-everywhere. The seeds of two suites never meet, so no evaluation repeats a training layout.
+A suite is data, and an episode of it a number: `draw(name, seed, kind)` gives the same scene
+everywhere. No two suites share a seed, so no evaluation repeats a training layout.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from rt2_jax.nearest import check
 
 SEEDS_PER_SUITE = 10_000_000
 _SIGNS = ('symbol', 'number')
-# Categories that a child would tell apart, each with those that it would be mixed up with.
+# Categories that anybody can distinguish, with those that they overlap with.
 _CATEGORIES = {
     'fruit': ('vegetable', 'food', 'plant'),
     'vegetable': ('fruit', 'food', 'plant'),
@@ -36,12 +36,12 @@ class Suite:
     """How a suite's scenes are drawn.
 
     Attributes:
-        name: what it is asked for by.
+        name: its key in `SUITES`.
         summary: one line on what it measures.
-        number: its place among the seeds: it owns SEEDS_PER_SUITE from number * SEEDS_PER_SUITE.
+        number: its seeds are SEEDS_PER_SUITE from number * SEEDS_PER_SUITE on.
         pictures: 'episodes' (those that the robot's episodes hold), 'web' (the others, signs apart)
             or 'signs' (numbers and symbols, which no episode holds either).
-        wordings: how X and Y are called; one of these is drawn an episode: 'name', 'category',
+        wordings: how instructions name X and Y; an episode draws one: 'name', 'category',
             'language', or 'sign' (the name, of a picture drawn from the signs).
         patterns: looks of the table.
         vivid: whether the table's two colours contrast.
@@ -101,7 +101,7 @@ def suite(name: str) -> Suite:
 
 
 def global_seed(name: str, seed: int) -> int:
-    """Returns the number that fixes episode `seed` of a suite; raises ValueError out of range."""
+    """Returns the number that determines episode `seed` of a suite; raises ValueError out of range."""
     if not 0 <= seed < SEEDS_PER_SUITE:
         raise ValueError(f'Seed {seed} of suite {name!r} is outside [0, {SEEDS_PER_SUITE}).')
     return suite(name).seeds.start + int(seed)
@@ -173,8 +173,10 @@ def _choose(rng: np.random.Generator, pool: Sequence[Picture], count: int) -> li
     return [pool[i] for i in rng.permutation(len(pool))[:count]]
 
 
-def _draw_pictures(rng, chosen: Suite, wording: str, count: int):
-    """Returns the pictures, X and Y first, and what X and Y are called."""
+def _draw_pictures(
+    rng: np.random.Generator, chosen: Suite, wording: str, count: int
+) -> tuple[list[Picture], list[str]]:
+    """Returns the pictures, X and Y first, and the words for X and Y."""
     if wording == 'category':
         return _draw_categories(rng, _pool(chosen.pictures), count)
     if wording == 'sign':
@@ -189,7 +191,9 @@ def _draw_pictures(rng, chosen: Suite, wording: str, count: int):
     return shown, [p.name for p in shown[:2]]
 
 
-def _draw_categories(rng, pool: list[Picture], count: int):
+def _draw_categories(
+    rng: np.random.Generator, pool: list[Picture], count: int
+) -> tuple[list[Picture], list[str]]:
     names = list(_CATEGORIES)
     first = names[rng.integers(len(names))]
     others = [n for n in names if n != first and n not in _CATEGORIES[first]]
@@ -206,11 +210,11 @@ def _rgb(hue: float, saturation: float, value: float) -> tuple[float, float, flo
     return colorsys.hsv_to_rgb(hue % 1.0, saturation, value)
 
 
-def _pale(rng) -> tuple[float, float, float]:
+def _pale(rng: np.random.Generator) -> tuple[float, float, float]:
     return _rgb(rng.uniform(), rng.uniform(0.0, 0.3), rng.uniform(0.88, 1.0))
 
 
-def _draw_surface(rng, chosen: Suite) -> Surface:
+def _draw_surface(rng: np.random.Generator, chosen: Suite) -> Surface:
     pattern = str(rng.choice(chosen.patterns))
     hue = rng.uniform()
     if chosen.vivid:
@@ -223,8 +227,8 @@ def _draw_surface(rng, chosen: Suite) -> Surface:
     return Surface(pattern, first, second, float(rng.uniform(6, 14)), int(rng.integers(2**31)))
 
 
-def _draw_light(rng, strange: bool) -> Light:
-    # Usually from behind the camera: fronts are lit, and shadows lie behind what casts them.
+def _draw_light(rng: np.random.Generator, strange: bool) -> Light:
+    # Usually from behind the camera, so that fronts are lit and shadows fall behind.
     if strange:
         angle = rng.uniform(0, 2 * math.pi)
         lean = rng.uniform(0.3, 0.6)
@@ -234,10 +238,11 @@ def _draw_light(rng, strange: bool) -> Light:
         angle, lean = rng.uniform(0.2, 0.8) * math.pi, rng.uniform(0.2, 0.3)
         tint, strength, ambient = (1.0, 1.0, 1.0), rng.uniform(0.4, 0.5), rng.uniform(0.25, 0.35)
     direction = (lean * math.cos(angle), lean * math.sin(angle), -1.0)
-    return Light(direction, tuple(float(strength * c) for c in tint), float(ambient))
+    red, green, blue = (float(strength * c) for c in tint)
+    return Light(direction, (red, green, blue), float(ambient))
 
 
-def _draw_camera(rng, strange: bool) -> Camera:
+def _draw_camera(rng: np.random.Generator, strange: bool) -> Camera:
     shift, turn, zoom = ((0.06, 0.015), 0.09, 2.5) if strange else ((0.01, 0.004), 0.01, 0.4)
     position = np.array(scenes.CAMERA) + rng.uniform(-shift[0], shift[0], 3)
     look_at = np.array(scenes.LOOK_AT) + (*rng.uniform(-shift[1], shift[1], 2), 0.0)
@@ -249,7 +254,7 @@ def _draw_camera(rng, strange: bool) -> Camera:
     )
 
 
-def _draw_clutter(rng) -> tuple[Clutter, ...]:
+def _draw_clutter(rng: np.random.Generator) -> tuple[Clutter, ...]:
     """Flat things anywhere on the table and taller ones around the workspace."""
     things = []
     for _ in range(int(rng.integers(4, scenes.MAX_CLUTTER + 1))):

@@ -1,6 +1,6 @@
-"""The tasks: what is said, and what must hold at the end.
+"""The tasks: their instructions and goals.
 
-What is said   What must hold
+Instruction    Goal
   pick X         X is at least 5 cm above the table.
   push X to Y    X's centre is within 0.14 m of Y's; X lies flat on the table, and Y was not shoved
                  away: it moved by less than 8 cm.
@@ -10,12 +10,9 @@ What is said   What must hold
 
 import dataclasses
 import math
-from typing import TYPE_CHECKING
 
+from rt2_jax.envs.tabletop.state import State
 from rt2_jax.nearest import check
-
-if TYPE_CHECKING:
-    from rt2_jax.envs.tabletop.stage import State
 
 KINDS = ('pick', 'push', 'turn')
 DIRECTIONS = ('left', 'right')
@@ -34,10 +31,11 @@ class Task:
 
     Attributes:
         kind: one of KINDS.
-        instruction: as said to the robot.
+        instruction: for the robot.
         plan: the same in plain English names, e.g. 'pick banana'.
         direction: 'left' or 'right' for a turn, else ''.
-        group: how X is called: 'name', or in the suite 'emergent' 'sign', 'category', 'language'.
+        group: how the instruction names X: 'name', or in the suite 'emergent' 'sign', 'category',
+            'language'.
     """
 
     kind: str
@@ -46,7 +44,7 @@ class Task:
     direction: str = ''
     group: str = 'name'
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_kind(self.kind)
         if self.kind == 'turn' and self.direction not in DIRECTIONS:
             raise ValueError(f'A turn goes left or right, not {self.direction!r}.')
@@ -75,7 +73,7 @@ def phrase(kind: str, x: str, y: str = '', direction: str = '') -> str:
     return f'turn {x} {direction}'
 
 
-def succeeded(task: Task, start: 'State', now: 'State') -> bool:
+def succeeded(task: Task, start: State, now: State) -> bool:
     """Returns whether the task's goal holds.
 
     Args:

@@ -11,7 +11,7 @@ import pytest
 
 import rt2_jax
 from rt2_jax import records
-from rt2_jax.checkpoints import checkpoint, loading, recorded
+from rt2_jax.checkpoints import assets, checkpoint, loading
 from rt2_jax.checkpoints.inspection import opened, survey, text
 from rt2_jax.data.cards import TABLETOP
 
@@ -50,7 +50,7 @@ def test_what_an_older_version_lacked_is_at_its_default(directory):
     loaded = loading.load_for_inference(directory)
     assert loaded.config.keep == 2 and loaded.config.data.on_corrupt == 'raise'
     assert loaded.config.data.image_size == 96 and loaded.config.model.name == 'pali'
-    assert recorded.card_of(loaded.embodiment) == TABLETOP == loaded.source().card
+    assert assets.recorded_card(loaded.embodiment) == TABLETOP == loaded.select_source().card
 
 
 @pytest.mark.parametrize(

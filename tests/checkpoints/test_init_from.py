@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from rt2_jax.checkpoints import checkpoint, loading
+from rt2_jax.checkpoints import checkpoint, init_from, loading
 from rt2_jax.text import integers
 from rt2_jax.text.tokenizer import Tokenizer
 from rt2_jax.weights import tensors
@@ -37,15 +37,15 @@ def test_tokens_for_integers_are_those_of_the_run(tmp_path, vocabularies, way):
     for other, changed in vocabularies.items():
         tokenizer = Tokenizer(changed.model_bytes)
         # A tower has no words.
-        assert set(loading.initial_params(folder, ('tower',), tokenizer)) == {'tower'}
+        assert set(init_from.initial_params(folder, ('tower',), tokenizer)) == {'tower'}
         if other == way:
-            assert set(loading.initial_params(folder, (), tokenizer)) == {'tower', 'embedding'}
+            assert set(init_from.initial_params(folder, (), tokenizer)) == {'tower', 'embedding'}
             continue
         with pytest.raises(
             checkpoint.CheckpointError, match=f"by '{way}' .*set config.tokenizer to {tmp_path}"
         ):
-            loading.initial_params(folder, (), tokenizer)
+            init_from.initial_params(folder, (), tokenizer)
 
 
 def test_weights_without_a_vocabulary_go_with_any(tmp_path, tokenizer):
-    assert len(loading.initial_params(convert(tmp_path, {}), (), tokenizer)) == 2
+    assert len(init_from.initial_params(convert(tmp_path, {}), (), tokenizer)) == 2

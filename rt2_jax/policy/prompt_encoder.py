@@ -1,0 +1,68 @@
+"""Instructions and questions to the token ids of prompts. The wording itself is in `text/prompts.py`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from absl import logging
+
+from rt2_jax.decoding.grammar import Kind
+from rt2_jax.nearest import check
+from rt2_jax.text import prompts
+from rt2_jax.text.tokenizer import Tokenizer
+
+LONG_PROMPTS = ('raise', 'clip')
+_WORDING = {Kind.ACTION: prompts.robot, Kind.PLAN: prompts.robot_plan, Kind.TEXT: prompts.web}
+
+
+class PromptEncoder:
+    """Makes prompts of at most `length` tokens.
+
+    Attributes:
+        tokenizer: of the model.
+        length: most tokens.
+        long_prompts: what happens to longer prompts: 'raise' refuses them, 'clip' drops the last
+            words of the instruction or question.
+        clipped: how many prompts lost words.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, length: int, long_prompts: str = 'raise') -> None:
+        self.tokenizer, self.length = tokenizer, length
+        self.long_prompts = check('long_prompts', long_prompts, LONG_PROMPTS)
+        self.clipped = 0
+
+    def encode(self, text: str, kind: Kind | None = None) -> list[int]:
+        """Token ids of a prompt.
+
+        Args:
+            text: an instruction, or a question for the kind TEXT.
+            kind: of the answer, which the wording asks for; None if `text` is the whole prompt.
+
+        Raises:
+            ValueError: it has too many tokens and `long_prompts` is 'raise'.
+        """
+        word = str if kind is None else _WORDING[kind]
+        ids = self.tokenizer.encode(word(text))
+        if len(ids) <= self.length:
+            return ids
+        if self.long_prompts == 'raise':
+            raise ValueError(
+                f'The prompt {word(text)!r} has {len(ids)} tokens; this model takes '
+                f"{self.length}. Use a shorter text, or long_prompts='clip'."
+            )
+        # Words are dropped from the text and not from the whole prompt, whose end asks for the answer.
+        words = text.split()
+        while len(ids) > self.length and words:
+            words.pop()
+            short = ' '.join(words)
+            ids = self.tokenizer.encode(word(short))
+        self.clipped += 1
+        logging.warning('Prompt %d too long so far: %r was cut to %r.', self.clipped, text, short)
+        return ids[: self.length]
+
+
+def check_text(what: str, text: Any) -> str:
+    """Returns the text; ValueError if it is none or empty. `what` names it in the message."""
+    if not isinstance(text, str) or not text.strip():
+        raise ValueError(f"The {what} must be a text that isn't empty; got {text!r}.")
+    return text
