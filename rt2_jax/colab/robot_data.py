@@ -158,7 +158,9 @@ def losses(values: np.ndarray, compared: Mapping[str, ActionSpace]) -> HTML:
         integers, decoded = round_trip(values, space)
         original = values[:, int(space.terminate) :]
         error = np.abs(decoded - original)
-        low, high = np.float32(space.low), np.float32(space.high)  # as the data are
+        low, high = (
+            np.array(bound, np.float32) for bound in (space.low, space.high)
+        )  # as the data are
         outside = ((original < low) | (original > high)).mean(axis=0)
         for k, (name, unit) in enumerate(zip(space.names, space.units, strict=True)):
             used, width = len(np.unique(integers[:, k])), float(space.bin_widths[k])
