@@ -13,7 +13,7 @@ import numpy as np
 
 from rt2_jax.checkpoints.inspection.opened import Opened
 from rt2_jax.colab import notebook
-from rt2_jax.models import layers as layers_lib, vit
+from rt2_jax.models import embedding, layers as layers_lib, vit
 from rt2_jax.text.tokenizer import BINS
 from rt2_jax.weights.tensors import Tensor
 
@@ -152,7 +152,7 @@ def integer_vectors(checkpoint: Opened) -> np.ndarray | None:
     rows = words[slice(ids.min(), ids.max() + 1), slice(0, words.shape[1])]
     vectors = np.array(rows, np.float32)[ids - ids.min()]
     if checkpoint.config['model'].get('number_line'):
-        vectors += layers_lib.number_line(*vectors.shape)
+        vectors += embedding.number_line(*vectors.shape)
     return vectors
 
 

@@ -5,7 +5,7 @@ import pytest
 
 from rt2_jax.checkpoints.inspection import opened, survey
 from rt2_jax.colab import acting, checkpoint as description, robot_data, weights
-from rt2_jax.models import layers
+from rt2_jax.models import embedding
 from rt2_jax.parallel import sharding
 from rt2_jax.text.actions import ActionSpace
 
@@ -64,7 +64,7 @@ def test_curves_have_a_line_a_source():
 
 
 def test_number_line_shows_near_integers_alike():
-    figure = weights.number_line(layers.number_line(300, 32), bins=256)
+    figure = weights.number_line(embedding.number_line(300, 32), bins=256)
     middle = figure.axes[1].lines[0].get_ydata()
     assert middle[0] == pytest.approx(1) and middle[1] > 0.9 > 0.3 > middle[60]
 
