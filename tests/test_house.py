@@ -5,6 +5,7 @@ import collections
 import configparser
 import functools
 import importlib.util
+import itertools
 import os
 import pathlib
 import re
@@ -258,3 +259,18 @@ def test_types_are_checked_everywhere():
     assert settings['mypy']['files'] == 'rt2_jax, configs'
     for name in set(settings.sections()) - {'mypy'}:
         assert 'rt2_jax' not in name and dict(settings[name]) == {'ignore_missing_imports': 'True'}
+
+
+def test_sections_of_docstrings_are_indented_by_four():
+    section = re.compile(r'( *)(?:Args|Attributes|Raises|Returns|Yields):$')
+    wrong = []
+    for path in [*MODULES, *ROOT.glob('configs/*.py')]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)):
+                continue
+            lines = (ast.get_docstring(node) or '').splitlines()
+            for header, entry in itertools.pairwise(lines):
+                if found := section.match(header):
+                    if len(entry) - len(entry.lstrip()) != len(found[1]) + 4:
+                        wrong.append(f'{path.relative_to(ROOT)}: {entry.strip()}')
+    assert not wrong
