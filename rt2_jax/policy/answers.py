@@ -63,7 +63,7 @@ def decode_answer(samples: Samples, actions: ActionTokenizer, tokenizer: Tokeniz
         tokens=tokens,
         log_probs=samples.log_probs[-length:],
         plan_tokens=plan_tokens,
-        alternatives=_alternatives(samples, actions) if samples.likeliest else (),
+        alternatives=_alternatives(samples, actions) if samples.top_k else (),
     )
 
 
@@ -72,7 +72,7 @@ def _alternatives(
 ) -> tuple[tuple[Alternative, ...], ...]:
     length = actions.length
     tokens = samples.tokens[-length:]
-    ids, log_probs = (x[-length:] for x in samples.likeliest)
+    ids, log_probs = (x[-length:] for x in samples.top_k)
     alternatives = []
     for position in range(length):
         allowed = log_probs[position] > -np.inf

@@ -15,6 +15,7 @@ from rt2_jax.data import pipeline, sources as sources_lib
 from rt2_jax.data.data_config import DataConfig
 from rt2_jax.data.mixture import Sources
 from rt2_jax.models import backbone
+from rt2_jax.models.backbone import Backbone
 from rt2_jax.parallel import sharding
 from rt2_jax.text.actions import ActionSpace
 from rt2_jax.text.tokenizer import Tokenizer
@@ -42,7 +43,7 @@ class Program:
         seed: of the initial parameters.
     """
 
-    model: nn.Module
+    model: Backbone
     optimizer: optax.GradientTransformation
     mesh: Mesh
     batch: dict[str, jax.ShapeDtypeStruct]
