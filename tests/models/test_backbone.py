@@ -52,13 +52,13 @@ def model_and_params(batch, request):
     options = config(tied=request.param, positions=positions) | {'number_line': request.param}
     options['prompt_positions'] = 1.5 * request.param
     model = backbone.build(options, VOCAB, integers=range(10, 40))
-    return model, nn.meta.unbox(model.init(jax.random.key(0), *batch))
+    return model, nn.meta.unbox(jax.jit(model.init)(jax.random.key(0), *batch))
 
 
 def test_step_by_step_gives_the_logits_of_teacher_forcing(model_and_params, batch):
     model, params = model_and_params
     images, prompt, target = batch
-    whole = model.apply(params, *batch)
+    whole = jax.jit(model.apply)(params, *batch)
     cache = model.apply(params, images, prompt, 5, method='prefill')
     for place in range(target.shape[1]):
         logits, cache = model.apply(params, cache, target[:, place], method='step')
@@ -118,11 +118,13 @@ def test_a_prompts_words_have_places_where_asked_for(batch):
 
     def difference(prompt_positions):
         model = backbone.build(config() | {'prompt_positions': prompt_positions}, VOCAB)
-        params = nn.meta.unbox(model.init(jax.random.key(0), *batch))
+        params = nn.meta.unbox(jax.jit(model.init)(jax.random.key(0), *batch))
         bias = params['params']['text_encoder']['relative_bias']
         bias['table'] = jnp.zeros_like(bias['table'])
         same_image = np.repeat(images[:1], 2, axis=0)
-        one, other = model.apply(params, same_image, ways, np.repeat(target[:1], 2, axis=0))
+        one, other = jax.jit(model.apply)(
+            params, same_image, ways, np.repeat(target[:1], 2, axis=0)
+        )
         return float(jnp.abs(one - other).max())
 
     assert difference(0.0) < 1e-5
@@ -152,7 +154,9 @@ def test_padding_of_the_prompt_changes_nothing(model_and_params, batch):
     images, prompt, target = batch
     longer = np.pad(prompt, ((0, 0), (0, 5)))
     np.testing.assert_allclose(
-        model.apply(params, images, longer, target), model.apply(params, *batch), atol=1e-5
+        jax.jit(model.apply)(params, images, longer, target),
+        jax.jit(model.apply)(params, *batch),
+        atol=1e-5,
     )
 
 
@@ -161,7 +165,7 @@ def test_targets_see_no_later_targets(model_and_params, batch):
     images, prompt, target = batch
     other = target.copy()
     other[:, 2] = 30
-    a, b = (model.apply(params, images, prompt, t) for t in (target, other))
+    a, b = (jax.jit(model.apply)(params, images, prompt, t) for t in (target, other))
     np.testing.assert_allclose(a[:, :2], b[:, :2], atol=1e-6)
     assert float(jnp.abs(a[:, 2] - b[:, 2]).max()) > 1e-3
 
@@ -171,7 +175,7 @@ def test_frames_come_one_after_the_other(model_and_params, batch):
     images, prompt, target = batch
     two = np.concatenate([images, images[:, :, ::-1]], axis=1)
     swapped = two[:, ::-1]
-    a, b = (model.apply(params, x, prompt, target) for x in (two, swapped))
+    a, b = (jax.jit(model.apply)(params, x, prompt, target) for x in (two, swapped))
     assert a.shape == (2, 3, VOCAB)
     assert float(jnp.abs(a - b).max()) > 1e-4
 
@@ -181,20 +185,21 @@ def test_frames_come_one_after_the_other(model_and_params, batch):
 )
 def test_remat_and_unroll_change_neither_values_nor_gradients(batch, change):
     model = backbone.build(config(), VOCAB)
-    params = nn.meta.unbox(model.init(jax.random.key(0), *batch))
+    params = nn.meta.unbox(jax.jit(model.init)(jax.random.key(0), *batch))
     changed = config()
     changed = {k: v | change if isinstance(v, dict) else v for k, v in changed.items()}
     other = backbone.build(changed, VOCAB)
     gradients = [
-        jax.grad(lambda p: jnp.sum(m.apply(p, *batch) ** 2))(params) for m in (model, other)
+        jax.jit(jax.grad(lambda p: jnp.sum(m.apply(p, *batch) ** 2)))(params)
+        for m in (model, other)
     ]
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), *gradients)
 
 
 def test_every_parameter_matters(batch):
     model = backbone.build(config() | {'vision': PYRAMID}, VOCAB)
-    params = nn.meta.unbox(model.init(jax.random.key(1), *batch))
-    gradient = jax.grad(lambda p: jnp.sum(model.apply(p, *batch) ** 2))(params)
+    params = nn.meta.unbox(jax.jit(model.init)(jax.random.key(1), *batch))
+    gradient = jax.jit(jax.grad(lambda p: jnp.sum(model.apply(p, *batch) ** 2)))(params)
     still = [
         jax.tree_util.keystr(path)
         for path, g in jax.tree_util.tree_leaves_with_path(gradient)
@@ -231,7 +236,9 @@ def test_a_classifiers_tower_fits_pali(batch):
     classifier = backbone.build(
         dict(name='classifier', dtype='float32', width=24, vision=PYRAMID), VOCAB
     )
-    params = nn.meta.unbox(classifier.init(jax.random.key(0), images, prompt, target))['params']
+    params = nn.meta.unbox(jax.jit(classifier.init)(jax.random.key(0), images, prompt, target))[
+        'params'
+    ]
     whole = nn.meta.unbox(
         backbone.build(config() | {'vision': PYRAMID}, VOCAB).init(jax.random.key(0), *batch)
     )

@@ -119,7 +119,7 @@ def test_sums_are_split_by_source_and_kind(tiny, batch, advanced):
     np.testing.assert_allclose(sums.kind.loss, [rows[:2].sum(), rows[2], rows[3]], rtol=1e-4)
     np.testing.assert_array_equal(sums.kind.tokens, [18, 3, 5])
     np.testing.assert_allclose(sums.loss, rows.sum() / mask.sum(), rtol=1e-4)
-    values = step_lib.summary(jax.device_get(sums), ['arm', 'web'], KINDS, ACTING, SPACES)
+    values = step_lib.summary(jax.device_get(sums), ['arm', 'web'], KINDS, SPACES)
     np.testing.assert_allclose(values['source/web/loss'], rows[2:].sum() / 8, rtol=1e-4)
     assert values['kind/where/examples'] == 1 and 'action/web/dx_m' not in values
 
