@@ -1,7 +1,8 @@
 """The nearest valid name, for error messages about a mistyped one."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 import difflib
+from typing import Any
 
 from etils import epath
 
@@ -37,3 +38,25 @@ def closest(name: str, valid: Iterable[str]) -> str:
     """As `nearest` where the valid names are too many to list: "; did you mean 'seen'?" or ''."""
     close = difflib.get_close_matches(str(name), list(valid), n=1, cutoff=0.5)
     return f'; did you mean {close[0]!r}?' if close else ''
+
+
+def check_fields(
+    path: str, fields: Mapping[str, Any], valid: Collection[str], required: Collection[str] = ()
+) -> dict[str, Any]:
+    """Returns the fields of a part of a config.
+
+    Args:
+        path: dotted name of the part, such as 'config.data.robot.NAME'.
+        fields: its fields.
+        valid: names that it may have.
+        required: names that it must have.
+
+    Raises:
+        ValueError: names the unknown field with its path and the nearest valid name, or what is missing.
+    """
+    for name in fields:
+        if name not in valid:
+            raise ValueError(f'{path}.{name}: there is no such field{nearest(name, valid)}')
+    if missing := [name for name in required if name not in fields]:
+        raise ValueError(f'{path} lacks {", ".join(missing)}')
+    return dict(fields)

@@ -34,8 +34,11 @@ import numpy as np
 
 from rt2_jax import command, paths
 from rt2_jax.benchmarks import harness, kitchen
-from rt2_jax.data import images, mixture, pipeline
-from rt2_jax.data.robot import rlds, step_columns
+from rt2_jax.data import images, pipeline
+from rt2_jax.data.data_config import DataConfig
+from rt2_jax.data.mixture import Sources
+from rt2_jax.data.robot import rlds
+from rt2_jax.data.schedules import Schedule
 from rt2_jax.parallel import mesh as mesh_lib, sharding
 from rt2_jax.text.tokenizer import Tokenizer
 
@@ -62,20 +65,22 @@ def stream(directory: str, batch_size: int, placed: bool) -> harness.Stream:
     """
     source = rlds.open_source(directory, kitchen.CARD)
     where = sharding.batch_sharding(mesh_lib.make_mesh({'fsdp': jax.device_count()}))
-    iterator = pipeline.make_iterator(
-        {'kitchen': (source, 1.0)},
-        {},
-        tokenizer=Tokenizer.load_default(),
-        schedule=mixture.Schedule(start=1.0),
-        batches=1_000_000,
-        batch_size=batch_size,
+    data = DataConfig(
         image_size=224,
         prompt_length=64,
         target_length=64,
-        sharding=where if placed else None,
-        rows=None if placed else range(batch_size),
+        robot_share=Schedule(start=1.0),
         threads=len(os.sched_getaffinity(0)),
         read_ahead=3,
+    )
+    iterator = pipeline.make_iterator(
+        Sources.of({'kitchen': (source, 1.0)}, {}),
+        Tokenizer.load_default(),
+        data,
+        batches=1_000_000,
+        batch_size=batch_size,
+        sharding=where if placed else None,
+        rows=None if placed else range(batch_size),
     )
     return harness.Stream(
         iterator,
@@ -123,7 +128,7 @@ def _places(directory: str) -> list[tuple[int, int, int]]:
     """Open file, length and offset of every step's picture, in random order."""
     source = rlds.open_source(directory, kitchen.CARD)
     arrays = source.index.arrays
-    rows = np.random.default_rng(0).permutation(step_columns.rows(source))
+    rows = np.random.default_rng(0).permutation(source.table.all_rows())
     episodes = np.searchsorted(arrays['episode_first'], rows, side='right') - 1
     opened = [os.open(file, os.O_RDONLY) for file in source.index.files]
     files = [opened[number] for number in arrays['episode_file'][episodes].tolist()]

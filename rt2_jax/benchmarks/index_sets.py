@@ -14,13 +14,14 @@ import numpy as np
 
 from rt2_jax.benchmarks import kitchen
 from rt2_jax.data import images
+from rt2_jax.data.data_config import WebSet
 from rt2_jax.data.index import index_build
 from rt2_jax.data.readers import tfds_directory
 from rt2_jax.data.readers.rlds_episodes import Rlds
 from rt2_jax.data.readers.web_format import WebFormat
 from rt2_jax.data.robot import rlds
 from rt2_jax.data.web import sources as web_sources
-from rt2_jax.data.web.web_set import WebSet
+from rt2_jax.data.web.web_source import WebSource
 
 PICTURES = 256  # files that the lines of a JSONL name by turns
 # Of a hundred records; a rare one's records come around several times an epoch.
@@ -83,7 +84,7 @@ class Robots:
 
     def row(self, source: Any, i: int) -> Any:
         """What the index holds of an example, without its picture."""
-        return source.instruction(i), source.action(i)
+        return source.table.instruction(i), source.table.action(i)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,9 +128,9 @@ class Web:
     def open(self, location: str) -> Any:
         """Opens the index as a source, which is selected by language and score."""
         table = web_sources.open_table(self._format(), location=location)
-        return WebSet(
-            table, tasks={'caption': 1.0, 'vqa': 1.0}, languages=WEIGHTS, keep_top=KEEP_TOP
-        )
+        tasks = {'caption': 1.0, 'vqa': 1.0}
+        settings = WebSet(self.kind, self.directory, tasks, languages=WEIGHTS, keep_top=KEEP_TOP)
+        return WebSource(table, settings)
 
     def size(self, source: Any) -> int:
         """How many records are indexed."""

@@ -8,7 +8,7 @@ import numpy as np
 
 from rt2_jax.colab import colours, table
 from rt2_jax.data.robot import action_statistics
-from rt2_jax.data.robot.rlds import StepSource
+from rt2_jax.data.robot.step_source import StepSource
 from rt2_jax.text.actions import ActionSpace, ActionTokenizer
 from rt2_jax.text.tokenizer import Tokenizer
 
@@ -131,7 +131,7 @@ def errors(values: np.ndarray, compared: Mapping[str, ActionSpace]) -> Figure:
 
 def path(source: StepSource, episode: int, compared: Mapping[str, ActionSpace]) -> Figure:
     """Where the changes of one episode lead in the first two dimensions, and after the round trip."""
-    values = np.stack([source.action(step) for step in source.episode_steps(episode)])
+    values = np.stack([source.table.action(step) for step in source.table.episode_steps(episode)])
     space = source.index.card.action_space
     lines = {'as recorded': values[:, int(space.terminate) :]}
     lines |= {title: round_trip(values, other)[1] for title, other in compared.items()}

@@ -11,7 +11,7 @@ import numpy as np
 from rt2_jax.colab import colours, table
 from rt2_jax.data import inspect
 from rt2_jax.data.looking import contact_sheet
-from rt2_jax.data.robot.rlds import StepSource
+from rt2_jax.data.robot.step_source import StepSource
 
 COUNTS = ('episodes', 'steps', 'hours', 'successful', 'failed', 'empty_episodes')
 

@@ -1,11 +1,11 @@
-"""Frames as training shows them: cropped and recoloured at random, and how acting matches it.
+"""Random crops and colours of training frames, and the centre crop that a policy sees.
 
     config.data.augment.update(augmentation.RECIPES['openvla'])
 
 An example's draws are a pure function of the run's seed and the example's number, so that any host
-sees the same and a resumed run goes on as it would have; all frames of an example share them. Only
-plain actions are cropped: whatever is said about places in a frame would be wrong after it, and
-what is asked in words is asked of whole frames. A policy acts on the centre crop.
+draws the same and a resumed run goes on as it would have; all frames of an example share them. Only
+plain actions are cropped: a crop would make places that a prompt or answer names wrong, and
+questions are about whole frames. A policy acts on the centre crop.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy as np
 
 from rt2_jax.data import images
 from rt2_jax.data.example import Example
-from rt2_jax.nearest import nearest
+from rt2_jax.nearest import check_fields
 
 # RT-1: film_efficientnet/preprocessors.py of google-research/robotics_transformer, 4569641: frames of
 # 256 x 320 are padded by 20 and 50 pixels a side, then cropped to their size; whole at inference.
@@ -51,14 +51,14 @@ class Augmentation:
     """What may happen to a frame; nothing by default.
 
     Attributes:
-      scale: smallest and largest share of the frame's area that a crop keeps.
-      ratio: smallest and largest ratio of width to height of a crop, in units of the frame's own.
-      shift: how far at most a crop may lie beyond where it would, down or up and left or right, in
-        shares of the frame's height and width; black where there is no frame.
-      brightness: most that is added or taken away, in shares of white.
-      contrast: smallest and largest factor on the distance from the mean of each channel.
-      saturation: smallest and largest factor on the distance from grey.
-      hue: largest turn of the colours either way, in turns.
+        scale: smallest and largest share of the frame's area that a crop keeps.
+        ratio: smallest and largest ratio of width to height of a crop, in units of the frame's own.
+        shift: how far at most a crop may lie beyond where it would, down or up and left or right,
+            in shares of the frame's height and width; black where there is no frame.
+        brightness: most that is added or taken away, in shares of white.
+        contrast: smallest and largest factor on the distance from the mean of each channel.
+        saturation: smallest and largest factor on the distance from grey.
+        hue: largest turn of the colours either way, in turns.
     """
 
     scale: tuple[float, float] = (1.0, 1.0)
@@ -69,7 +69,7 @@ class Augmentation:
     saturation: tuple[float, float] = (1.0, 1.0)
     hue: float = 0.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name, most in (
             ('scale', 1.0),
             ('ratio', 10.0),
@@ -93,19 +93,18 @@ class Augmentation:
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Augmentation:
-        """From a mapping of the fields above; an unknown one raises with the nearest valid name."""
-        valid = [field.name for field in dataclasses.fields(cls)]
-        for name in config:
-            if name not in valid:
-                raise ValueError(f'unknown augmentation {name!r}' + nearest(name, valid))
-        return cls(**dict(config))
+        """From `config.data.augment`; ValueError for an unknown field, with the nearest valid one."""
+        names = [field.name for field in dataclasses.fields(cls)]
+        return cls(**check_fields('config.data.augment', config, names))
 
     @property
     def crops(self) -> bool:
+        """Whether frames are cropped or shifted."""
         return self.scale != (1, 1) or self.ratio != (1, 1) or self.shift != (0, 0)
 
     @property
     def recolours(self) -> bool:
+        """Whether colours are changed."""
         return bool(self.brightness or self.hue) or {self.contrast, self.saturation} != {(1.0, 1.0)}
 
     def to_json(self) -> str:

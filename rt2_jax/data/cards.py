@@ -212,7 +212,7 @@ def find(name: str) -> RobotCard:
     as well, if the run learnt from robots of one card.
 
     Raises:
-      CardError: there is no such card or file, or the file holds none; says which field is wrong.
+        CardError: there is no such card or file, or the file holds none; says which field is wrong.
     """
     if name.endswith('.json'):
         return _read(name)

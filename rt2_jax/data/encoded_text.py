@@ -16,7 +16,7 @@ def decoded(content: bytes) -> str:
     """A text of UTF-8, or of UTF-16 with a byte-order mark; without that mark.
 
     Raises:
-      UnicodeDecodeError: it is neither.
+        UnicodeDecodeError: it is neither.
     """
     marked = (name for mark, name in _MARKS.items() if content.startswith(mark))
     return content.decode(next(marked, 'utf-8'))

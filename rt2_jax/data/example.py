@@ -1,9 +1,10 @@
-"""The one record that every data source yields: a question and an answer about a few frames."""
+"""What every data set yields, an Example, and what every data set is, a Source of them."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Protocol
 
 import numpy as np
 
@@ -13,17 +14,21 @@ class Example:
     """One question and one answer about one or more frames.
 
     Attributes:
-      frames: uint8 [F, H, W, 3], RGB, oldest frame first.
-      prompt: the question as text, before tokenisation.
-      answer: the answer as text; '' for a plain action, 'Plan: pick banana. Action:' before an action.
-      action: float32 [L] or None, L the length of the source's ActionSpace: the terminate flag (1 =
-        terminate, 0 = carry on) where the space has one, then its dimensions in their units.
-      source: name of the data set that the example comes from.
-      kind: what sort of question it is: 'robot' for an action, else the question's own name.
-      clip: whether an answer too long for the batch is clipped, as texts of the web are; else it is
-        an error.
-      places: whether prompt or answer of an action say where in the frame something is, so that a
-        crop would make them wrong. What has no action is never cropped.
+        frames: uint8 [F, H, W, 3], RGB, oldest frame first.
+        prompt: the question as text, before tokenisation.
+        answer: the answer as text; '' for a plain action, 'Plan: pick banana. Action:' before an
+            action.
+        action: float32 [L] or None, L the length of the source's ActionSpace: the terminate flag (1 =
+            terminate, 0 = carry on) where the space has one, then its dimensions in their units.
+        source: name of the data set that the example comes from.
+        kind: what sort of question it is: 'robot' for an action, else the question's own name.
+        clip: whether an answer too long for the batch is clipped, as texts of the web are; else it is
+            an error.
+        places: whether prompt or answer of an action say where in the frame something is, so that a
+            crop would make them wrong. An example without an action is never cropped.
+
+    Raises:
+        ValueError: frames of another shape or dtype, or an action that isn't finite numbers [L].
     """
 
     frames: np.ndarray
@@ -35,7 +40,7 @@ class Example:
     clip: bool = False
     places: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         frames = self.frames
         if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8:
             raise ValueError(
@@ -48,9 +53,28 @@ class Example:
                 f'has one, then its dimensions); got {list(np.shape(self.action))} from source '
                 f'{self.source!r}'
             )
-        # Told of eight numbers faster without numpy, and this is done for every example.
+        # Without numpy, which is slower for eight numbers: every example passes here.
         if self.action is not None and not all(map(math.isfinite, self.action.tolist())):
             raise ValueError(
                 f'Example.action holds NaN or infinity: {np.asarray(self.action).tolist()} from '
                 f'source {self.source!r}'
             )
+
+
+class Source(Protocol):
+    """Random access to Examples.
+
+    Used where a source has them:
+
+    examples(numbers): an iterator of the same Examples as `[i]` gives, for sources that look up several
+        at once faster.
+    kinds: the kinds of its Examples, by default its name alone.
+    acting_kinds: those of them whose answers end with an action, by default none.
+    action_space: the ActionSpace of these actions.
+    fingerprint: text that changes whenever the content does, by default a dataclass's fields.
+    answers(): answers whose length depends on the data, which are checked before the run starts.
+    """
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, i: int) -> Example: ...

@@ -1,4 +1,4 @@
-"""Where a data set's bytes come from: files of this machine or, behind one interface, of remote stores.
+"""Files of data sets: of this machine or, behind the same interface, of remote stores.
 
 with files.open_file(files.path('gs://bucket/data/part-0')) as file:
     file.read(offset=100, length=50)
@@ -15,7 +15,7 @@ from etils import epath
 
 from rt2_jax.data import remote
 
-# Requests at once where many files are asked for.
+# Requests at once for many files.
 THREADS = 32
 
 Path: TypeAlias = epath.Path | remote.RemotePath

@@ -19,10 +19,13 @@ def steps(
     The episode's `first` step stands in for those before it.
 
     Args:
-      now, first: a step, or several, int64 [...].
+        now: a step, or several, int64 [...].
+        first: the first step of the episode of each.
+        frames: how many steps.
+        stride: from one to the next.
 
     Returns:
-      int64 [..., frames].
+        int64 [..., frames].
     """
     before = stride * np.arange(frames - 1, -1, -1)
     return np.maximum(np.asarray(first)[..., None], np.asarray(now)[..., None] - before)
@@ -49,13 +52,15 @@ class History:
     """The frames of an episode under way, as a policy sees them.
 
     Args:
-      frames: how many an observation has.
-      stride: steps from one to the next.
+        frames: how many an observation has.
+        stride: steps from one to the next.
     """
 
-    def __init__(self, frames: int, stride: int = 1):
+    def __init__(self, frames: int, stride: int = 1) -> None:
         self._frames, self._stride = check('frames', frames), check('stride', stride)
-        self._past = collections.deque(maxlen=stride * (frames - 1) + 1)
+        self._past: collections.deque[np.ndarray] = collections.deque(
+            maxlen=stride * (frames - 1) + 1
+        )
 
     def copy(self) -> 'History':
         """Another history with the same frames so far."""

@@ -32,15 +32,16 @@ def limit(
     """The first number that isn't held out.
 
     Args:
-      orders: see `order`; of all things of a set, in parts.
-      holdout: a share in (0, 1), about which each thing decides by itself, so that others may be
-        added; or a number of things, 1 or more, some of which may give way when others are added.
-      count: of all things.
-      directory: the set.
-      things: what they are called.
+        orders: see `order`; of all things of a set, in parts.
+        holdout: a share in (0, 1), about which each thing decides by itself, so that others may be
+            added; or a number of things, 1 or more, some of which may give way when others are
+            added.
+        count: of all things.
+        directory: the set.
+        things: what they are called.
 
     Raises:
-      DataSetError: none is held out, or all are.
+        DataSetError: none is held out, or all are.
     """
     if not (0 < holdout < 1 or (holdout == int(holdout) and 1 <= holdout < count)):
         raise DataSetError(

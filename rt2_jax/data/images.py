@@ -26,8 +26,8 @@ def decode(encoded: bytes) -> np.ndarray:
     """JPEG, PNG or WebP bytes -> uint8 [H, W, 3], RGB.
 
     Raises:
-      ValueError: for bytes that are none, that are damaged, or a PNG of 16 bits a channel, which is
-        how depth is stored: cut to 8 bits it would be nearly black.
+        ValueError: for bytes that are none, that are damaged, or a PNG of 16 bits a channel, which
+            is how depth is stored: cut to 8 bits it would be nearly black.
     """
     if encoded[:3] == JPEG_MAGIC:
         height, width, *_ = simplejpeg.decode_jpeg_header(encoded)
@@ -69,7 +69,7 @@ def webp_size(encoded: bytes) -> tuple[int, int]:
     """Height and width of a WebP picture in pixels, from its header (RFC 9649, section 2).
 
     Raises:
-      ValueError: the header is broken.
+        ValueError: the header is broken.
     """
     kind, number = (
         encoded[12:16],
@@ -142,10 +142,10 @@ def observed(image: Any) -> np.ndarray:
     """What a robot sends, to frames uint8 [F, H, W, 3], oldest first.
 
     Args:
-      image: uint8 [H, W, 3] or [F, H, W, 3] RGB, JPEG or PNG bytes, or a list of either.
+        image: uint8 [H, W, 3] or [F, H, W, 3] RGB, JPEG or PNG bytes, or a list of either.
 
     Raises:
-      ValueError: anything else.
+        ValueError: anything else.
     """
     if isinstance(image, bytes):
         image = decode(image)

@@ -20,10 +20,12 @@ import numpy as np
 
 from rt2_jax import command, paths
 from rt2_jax.data import cards
+from rt2_jax.data.data_config import RobotSet
 from rt2_jax.data.errors import CardError, DataSetError
 from rt2_jax.data.looking import charts, contact_sheet, robot_report
 from rt2_jax.data.readers import tfds_directory, tfrecord
 from rt2_jax.data.robot import rlds, step_pictures
+from rt2_jax.data.robot.step_source import StepSource
 from rt2_jax.data.robot_card import RobotCard
 from rt2_jax.text.actions import ActionTokenizer
 from rt2_jax.text.tokenizer import Tokenizer
@@ -80,7 +82,9 @@ def inspect(
     index.verify()
     cameras = range(len(index.card.images))
     camera = min(cameras, key=index.without_picture)
-    source = rlds.StepSource(index, camera=camera, on_corrupt=on_corrupt)
+    source = StepSource(
+        index, RobotSet(str(directory), index.card, camera=camera, on_corrupt=on_corrupt)
+    )
     report = {'dataset': str(directory), 'split': split, **robot_report.report_of(source.index)}
     episodes = shown_steps(source, EPISODES, FRAMES)
     pictures, warnings = _pictures(source, [step for steps in episodes for step in steps])
@@ -100,12 +104,12 @@ def inspect(
     return report
 
 
-def decoded(source: rlds.StepSource, i: int) -> dict[str, Any]:
+def decoded(source: StepSource, i: int) -> dict[str, Any]:
     """Step `i` as the model sees it, and the command that the robot would get for its tokens."""
     codec = ActionTokenizer(source.action_space, Tokenizer.load_default())
-    integers = codec.to_integers(source.action(i))
+    integers = codec.to_integers(source.table.action(i))
     robot_command = source.index.card.to_command(codec.from_integers(integers))
-    raw = source.raw(i)
+    raw = source.table.raw(i)
     return {
         'episode': raw['episode'],
         'step': raw['step'],
@@ -116,22 +120,22 @@ def decoded(source: rlds.StepSource, i: int) -> dict[str, Any]:
     }
 
 
-def shown_steps(source: rlds.StepSource, episodes: int, frames: int) -> list[list[int]]:
+def shown_steps(source: StepSource, episodes: int, frames: int) -> list[list[int]]:
     """Steps of a few episodes, both evenly spread."""
-    positions = _evenly(len(source.episodes), episodes)
-    ranges = [source.episode_steps(position) for position in positions]
+    positions = _evenly(len(source.table.episodes), episodes)
+    ranges = [source.table.episode_steps(position) for position in positions]
     return [[steps[i] for i in _evenly(len(steps), frames)] for steps in ranges]
 
 
 def episode_row(
-    source: rlds.StepSource, steps: Sequence[int], pictures: Sequence[np.ndarray]
+    source: StepSource, steps: Sequence[int], pictures: Sequence[np.ndarray]
 ) -> contact_sheet.Row:
     """Frames of one episode for a contact sheet, the step and its tokens under each."""
     examples = [decoded(source, step) for step in steps]
-    outcome = {1: ', success', 0: ', failure', -1: ''}[source.success(steps[0])]
+    outcome = {1: ', success', 0: ', failure', -1: ''}[source.table.success(steps[0])]
     caption = (
         f'episode {examples[0]["episode"]}: {examples[0]["instruction"]} '
-        f'({len(source.episode_around(steps[0]))} steps{outcome})'
+        f'({len(source.table.episode_around(steps[0]))} steps{outcome})'
     )
     cells = [
         contact_sheet.Cell(picture, [f'step {example["step"]}', example['tokens']])
@@ -200,7 +204,7 @@ def _evenly(count: int, most: int) -> list[int]:
 
 
 def _pictures(
-    source: rlds.StepSource, steps: Sequence[int]
+    source: StepSource, steps: Sequence[int]
 ) -> tuple[dict[int, list[np.ndarray]], list[str]]:
     """Every camera's picture by step, black where none can be read; and what is wrong with them."""
     index, warnings = source.index, []
@@ -208,7 +212,7 @@ def _pictures(
     for camera, path in enumerate(index.card.images):
         reader, reason, plain = step_pictures.Pictures(index, camera), '', 0
         for step in steps:
-            row, episode = source.row(step), source.episode_index(step)
+            row, episode = source.table.row(step), source.table.episode_index(step)
             picture = np.zeros([64, 64, 3], np.uint8)
             if index.arrays['image_length'][row, camera]:
                 (place,) = reader.places(np.array([[row]]), np.array([episode]))
@@ -244,7 +248,7 @@ def _action_chart(report: Mapping[str, Any]) -> charts.Figure:
     return charts.histograms(title, rows, roots=True)
 
 
-def _length_chart(source: rlds.StepSource, report: Mapping[str, Any]) -> charts.Figure:
+def _length_chart(source: StepSource, report: Mapping[str, Any]) -> charts.Figure:
     lengths = np.diff(source.index.arrays['episode_first'])
     top = int(lengths.max()) + 1
     counts, _ = np.histogram(lengths, bins=min(top, 70), range=(0, top))
@@ -254,14 +258,14 @@ def _length_chart(source: rlds.StepSource, report: Mapping[str, Any]) -> charts.
 
 
 def _camera_row(
-    source: rlds.StepSource, step: int, pictures: Mapping[int, Sequence[np.ndarray]]
+    source: StepSource, step: int, pictures: Mapping[int, Sequence[np.ndarray]]
 ) -> contact_sheet.Row:
     cells = [
         contact_sheet.Cell(picture, [path.rpartition('/')[2]])
         for picture, path in zip(pictures[step], source.index.card.images, strict=True)
     ]
     return contact_sheet.Row(
-        cells, f'all cameras, one step of episode {source.episode_index(step)}'
+        cells, f'all cameras, one step of episode {source.table.episode_index(step)}'
     )
 
 

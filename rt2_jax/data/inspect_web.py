@@ -19,11 +19,12 @@ from absl import app, flags, logging
 import numpy as np
 
 from rt2_jax import command, paths
+from rt2_jax.data.data_config import WEB_KINDS, WebSet
 from rt2_jax.data.index.web_table import WebTable
 from rt2_jax.data.looking import contact_sheet
 from rt2_jax.data.web import sources as web_sources, tasks as web_tasks
 from rt2_jax.data.web.web_cards import TEXTS
-from rt2_jax.data.web.web_set import WebSet
+from rt2_jax.data.web.web_source import WebSource
 from rt2_jax.text import places
 
 FLAGS = flags.FLAGS
@@ -34,7 +35,7 @@ _COLUMNS = 4  # of the sheet
 def define_flags() -> None:
     """Defines the flags of the command; importing this file defines none."""
     flags.DEFINE_string('dataset', None, 'Directory of the web set.')
-    flags.DEFINE_enum('kind', None, web_sources.KINDS, 'Its format.')
+    flags.DEFINE_enum('kind', None, WEB_KINDS, 'Its format.')
     flags.DEFINE_string(
         'card', '', "A card's name (rt2_jax.data.web.web_cards); its kind's if empty."
     )
@@ -113,7 +114,8 @@ def sheet(table: WebTable, count: int, seed: int) -> tuple[np.ndarray, list[str]
     The tasks take turns, whatever the shares of the records that have them.
     """
     tasks = [task for task, needs in web_tasks.TASKS.items() if table.holding(*needs).any()]
-    sources = [WebSet(table, tasks={task: 1.0}, seed=seed) for task in tasks]
+    sets = [WebSet(FLAGS.kind, table.directory, {task: 1.0}, seed=seed) for task in tasks]
+    sources = [WebSource(table, web_set) for web_set in sets]
     cells, texts = [], []
     for number in range(count):
         source = sources[number % len(sources)]

@@ -98,13 +98,13 @@ def robot_sets(
     """What `config.data.robot` needs for a mixture: directory, card and weight of each set, by name.
 
     Args:
-      name: of `WEIGHTS`.
-      directory: holds the sets as TFDS does, in SET/VERSION.
-      leave_out: sets that are not wanted.
-      cards: card, by name or as FILE.json, of sets that have none of their own name.
+        name: of `WEIGHTS`.
+        directory: holds the sets as TFDS does, in SET/VERSION.
+        leave_out: sets that are not wanted.
+        cards: card, by name or as FILE.json, of sets that have none of their own name.
 
     Raises:
-      ValueError: no such mixture, a set to leave out that isn't in it, or one without a card.
+        ValueError: no such mixture, a set to leave out that isn't in it, or one without a card.
     """
     wanted = weights(name)
     for unwanted in leave_out:

@@ -3,44 +3,48 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Protocol
+import hashlib
+from typing import NamedTuple
 
 from grain.experimental import index_shuffle
 
-from rt2_jax.data.example import Example
+from rt2_jax.data.example import Example, Source
+from rt2_jax.data.mixture import MixtureSchedule
 
 
-class Examples(Protocol):
-    """Random access to Examples.
+class RunExample(NamedTuple):
+    """An example of a run.
 
-    Used where there: `examples(numbers)`, an iterator of the same Examples as `[i]` gives for each of
-    the numbers, for sources to which it is cheaper to look up several at once.
+    Attributes:
+        number: in the run.
+        source: name of its source in the mixture.
+        example: the example.
     """
 
-    def __len__(self) -> int: ...
+    number: int
+    source: str
+    example: Example
 
-    def __getitem__(self, i: int) -> Example: ...
 
+class ShuffledEpochs:
+    """A source's examples repeated for ever, in another order each epoch.
 
-class Endless:
-    """Examples repeated for ever, in another order each epoch.
-
-    The order is that of `grain.MapDataset.source(...).shuffle(seed).repeat()`, without what grain
-    does beside at each element.
+    The order is that of `grain.MapDataset.source(...).shuffle(seed).repeat()`, without the work that
+    grain adds to each element.
 
     Args:
-      source: the examples.
-      seed: an unsigned integer of 32 bits; epoch e is shuffled with seed + e.
+        source: the examples.
+        seed: an unsigned integer of 32 bits; epoch e is shuffled with seed + e.
     """
 
-    def __init__(self, source: Examples, seed: int):
+    def __init__(self, source: Source, seed: int) -> None:
         self._source, self._length, self._seed = source, len(source), seed
 
     def __getitem__(self, position: int) -> Example:
         return next(self.examples([position]))
 
     def examples(self, positions: Sequence[int]) -> Iterator[Example]:
-        """What is at each of the positions."""
+        """The example at each of the positions."""
         length, seed = self._length, self._seed
         numbers = [
             index_shuffle(position % length, length - 1, (seed + position // length) % 2**32, 4)
@@ -50,24 +54,32 @@ class Endless:
         return several(numbers) if several else map(self._source.__getitem__, numbers)
 
 
-class Mixed:
-    """The run's examples by number.
+class RunExamples:
+    """The examples of a run, by number.
 
     Args:
-      plan: plan.of(numbers) says which of `sources`, and what place in it, each number stands for.
-      sources: endless ones, by name.
+        schedule: which source each example comes from.
+        sources: by name, in the schedule's order.
+        seed: of the run.
     """
 
-    def __init__(self, plan: Any, sources: Mapping[str, Endless]):
-        self._plan, self._names, self._sources = plan, list(sources), dict(sources)
+    def __init__(self, schedule: MixtureSchedule, sources: Mapping[str, Source], seed: int) -> None:
+        self._schedule, self._names = schedule, list(sources)
+        self._epochs = {
+            name: ShuffledEpochs(source, _seed_of(name, seed)) for name, source in sources.items()
+        }
 
-    def examples(self, numbers: Sequence[int]) -> Iterator[tuple[str, Example]]:
-        """Each example of these numbers, after its source's name."""
-        drawn = self._plan.of(numbers)
+    def __getitem__(self, numbers: Sequence[int]) -> Iterator[RunExample]:
+        """The examples of these numbers, read one after another."""
+        drawn = [(self._names[source], position) for source, position in self._schedule.of(numbers)]
         positions: dict[str, list[int]] = {}
-        for source, position in drawn:
-            positions.setdefault(self._names[source], []).append(position)
-        found = {name: self._sources[name].examples(at) for name, at in positions.items()}
-        for source, _ in drawn:
-            name = self._names[source]
-            yield name, next(found[name])
+        for name, position in drawn:
+            positions.setdefault(name, []).append(position)
+        examples = {name: self._epochs[name].examples(at) for name, at in positions.items()}
+        for number, (name, _) in zip(numbers, drawn, strict=True):
+            yield RunExample(number, name, next(examples[name]))
+
+
+def _seed_of(name: str, seed: int) -> int:
+    # The epoch is added to the seed, so neighbouring seeds would share permutations.
+    return int.from_bytes(hashlib.sha256(f'{seed}/{name}'.encode()).digest()[:4], 'little')

@@ -1,7 +1,7 @@
-"""Encoded pictures inside the files of an indexed data set, compared with what was indexed.
+"""Encoded pictures inside the files of an indexed data set, compared with the index.
 
-A picture that isn't what it was is a tfrecord.CorruptRecord; a remote store that gives up is not, for
-the picture may be whole.
+A picture that has changed is a tfrecord.CorruptRecord; a remote store that gives up is not, for the
+picture may be whole.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def check(encoded: bytes, checksum: int, path: os.PathLike | str, offset: int) -
 
 
 def decode(encoded: bytes, checksum: int, path: os.PathLike | str, offset: int) -> np.ndarray:
-    """uint8 [H, W, 3]; raises tfrecord.CorruptRecord where it is none, or not that of the checksum."""
+    """The pixels, uint8 [H, W, 3]; raises tfrecord.CorruptRecord for no picture, or a wrong checksum."""
     check(encoded, checksum, path, offset)
     try:
         return images.decode(encoded)

@@ -16,11 +16,11 @@ from absl import app, flags
 import numpy as np
 
 from rt2_jax import command, configuration, paths
-from rt2_jax.data import augmentation, images, pipeline, sources as sources_lib
+from rt2_jax.data import augmentation, images, sources as sources_lib
+from rt2_jax.data.data_config import DataConfig
 from rt2_jax.data.looking import contact_sheet
-from rt2_jax.data.mixture import ShareMap
-from rt2_jax.data.robot.rlds import StepSource
-from rt2_jax.data.schedules import Schedule
+from rt2_jax.data.mixture import Mixture, MixtureSchedule
+from rt2_jax.data.robot.step_source import StepSource
 
 FLAGS = flags.FLAGS
 
@@ -30,16 +30,16 @@ SIDE = 192  # pixels
 
 
 def table(
-    names: Sequence[str], lengths: Sequence[int], shares: ShareMap, batches: int
+    names: Sequence[str], lengths: Sequence[int], schedule: MixtureSchedule, batches: int
 ) -> list[str]:
     """Lines to print: one per source, with its per cent of a batch at `COLUMNS` steps of the run."""
     steps = np.linspace(0, batches - 1, COLUMNS).round().astype(int)
-    percent = np.array([shares.wanted(step, step + 1) for step in steps])
+    percent = np.array([schedule.wanted(step, step + 1) for step in steps])
     percent = 100 * percent / percent.sum(axis=1, keepdims=True)
     width = max(len('source'), *map(len, names))
     lines = [f'{"source":{width}} {"has":>12} {"draws":>12} {"epochs":>10}  % of a batch']
     lines.append(' ' * (width + 38) + ' '.join(f'{f"@{step}":>9}' for step in steps))
-    rows = zip(names, lengths, shares.before(batches), percent.T, strict=True)
+    rows = zip(names, lengths, schedule.before(batches), percent.T, strict=True)
     for name, length, drawn, row in rows:
         lines.append(
             f'{name:{width}} {length:12,} {drawn:12,} {drawn / length:10.3g} '
@@ -72,12 +72,11 @@ def held_out(config: Any, sources: Mapping[str, Any]) -> list[str]:
     Raises:
         holdouts.Leakage: some of it is trained on.
     """
-    robot, others = sources_lib.open_validation(config, sources)
     lines = []
-    for name, (source, _) in {**robot, **others}.items():
+    for name, source in sources_lib.open_validation(config, sources).by_name().items():
         size = f'{len(source):,} examples'
         if isinstance(source, StepSource):
-            size = f'{len(source.episodes):,} episodes, {len(source):,} steps'
+            size = f'{len(source.table.episodes):,} episodes, {len(source):,} steps'
         lines.append(f'{name}: {size} held out')
     return lines
 
@@ -94,17 +93,17 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f'unknown arguments {argv[1:]}')
     config = FLAGS.config
     configuration.check(config)
-    robot, others = sources_lib.open_sources(config.data)
-    schedule = Schedule.from_config(config.data.robot_share.to_dict())
-    shares = pipeline.make_plan(robot, others, schedule, config.total_steps, config.batch_size)
-    sources = {name: source for name, (source, _) in {**robot, **others}.items()}
-    lines = table(list(sources), [*map(len, sources.values())], shares, config.total_steps)
+    data = DataConfig.from_config(config.data)
+    opened = sources_lib.open_sources(data)
+    mixture = Mixture.of(opened, data.robot_share)
+    schedule = MixtureSchedule(mixture, config.total_steps, config.batch_size)
+    sources = opened.by_name()
+    lines = table(list(sources), [*map(len, sources.values())], schedule, config.total_steps)
     if sources_lib.holds_out(config):
         lines += ['', *held_out(config, sources)]
     print('\n'.join(lines))
     if FLAGS.frames:
-        augment = augmentation.Augmentation.from_config(config.data.augment)
-        contact_sheet.save(paths.of(FLAGS.frames), sheet(sources, augment, config.seed))
+        contact_sheet.save(paths.of(FLAGS.frames), sheet(sources, data.augment, config.seed))
         print(f'\n{FLAGS.frames}: {ROWS_PER_SOURCE} rows for each of {", ".join(sources)}')
 
 

@@ -1,4 +1,7 @@
-"""Reads a remote file from its start to its end, with the next ranges asked for beforehand."""
+"""Reads a remote file from its start to its end, requesting the next ranges ahead of their use.
+
+obstore's own reader has one request under way at a time: at 50 ms a request it takes three times as long.
+"""
 
 from __future__ import annotations
 
@@ -23,9 +26,9 @@ class Ranges(Protocol):
 
 
 class ReadAhead(io.RawIOBase):
-    """A file from the current position on.
+    """A file, read from the current position on.
 
-    Going back within the range at hand, or forward within what was asked for, loses none of it.
+    Seeking back within the current range, or forward within the requested ones, keeps them.
 
     Args:
         file: what is read.
@@ -37,8 +40,8 @@ class ReadAhead(io.RawIOBase):
         self._file, self._ahead, self._length = file, ahead, length
         self._pool = concurrent.futures.ThreadPoolExecutor(ahead) if ahead else None
         self._ranges: deque[concurrent.futures.Future[bytes]] = deque()
-        # The range at hand, its first byte in the file, and the first byte not asked for.
-        self._data, self._start, self._asked = memoryview(b''), 0, 0
+        # The current range, its first byte in the file, and the first byte not requested.
+        self._data, self._start, self._requested = memoryview(b''), 0, 0
         self._position = 0
         self._error: Exception | None = None
 
@@ -60,7 +63,11 @@ class ReadAhead(io.RawIOBase):
         if base + offset != self._position:
             self._position = base + offset
             self._error = None
-            if not self._start <= self._position < max(self._asked, self._start + len(self._data)):
+            if (
+                not self._start
+                <= self._position
+                < max(self._requested, self._start + len(self._data))
+            ):
                 self._forget()
         return self._position
 
@@ -77,7 +84,7 @@ class ReadAhead(io.RawIOBase):
                 if not self._advance(len(buffer)):
                     return 0
         except Exception as error:
-            # What io buffers is lost with an error; going on behind it would leave a gap.
+            # io loses what it had buffered with an error; going on would leave a gap.
             self._error = error
             raise
         at = self._position - self._start
@@ -95,15 +102,15 @@ class ReadAhead(io.RawIOBase):
         super().close()
 
     def _advance(self, wanted: int) -> bool:
-        """Takes the next range in hand; False at the end of the file."""
+        """Makes the next range the current one; False at the end of the file."""
         self._start += len(self._data)
         if not self._pool:
             self._start = self._position
             self._data = memoryview(self._file.read(self._start, wanted))
             return bool(self._data)
-        while len(self._ranges) < self._ahead and self._asked < self._file.size:
-            self._ranges.append(self._pool.submit(self._file.read, self._asked, self._length))
-            self._asked += self._length
+        while len(self._ranges) < self._ahead and self._requested < self._file.size:
+            self._ranges.append(self._pool.submit(self._file.read, self._requested, self._length))
+            self._requested += self._length
         self._data = memoryview(self._ranges.popleft().result() if self._ranges else b'')
         return bool(self._data)
 
@@ -112,4 +119,4 @@ class ReadAhead(io.RawIOBase):
             waiting.cancel()
         self._ranges.clear()
         self._data, self._error = memoryview(b''), None
-        self._start = self._asked = self._position
+        self._start = self._requested = self._position

@@ -36,7 +36,7 @@ READ_BYTES, FRAMING_BYTES = 1 << 16, 1 << 10
 # Ranges at most so many bytes apart are read by one request, which costs less than two.
 GAP_BYTES = 1 << 16
 
-# How an error says that requests weren't allowed to be signed, or needn't be.
+# What to check where a store refuses a request.
 HINTS = {
     'gs': 'check the credentials; for a public bucket, set GOOGLE_SKIP_SIGNATURE=true',
     's3': 'check the credentials and AWS_REGION; for a public bucket, set AWS_SKIP_SIGNATURE=true',
@@ -61,7 +61,7 @@ _connections = threading.BoundedSemaphore(CONNECTIONS)
 
 @dataclasses.dataclass(frozen=True)
 class RemotePath:
-    """An object's address, or that of a folder of objects, with the part of pathlib that data use."""
+    """Address of an object or of a folder of objects, with the part of pathlib that data sets need."""
 
     url: str
 
@@ -150,7 +150,7 @@ class RemoteFile:
         self._store, self._key = _place(path.url)
         version = version or stamp(path)
         self.size, self.version = version['size'], version['version']
-        # Servers never match weak tags; these are compared with what comes back, as all others are.
+        # Servers never match weak tags; `_get` compares them, as all others, with what comes back.
         weak = self.version.startswith(('W/', 'at '))
         self._options = {} if weak else {'if_match': self.version}
 
@@ -161,7 +161,7 @@ class RemoteFile:
         self.close()
 
     def close(self) -> None:
-        """Nothing is held open."""
+        """Nothing to close."""
 
     def read(self, offset: int, length: int) -> bytes:
         """Bytes `offset` to `offset + length`, or up to the end of the file.

@@ -45,9 +45,9 @@ class ActionPart:
     """A run of consecutive numbers of an action feature, of any numeric or boolean type.
 
     Attributes:
-      path: the feature, relative to the step, e.g. 'action/world_vector'.
-      start: first entry taken.
-      stop: end of the entries taken (exclusive). A scalar has the entry 0.
+        path: the feature, relative to the step, e.g. 'action/world_vector'.
+        start: first entry taken.
+        stop: end of the entries taken (exclusive). A scalar has the entry 0.
     """
 
     path: str
@@ -60,12 +60,13 @@ class Gripper:
     """What the numbers of a data set's gripper feature mean.
 
     Attributes:
-      kind: a key of GRIPPER_KINDS.
-      closed: the value that is closed ('absolute') or closes ('relative').
-      open: the value that is open or opens.
-      binary: 0 leaves values as they are. Otherwise each becomes closed or open: within this share
-        of the range from an end it is that end, and between them what follows in the episode counts,
-        since a gripper on its way is meant to arrive. Octo and OpenVLA do so with 0.05.
+        kind: a key of GRIPPER_KINDS.
+        closed: the value that is closed ('absolute') or closes ('relative').
+        open: the value that is open or opens.
+        binary: 0 leaves values as they are. Otherwise each becomes closed or open: within this
+            share of the range from an end it is that end, and between them what follows in the
+            episode counts, since a gripper on its way is meant to arrive. Octo and OpenVLA do so
+            with 0.05.
     """
 
     kind: str
@@ -73,7 +74,7 @@ class Gripper:
     open: float
     binary: float = 0.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check('gripper kind', self.kind, GRIPPER_KINDS)
         if self.closed == self.open:
             raise ValueError(f'Gripper: closed and open are both {self.open}.')
@@ -117,25 +118,25 @@ class RobotCard:
     """One robot data set's card. Paths are relative to a step; '/path' is the episode's.
 
     Attributes:
-      name: the card's name, that of the data set.
-      images: paths of the cameras' pictures, first the one that the model sees by default.
-      instruction: path of the instruction: text, or integers that are the bytes of UTF-8 padded
-        with zeros.
-      action: parts that make up the action's dimensions, in order.
-      terminate: path of the terminate feature; '' for the rules 'last_step' and 'none'.
-      terminate_rule: a key of TERMINATE_RULES.
-      action_space: ranges and units of the dimensions.
-      frequency: control rate in Hz.
-      frame: what translations and rotations are relative to.
-      gripper: what the dimension called 'gripper' means; None where there is none.
-      motion: 'delta' or 'absolute', for the dimensions but the gripper.
-      success: path of the success flag, relative to the episode; '' if there is none.
-      columns: further step features that the index keeps for quick access, numbers or text.
-      last_step_action: False where RLDS's rule holds that the action of the `is_last` step is
-        invalid, so that the step isn't an example; True where it is an action like any other, or
-        carries the terminate signal.
-      drop_zero_first: the first step isn't an example where its action moves nothing, because the
-        data put one there that nobody commanded (Bridge).
+        name: the card's name, that of the data set.
+        images: paths of the cameras' pictures, first the one that the model sees by default.
+        instruction: path of the instruction: text, or integers that are the bytes of UTF-8 padded
+            with zeros.
+        action: parts that make up the action's dimensions, in order.
+        terminate: path of the terminate feature; '' for the rules 'last_step' and 'none'.
+        terminate_rule: a key of TERMINATE_RULES.
+        action_space: ranges and units of the dimensions.
+        frequency: control rate in Hz.
+        frame: what translations and rotations are relative to.
+        gripper: what the dimension called 'gripper' means; None where there is none.
+        motion: 'delta' or 'absolute', for the dimensions but the gripper.
+        success: path of the success flag, relative to the episode; '' if there is none.
+        columns: further step features that the index keeps for quick access, numbers or text.
+        last_step_action: False where RLDS's rule holds that the action of the `is_last` step is
+            invalid, so that the step isn't an example; True where it is an action like any other,
+            or carries the terminate signal.
+        drop_zero_first: the first step isn't an example where its action moves nothing, because the
+            data put one there that nobody commanded (Bridge).
     """
 
     name: str
@@ -154,7 +155,7 @@ class RobotCard:
     last_step_action: bool = True
     drop_zero_first: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not re.fullmatch(r'[\w.-]+', self.name):  # it's part of a folder's name
             raise ValueError(
                 f'card {self.name!r}: its name may have letters, digits, "_", "-" and "." alone'
@@ -184,8 +185,8 @@ class RobotCard:
         """The inverse of `dataclasses.asdict` by way of JSON; takes the text or what it parses to.
 
         Raises:
-          CardError: a field that is unknown, missing or of the wrong type, or a value that no card
-            has; names the field.
+            CardError: a field that is unknown, missing or of the wrong type, or a value that no
+                card has; names the field.
         """
         try:
             fields = json.loads(text) if isinstance(text, str) else text
@@ -205,9 +206,9 @@ class RobotCard:
             fields['action_space'] = ActionSpace.from_json(fields['action_space'])
         except (ValueError, TypeError) as error:
             raise CardError(f'{what}, field action_space: {error}') from error
-        lists = {name: tuple(fields[name]) for name in ('images', 'columns') if name in fields}
+        fields |= {name: tuple(fields[name]) for name in ('images', 'columns') if name in fields}
         try:
-            return cls(**fields | lists)
+            return cls(**fields)
         except ValueError as error:
             raise CardError(str(error)) from error
 
@@ -255,14 +256,14 @@ class RobotCard:
         """An action's dimensions in the numbers of the robot that made the data.
 
         Args:
-          action: float [terminate + D], as `to_action` gives it.
+            action: float [terminate + D], as `to_action` gives it.
 
         Returns:
-          float64 [D], in the order of `action_space.names`: the gripper in the data's own sense and
-          scale, a relative one as the change that the data hold.
+            float64 [D], in the order of `action_space.names`: the gripper in the data's own sense
+            and scale, a relative one as the change that the data hold.
 
         Raises:
-          ValueError: the action has another length.
+            ValueError: the action has another length.
         """
         action = np.asarray(action, np.float64)
         if action.shape != (self.action_space.length,):
@@ -280,11 +281,12 @@ class RobotCard:
         """`command_values` by feature: what the data would hold for this action.
 
         Returns:
-          Path -> float64 [entries that the card's parts take]; the terminate feature, where the
-          card names one, as the rule has it: [1], or one-hot int32 [3] whose entry 1 is 'carry on'.
+            Path -> float64 [entries that the card's parts take]; the terminate feature, where the
+            card names one, as the rule has it: [1], or one-hot int32 [3] whose entry 1 is 'carry
+            on'.
 
         Raises:
-          ValueError: the action has another length.
+            ValueError: the action has another length.
         """
         values = self.command_values(action)
         command: dict[str, np.ndarray] = {}
@@ -314,7 +316,7 @@ def _rows(values: np.ndarray) -> np.ndarray:
 
 
 # What JSON may hold for a field of these types; a field of another type is checked where it is made.
-_JSON_TYPES = {
+_JSON_TYPES: dict[Any, tuple[Any, str]] = {
     'str': (str, 'a text'),
     'int': (int, 'a whole number'),
     'float': ((int, float), 'a number'),

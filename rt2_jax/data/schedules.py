@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from rt2_jax.nearest import check, nearest
+from rt2_jax.nearest import check, check_fields
 
 KINDS = ('constant', 'linear', 'cosine', 'steps')
 _FIELDS = {
@@ -25,15 +25,15 @@ class Schedule:
     """A number against the training step; only steps up to t matter to its value at t.
 
     Attributes:
-      kind: 'constant': `start` throughout. 'linear' (or 'ramp') and 'cosine': `start` until `begin`,
-        from there along a line or half a cosine to `end` at step `finish`, and `end` after that.
-        'steps': `shares[i]` from step `boundaries[i - 1]` up to `boundaries[i]`.
-      start: first value, 0 or more.
-      end: last value.
-      begin: first step of the change.
-      finish: step at which `end` is reached.
-      boundaries: steps at which the value changes, increasing.
-      shares: the values between them, one more than there are boundaries.
+        kind: 'constant': `start` throughout. 'linear' (or 'ramp') and 'cosine': `start` until
+            `begin`, from there along a line or half a cosine to `end` at step `finish`, and `end`
+            after that. 'steps': `shares[i]` from step `boundaries[i - 1]` up to `boundaries[i]`.
+        start: first value, 0 or more.
+        end: last value.
+        begin: first step of the change.
+        finish: step at which `end` is reached.
+        boundaries: steps at which the value changes, increasing.
+        shares: the values between them, one more than there are boundaries.
     """
 
     kind: str = 'constant'
@@ -44,7 +44,7 @@ class Schedule:
     boundaries: tuple[int, ...] = ()
     shares: tuple[float, ...] = ()
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         object.__setattr__(self, 'kind', 'linear' if self.kind == 'ramp' else self.kind)
         check('kind of schedule', self.kind, KINDS)
         object.__setattr__(self, 'boundaries', tuple(self.boundaries))
@@ -100,12 +100,24 @@ class Schedule:
         return json.dumps(used, sort_keys=True)
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any] | float) -> Schedule:
-        """From a number, or a mapping of the fields above; an unknown one raises with the nearest."""
+    def from_config(
+        cls, config: Mapping[str, Any] | float | Schedule, path: str = 'schedule'
+    ) -> Schedule:
+        """From a number, a mapping of the fields above, or what is one already.
+
+        Args:
+            config: the number or the fields.
+            path: what error messages call it, such as 'config.data.robot_share'.
+
+        Raises:
+            ValueError: an unknown field, with the nearest valid one, or a value that can't be.
+        """
+        if isinstance(config, Schedule):
+            return config
         if isinstance(config, (int, float)):
             return cls(start=float(config))
-        valid = [field.name for field in dataclasses.fields(cls)]
-        for name in config:
-            if name not in valid:
-                raise ValueError(f'unknown schedule field {name!r}' + nearest(name, valid))
-        return cls(**dict(config))
+        if not hasattr(config, 'items'):  # a ConfigDict is no Mapping
+            raise ValueError(
+                f'{path} is {config!r}; a number or the fields of a schedule are needed'
+            )
+        return cls(**check_fields(path, config, [field.name for field in dataclasses.fields(cls)]))

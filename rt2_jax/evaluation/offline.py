@@ -11,8 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from rt2_jax.data import history, sources
+from rt2_jax.data.data_config import DataConfig
 from rt2_jax.data.example import Example
-from rt2_jax.data.robot.rlds import StepSource
+from rt2_jax.data.robot.step_source import StepSource
 from rt2_jax.data.robot_card import RobotCard
 from rt2_jax.data.web import small_web
 from rt2_jax.envs.tabletop import expert
@@ -83,15 +84,13 @@ def held_out_steps(
         ValueError: the run held no such episodes out, or trained on them (splits.Leakage).
     """
     config = _with_cards(config, cards)
-    trained = [side.items() for side in sources.open_sources(config.data, indexes)]
-    trained = {name: source for side in trained for name, (source, _) in side}
+    trained = sources.open_sources(DataConfig.from_config(config.data), indexes).by_name()
     steps = {}
-    for name, (source, _) in sources.open_validation(config, trained, indexes)[0].items():
+    for name, source in sources.open_validation(config, trained, indexes).by_name().items():
         if isinstance(source, StepSource) and source.action_space == space:
-            episode_numbers = distributed.share(range(min(episodes, len(source.episodes))))
-            steps[name] = [
-                source[i] for number in episode_numbers for i in source.episode_steps(number)
-            ]
+            table = source.table
+            positions = distributed.share(range(min(episodes, len(table.episodes))))
+            steps[name] = [source[i] for p in positions for i in table.episode_steps(p)]
     if not steps:
         raise ValueError('nothing that is held out has the action space of the policy')
     return steps

@@ -1,6 +1,6 @@
 """The training program of a config on a mesh: model, optimizer, state and the jitted step."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 import dataclasses
 from typing import Any
 
@@ -11,7 +11,9 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 import optax
 
-from rt2_jax.data import augmentation, pipeline, schedules, sources as sources_lib
+from rt2_jax.data import pipeline, sources as sources_lib
+from rt2_jax.data.data_config import DataConfig
+from rt2_jax.data.mixture import Sources
 from rt2_jax.models import backbone
 from rt2_jax.parallel import sharding
 from rt2_jax.text.actions import ActionSpace
@@ -153,60 +155,24 @@ def open_batches(
             `sources.open_sources` and `pipeline.make_iterator`.
     """
     check_batch_size(config, mesh)
-    robot, others = sources_lib.open_sources(config.data, indexes)
-    batches = iterate(
-        config,
+    data = DataConfig.from_config(config.data)
+    opened = sources_lib.open_sources(data, indexes)
+    batches = pipeline.make_iterator(
+        opened,
         tokenizer,
-        mesh,
-        robot,
-        others,
+        data,
         batches=config.total_steps,
         batch_size=config.batch_size,
-        schedule=schedules.Schedule.from_config(config.data.robot_share.to_dict()),
-    )
-    return batches, action_spaces(robot)
-
-
-def action_spaces(robot: Mapping[str, Any]) -> dict[str, ActionSpace]:
-    """Of each source that has actions, by name; `robot` as `sources.open_sources` gives it."""
-    spaces = {name: getattr(source, 'action_space', None) for name, (source, _) in robot.items()}
-    return {name: space for name, space in spaces.items() if space is not None}
-
-
-def iterate(
-    config: Any,
-    tokenizer: Tokenizer,
-    mesh: Mesh,
-    robot: Mapping[str, Any],
-    others: Mapping[str, Any],
-    **settings: Any,
-) -> pipeline.BatchIterator:
-    """Batches of opened sources as a run's config says, split over the mesh.
-
-    Args:
-        config: the run's config.
-        tokenizer: of the run.
-        mesh: where the batches go.
-        robot: as `sources.open_sources` gives them.
-        others: likewise.
-        **settings: of `pipeline.make_iterator`, the rest of them.
-    """
-    data = config.data
-    return pipeline.make_iterator(
-        robot,
-        others,
-        tokenizer=tokenizer,
         seed=config.seed,
-        image_size=data.image_size,
-        prompt_length=data.prompt_length,
-        target_length=data.target_length,
-        frames=data.frames,
-        augment=augmentation.Augmentation.from_config(data.augment),
         sharding=sharding.batch_sharding(mesh),
-        threads=data.threads,
-        read_ahead=data.read_ahead,
-        **settings,
     )
+    return batches, action_spaces(opened)
+
+
+def action_spaces(opened: Sources) -> dict[str, ActionSpace]:
+    """The action space of each source that has actions, by name."""
+    spaces = {n: getattr(source, 'action_space', None) for n, source in opened.by_name().items()}
+    return {name: space for name, space in spaces.items() if space is not None}
 
 
 def batch_shapes(config: Any, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:

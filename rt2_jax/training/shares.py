@@ -24,7 +24,7 @@ def realised(
         run began).
     """
     examples = np.asarray(examples, np.float64)
-    wanted, before = batches.plan.wanted(begin, end), batches.plan.before(end)
+    wanted, before = batches.schedule.wanted(begin, end), batches.schedule.before(end)
     if (np.abs(examples - wanted) > end - begin + 1e-6).any():
         counts = zip(batches.sources, examples, wanted, strict=True)
         logging.error(

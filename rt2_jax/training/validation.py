@@ -1,13 +1,15 @@
 """The loss on held-out examples during training, by source."""
 
 from collections.abc import Mapping
+import dataclasses
 import functools
 from typing import Any
 
 from etils import epath
 import jax
 
-from rt2_jax.data import schedules, sources as sources_lib
+from rt2_jax.data import pipeline, schedules, sources as sources_lib
+from rt2_jax.data.data_config import DataConfig
 from rt2_jax.parallel import sharding
 from rt2_jax.text.tokenizer import Tokenizer
 from rt2_jax.training import program as program_lib, step as step_lib
@@ -40,20 +42,21 @@ class Validation:
         trained: Mapping[str, Any],
         indexes: epath.PathLike | None = None,
     ) -> None:
-        robot, others = sources_lib.open_validation(config, trained, indexes)
-        self._batches = program_lib.iterate(
-            config,
+        opened = sources_lib.open_validation(config, trained, indexes)
+        share = schedules.Schedule(start=len(opened.robot) / len(opened.by_name()))
+        data = DataConfig.from_config(config.data)
+        self._batches = pipeline.make_iterator(
+            opened,
             tokenizer,
-            program.mesh,
-            robot,
-            others,
+            dataclasses.replace(data, robot_share=share),
             batches=config.validation.batches,
             batch_size=config.batch_size // config.accumulate,
-            schedule=schedules.Schedule(start=len(robot) / (len(robot) + len(others))),
+            seed=config.seed,
             evaluation=True,
+            sharding=sharding.batch_sharding(program.mesh),
         )
         self._start = self._batches.get_state()
-        self._spaces = program_lib.action_spaces(robot)
+        self._spaces = program_lib.action_spaces(opened)
         names = self._batches.sources, self._batches.kinds
         tables = ActionTables.create(tokenizer, *names, self._spaces)
         counts = len(self._batches.sources), len(self._batches.kinds)

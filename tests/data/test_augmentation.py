@@ -110,7 +110,8 @@ def test_hue_turns_as_on_the_wheel_of_hsv():
 
 
 def test_bad_settings():
-    with pytest.raises(ValueError, match="augmentation 'crop'.*Valid: brightness, contrast"):
+    message = 'config.data.augment.crop: there is no such field.*Valid: brightness, contrast'
+    with pytest.raises(ValueError, match=message):
         Augmentation.from_config({'crop': 0.9})
     with pytest.raises(ValueError, match='augment.scale is 0.9 to 0.8'):
         Augmentation(scale=(0.9, 0.8))

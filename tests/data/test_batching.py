@@ -13,17 +13,39 @@ from rt2_jax.data import batching, order
 SHAPES = {'picture': ((2, 3), np.int32), 'number': ((), np.int32)}
 
 
-def write(numbers, rows):
-    for number, picture in zip(numbers, rows['picture'], strict=True):
-        time.sleep(0.001 * (number % 3))
-        picture[:] = number
-    rows['number'][:] = numbers
+class Numbers:
+    """As RunExamples: an example is its number."""
+
+    def __getitem__(self, numbers):
+        return iter(numbers)
+
+
+class Writer:
+    """As ExampleEncoder: writes the number everywhere.
+
+    Args:
+        broken: the number that can't be written.
+    """
+
+    shapes = SHAPES
+
+    def __init__(self, broken=None):
+        self.broken = broken
+
+    def write(self, examples, rows):
+        numbers = list(examples)
+        if self.broken in numbers:
+            raise KeyError('thirteen')
+        for number, picture in zip(numbers, rows['picture'], strict=True):
+            time.sleep(0.001 * (number % 3))
+            picture[:] = number
+        rows['number'][:] = numbers
 
 
 @pytest.mark.parametrize('threads', [1, 3, 40])
 def test_every_row_in_its_place(threads):
     wanted = [[7, 1, 4], [2, 2, 9], list(range(50))]
-    batches = list(batching.read(write, SHAPES, wanted, threads))
+    batches = list(batching.BatchReader(Numbers(), Writer(), threads).read(wanted))
     assert [batch['number'].tolist() for batch in batches] == wanted
     for batch, numbers in zip(batches, wanted, strict=True):
         assert batch['picture'].shape == (len(numbers), 2, 3)
@@ -31,12 +53,8 @@ def test_every_row_in_its_place(threads):
 
 
 def test_a_row_that_fails_ends_the_reading():
-    def failing(numbers, rows):
-        if 13 in numbers:
-            raise KeyError('thirteen')
-        write(numbers, rows)
-
-    batches = batching.read(failing, SHAPES, [range(10), range(10, 20), range(20, 30)], 2)
+    reader = batching.BatchReader(Numbers(), Writer(broken=13), 2)
+    batches = reader.read([range(10), range(10, 20), range(20, 30)])
     assert next(batches)['number'].tolist() == list(range(10))
     with pytest.raises(KeyError, match='thirteen'):
         next(batches)
@@ -76,8 +94,8 @@ def test_memory_is_not_used_again_under_an_array_of_jax():
 
 @pytest.mark.parametrize('length,seed', [(7, 5), (1000, 2**32 - 2), (1, 0)])
 def test_every_epoch_is_a_permutation(length, seed):
-    endless = order.Endless(range(length), seed)
-    epochs = [tuple(endless[e * length + i] for i in range(length)) for e in range(4)]
+    shuffled = order.ShuffledEpochs(range(length), seed)
+    epochs = [tuple(shuffled[e * length + i] for i in range(length)) for e in range(4)]
     assert all(sorted(epoch) == list(range(length)) for epoch in epochs)
     assert len(set(epochs)) == (1 if length == 1 else 4)
 
@@ -86,5 +104,5 @@ def test_the_order_is_that_of_grain():
     import grain
 
     theirs = grain.MapDataset.source(range(500)).shuffle(seed=12).repeat()
-    endless = order.Endless(range(500), 12)
-    assert [endless[i] for i in range(1200)] == [theirs[i] for i in range(1200)]
+    shuffled = order.ShuffledEpochs(range(500), 12)
+    assert [shuffled[i] for i in range(1200)] == [theirs[i] for i in range(1200)]

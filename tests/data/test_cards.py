@@ -9,6 +9,7 @@ import pytest
 
 from rt2_jax.data import cards, images, robot_card
 from rt2_jax.data.robot import rlds
+from rt2_jax.data.robot.step_source import StepSource
 from rt2_jax.text import prompts
 from rt2_jax.text.actions import ActionTokenizer
 from rt2_jax.text.tokenizer import Tokenizer
@@ -31,7 +32,7 @@ def test_every_step_is_read_back(opened):
     for number, episode in enumerate(episodes):
         kept, actions = open_x.expected(name, episode['steps'])
         for t, action in zip(kept, actions, strict=True):
-            step, example, raw = episode['steps'][t], source[i], source.raw(i)
+            step, example, raw = episode['steps'][t], source[i], source.table.raw(i)
             np.testing.assert_array_equal(example.action, action)
             assert example.prompt == prompts.robot(f'schiebe Würfel {number} nach ←')
             picture = open_x.step_feature(step, source.index.card.images[0])
@@ -43,16 +44,20 @@ def test_every_step_is_read_back(opened):
     assert i == len(source)
 
 
+def with_settings(source, **settings):
+    return StepSource(source.index, dataclasses.replace(source.settings, **settings))
+
+
 def test_every_camera(opened):
     name, episodes, source = opened
     first = 1 if name.startswith('bridge') else 0
     for camera, path in enumerate(source.index.card.images):
         picture = open_x.step_feature(episodes[0]['steps'][first], path)
-        other = rlds.StepSource(source.index, camera=camera)
+        other = with_settings(source, camera=camera)
         stored = images.decode(images.encode_jpeg(picture))
         np.testing.assert_array_equal(other.frames(0)[0], stored)
     with pytest.raises(ValueError, match=f'camera {camera + 1} of card'):
-        rlds.StepSource(source.index, camera=camera + 1)
+        with_settings(source, camera=camera + 1)
 
 
 def test_success(opened):
@@ -65,14 +70,14 @@ def test_success(opened):
 def test_data_to_tokens_to_action_to_command(opened, bounds):
     """What a policy that learnt the data by heart would send the robot is what the data hold."""
     name, episodes, source = opened
-    source = rlds.StepSource(source.index, bounds=bounds)
+    source = with_settings(source, bounds=bounds)
     space, card = source.action_space, source.index.card
     codec = ActionTokenizer(space, TOKENIZER)
     half_bin = dict(zip(space.names, space.bin_widths / 2 * (1 + 1e-5) + 1e-7, strict=True))
     i = 0
     for episode in episodes:
         for t in open_x.expected(name, episode['steps'])[0]:
-            command = card.to_command(codec.decode(codec.encode(source.action(i))))
+            command = card.to_command(codec.decode(codec.encode(source.table.action(i))))
             tolerances = [half_bin[n] for n in space.names]
             for part in card.action:
                 data = np.ravel(open_x.step_feature(episode['steps'][t], part.path))

@@ -24,7 +24,7 @@ def test_answers_are_true(steps, kind):
     source = frame_questions.FrameQuestions(steps, {kind: 1.0}, seed=1)
     assert len(source) == len(steps)
     for index in range(len(source)):
-        example, step = source[index], steps.raw(index)
+        example, step = source[index], steps.table.raw(index)
         assert example.prompt == source[index].prompt and example.answer == source[index].answer
         assert example.kind == kind and example.frames.shape == (1, 64, 64, 3)
         places = dict(
@@ -54,10 +54,10 @@ def test_an_unknown_kind_is_named(steps):
 def test_plans_say_where_the_named_things_are(steps):
     planned = plans.Planned(steps, plans.Grounded())
     for index in range(len(planned)):
-        example, step = planned[index], steps.raw(index)
+        example, step = planned[index], steps.table.raw(index)
         assert example.prompt == prompts.robot_plan(step['instruction'])
         assert example.answer.startswith('Plan: ') and example.answer.endswith('. Action:')
-        np.testing.assert_array_equal(example.action, steps.action(index))
+        np.testing.assert_array_equal(example.action, steps.table.action(index))
         places = dict(
             zip(step['observation/object_names'].split('\n'), step['observation/object_pixels'])
         )

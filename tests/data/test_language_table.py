@@ -14,6 +14,7 @@ import open_x
 import pytest
 
 from rt2_jax.data import sources
+from rt2_jax.data.data_config import DataConfig
 from rt2_jax.data.history import History
 from rt2_jax.data.robot import rlds
 from rt2_jax.policy import Policy
@@ -96,7 +97,7 @@ def test_the_recipe_is_two_frames_five_tasks_and_x_y(directory):
     config = runpy.run_path(ROOT / 'configs' / 'rt2_pali_3b_language_table.py')['get_config']()
     with config.unlocked():
         config.data.robot.language_table.directory = str(directory)
-    robot, others = sources.open_sources(config.data)
+    robot, others = sources.open_sources(DataConfig.from_config(config.data))
     (acting, acts), (asking, asks) = robot.values()
     assert not others and acts.start == asks.start == 1.0
     examples = [source[i] for source in (acting, asking) for i in range(len(source))]
@@ -124,7 +125,7 @@ def test_the_policy_acts_with_two_frames(workdir, directory):
     steps = rlds.open_source(directory, NAME)
     for place, (instruction, way) in enumerate(WAYS.items()):
         history = History(policy.frames, policy.frame_stride)
-        for i in steps.episode_steps(place):
+        for i in steps.table.episode_steps(place):
             seen = history.add(steps.frames(i)[0])
             decision = policy.act(seen, instruction)
             np.testing.assert_allclose(decision.action, way, atol=1e-6)

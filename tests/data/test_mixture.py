@@ -6,7 +6,7 @@ import pickle
 import numpy as np
 import pytest
 
-from rt2_jax.data.mixture import BLOCK, Mixture, ShareMap, spread
+from rt2_jax.data.mixture import BLOCK, Mixture, MixtureSchedule, spread
 from rt2_jax.data.schedules import Schedule
 
 
@@ -42,7 +42,7 @@ def mixture(request):
 
 def counted(mixture, batches, batch_size):
     """Examples by batch and source, int [batches, sources], of a whole run."""
-    mapping = ShareMap(mixture, batches, batch_size)
+    mapping = MixtureSchedule(mixture, batches, batch_size)
     sources = [mapping[i][0] for i in range(len(mapping))]
     table = np.zeros([batches, len(mixture)], int)
     np.add.at(table, (np.arange(len(sources)) // batch_size, sources), 1)
@@ -61,7 +61,7 @@ def test_every_batch_has_each_source_within_one_example_of_its_schedule(mixture,
 
 def test_every_example_of_every_source_comes_once(mixture):
     batches, size = BLOCK + 150, 13
-    mapping = ShareMap(mixture, batches, size)
+    mapping = MixtureSchedule(mixture, batches, size)
     seen = [set() for _ in range(len(mixture))]
     for batch in range(batches):
         for row in range(size):
@@ -74,7 +74,7 @@ def test_every_example_of_every_source_comes_once(mixture):
 
 
 def test_sources_are_spread_over_a_batch():
-    mapping = ShareMap(Mixture(Schedule(start=0.25), constant(1, 1), constant(1)), 3, 64)
+    mapping = MixtureSchedule(Mixture(Schedule(start=0.25), constant(1, 1), constant(1)), 3, 64)
     sources = np.array([mapping[i][0] for i in range(64)]).reshape(8, 8)
     assert [[(row == s).sum() for s in range(3)] for row in sources] == [[1, 1, 6]] * 8
     for size in (1, 7, 96):
@@ -82,7 +82,7 @@ def test_sources_are_spread_over_a_batch():
 
 
 def test_a_longer_run_starts_the_same():
-    short, long = (ShareMap(MIXTURES['by set'], n, 10) for n in (50, BLOCK + 400))
+    short, long = (MixtureSchedule(MIXTURES['by set'], n, 10) for n in (50, BLOCK + 400))
     assert [short[i] for i in range(500)] == [long[i] for i in range(500)]
     assert pickle.loads(pickle.dumps(long))[3210] == long[3210]
     assert short.before(50).tolist() == long.before(50).tolist()
@@ -90,7 +90,7 @@ def test_a_longer_run_starts_the_same():
 
 def test_a_million_steps_of_twenty_sources_are_a_small_table():
     rising = [Schedule('cosine', start=1, end=i, finish=900_000) for i in range(2, 12)]
-    mapping = ShareMap(
+    mapping = MixtureSchedule(
         Mixture(Schedule(start=0.5), tuple(rising), constant(*range(1, 11))), 10**6, 2048
     )
     assert len(pickle.dumps(mapping)) < 300_000
@@ -126,7 +126,9 @@ def test_bad_schedules():
         Schedule('steps', boundaries=(1,), shares=(0.5,))
     with pytest.raises(ValueError, match='finish after'):
         Schedule('ramp', begin=5, finish=5)
-    with pytest.raises(ValueError, match="field 'stat'; did you mean 'start'"):
+    with pytest.raises(
+        ValueError, match="schedule.stat: there is no such field; did you mean 'start'"
+    ):
         Schedule.from_config({'stat': 0.5})
 
 
@@ -134,10 +136,10 @@ def test_mixtures_that_cannot_be():
     with pytest.raises(ValueError, match=r'lie in \[0, 1\]; got 1.5'):
         Mixture(Schedule(start=1.5), constant(1), ())
     with pytest.raises(ValueError, match='there is no robot source'):
-        ShareMap(Mixture(Schedule(start=0.5), (), constant(1)), 10, 8)
+        MixtureSchedule(Mixture(Schedule(start=0.5), (), constant(1)), 10, 8)
     with pytest.raises(ValueError, match='there is no web source'):
-        ShareMap(Mixture(Schedule(start=0.5), constant(1), ()), 10, 8)
+        MixtureSchedule(Mixture(Schedule(start=0.5), constant(1), ()), 10, 8)
     ending = (Schedule('steps', boundaries=(7,), shares=(1, 0)),)
     with pytest.raises(ValueError, match='robot examples, but all its weights are 0 at step 7'):
-        ShareMap(Mixture(Schedule(start=0.5), ending, constant(1)), 10, 8)
-    assert len(ShareMap(Mixture(Schedule(start=0.0), (), constant(1)), 10, 8)) == 80
+        MixtureSchedule(Mixture(Schedule(start=0.5), ending, constant(1)), 10, 8)
+    assert len(MixtureSchedule(Mixture(Schedule(start=0.0), (), constant(1)), 10, 8)) == 80

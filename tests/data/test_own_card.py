@@ -11,6 +11,7 @@ import pytest
 from rt2_jax import configuration
 from rt2_jax.checkpoints import acting_robot, assets
 from rt2_jax.data import cards, errors, named_mixtures, sources
+from rt2_jax.data.data_config import DataConfig
 from rt2_jax.data.robot import rlds
 
 MINE = dataclasses.replace(cards.TABLETOP, name='my_arm', columns=(), frequency=7.0)
@@ -94,7 +95,7 @@ def test_a_run_records_the_card_and_needs_no_file_later(dataset, file, tmp_path,
         directory=str(dataset), card=str(file), weight=1.0, plan_share=0.5
     )
     config.data.robot.mine.update(plans='instruction', bounds='q01-q99')
-    robot, _ = sources.open_sources(config.data)
+    robot, _ = sources.open_sources(DataConfig.from_config(config.data))
     assert {source.action_space for source, _ in robot.values()} != {MINE.action_space}
     spaces = {name: source.action_space for name, (source, _) in robot.items()}
     assert acting_robot.run_action_space(config, MINE, spaces) == spaces['mine']
@@ -122,13 +123,13 @@ def test_a_set_may_not_take_the_name_of_anothers_source(dataset):
     fields = dict(directory=str(dataset), card='tabletop', weight=1.0)
     config.data.robot = {'arm': fields | dict(plan_share=0.5), 'arm_plans': fields}
     with pytest.raises(ValueError, match="'arm_plans'.*'arm'.*rename"):
-        sources.open_sources(config.data)
+        sources.open_sources(DataConfig.from_config(config.data))
 
 
 def test_actions_of_a_file_are_those_of_its_card(dataset, file):
     ours, theirs = rlds.open_source(dataset, str(file)), MINE
     assert ours.index.card == theirs
-    command = theirs.to_command(ours.action(3))
+    command = theirs.to_command(ours.table.action(3))
     np.testing.assert_allclose(
-        theirs.to_action({k: v[None] for k, v in command.items()})[0], ours.action(3)
+        theirs.to_action({k: v[None] for k, v in command.items()})[0], ours.table.action(3)
     )

@@ -12,7 +12,9 @@ import pytest
 
 from rt2_jax.data import images
 from rt2_jax.data.augmentation import RECIPES, Augmentation
+from rt2_jax.data.data_config import DataConfig
 from rt2_jax.data.example import Example
+from rt2_jax.data.mixture import Sources
 from rt2_jax.data.pipeline import StateMismatch, make_iterator, rows_of_host
 from rt2_jax.data.robot import rlds
 from rt2_jax.data.schedules import Schedule
@@ -50,20 +52,13 @@ def make(whole_dataset, tokenizer):
     iterators = []
 
     def make(robot=None, web=None, **changes):
-        settings = dict(
-            tokenizer=tokenizer,
-            schedule=Schedule(start=0.5),
-            batches=30,
-            batch_size=BATCH,
-            image_size=32,
-            prompt_length=24,
-            target_length=16,
-            seed=3,
-        )
-        settings.update(changes)
+        shape = dict(image_size=32, prompt_length=24, target_length=16)
+        names = {field.name for field in dataclasses.fields(DataConfig)} & set(changes)
+        data = DataConfig(**shape | {name: changes.pop(name) for name in names})
         robot = {'tabletop': (source, 1.0)} if robot is None else robot
         web = {'words': (Words(), 1.0)} if web is None else web
-        iterators.append(make_iterator(robot, web, **settings))
+        settings = dict(batches=30, batch_size=BATCH, seed=3) | changes
+        iterators.append(make_iterator(Sources.of(robot, web), tokenizer, data, **settings))
         return iterators[-1]
 
     make.source = source
@@ -79,7 +74,7 @@ def same(a, b):
 def test_contents(make, tokenizer):
     iterator = make()
     actions = ActionTokenizer(make.source.action_space, tokenizer)
-    expected = {make.source.action(i).tobytes(): i for i in range(len(make.source))}
+    expected = {make.source.table.action(i).tobytes(): i for i in range(len(make.source))}
     batch = jax.tree.map(np.asarray, next(iterator))
     assert iterator.sources == ('tabletop', 'words') and iterator.kinds == ('number', 'robot')
     assert batch['images'].shape == (BATCH, 1, 32, 32, 3) and batch['images'].dtype == np.uint8
@@ -88,7 +83,7 @@ def test_contents(make, tokenizer):
     assert batch['index'].tolist() == list(range(BATCH))
     assert (batch['source'] == 0).sum() == BATCH // 2
     np.testing.assert_array_equal(batch['kind'], np.where(batch['source'] == 0, 1, 0))
-    lookup = {actions.encode(make.source.action(i)).tobytes(): i for i in expected.values()}
+    lookup = {actions.encode(make.source.table.action(i)).tobytes(): i for i in expected.values()}
     for row in range(BATCH):
         prompt, target = (batch[k][row][batch[k][row] != 0].tolist() for k in ('prompt', 'target'))
         assert target[-1] == tokenizer.eos_id
@@ -104,7 +99,7 @@ def test_contents(make, tokenizer):
 
 
 def test_every_epoch_is_another_permutation(make):
-    iterator = make(schedule=Schedule(start=0.0), batch_size=25, batches=6)
+    iterator = make(robot_share=Schedule(start=0.0), batch_size=25, batches=6)
     numbers = [np.asarray(batch['images'])[:, 0, 0, 0, 0].tolist() for batch in iterator]
     epochs = [numbers[0] + numbers[1], numbers[2] + numbers[3], numbers[4] + numbers[5]]
     assert all(sorted(epoch) == list(range(50)) for epoch in epochs)
@@ -140,7 +135,7 @@ def test_resume_is_exact(make, threads, read_ahead):
     [
         ('batch_size', {'batch_size': 8}),
         ('seed', {'seed': 4}),
-        ('schedule', {'schedule': Schedule(start=0.25)}),
+        ('schedule', {'robot_share': Schedule(start=0.25)}),
         ("source 'words'", {'web': {'words': (Words(60), 1.0)}}),
         ("source 'words'", {'web': {'words': (Words(answer='{}'), 1.0)}}),
         ('web_sources', {'web': {'words': (Words(), 1.0), 'more': (Words(), 1.0)}}),
@@ -187,7 +182,7 @@ def test_evaluation_shows_what_a_policy_sees(make, tokenizer):
     np.testing.assert_array_equal(batch['images'][~robot], plain['images'][~robot])
     actions = ActionTokenizer(make.source.action_space, tokenizer)
     seen = {
-        actions.encode(make.source.action(i)).tobytes(): augment.evaluation(
+        actions.encode(make.source.table.action(i)).tobytes(): augment.evaluation(
             make.source.frames(i), 32, cropped=True
         )
         for i in range(len(make.source))
@@ -207,10 +202,10 @@ def test_resume_with_other_episodes_is_an_error(make, whole_dataset):
 
 @pytest.mark.parametrize('hosts', [1, 2, 4])
 def test_any_number_of_hosts_makes_the_same_batches(make, hosts):
-    whole = make(schedule=Schedule('ramp', start=0.2, end=0.9, begin=0, finish=5))
+    whole = make(robot_share=Schedule('ramp', start=0.2, end=0.9, begin=0, finish=5))
     parts = [
         make(
-            schedule=Schedule('ramp', start=0.2, end=0.9, begin=0, finish=5),
+            robot_share=Schedule('ramp', start=0.2, end=0.9, begin=0, finish=5),
             rows=range(h * BATCH // hosts, (h + 1) * BATCH // hosts),
         )
         for h in range(hosts)
@@ -243,9 +238,9 @@ def test_several_sources_a_side(make):
 
 
 def test_one_side_alone(make):
-    robots = next(make(web={}, schedule=Schedule(start=1.0)))
+    robots = next(make(web={}, robot_share=Schedule(start=1.0)))
     assert set(np.asarray(robots['kind']).tolist()) == {0}
-    next(make(robot={}, schedule=Schedule(start=0.0)))
+    next(make(robot={}, robot_share=Schedule(start=0.0)))
     with pytest.raises(ValueError, match='no web source'):
         make(web={})
 

@@ -5,9 +5,11 @@ import json
 import numpy as np
 import pytest
 
+from rt2_jax.data.data_config import DataConfig
 from rt2_jax.data.encoding import ExampleEncoder
 from rt2_jax.data.robot import plan_files, plans, rlds
 from rt2_jax.data.robot.paraphrases import Paraphrases
+from rt2_jax.data.robot.step_source import StepSource
 from rt2_jax.decoding.grammar import Grammar
 from rt2_jax.text import prompts
 
@@ -32,7 +34,7 @@ def test_plans_of_instructions_and_of_labels(steps):
     ):
         source = plans.Planned(steps, planner)
         for i in (0, 7, len(source) - 1):
-            example, step = source[i], steps.raw(i)
+            example, step = source[i], steps.table.raw(i)
             assert example.prompt == prompts.robot_plan(step['instruction'])
             assert example.answer == prompts.plan(text(step))
             np.testing.assert_array_equal(example.action, step['action'])
@@ -50,7 +52,7 @@ def test_a_file_says_most_about_steps_then_episodes_then_instructions(steps, tmp
         {'episode': 9, 'steps': [0, 1], 'plan': 'wait'},
     ]
     source = plans.Planned(steps, plan_files.PlanFile.read(write(tmp_path / 'p.jsonl', lines)))
-    told = lambda episode: [source[i].answer for i in steps.episode_steps(episode)]
+    told = lambda episode: [source[i].answer for i in steps.table.episode_steps(episode)]
     plain, opening = 'Plan: look. Action:', 'Plan: open the drawer. Action:'
     assert told(5) == [plain] * 2 + [opening] * 2 + [plain] * 4
     assert told(9) == ['Plan: wait. Action:'] + ['Plan: get it 1. Action:'] * 5
@@ -112,12 +114,10 @@ def test_a_plan_file_of_other_data(steps, tmp_path):
 def encoder(tokenizer, action_tokenizer):
     return ExampleEncoder(
         tokenizer,
-        {'plans': action_tokenizer},
-        image_size=16,
-        prompt_length=24,
-        target_length=24,
+        DataConfig(image_size=16, prompt_length=24, target_length=24),
         sources=['plans'],
         kinds=['robot_plan'],
+        actions={'plans': action_tokenizer},
     )
 
 
@@ -130,7 +130,7 @@ def test_plans_come_through_tokens_and_grammar(steps, tmp_path, encoder, tokeniz
     action_tokenizer = encoder._actions['plans']
     grammar = Grammar.create(tokenizer, action_tokenizer)
     for episode, text in enumerate(texts):
-        example = source[steps.episode_steps(episode)[0]]
+        example = source[steps.table.episode_steps(episode)[0]]
         target = encoder(example, 'plans')['target']
         ids = target[: list(target).index(tokenizer.eos_id)]
         plan, action = ids[:-8], ids[-8:]
@@ -145,21 +145,19 @@ def test_plans_come_through_tokens_and_grammar(steps, tmp_path, encoder, tokeniz
             encoder.check_answers([prompts.plan(plan)], 'plans')
 
 
-def test_paraphrases_are_drawn_by_seed_and_step(whole_dataset, tmp_path):
+def test_paraphrases_are_drawn_by_seed_and_step(steps, whole_dataset, tmp_path):
     said = {'pick thing 1': ['get the one', 'fetch one'], 'pick thing 3': ['take three']}
     file = write(tmp_path / 'said.json', said)
     source, again, other = (
-        rlds.open_source(
-            whole_dataset, 'tabletop', paraphrases=Paraphrases.read(file, keep=0.4, seed=seed)
-        )
+        StepSource(steps.index, steps.settings, paraphrases=Paraphrases.read(file, 0.4, seed))
         for seed in (0, 0, 1)
     )
-    words = lambda source: [source.wording(i) for i in range(len(source))]
+    words = lambda source: [source.table.wording(i) for i in range(len(source))]
     assert words(source) == words(again) != words(other)
     assert source.fingerprint == again.fingerprint != other.fingerprint
     kept = {instruction: [] for instruction in said}
     for i, wording in enumerate(words(source)):
-        own = source.instruction(i)
+        own = source.table.instruction(i)
         assert source[i].prompt == prompts.robot(wording)
         assert wording in (own, *said.get(own, ()))
         if own in said:
@@ -174,7 +172,7 @@ def test_paraphrases_are_drawn_by_seed_and_step(whole_dataset, tmp_path):
     )
     file.write_text(json.dumps(said | {'pick thing 2': ['take two']}))
     changed = rlds.open_source(
-        whole_dataset, 'tabletop', paraphrases=Paraphrases.read(file, keep=0.4)
+        whole_dataset, 'tabletop', paraphrases=str(file), paraphrase_keep=0.4
     )
     assert changed.fingerprint != source.fingerprint
 

@@ -8,6 +8,7 @@ import pytest
 
 from rt2_jax import configuration
 from rt2_jax.data import cards, inspect, sources
+from rt2_jax.data.data_config import DataConfig
 from rt2_jax.data.robot import action_statistics, rlds
 from rt2_jax.text.actions import ActionTokenizer, range_of
 
@@ -47,9 +48,9 @@ def test_quantiles_that_coincide_give_way_to_extremes(values, expected):
 def test_a_rare_command_survives_its_tokens(rare, tokenizer):
     source = rlds.open_source(rare, 'tabletop', bounds='q01-q99')
     coder = ActionTokenizer(source.action_space, tokenizer)
-    moving = max(range(len(source)), key=lambda i: source.action(i)[6])
+    moving = max(range(len(source)), key=lambda i: source.table.action(i)[6])
     for i, turn in ((0, 0.0), (moving, 0.6)):
-        back = coder.from_integers(coder.to_integers(source.action(i)))
+        back = coder.from_integers(coder.to_integers(source.table.action(i)))
         assert back[6] == pytest.approx(turn, abs=0.003 if turn else 0)
 
 
@@ -70,7 +71,7 @@ def test_what_is_clipped_is_reported(rare, tmp_path, caplog):
         directory=str(rare), card='tabletop', weight=1.0, bounds='q01-q99'
     )
     caplog.set_level('INFO')
-    sources.open_sources(config.data)
+    sources.open_sources(DataConfig.from_config(config.data))
     assert (
         f'mine: share of the steps beyond the range, which are clipped: dx {dx:.2%}' in caplog.text
     )

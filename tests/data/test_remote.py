@@ -8,14 +8,16 @@ import threading
 import time
 
 import conftest
+import episode_records
 import numpy as np
 import object_server
 import pytest
 
 from rt2_jax import paths
 from rt2_jax.data import cards, errors, files, remote
+from rt2_jax.data.data_config import DataConfig
 from rt2_jax.data.index import index_build
-from rt2_jax.data.mixture import Schedule
+from rt2_jax.data.mixture import Schedule, Sources
 from rt2_jax.data.pipeline import make_iterator
 from rt2_jax.data.readers import tfrecord
 from rt2_jax.data.readers.rlds_episodes import Rlds
@@ -73,8 +75,11 @@ def test_a_failing_store_gives_what_the_disk_gives(server, whole_dataset, scheme
     assert all(same(read[i], local[i]) for i in range(len(local)))
     assert server.requests - len(server.served) >= server.requests // 10
     assert source.index.location.is_relative_to(tmp_path / 'cache')
-    episode = source.episode_features(4)
-    assert episode['steps/reward'].tolist() == local.episode_features(4)['steps/reward'].tolist()
+    episode = episode_records.features(source, 4)
+    assert (
+        episode['steps/reward'].tolist()
+        == episode_records.features(local, 4)['steps/reward'].tolist()
+    )
 
 
 @pytest.mark.parametrize('fault', object_server.FAULTS)
@@ -233,7 +238,7 @@ def test_ranges_close_together_are_one_request(server, address, blob):
     assert server.requests == before + 4
     source = rlds.open_source(address, 'tabletop', frames=3)
     before = server.requests
-    source[source.episode_steps(2)[3]]
+    source[source.table.episode_steps(2)[3]]
     assert server.requests == before + 1
 
 
@@ -283,16 +288,17 @@ def test_the_pipeline_over_a_failing_store(server, address, whole_dataset, threa
     def batches(directory):
         source = rlds.open_source(directory, 'tabletop')
         iterator = make_iterator(
-            {'tabletop': (source, 1.0)},
-            {},
-            tokenizer=Tokenizer.load_default(),
-            schedule=Schedule(start=1.0),
+            Sources.of({'tabletop': (source, 1.0)}, {}),
+            Tokenizer.load_default(),
+            DataConfig(
+                image_size=32,
+                prompt_length=24,
+                target_length=16,
+                robot_share=Schedule(start=1.0),
+                threads=threads,
+            ),
             batches=6,
             batch_size=16,
-            image_size=32,
-            prompt_length=24,
-            target_length=16,
-            threads=threads,
         )
         yield from iterator
         iterator.close()

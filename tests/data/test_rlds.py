@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 import conftest
+import episode_records
 from etils import epath
 import numpy as np
 import pytest
@@ -48,7 +49,7 @@ def test_every_step_is_read_back(whole_dataset):
     for i, (e, t) in enumerate(STEPS):
         step = EPISODES[e]['steps'][t]
         observation, action = step['observation'], step['action']
-        example, raw = source[i], source.raw(i)
+        example, raw = source[i], source.table.raw(i)
         assert example.prompt == prompts.robot(observation['natural_language_instruction'])
         assert (example.kind, example.source, example.answer) == ('robot', 'tabletop', '')
         expected = np.concatenate(
@@ -63,7 +64,7 @@ def test_every_step_is_read_back(whole_dataset):
         stored = images.decode(images.encode_jpeg(observation['image']))
         np.testing.assert_array_equal(example.frames[0], stored)
         assert (raw['episode'], raw['step']) == (e, t)
-        assert source.episode_index(i) == e
+        assert source.table.episode_index(i) == e
         assert raw['success'] == EPISODES[e]['episode_metadata']['success']
         assert raw['observation/object_names'] == observation['object_names']
         for name in ('gripper_pixel', 'object_pixels', 'gripper_xyz', 'gripper_yaw'):
@@ -72,17 +73,19 @@ def test_every_step_is_read_back(whole_dataset):
 
 def test_terminating_step_is_an_example(whole_dataset):
     source = rlds.open_source(whole_dataset, 'tabletop')
-    flags = [source.action(i)[0] for i in range(len(source))]
+    flags = [source.table.action(i)[0] for i in range(len(source))]
     assert sum(flags) == len(EPISODES)
-    assert [source.action(source.episode_steps(e)[-1])[0] for e in range(30)] == [1.0] * 30
+    assert [source.table.action(source.table.episode_steps(e)[-1])[0] for e in range(30)] == [
+        1.0
+    ] * 30
 
 
 def test_selection(whole_dataset):
     first = rlds.open_source(whole_dataset, 'tabletop', episodes=7)
-    assert {first.episode_index(i) for i in range(len(first))} == set(range(7))
+    assert {first.table.episode_index(i) for i in range(len(first))} == set(range(7))
     good = rlds.open_source(whole_dataset, 'tabletop', success_only=True, episodes=10)
     kept = [e for e in range(30) if e % 5][:10]
-    assert sorted({good.episode_index(i) for i in range(len(good))}) == kept
+    assert sorted({good.table.episode_index(i) for i in range(len(good))}) == kept
     assert (
         len({s.fingerprint for s in (first, good, rlds.open_source(whole_dataset, 'tabletop'))})
         == 3
@@ -96,7 +99,7 @@ def test_selection(whole_dataset):
 def test_history(whole_dataset):
     source = rlds.open_source(whole_dataset, 'tabletop', frames=3)
     one = rlds.open_source(whole_dataset, 'tabletop')
-    steps = source.episode_steps(2)
+    steps = source.table.episode_steps(2)
     start, later = steps[0], steps[3]
     np.testing.assert_array_equal(source[start].frames, np.stack([one[start].frames[0]] * 3))
     np.testing.assert_array_equal(
@@ -116,7 +119,7 @@ def test_history(whole_dataset):
 def test_whole_record_and_pickling(whole_dataset):
     source = rlds.open_source(whole_dataset, 'tabletop')
     source[0]
-    features = pickle.loads(pickle.dumps(source)).episode_features(11)
+    features = episode_records.features(pickle.loads(pickle.dumps(source)), 11)
     assert features['episode_metadata/seed'].tolist() == [2**40 + 11]
     assert features['episode_metadata/objects'] == [b'thing 0', b'thing 1']
     assert len(features['steps/observation/image']) == len(EPISODES[11]['steps'])
@@ -164,7 +167,7 @@ def test_truncated_shard(dataset):
     with pytest.raises(tfrecord.CorruptRecord, match=f'byte {last.offset}: truncated: 100 of'):
         rlds.open_source(dataset, 'tabletop')
     source = rlds.open_source(dataset, 'tabletop', on_corrupt='skip')
-    assert len(source.episodes) == 29
+    assert len(source.table.episodes) == 29
 
 
 def test_damage_after_indexing_is_found_when_read(dataset, caplog):
@@ -289,8 +292,8 @@ def test_png_and_argmax_terminate(tmp_path):
     )
     source = rlds.open_source(tmp_path, card)
     np.testing.assert_array_equal(source[0].frames[0], frame)
-    assert [source.action(i)[0] for i in range(3)] == [0, 0, 1]
-    np.testing.assert_allclose(source.action(2)[1:], np.full([7], 0.2), rtol=1e-6)
+    assert [source.table.action(i)[0] for i in range(3)] == [0, 0, 1]
+    np.testing.assert_allclose(source.table.action(2)[1:], np.full([7], 0.2), rtol=1e-6)
     with pytest.raises(ValueError, match="doesn't say which episodes succeeded"):
         rlds.open_source(tmp_path, card, success_only=True)
 

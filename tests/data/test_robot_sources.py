@@ -1,13 +1,17 @@
 """A config's robot set: what is opened around its steps, with which weights and how many frames."""
 
 from collections import Counter
+import dataclasses
 import json
 
 import numpy as np
 import pytest
 
 from rt2_jax import configuration
-from rt2_jax.data import mixture, pipeline, sources
+from rt2_jax.data import pipeline, sources
+from rt2_jax.data.data_config import DataConfig
+from rt2_jax.data.mixture import Sources
+from rt2_jax.data.schedules import Schedule
 
 
 @pytest.fixture
@@ -29,20 +33,12 @@ def test_steps_plans_tasks_and_questions_share_a_mixture(data, tokenizer, tmp_pa
     data.robot.tabletop.update(
         plans=str(plans), plan_share=0.25, tasks=dict(weights=dict(time_steps=1.0, instruction=2.0))
     )
-    robot, others = sources.open_sources(data)
+    robot, others = sources.open_sources(DataConfig.from_config(data))
     assert weights(robot) == {'tabletop': 1.5, 'tabletop_plans': 0.5, 'tabletop_tasks': 6.0}
     assert weights(others) == {'web': 1.0}
+    settings = dataclasses.replace(DataConfig.from_config(data), robot_share=Schedule(start=0.8))
     iterator = pipeline.make_iterator(
-        robot,
-        others,
-        tokenizer=tokenizer,
-        schedule=mixture.Schedule(start=0.8),
-        batches=5,
-        batch_size=80,
-        image_size=32,
-        prompt_length=32,
-        target_length=32,
-        frames=2,
+        Sources(robot, others), tokenizer, settings, batches=5, batch_size=80
     )
     counts = Counter()
     for batch in iterator:
@@ -75,20 +71,13 @@ def test_steps_plans_tasks_and_questions_share_a_mixture(data, tokenizer, tmp_pa
 def test_what_does_not_fit_is_refused(data, fields, message):
     data.robot.tabletop.update(fields)
     with pytest.raises(ValueError, match=message):
-        sources.open_sources(data)
+        sources.open_sources(DataConfig.from_config(data))
 
 
 def test_answers_that_cannot_be_targets_are_refused_before_the_run(data, tokenizer):
     data.robot.tabletop.tasks = dict(weights=dict(instruction=1.0))
+    data.target_length = 3
+    settings = DataConfig.from_config(data)
+    opened = sources.open_sources(settings)
     with pytest.raises(ValueError, match="target_length=3: 'pick thing"):
-        pipeline.make_iterator(
-            *sources.open_sources(data),
-            tokenizer=tokenizer,
-            schedule=mixture.Schedule(start=0.5),
-            batches=1,
-            batch_size=4,
-            image_size=32,
-            prompt_length=32,
-            target_length=3,
-            frames=2,
-        )
+        pipeline.make_iterator(opened, tokenizer, settings, batches=1, batch_size=4)

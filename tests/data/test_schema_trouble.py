@@ -13,6 +13,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from rt2_jax.data import cards, errors, inspect, robot_card
+from rt2_jax.data.data_config import TaskSettings
 from rt2_jax.data.readers import tfrecord
 from rt2_jax.data.robot import frame_questions, plans, prediction_tasks, rlds, rlds_writer
 
@@ -174,7 +175,7 @@ def test_episodes_with_a_missing_picture_are_left_out_if_asked(tmp_path):
     with pytest.raises(errors.DataSetError, match='1 of 12 steps, in 1 of 3.*step 2 of episode 1'):
         rlds.open_source(directory, CARD, camera=1)
     source = rlds.open_source(directory, CARD, camera=1, on_corrupt='skip')
-    assert source.episodes.tolist() == [0, 2]
+    assert source.table.episodes.tolist() == [0, 2]
 
 
 def nan_at(step):
@@ -228,7 +229,7 @@ DERIVED = {
     'plans': lambda steps: plans.Planned(steps, plans.Instruction()),
     'frame questions': lambda steps: frame_questions.FrameQuestions(steps),
     'prediction tasks': lambda steps: prediction_tasks.PredictionTasks(
-        steps, dict(arm_position=1.0), arm='observation/gripper_xyz'
+        steps, TaskSettings(dict(arm_position=1.0), arm='observation/gripper_xyz')
     ),
 }
 

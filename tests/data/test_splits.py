@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from rt2_jax.data import errors, sources
+from rt2_jax.data.data_config import DataConfig
 from rt2_jax.data.robot import rlds, splits
 
 
@@ -18,21 +19,23 @@ def split(directory, holdout, **settings):
 
 
 def known(source):
-    return set(splits.identities(source.index)[source.episodes].tolist())
+    return set(splits.identities(source.index)[source.table.episodes].tolist())
 
 
 def test_every_episode_is_on_one_side(whole_dataset):
     for holdout in (0.3, 7):
         parts = split(whole_dataset, holdout)
-        together = np.concatenate([source.episodes for source in parts.values()])
+        together = np.concatenate([source.table.episodes for source in parts.values()])
         assert sorted(together) == list(range(30))
         assert (
-            len(parts['validation'].episodes) == 7 or 4 <= len(parts['validation'].episodes) <= 14
+            len(parts['validation'].table.episodes) == 7
+            or 4 <= len(parts['validation'].table.episodes) <= 14
         )
         assert parts['train'].fingerprint != parts['validation'].fingerprint
     successful = split(whole_dataset, 0.3, success_only=True)
     assert all(
-        (s.index.arrays['episode_success'][s.episodes] == 1).all() for s in successful.values()
+        (s.index.arrays['episode_success'][s.table.episodes] == 1).all()
+        for s in successful.values()
     )
     whole = rlds.open_source(whole_dataset, 'tabletop')
     assert len(known(whole)) == 30 and whole.fingerprint not in (
@@ -50,12 +53,12 @@ def test_an_episode_stays_on_its_side_when_others_are_added_and_all_change_place
 def test_copies_of_an_episode_go_to_one_side(write):
     twice = split(write('twice', [*range(20), *range(20)]), 0.3)
     assert not known(twice['train']) & known(twice['validation'])
-    assert len(twice['validation'].episodes) == 2 * len(known(twice['validation']))
+    assert len(twice['validation'].table.episodes) == 2 * len(known(twice['validation']))
 
 
 def test_a_copy_in_another_set_is_found_and_named(whole_dataset, write):
     parts = split(whole_dataset, 0.3)
-    held = int(parts['validation'].episodes[0])
+    held = int(parts['validation'].table.episodes[0])
     copy = rlds.open_source(write('copy', [50, held]), 'tabletop', name='copy')
     splits.check_apart({'tabletop': parts['train']}, {'tabletop': parts['validation']})
     with pytest.raises(
@@ -71,7 +74,7 @@ def test_another_take_of_one_layout_is_logged(write, caplog):
         rlds.open_source(write(name, [5, episode]), 'tabletop', name=name, episodes=None)
         for name, episode in (('first', take), ('second', shorter))
     )
-    second.episodes = second.episodes[1:]
+    second.table.episodes = second.table.episodes[1:]
     splits.check_apart({'a': first}, {'b': second})
     assert 'episode 1 of b = episode 1 of a' in caplog.text
 
@@ -95,6 +98,8 @@ def config(directory, **validation):
                 robot=dict(tabletop=robot | dict(holdout=0.3, plan_share=0.5, questions=0.3)),
                 web=dict(web=web),
                 image_size=32,
+                prompt_length=24,
+                target_length=16,
                 frames=1,
                 on_corrupt='raise',
                 weights_per='step',
@@ -108,7 +113,7 @@ def test_sources_of_a_config(whole_dataset, write, tmp_path):
     own = dict(own=dict(directory=str(write('own', [99])), card='tabletop', weight=1.0))
     web = dict(other=dict(weight=1.0, seed=9, kinds=dict()))
     made = config(whole_dataset, robot=own, web=web)
-    robot, others = sources.open_sources(made.data)
+    robot, others = sources.open_sources(DataConfig.from_config(made.data))
     steps = len(robot['tabletop'][0])
     assert robot['tabletop'][1].start == robot['tabletop_plans'][1].start == steps
     trained = {name: source for name, (source, _) in {**robot, **others}.items()}

@@ -1,12 +1,16 @@
 """TensorFlow as an oracle: it reads what we write, and we read what it writes."""
 
+import dataclasses
+
 import conftest
+import episode_records
 import numpy as np
 import open_x
 import pytest
 
 from rt2_jax.data import cards, images
 from rt2_jax.data.robot import rlds, rlds_writer
+from rt2_jax.data.robot.step_source import StepSource
 from rt2_jax.envs.tabletop import schema
 
 tf = pytest.importorskip(
@@ -86,15 +90,15 @@ def test_we_read_what_tfds_writes(tmp_path):
     steps = [step for episode in tfds.as_numpy(dataset) for step in episode['steps']]
     assert len(source) == len(steps)
     for i, step in enumerate(steps):
-        np.testing.assert_array_equal(source.action(i)[1:4], step['action']['world_vector'])
-        assert source.action(i)[0] == step['action']['terminate_episode'][0]
-        raw = source.raw(i)
+        np.testing.assert_array_equal(source.table.action(i)[1:4], step['action']['world_vector'])
+        assert source.table.action(i)[0] == step['action']['terminate_episode'][0]
+        raw = source.table.raw(i)
         assert raw['instruction'].encode() == step['observation']['natural_language_instruction']
         assert raw['observation/object_names'].encode() == step['observation']['object_names']
         # TFDS decodes with libjpeg's fast DCT, we with the accurate one.
         difference = source.frames(i)[0].astype(int) - step['observation']['image']
         assert np.abs(difference).max() <= 8 and np.abs(difference).mean() < 1
-    for encoded in source.episode_features(3)['steps/observation/image']:
+    for encoded in episode_records.features(source, 3)['steps/observation/image']:
         accurate = tf.io.decode_jpeg(encoded, dct_method='INTEGER_ACCURATE').numpy()
         np.testing.assert_array_equal(images.decode(encoded), accurate)
 
@@ -121,14 +125,16 @@ def test_open_x_sets_read_identically(name, tmp_path):
             continue
         kept, actions = open_x.expected(name, steps)
         for t, action in zip(kept, actions, strict=True):
-            np.testing.assert_array_equal(source.action(i), action)
-            raw = source.raw(i)
+            np.testing.assert_array_equal(source.table.action(i), action)
+            raw = source.table.raw(i)
             assert raw['instruction'] == instruction(steps[t])
             for path in source.index.card.columns:
                 np.testing.assert_array_equal(raw[path], open_x.step_feature(steps[t], path))
             for camera, path in enumerate(source.index.card.images):
                 encoded = stored[number].feature[f'steps/{path}'].bytes_list.value[t]
-                frame = rlds.StepSource(source.index, camera=camera).frames(i)[0]
+                frame = StepSource(
+                    source.index, dataclasses.replace(source.settings, camera=camera)
+                ).frames(i)[0]
                 np.testing.assert_array_equal(frame, decoded(encoded))
                 assert frame.shape == open_x.step_feature(steps[t], path).shape
             i += 1

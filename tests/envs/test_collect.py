@@ -36,8 +36,8 @@ def test_stored_is_what_was_played(collection):
     assert len(source) == sum(len(episode['steps']) for episode in played)
     for number in (0, 3, 5):
         steps = played[number]['steps']
-        for i, step in zip(source.episode_steps(number), steps, strict=True):
-            raw = source.raw(i)
+        for i, step in zip(source.table.episode_steps(number), steps, strict=True):
+            raw = source.table.raw(i)
             frame = images.decode(images.encode_jpeg(step['observation']['image']))
             np.testing.assert_array_equal(source.frames(i)[0], frame)
             np.testing.assert_array_equal(raw['action'][1:4], step['action']['world_vector'])
@@ -48,12 +48,12 @@ def test_stored_is_what_was_played(collection):
             assert np.isfinite(pixels[: len(names)]).all() and np.isnan(pixels[len(names) :]).all()
             u, v = raw['observation/gripper_pixel']
             assert -0.5 < u < 1.5 and -0.5 < v < 1.5
-        assert source.action(source.episode_steps(number)[-1])[0] == 1.0
+        assert source.table.action(source.table.episode_steps(number)[-1])[0] == 1.0
 
 
 def test_actions_stay_in_their_range(collection):
     source = rlds.open_source(collection[0], 'tabletop')
-    actions = np.stack([source.action(i) for i in range(len(source))])[:, 1:]
+    actions = np.stack([source.table.action(i) for i in range(len(source))])[:, 1:]
     low, high = np.array(source.action_space.low), np.array(source.action_space.high)
     assert (actions >= low - 1e-6).all() and (actions <= high + 1e-6).all()
 

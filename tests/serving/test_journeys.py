@@ -13,7 +13,8 @@ from test_conventions import JOURNEYS, check
 
 from rt2_jax.checkpoints import assets, checkpoint
 from rt2_jax.data import pipeline
-from rt2_jax.data.mixture import Schedule
+from rt2_jax.data.data_config import DataConfig
+from rt2_jax.data.mixture import Schedule, Sources
 from rt2_jax.data.robot import rlds
 from rt2_jax.parallel import mesh as mesh_lib
 from rt2_jax.policy import Policy
@@ -49,11 +50,15 @@ def learnt(request, tiny, tokenizer, tmp_path):
     )  # fmt: skip
     config.mesh = dict(data=1, fsdp=1, tensor=1)
     spaces = {name: source.action_space}
+    data = DataConfig(
+        image_size=config.data.image_size,
+        prompt_length=config.data.prompt_length,
+        target_length=config.data.target_length,
+        robot_share=Schedule(start=1.0),
+    )
     batches = pipeline.make_iterator(
-        {name: (source, 1.0)}, {}, tokenizer=tokenizer, schedule=Schedule(start=1.0),
-        batches=MOST_STEPS, batch_size=16, image_size=config.data.image_size,
-        prompt_length=config.data.prompt_length, target_length=config.data.target_length,
-    )  # fmt: skip
+        Sources.of({name: (source, 1.0)}, {}), tokenizer, data, batches=MOST_STEPS, batch_size=16
+    )
     program = program_lib.build(
         config.lock(),
         mesh_lib.make_mesh(config.mesh),

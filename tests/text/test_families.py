@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import sentencepiece
 
+from rt2_jax.data.data_config import DataConfig
 from rt2_jax.data.encoding import ExampleEncoder
 from rt2_jax.data.example import Example
 from rt2_jax.decoding.grammar import Grammar, Kind
@@ -123,10 +124,10 @@ def test_an_answer_is_the_same_alone_and_behind_other_words(family):
 @pytest.mark.parametrize('text', ['pick banana', '210 230'])
 def test_plans_are_targets_and_come_through_the_grammar(family, coder, text):
     action = np.array([0, 0.01, -0.02, 0.0, 0.1, 0.0, -0.1, 1.0], np.float32)
+    data = DataConfig(image_size=8, prompt_length=96, target_length=64)
     encoder = ExampleEncoder(
-        family, {'plans': coder}, image_size=8, prompt_length=96, target_length=64,
-        sources=['plans'], kinds=['robot_plan'],
-    )  # fmt: skip
+        family, data, sources=['plans'], kinds=['robot_plan'], actions={'plans': coder}
+    )
     answer = prompts.plan(text)
     encoder.check_answers([answer], 'plans')
     example = Example(

@@ -10,8 +10,9 @@ import pytest
 from rt2_jax.checkpoints import acting_robot, assets, checkpoint, loading
 from rt2_jax.data import pipeline
 from rt2_jax.data.cards import FRACTAL, LANGUAGE_TABLE, TABLETOP
+from rt2_jax.data.data_config import DataConfig
 from rt2_jax.data.example import Example
-from rt2_jax.data.mixture import Schedule
+from rt2_jax.data.mixture import Schedule, Sources
 from rt2_jax.parallel import mesh as mesh_lib
 from rt2_jax.policy import Policy
 from rt2_jax.text import prompts
@@ -51,15 +52,16 @@ TABLE = Robot('table', ActionSpace.language_table())
 
 def batches_of(*robots, tokenizer, config, batches=STEPS):
     return pipeline.make_iterator(
-        {robot.name: (robot, 1.0) for robot in robots},
-        {},
-        tokenizer=tokenizer,
-        schedule=Schedule(start=1.0),
+        Sources.of({robot.name: (robot, 1.0) for robot in robots}, {}),
+        tokenizer,
+        DataConfig(
+            image_size=config.data.image_size,
+            prompt_length=config.data.prompt_length,
+            target_length=config.data.target_length,
+            robot_share=Schedule(start=1.0),
+        ),
         batches=batches,
         batch_size=config.batch_size,
-        image_size=config.data.image_size,
-        prompt_length=config.data.prompt_length,
-        target_length=config.data.target_length,
     )
 
 

@@ -5,7 +5,9 @@ import dataclasses
 import numpy as np
 import pytest
 
+from rt2_jax.data.data_config import DataConfig
 from rt2_jax.data.example import Example
+from rt2_jax.data.mixture import Sources
 from rt2_jax.data.pipeline import make_iterator
 from rt2_jax.data.schedules import Schedule
 from rt2_jax.training import shares
@@ -27,15 +29,11 @@ class Plain:
 def batches(tokenizer):
     rising = Schedule('linear', start=0, end=1, begin=0, finish=8)
     iterator = make_iterator(
-        {'a': (Plain(10), 1.0)},
-        {'b': (Plain(20), 1.0), 'c': (Plain(30), rising)},
-        tokenizer=tokenizer,
-        schedule=Schedule(start=0.5),
+        Sources.of({'a': (Plain(10), 1.0)}, {'b': (Plain(20), 1.0), 'c': (Plain(30), rising)}),
+        tokenizer,
+        DataConfig(image_size=8, prompt_length=4, target_length=4),
         batches=20,
         batch_size=12,
-        image_size=8,
-        prompt_length=4,
-        target_length=4,
     )
     yield iterator
     iterator.close()

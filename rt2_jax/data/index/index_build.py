@@ -14,12 +14,14 @@ A reader (rt2_jax.data.readers) knows the format: it is an `Indexable`.
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
+import functools
 import hashlib
 import json
 import os
-from typing import Any, Protocol, Self
+from typing import Any, ClassVar, Protocol, Self
 
 from absl import logging
 from etils import epath
@@ -52,11 +54,6 @@ class Unit:
     records: int = 0
 
 
-def one_a_file(sizes: Sequence[int]) -> list[Unit]:
-    """Each file, of so many bytes, as one unit."""
-    return [Unit(number, 0, size) for number, size in enumerate(sizes)]
-
-
 @dataclasses.dataclass(frozen=True)
 class Part:
     """The columns of one unit, on disk.
@@ -77,96 +74,78 @@ class Columns(Protocol):
 
     def add(self, record: Any) -> None:
         """Appends a record."""
-        ...
 
     def finish(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """The arrays, and what JSON says of them; 'rows' at least, the number of rows."""
-        ...
 
 
-class Indexable(Protocol):
-    """A data set that can be indexed."""
+class Indexable(abc.ABC):
+    """A data set that can be indexed, in some format.
+
+    Attributes:
+        directory: the data set, of this machine or remote.
+        rows: what a row of the index is: 'steps' or 'records'.
+        parallel_bytes: below this size of the data, starting processes costs more than it saves.
+    """
+
+    directory: Any  # epath.PathLike
+    rows: ClassVar[str]
+    parallel_bytes: ClassVar[int]
 
     @property
-    def directory(self) -> epath.PathLike:
-        """The data set, of this machine or remote."""
-        ...
-
-    @property
+    @abc.abstractmethod
     def index_name(self) -> str:
         """Name of the index among those of the data set."""
-        ...
 
     @property
+    @abc.abstractmethod
     def identity(self) -> dict[str, Any]:
         """What an index must have been built with; index.json repeats it."""
-        ...
 
     @property
+    @abc.abstractmethod
     def fingerprint(self) -> str:
         """Changes with all that decides, beside the data, what a part holds."""
-        ...
-
-    @property
-    def rows(self) -> str:
-        """What a row of the index is: 'steps' or 'records'."""
-        ...
-
-    @property
-    def parallel_bytes(self) -> int:
-        """Below this size of the data, starting processes costs more than it saves."""
-        ...
 
     def prepare(self) -> Self:
         """Itself, with what indexing alone needs; a DataSetError where the card doesn't fit."""
-        ...
+        return self
 
+    @abc.abstractmethod
     def files(self) -> list[str]:
         """Names of the files that are walked, within the directory."""
-        ...
 
     def units(self, sizes: Sequence[int]) -> list[Unit]:
-        """What is walked in one go, of files of so many bytes."""
-        ...
+        """What is walked in one go, of files of so many bytes: by default each file."""
+        return [Unit(number, 0, size) for number, size in enumerate(sizes)]
 
+    @abc.abstractmethod
     def records(self, path: str, unit: Unit, digest: Any) -> Iterator[Any]:
         """A unit's records in order, a CorruptRecord in the place of each that is damaged.
 
         Updates the hashlib `digest` as `framing` does.
         """
-        ...
 
+    @abc.abstractmethod
     def framing(self, path: str, unit: Unit, digest: Any) -> None:
         """Updates a hashlib digest with what a unit holds but for pixels, as cheaply as possible."""
-        ...
 
+    @abc.abstractmethod
     def columns(self) -> Columns:
         """Columns for the records of one unit."""
-        ...
 
+    @abc.abstractmethod
     def join(self, parts: Sequence[Part], folder: epath.Path, framing: str) -> dict[str, Any]:
-        """Writes the columns of all parts into a folder.
+        """Writes the columns of all parts, in order, into the index's folder.
 
         Args:
-            parts: of all units, in order.
+            parts: of all units.
             folder: of the index.
             framing: the digests of all units as one.
 
         Returns:
             The format's share of index.json; 'fingerprint' and 'arrays' at least.
         """
-        ...
-
-
-@dataclasses.dataclass(frozen=True)
-class _Job:
-    """A unit to index, of the file at `path`, into the part `result`."""
-
-    dataset: Indexable
-    path: str
-    unit: Unit
-    result: str
-    on_corrupt: str
 
 
 def place(
@@ -212,19 +191,16 @@ def build(
     location = place(dataset, location)
     dataset = dataset.prepare()
     # As of before the reading: a change meanwhile is then noticed when the index is opened.
-    now = current_stamps(dataset, together)
+    now = index_jobs.ask_once(lambda: stamps(dataset), dataset.directory, together)
     sizes = [stamp['size'] for stamp in now]
-    scratch = index_places.scratch(location)
-    jobs = [
-        _job(dataset, unit, now[unit.file], scratch, on_corrupt) for unit in dataset.units(sizes)
-    ]
+    units, scratch = dataset.units(sizes), index_places.scratch(location)
+    jobs = [_job(dataset, unit, now[unit.file], scratch, on_corrupt) for unit in units]
     if processes is None:
         is_large = sum(sizes) >= dataset.parallel_bytes
         processes = min(len(jobs), os.cpu_count() or 1) if is_large else 1
     return index_jobs.build(
-        index_unit,
         jobs,
-        lambda: _join(dataset, now, jobs, location),
+        lambda: _join(dataset, now, units, [job.result for job in jobs], location),
         directory=dataset.directory,
         location=location,
         processes=processes,
@@ -232,11 +208,6 @@ def build(
         together=together,
         again=again,
     )
-
-
-def current_stamps(dataset: Indexable, together: bool) -> list[dict[str, Any]]:
-    """As `stamps`; of a remote set, one of the processes that call this `together` asks for all."""
-    return index_jobs.ask_once(lambda: stamps(dataset), dataset.directory, together)
 
 
 def stamps(dataset: Indexable) -> list[dict[str, Any]]:
@@ -266,22 +237,25 @@ def _path(dataset: Indexable, stamp: Mapping[str, Any]) -> str:
 
 def _job(
     dataset: Indexable, unit: Unit, stamp: Mapping[str, Any], scratch: epath.Path, on_corrupt: str
-) -> _Job:
+) -> index_jobs.Job:
     # Named by all that decides what the part holds, so that no stale one is taken up.
     reading = [dataset.identity, dataset.fingerprint, on_corrupt]
     depends = [*reading, dataclasses.astuple(unit), stamp]
     key = hashlib.sha256(json.dumps(depends).encode()).hexdigest()[:24]
-    return _Job(dataset, _path(dataset, stamp), unit, os.fspath(scratch / f'{key}.npz'), on_corrupt)
+    result, path = os.fspath(scratch / f'{key}.npz'), _path(dataset, stamp)
+    return index_jobs.Job(
+        result, functools.partial(index_unit, dataset, path, unit, result, on_corrupt)
+    )
 
 
-def index_unit(job: _Job) -> None:
-    """Indexes one unit into its part; raises as `build`."""
-    columns, digest, skipped, count = job.dataset.columns(), hashlib.sha256(), [], 0
-    for record in job.dataset.records(job.path, job.unit, digest):
+def index_unit(dataset: Indexable, path: str, unit: Unit, result: str, on_corrupt: str) -> None:
+    """Indexes a unit of the file at `path` into the part `result`; raises as `build`."""
+    columns, digest, skipped, count = dataset.columns(), hashlib.sha256(), [], 0
+    for record in dataset.records(path, unit, digest):
         if not isinstance(record, CorruptRecord):
             columns.add(record)
             continue
-        if job.on_corrupt == 'raise':
+        if on_corrupt == 'raise':
             raise record
         logging.warning('left out an unreadable record: %s', record)
         count += 1
@@ -289,14 +263,21 @@ def index_unit(job: _Job) -> None:
             skipped.append([record.offset, record.reason])
     arrays, about = columns.finish()
     about |= {'framing': digest.hexdigest(), 'skipped': skipped, 'skipped_count': count}
-    index_arrays.write_part(job.result, arrays, about)
+    index_arrays.write_part(result, arrays, about)
 
 
 def _join(
-    dataset: Indexable, now: Sequence[dict[str, Any]], jobs: Sequence[_Job], location: epath.Path
+    dataset: Indexable,
+    now: Sequence[dict[str, Any]],
+    units: Sequence[Unit],
+    results: Sequence[str],
+    location: epath.Path,
 ) -> None:
-    """Joins the parts into the index."""
-    parts = [Part(job.result, job.unit.file, index_arrays.about_part(job.result)) for job in jobs]
+    """Joins the results of all units into the index."""
+    parts = [
+        Part(result, unit.file, index_arrays.about_part(result))
+        for unit, result in zip(units, results, strict=True)
+    ]
     skipped = [
         [now[part.file]['name'], *place] for part in parts for place in part.about['skipped']
     ]
@@ -304,9 +285,12 @@ def _join(
     if count:
         logging.warning('%s: left out %d unreadable records', dataset.directory, count)
     if not sum(part.about['rows'] for part in parts):
-        first = _first(skipped, count)
-        raise DataSetError(f'{dataset.directory} has no readable {dataset.rows}{first}')
-    with index_places.written(location) as folder:
+        reason = f'{dataset.directory} has no readable {dataset.rows}'
+        if count:
+            file, offset, first = skipped[0]
+            reason += f': {count} records are unreadable, the first: {file}, byte {offset}: {first}'
+        raise DataSetError(reason)
+    with index_places.writing(location) as folder:
         about = {
             **dataset.identity,
             'files': now,
@@ -315,11 +299,3 @@ def _join(
             **dataset.join(parts, folder, _combined([part.about['framing'] for part in parts])),
         }
         (folder / index_places.ABOUT).write_text(json.dumps(about, indent=1))
-
-
-def _first(skipped: Sequence[Sequence[Any]], count: int) -> str:
-    """The end of a message: the first of the unreadable records."""
-    if not skipped:
-        return ''
-    file, offset, reason = skipped[0]
-    return f': {count} records are unreadable, the first: {file}, byte {offset}: {reason}'

@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 import concurrent.futures
 import contextlib
+import dataclasses
 import errno
 import multiprocessing
 import os
 import shutil
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 from absl import logging
 from etils import epath
@@ -25,19 +26,20 @@ from rt2_jax.data.index import index_places
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-class _Job(Protocol):
-    """A job writes one file.
+Progress = Callable[[int, int], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """One file to write.
 
     Attributes:
         result: the file.
+        write: writes it; can go to another process.
     """
 
-    @property
-    def result(self) -> str: ...
-
-
-Job = TypeVar('Job', bound=_Job)
-Progress = Callable[[int, int], None]
+    result: str
+    write: Callable[[], None]
 
 
 class _OneProcess:
@@ -75,7 +77,6 @@ def ask_once(question: Callable[[], list], directory: epath.PathLike, together: 
 
 
 def build(
-    work: Callable[[Job], Any],
     jobs: Sequence[Job],
     join: Callable[[], None],
     *,
@@ -89,8 +90,6 @@ def build(
     """Does the jobs whose results are missing, then joins the results.
 
     Args:
-        work: does a job, into the file `job.result`; a module's function, so that it can go to another
-            process.
         jobs: all of them; results lie in `index_places.scratch(location)`.
         join: writes the index.
         directory: the data set.
@@ -108,13 +107,13 @@ def build(
         OSError: no room on the disk; says what to do about it. Finished parts stay.
     """
     scratch = index_places.scratch(location)
-    with contextlib.nullcontext() if together else index_places.alone(scratch):
+    with contextlib.nullcontext() if together else index_places.locked(scratch):
         if not (together or again) and index_places.exists(location):
             shutil.rmtree(scratch, ignore_errors=True)
             return location
         scratch.mkdir(parents=True, exist_ok=True)
         try:
-            _build(work, jobs, join, location, processes, progress, processes_of(together))
+            _build(jobs, join, location, processes, progress, processes_of(together))
         except DataSetError:
             shutil.rmtree(scratch, ignore_errors=True)  # to another card the parts are of no use
             raise
@@ -127,7 +126,6 @@ def build(
 
 
 def _build(
-    work: Callable[[Job], Any],
     jobs: Sequence[Job],
     join: Callable[[], None],
     location: epath.Path,
@@ -141,22 +139,22 @@ def _build(
     done = len(jobs) - len(missing)
     if done:
         logging.info('%s: goes on, %d of %d parts are there', location, done, len(jobs))
-    running = _run(work, group.share(missing), processes)
+    running = _run(group.share(missing), processes)
     group.together(lambda: _collect(running, parts, done, len(jobs), progress))
     group.by_leader(lambda: _finish(jobs, parts, join))
 
 
-def _run(work: Callable[[Job], Any], jobs: Sequence[Job], processes: int) -> Iterator[Job]:
+def _run(jobs: Sequence[Job], processes: int) -> Iterator[Job]:
     """Does jobs, in any order; yields each when it is done."""
     if processes <= 1:
         for job in jobs:
-            work(job)
+            job.write()
             yield job
         return
     # Forking a process that runs JAX's threads may hang it.
     context = multiprocessing.get_context('spawn')
     with concurrent.futures.ProcessPoolExecutor(processes, mp_context=context) as pool:
-        running = {pool.submit(work, job): job for job in jobs}
+        running = {pool.submit(job.write): job for job in jobs}
         try:
             for future in concurrent.futures.as_completed(running):
                 future.result()
@@ -202,7 +200,7 @@ def _is_no_room(error: OSError) -> bool:
 
 
 def _no_room(
-    error: OSError, directory: epath.PathLike, scratch: epath.Path, jobs: Sequence[_Job]
+    error: OSError, directory: epath.PathLike, scratch: epath.Path, jobs: Sequence[Job]
 ) -> OSError:
     """The error with what to do about it."""
     number, done = error.errno or errno.ENOSPC, sum(os.path.exists(job.result) for job in jobs)

@@ -1,7 +1,6 @@
-"""Where the index of a data set lies: in which folder, and how it comes onto this machine.
+"""The folder of an index, and the local copy of one that lies in a bucket.
 
-An index is kept in a folder of this machine or of a bucket, and used from a folder of this machine,
-because it is mapped into memory: each machine copies one that lies in a bucket once, under a name made
+An index is mapped into memory, so that each machine copies an index in a bucket once, under a name made
 from its content.
 """
 
@@ -35,21 +34,20 @@ def place(
     """The folder of an index.
 
     Args:
-        location: the folder that the user wants, of this machine or of a bucket; None for the default.
+        location: the user's folder, of this machine or of a bucket; None for the default.
         directory: the data set.
-        name: of the index among those of the data set.
+        name: name of the index among those of the data set.
         indexes: a folder that all processes of a job reach and that all of them give.
 
     Returns:
-        By default the folder inside a data set of this machine. Several processes use it only if it is
-        there in all of them, and one alone only if it is there or can be written. Else a folder in
-        `indexes`, or without that in the user's cache.
+        By default a folder inside the data set, if that is local: for several processes only if the
+        index is there already in all of them, for one only if the index is there or can be written.
+        Else a folder in `indexes`, or in the user's cache if that is None.
     """
     if location:
         return paths.of(location)
     directory = files.path(directory)
-    local = isinstance(directory, epath.Path)
-    if local:
+    if isinstance(directory, epath.Path):
         inside = directory / 'rt2_index' / name
         present = (inside / ABOUT).exists()
         if are_several(indexes):
@@ -59,12 +57,13 @@ def place(
                 return inside
         elif present or _can_write(inside):
             return inside
-    address = os.path.abspath(directory) if local else str(directory).rstrip('/')
+    is_local = isinstance(directory, epath.Path)
+    address = os.path.abspath(directory) if is_local else str(directory).rstrip('/')
     if indexes is not None:
-        own = hashlib.sha256(address.encode()).hexdigest()[:8]
-        return paths.of(indexes) / f'{name}-{own}'
+        key = hashlib.sha256(address.encode()).hexdigest()[:8]
+        return paths.of(indexes) / f'{name}-{key}'
     cached = files.default_cache() / address.replace('://', '/').lstrip('/') / 'rt2_index' / name
-    if local and not (cached / ABOUT).exists():
+    if is_local and not (cached / ABOUT).exists():
         logging.warning(
             '%s cannot be written, so its index goes to %s; `location` names another folder',
             directory,
@@ -77,7 +76,7 @@ def are_several(indexes: epath.PathLike | None) -> bool:
     """Whether the processes of a job, which all give `indexes`, are several."""
     if indexes is None:
         return False
-    import jax  # pylint: disable=g-import-not-at-top  # workers that index need none
+    import jax  # pylint: disable=g-import-not-at-top  # indexing workers need none
 
     return jax.process_count() > 1
 
@@ -87,8 +86,8 @@ def exists(location: epath.Path) -> bool:
     return (location / ABOUT).exists()
 
 
-def on_this_machine(location: epath.Path) -> epath.Path:
-    """The folder from which an index is mapped: its own, or the copy of one that lies in a bucket.
+def local_copy(location: epath.Path) -> epath.Path:
+    """The folder from which an index is mapped: its own, or the copy of one in a bucket.
 
     Raises:
         IndexMismatch: a file of the copy has another checksum than index.json says.
@@ -100,27 +99,27 @@ def on_this_machine(location: epath.Path) -> epath.Path:
     folder = files.default_cache() / 'indexes' / hashlib.sha256(text).hexdigest()[:32]
     if exists(folder):
         return folder
-    with alone(building(folder)):
+    with locked(building(folder)):
         if exists(folder):
             return folder
-        described = json.loads(text)['arrays']
-        with written(folder) as copy:
-            for name in described:
+        about = json.loads(text)['arrays']
+        with writing(folder) as copy:
+            for name in about:
                 paths.download(location / f'{name}.npy', copy / f'{name}.npy')
-            mapped = index_arrays.mapped(copy, described)
-            index_arrays.verify(copy, described, mapped, f'Delete {location} and index again.')
+            mapped = index_arrays.mapped(copy, about)
+            index_arrays.verify(copy, about, mapped, f'Delete {location} and index again.')
             (copy / ABOUT).write_bytes(text)
         shutil.rmtree(building(folder), ignore_errors=True)
     return folder
 
 
 def building(location: epath.Path) -> epath.Path:
-    """The folder in which the finished parts of an index wait for the others."""
+    """The folder that holds the finished parts of an index until all are there."""
     return location.with_name(f'{location.name}.building')
 
 
 def scratch(location: epath.Path) -> epath.Path:
-    """The folder of this machine in which parts are made."""
+    """The folder of this machine in which parts are written."""
     if not paths.is_remote(location):
         return building(location)
     key = hashlib.sha256(str(location).encode()).hexdigest()[:16]
@@ -128,8 +127,8 @@ def scratch(location: epath.Path) -> epath.Path:
 
 
 @contextlib.contextmanager
-def alone(folder: epath.Path) -> Iterator[None]:
-    """Makes a folder and keeps other processes of this machine out while the block runs.
+def locked(folder: epath.Path) -> Iterator[None]:
+    """Creates a folder and keeps other processes of this machine out while the block runs.
 
     The block may delete the folder. A file system without locks keeps nobody out.
     """
@@ -141,7 +140,7 @@ def alone(folder: epath.Path) -> Iterator[None]:
         with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(descriptor), os.stat(folder)):
                 break
-        os.close(descriptor)  # whoever had it has deleted it
+        os.close(descriptor)  # the process that had it deleted it
     try:
         yield
     finally:
@@ -161,8 +160,8 @@ def _lock(descriptor: int, folder: epath.Path) -> bool:
 
 
 @contextlib.contextmanager
-def written(location: epath.Path) -> Iterator[epath.Path]:
-    """Gives a folder to write to, which takes its place at `location` once all is written."""
+def writing(location: epath.Path) -> Iterator[epath.Path]:
+    """Gives a folder to write to, which becomes `location` when the block ends without an error."""
     if not paths.is_remote(location):
         temporary = temporary_beside(location)
         temporary.mkdir(parents=True, exist_ok=True)

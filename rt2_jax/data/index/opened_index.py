@@ -49,7 +49,7 @@ class OpenedIndex:
             raise FileNotFoundError(
                 f'no index at {self.location}; build it with rt2_jax.data.index.index_build.build'
             )
-        self.local = index_places.on_this_machine(self.location)
+        self.local = index_places.local_copy(self.location)
         self.about: dict[str, Any] = records.read(self.local / index_places.ABOUT, IndexMismatch)
         self.stamps = index_jobs.ask_once(lambda: self._check(dataset), self.directory, together)
         self.fingerprint: str = self.about['fingerprint']
@@ -163,12 +163,8 @@ def open_index(
                 f'{reason}. It is the first of {count} unreadable records that the index at '
                 f"{location} leaves out; repair the data and delete the index, or set on_corrupt='skip'.",
             )
+        first = f'{file}, byte {offset}: {reason}'
         logging.warning(
-            '%s: %d unreadable records are left out, the first: %s, byte %d: %s',
-            dataset.directory,
-            count,
-            file,
-            offset,
-            reason,
+            '%s: left out %d unreadable records, the first: %s', dataset.directory, count, first
         )
     return index

@@ -14,15 +14,15 @@ import numpy as np
 from rt2_jax.data import robot_card
 from rt2_jax.data.index import episode_columns
 from rt2_jax.data.index.episode_columns import Episode
-from rt2_jax.data.index.index_build import Part, Unit
+from rt2_jax.data.index.index_build import Indexable, Part, Unit
 from rt2_jax.data.readers import rlds_schema, tf_example, tfds_directory, tfrecord
 
 FORMAT = 2
 
 
 @dataclasses.dataclass(frozen=True)
-class Rlds:
-    """One split of a TFDS set in RLDS form, an `index_build.Indexable`.
+class Rlds(Indexable):
+    """One split of a TFDS set in RLDS form.
 
     Attributes:
         directory: with features.json, dataset_info.json and the shards; local or remote.

@@ -87,9 +87,9 @@ class Record:
 def scan(path: str | os.PathLike, *, payloads: bool = True) -> Iterator[Record]:
     """Walks the records of a file, corrupt ones included.
 
-    A record whose payload fails its checksum is yielded with `error` set and the walk goes on
-    behind it. A broken length or a truncated file ends the walk, since where the next record
-    starts is then unknown: the last Record says so in `error`.
+    A record whose payload fails its checksum has `error` set, and the walk goes on behind it. A broken
+    length or a truncated file ends the walk, since the start of the next record is unknown: the last
+    Record says so in `error`.
 
     Args:
         path: the TFRecord file, of this machine or remote (see files).

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 import dataclasses
 import hashlib
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 from etils import epath
 
 from rt2_jax.data.errors import DataSetError
-from rt2_jax.data.index import index_build, web_columns
-from rt2_jax.data.index.index_build import Part, Unit
-from rt2_jax.data.readers.tfrecord import CorruptRecord
-from rt2_jax.data.readers.web_records import Record
+from rt2_jax.data.index import web_columns
+from rt2_jax.data.index.index_build import Indexable, Part
 from rt2_jax.data.web.web_cards import TEXTS, WebCard, find
 from rt2_jax.nearest import nearest
 
@@ -22,14 +20,13 @@ FORMAT = 2
 
 
 @dataclasses.dataclass(frozen=True)
-class WebFormat(abc.ABC):
+class WebFormat(Indexable):
     """A web set in some format.
 
     Attributes:
         directory: the set, of this machine or remote.
         card: what its features are called.
         kind: the format's name.
-        rows, parallel_bytes: see `index_build.Indexable`.
     """
 
     directory: str
@@ -40,9 +37,9 @@ class WebFormat(abc.ABC):
     parallel_bytes = 32 << 20
 
     @property
-    @abc.abstractmethod
-    def fingerprint(self) -> str:
-        """Changes with anything but the data that changes what an index holds."""
+    def folder(self) -> str:
+        """Where pictures are that have files of their own; else ''."""
+        return ''
 
     @property
     def index_name(self) -> str:
@@ -53,31 +50,6 @@ class WebFormat(abc.ABC):
     def identity(self) -> dict[str, Any]:
         """What an index must have been built with."""
         return {'format': FORMAT, 'dataset': self.fingerprint}
-
-    @property
-    def folder(self) -> str:
-        """Where pictures are that have files of their own; else ''."""
-        return ''
-
-    def prepare(self) -> Self:
-        """Itself: there is no schema to prepare."""
-        return self
-
-    @abc.abstractmethod
-    def files(self) -> list[str]:
-        """Names, within the directory, of what is walked."""
-
-    def units(self, sizes: Sequence[int]) -> list[Unit]:
-        """One a file."""
-        return index_build.one_a_file(sizes)
-
-    @abc.abstractmethod
-    def records(self, path: str, unit: Unit, digest: Any) -> Iterator[Record | CorruptRecord]:
-        """A unit's records in order, with what is damaged in its place."""
-
-    @abc.abstractmethod
-    def framing(self, path: str, unit: Unit, digest: Any) -> None:
-        """Updates a hashlib digest with what a unit holds but for pixels."""
 
     @abc.abstractmethod
     def keys(self) -> list[str]:

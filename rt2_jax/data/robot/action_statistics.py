@@ -35,11 +35,11 @@ def compute(actions: np.ndarray, space: ActionSpace) -> dict[str, dict[str, floa
     """Statistics of each dimension, in one pass each over its column.
 
     Args:
-      actions: float32 [N, terminate + D], memory-mapped or not; a column at a time is in memory.
-      space: names the dimensions.
+        actions: float32 [N, terminate + D], memory-mapped or not; a column at a time is in memory.
+        space: names the dimensions.
 
     Returns:
-      Name -> {'min', 'max', 'mean', 'std', 'q01', 'q99'}; quantiles are exact.
+        Name -> {'min', 'max', 'mean', 'std', 'q01', 'q99'}; quantiles are exact.
     """
     statistics = {}
     for place, name in enumerate(space.names, start=int(space.terminate)):
@@ -78,7 +78,7 @@ def action_space(
     A dimension that never moves is widened by ActionSpace, which logs it.
 
     Raises:
-      ValueError: for bounds that BOUNDS doesn't have.
+        ValueError: for bounds that BOUNDS doesn't have.
     """
     check('bounds', bounds, BOUNDS)
     if bounds == 'card':
@@ -93,7 +93,9 @@ def action_space(
     return dataclasses.replace(space, low=low, high=high)
 
 
-def _range(space: ActionSpace, name: str, bounds: str, statistics) -> tuple[float, float]:
+def _range(
+    space: ActionSpace, name: str, bounds: str, statistics: Mapping[str, Mapping[str, float]]
+) -> tuple[float, float]:
     if bounds == 'q01-q99' and name != 'gripper':
         return range_of(*(statistics[name][key] for key in ('q01', 'q99', 'min', 'max')))
     if bounds == 'q01-q99':
@@ -110,8 +112,8 @@ def clipped(actions: np.ndarray, space: ActionSpace) -> dict[str, float]:
     """Share of the steps whose value lies beyond the range, by dimension.
 
     Args:
-      actions: float32 [N, terminate + D], memory-mapped or not; N is 1 or more.
-      space: the ranges.
+        actions: float32 [N, terminate + D], memory-mapped or not; N is 1 or more.
+        space: the ranges.
     """
     low, high = np.array(space.low), np.array(space.high)
     slack = 1e-6 * (high - low)  # float32 holds a range's end with a rounding error

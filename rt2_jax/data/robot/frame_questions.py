@@ -13,7 +13,7 @@ import numpy as np
 
 from rt2_jax.data.example import Example
 from rt2_jax.data.robot.derived import Derived
-from rt2_jax.data.robot.rlds import Step, StepSource
+from rt2_jax.data.robot.step_source import Step, StepSource
 from rt2_jax.nearest import check
 from rt2_jax.text import places, prompts
 
@@ -29,10 +29,10 @@ class FrameQuestions(Derived):
     line) and `observation/object_pixels` [n, 2] (u, v in [0, 1]; NaN where there is nothing).
 
     Attributes:
-      steps: the robot's episodes.
-      kinds: kind of question -> relative frequency (`KINDS` is the default).
-      seed: another seed asks other questions.
-      name: the source's name.
+        steps: the robot's episodes.
+        kind_weights: kind of question -> relative frequency (`KINDS` is the default).
+        seed: another seed asks other questions.
+        name: the source's name.
     """
 
     steps: StepSource
@@ -40,22 +40,24 @@ class FrameQuestions(Derived):
     seed: int = 0
     name: str = 'frames'
 
-    def __post_init__(self):
-        super().__post_init__()
+    def __post_init__(self) -> None:
         for kind in self.kind_weights:
             check('kind of question', kind, KINDS)
 
     @property
     def kinds(self) -> tuple[str, ...]:
+        """The kinds of questions."""
         return tuple(sorted(self.kind_weights))
 
     @property
     def fingerprint(self) -> str:
+        """Changes with the steps or the questions."""
         return f'{self.steps.fingerprint} {sorted(self.kind_weights.items())} {self.seed}'
 
-    def readers(self, chosen: Sequence[int]) -> Iterator[Callable[[], Example]]:
-        for index, step in zip(chosen, self.steps.look_up(chosen), strict=True):
-            yield functools.partial(self._example, index, step)
+    def readers(self, numbers: Sequence[int]) -> Iterator[Callable[[], Example]]:
+        """See `SkipCorrupt.readers`."""
+        for number, step in zip(numbers, self.steps.look_up(numbers), strict=True):
+            yield functools.partial(self._example, number, step)
 
     def _example(self, index: int, step: Step) -> Example:
         rng = np.random.Generator(np.random.Philox(key=[self.seed, index]))
@@ -80,7 +82,7 @@ def _visible(step: Mapping) -> list[tuple[str, np.ndarray]]:
     return sorted(inside, key=lambda pair: pair[1][0])
 
 
-def _ask(kind: str, things: list, gripper: np.ndarray, rng) -> tuple[str, str]:
+def _ask(kind: str, things: list, gripper: np.ndarray, rng: np.random.Generator) -> tuple[str, str]:
     if not things:
         kind = 'frame_gripper'
     if kind == 'frame_gripper':

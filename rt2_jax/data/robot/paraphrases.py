@@ -19,19 +19,19 @@ _SALT = 5  # tells these draws from others with the same seed
 
 @dataclasses.dataclass(frozen=True)
 class Paraphrases:
-    """What to say for an instruction; a pure function of (seed, step).
+    """Draws the words of an instruction; a pure function of (seed, step).
 
     Attributes:
-      said: instruction -> its paraphrases.
-      keep: share of the steps that keep the instruction as it is.
-      seed: another seed draws others.
+        texts: instruction -> its paraphrases.
+        keep: share of the steps that keep the instruction as it is.
+        seed: another seed draws others.
     """
 
-    said: Mapping[str, tuple[str, ...]]
+    texts: Mapping[str, tuple[str, ...]]
     keep: float = 0.5
     seed: int = 0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not 0 <= self.keep <= 1:
             raise ValueError(
                 f'the share of instructions that are kept must be 0 to 1, not {self.keep}'
@@ -42,18 +42,20 @@ class Paraphrases:
         """From a JSON file.
 
         Raises:
-          ValueError: the file is missing, no JSON, or no mapping of instructions to lists of texts.
+            ValueError: the file is missing, no JSON, or no mapping of instructions to lists of
+                texts.
         """
         return cls(_read(paths.of(path)), keep, seed)
 
     @property
     def fingerprint(self) -> str:
-        content = json.dumps([dict(sorted(self.said.items())), self.keep, self.seed])
+        """Changes with the file, the share or the seed."""
+        content = json.dumps([dict(sorted(self.texts.items())), self.keep, self.seed])
         return hashlib.sha256(content.encode()).hexdigest()[:16]
 
     def draw(self, instruction: str, step: int) -> str:
         """The instruction or one of its paraphrases, for a step by its number in the data set."""
-        others = self.said.get(instruction, ())
+        others = self.texts.get(instruction, ())
         rng = np.random.default_rng([_SALT, self.seed, step])
         if not others or rng.random() < self.keep:
             return instruction
@@ -63,19 +65,19 @@ class Paraphrases:
         """Compares with the instructions that there are, and logs what doesn't fit.
 
         Args:
-          instructions: the different instructions of a data set.
-          where: names the data set and the file.
+            instructions: the different instructions of a data set.
+            where: names the data set and the file.
 
         Returns:
-          How many instructions have no paraphrase, and how many of the file aren't there.
+            How many instructions have no paraphrase, and how many of the file aren't there.
 
         Raises:
-          ValueError: none of the file's instructions is there.
+            ValueError: none of the file's instructions is there.
         """
         instructions = set(instructions)
-        bare, unknown = instructions - set(self.said), sorted(set(self.said) - instructions)
+        bare, unknown = instructions - set(self.texts), sorted(set(self.texts) - instructions)
         example = f'{unknown[0]!r}{closest(unknown[0], instructions)}' if unknown else ''
-        if len(unknown) == len(self.said):
+        if len(unknown) == len(self.texts):
             raise ValueError(
                 f'{where}: none of the {len(unknown)} instructions is one of the data: {example}'
             )
@@ -84,7 +86,7 @@ class Paraphrases:
                 "%s: %d of %d instructions aren't in the data, the first is %s",
                 where,
                 len(unknown),
-                len(self.said),
+                len(self.texts),
                 example,
             )
         if bare:

@@ -5,7 +5,7 @@
                    {"episode": 12, "plan": "go to the drawer"}
                    {"episode": 12, "steps": [0, 14], "plan": "open the drawer"}
 
-An episode's number is its place in the data set, as `StepSource.raw` gives it; steps are numbered
+An episode's number is its place in the data set, as `StepTable.raw` gives it; steps are numbered
 from 0, the last one not included. What says more about a step goes first: its steps, its episode,
 its instruction.
 """
@@ -24,8 +24,7 @@ from etils import epath
 import numpy as np
 
 from rt2_jax import paths, records
-from rt2_jax.data.robot import step_columns
-from rt2_jax.data.robot.rlds import StepSource
+from rt2_jax.data.robot.step_table import StepTable
 from rt2_jax.nearest import check, closest
 
 FIELDS = ('instruction', 'episode', 'steps', 'plan')
@@ -36,23 +35,23 @@ class PlanFile:
     """A `plans.Planner` of what a file says.
 
     Attributes:
-      path: of the file, for messages.
-      instructions: plans by instruction.
-      episodes: plans by episode.
-      ranges: by episode, (first step, end, plan) in order.
+        path: of the file, for messages.
+        instructions: plans by instruction.
+        episodes: plans by episode.
+        ranges: by episode, (first step, end, plan) in order.
     """
 
     path: str
-    instructions: Mapping[str, str]
-    episodes: Mapping[int, str]
-    ranges: Mapping[int, list[tuple[int, int, str]]]
+    instructions: dict[str, str]
+    episodes: dict[int, str]
+    ranges: dict[int, list[tuple[int, int, str]]]
 
     @classmethod
     def read(cls, path: epath.PathLike) -> PlanFile:
         """Reads a .json or .jsonl file.
 
         Raises:
-          ValueError: no such file, no JSON, or an entry that can't be, by its number.
+            ValueError: no such file, no JSON, or an entry that can't be, by its number.
         """
         file = cls(str(path), {}, {}, {})
         for number, entry in enumerate(_entries(paths.of(path)), start=1):
@@ -68,35 +67,43 @@ class PlanFile:
 
     @functools.cached_property
     def fingerprint(self) -> str:
+        """Changes whenever a plan does."""
         content = [sorted(x.items()) for x in (self.instructions, self.episodes, self.ranges)]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
     def plan(self, step: Mapping[str, Any]) -> str:
+        """See `plans.Planner`."""
         for first, end, plan in self.ranges.get(step['episode'], ()):
             if first <= step['step'] < end:
                 return plan
-        plan = self.episodes.get(step['episode'])
-        return plan or self.instructions.get(step['instruction'], '')
+        of_episode = self.episodes.get(step['episode'])
+        return of_episode or self.instructions.get(step['instruction'], '')
 
-    def known(self, steps: StepSource) -> np.ndarray:
-        which, instructions = step_columns.texts(steps)
+    def known(self, table: StepTable) -> np.ndarray:
+        """See `plans.Planner`.
+
+        Raises:
+            ValueError: the data set has no episode of a number in the file.
+        """
+        which, instructions = table.texts()
         self._report_unknown(instructions)
-        if strange := {*self.episodes, *self.ranges} - set(range(steps.index.episodes)):
+        if strange := {*self.episodes, *self.ranges} - set(range(table.index.episodes)):
             raise ValueError(
-                f'{self.path}: there is no episode {min(strange)} in {steps.index.directory}, which '
-                f'has 0..{steps.index.episodes - 1}'
+                f'{self.path}: there is no episode {min(strange)} in {table.index.directory}, which '
+                f'has 0..{table.index.episodes - 1}'
             )
         known = np.array([text in self.instructions for text in instructions])[which]
-        for place, episode in enumerate(steps.episodes.tolist()):
-            own = steps.episode_steps(place)
+        for position, episode in enumerate(table.episodes.tolist()):
+            own = table.episode_steps(position)
             if episode in self.episodes:
                 known[own] = True
             for first, end, _ in self.ranges.get(episode, ()):
                 known[own[first:end]] = True
         return known
 
-    def texts(self, steps: StepSource | None) -> Iterable[str]:
-        del steps
+    def texts(self, table: StepTable | None) -> Iterable[str]:
+        """See `plans.Planner`."""
+        del table
         ranged = (plan for ranges in self.ranges.values() for *_, plan in ranges)
         return {*self.instructions.values(), *self.episodes.values(), *ranged}
 
@@ -106,22 +113,21 @@ class PlanFile:
         for field in entry:
             check(f'field in {where}', field, FIELDS)
         plan = _plan(entry.get('plan'), where)
-        instruction, episode, steps = map(entry.get, ('instruction', 'episode', 'steps'))
-        if isinstance(instruction, str) and episode is steps is None:
-            mapping, key = self.instructions, instruction
+        instruction: Any = entry.get('instruction')
+        episode: Any = entry.get('episode')
+        steps: Any = entry.get('steps')
+        if isinstance(instruction, str) and episode is None and steps is None:
+            _add_once(self.instructions, instruction, plan, where)
         elif instruction is None and _is_count(episode) and steps is None:
-            mapping, key = self.episodes, episode
+            _add_once(self.episodes, episode, plan, where)
         elif instruction is None and _is_count(episode) and _is_range(steps):
-            self.ranges.setdefault(episode, []).append((*steps, plan))
-            return
+            first, end = steps
+            self.ranges.setdefault(episode, []).append((first, end, plan))
         else:
             raise ValueError(
                 f'{where}: needs an "instruction", or the number of an "episode" and if need be its '
                 f'"steps" [first, end]; got {entry}'
             )
-        if key in mapping:
-            raise ValueError(f'{where}: {key!r} has a plan already, {mapping[key]!r}')
-        mapping[key] = plan
 
     def _report_unknown(self, instructions: list[str]) -> None:
         if unknown := sorted(set(self.instructions) - set(instructions)):
@@ -147,6 +153,12 @@ def _entries(path: epath.Path) -> list[Any]:
     if not isinstance(content, dict):
         raise ValueError(f'{path} must hold a mapping of instructions to plans; .jsonl holds lines')
     return [{'instruction': instruction, 'plan': plan} for instruction, plan in content.items()]
+
+
+def _add_once(plans: dict[Any, str], key: Any, plan: str, where: str) -> None:
+    if key in plans:
+        raise ValueError(f'{where}: {key!r} has a plan already, {plans[key]!r}')
+    plans[key] = plan
 
 
 def _plan(plan: Any, where: str) -> str:

@@ -16,11 +16,12 @@ import numpy as np
 
 from rt2_jax.data.errors import DataSetError
 from rt2_jax.data.example import Example
-from rt2_jax.data.robot import step_columns
 from rt2_jax.data.robot.derived import Derived
-from rt2_jax.data.robot.rlds import Step, StepSource
+from rt2_jax.data.robot.step_source import Step, StepSource
+from rt2_jax.data.robot.step_table import StepTable
 from rt2_jax.nearest import check
 from rt2_jax.text import places, prompts
+from rt2_jax.text.actions import ActionSpace
 
 MISSING = ('raise', 'act')
 
@@ -28,16 +29,18 @@ MISSING = ('raise', 'act')
 class Planner(Protocol):
     """Where plans come from."""
 
-    fingerprint: str  # changes whenever a plan does
+    @property
+    def fingerprint(self) -> str:
+        """Changes whenever a plan does."""
 
     def plan(self, step: Mapping[str, Any]) -> str:
-        """The plan of a step as `StepSource.raw` gives it; '' where there is none."""
+        """The plan of a step as `StepTable.raw` gives it; '' where there is none."""
 
-    def known(self, steps: StepSource) -> np.ndarray:
-        """Of which selected steps there is a plan, bool [len(steps)]."""
+    def known(self, table: StepTable) -> np.ndarray:
+        """Of which steps there is a plan, bool [len(table)]."""
 
-    def texts(self, steps: StepSource) -> Iterable[str]:
-        """The different plans, or none where they are too many to say."""
+    def texts(self, table: StepTable) -> Iterable[str]:
+        """The different plans; none where there are too many to list."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,14 +48,14 @@ class Planned(Derived):
     """Step `i` of `steps` with a plan.
 
     Attributes:
-      steps: the robot's episodes.
-      planner: where the plans come from.
-      missing: what to do with steps that have no plan. 'raise', or 'act': they are answered by the
-        action alone, which is counted and logged.
-      name: the source's name.
+        steps: the robot's episodes.
+        planner: where the plans come from.
+        missing: what to do with steps that have no plan. 'raise', or 'act': they are answered by
+            the action alone, which is counted and logged.
+        name: the source's name.
 
     Raises:
-      DataSetError: there is no plan at all, or none for a step with missing='raise'.
+        DataSetError: there is no plan at all, or none for a step with missing='raise'.
     """
 
     steps: StepSource
@@ -60,39 +63,50 @@ class Planned(Derived):
     missing: str = 'raise'
     name: str = 'plans'
 
-    def __post_init__(self):
-        super().__post_init__()
+    def __post_init__(self) -> None:
         check('plans_missing', self.missing, MISSING)
-        known = self.planner.known(self.steps)
+        table = self.steps.table
+        known = self.planner.known(table)
         if known.all():
             return
-        told = (
+        first = int(np.argmin(known))
+        problem = (
             f'{self.name}: {(~known).sum()} of {len(known)} steps have no plan, the first is '
-            f'{self.steps.instruction(int(np.argmin(known)))!r} of episode '
-            f'{self.steps.episode_index(int(np.argmin(known)))}'
+            f'{table.instruction(first)!r} of episode {table.episode_index(first)}'
         )
         if self.missing == 'raise' or not known.any():
-            raise DataSetError(f"{told}; add them, or set plans_missing='act' where some are there")
-        logging.warning('%s; they are answered by the action alone', told)
+            raise DataSetError(
+                f"{problem}; add them, or set plans_missing='act' where some are there"
+            )
+        logging.warning('%s; they are answered by the action alone', problem)
 
     @property
     def kinds(self) -> tuple[str, ...]:
+        """'robot_plan', and 'robot' where some steps have no plan."""
         return ('robot', 'robot_plan') if self.missing == 'act' else ('robot_plan',)
 
     @property
-    def action_space(self):
+    def acting_kinds(self) -> tuple[str, ...]:
+        """All of them."""
+        return self.kinds
+
+    @property
+    def action_space(self) -> ActionSpace:
+        """Of the actions behind the plans."""
         return self.steps.action_space
 
     @property
     def fingerprint(self) -> str:
+        """Changes with the steps or a plan."""
         return f'{self.steps.fingerprint} {self.planner.fingerprint} {self.missing}'
 
     def answers(self) -> Iterable[str]:
         """Those answers whose length depends on the data; an action follows each."""
-        return (prompts.plan(text) for text in self.planner.texts(self.steps))
+        return (prompts.plan(text) for text in self.planner.texts(self.steps.table))
 
-    def readers(self, chosen: Sequence[int]) -> Iterator[Callable[[], Example]]:
-        for step in self.steps.look_up(chosen):
+    def readers(self, numbers: Sequence[int]) -> Iterator[Callable[[], Example]]:
+        """See `SkipCorrupt.readers`."""
+        for step in self.steps.look_up(numbers):
             yield functools.partial(self._example, step)
 
     def _example(self, step: Step) -> Example:
@@ -114,13 +128,16 @@ class Instruction:
     fingerprint = 'instruction'
 
     def plan(self, step: Mapping[str, Any]) -> str:
+        """See `Planner`."""
         return step['instruction'].strip()
 
-    def known(self, steps: StepSource) -> np.ndarray:
-        return _are_there(*step_columns.texts(steps))
+    def known(self, table: StepTable) -> np.ndarray:
+        """See `Planner`."""
+        return _are_there(*table.texts())
 
-    def texts(self, steps: StepSource) -> Iterable[str]:
-        return step_columns.texts(steps)[1]
+    def texts(self, table: StepTable) -> Iterable[str]:
+        """See `Planner`."""
+        return table.texts()[1]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,28 +145,34 @@ class Column:
     """The plan is a label of the step, such as its sub-task.
 
     Attributes:
-      path: the label's column, one that the card keeps.
+        path: the label's column, one that the card keeps.
     """
 
     path: str
 
     @property
     def fingerprint(self) -> str:
+        """See `Planner`."""
         return f'column {self.path}'
 
     def plan(self, step: Mapping[str, Any]) -> str:
+        """See `Planner`."""
         return step[self.path].strip()
 
-    def known(self, steps: StepSource) -> np.ndarray:
-        return _are_there(*step_columns.texts(steps, self.path))
+    def known(self, table: StepTable) -> np.ndarray:
+        """See `Planner`."""
+        return _are_there(*table.texts(self.path))
 
-    def texts(self, steps: StepSource) -> Iterable[str]:
-        return filter(str.strip, step_columns.texts(steps, self.path)[1])
+    def texts(self, table: StepTable) -> Iterable[str]:
+        """See `Planner`."""
+        return filter(str.strip, table.texts(self.path)[1])
 
 
 class Grounded:
-    """Where the gripper and the things named in the instruction are, in the web's own words for
-    places, so that what was learnt from pictures is written down where the action can use it:
+    """The plan says where the gripper and the things named in the instruction are.
+
+    Places are written as the web's answers have them, so that what was learnt from pictures is in the
+    context of the action:
 
         Plan: banana 410 530 gripper 310 610 90. Action: ...
     """
@@ -163,20 +186,25 @@ class Grounded:
     )
 
     def plan(self, step: Mapping[str, Any]) -> str:
+        """See `Planner`."""
         return grounded(step)
 
-    def known(self, steps: StepSource) -> np.ndarray:
-        step_columns.require(steps, self.columns)
-        return np.ones([len(steps)], bool)
+    def known(self, table: StepTable) -> np.ndarray:
+        """See `Planner`."""
+        table.require(self.columns)
+        return np.ones([len(table)], bool)
 
-    def texts(self, steps: StepSource) -> Iterable[str]:
-        del steps
+    def texts(self, table: StepTable) -> Iterable[str]:
+        """See `Planner`."""
+        del table
         return ()
 
 
 def grounded(step: Mapping) -> str:
-    """The plan's text for a raw step: places of what is named, in the instruction's order, and of the
-    gripper, with its height in millimetres. Things out of view are named without a place.
+    """The text of a grounded plan for a raw step.
+
+    It has the places of the things that are named, in the instruction's order, and of the gripper, with
+    its height in millimetres. Things out of view are named without a place.
     """
     instruction = f' {step["instruction"]} '
     names = step['observation/object_names'].split('\n')

@@ -5,6 +5,7 @@ from __future__ import annotations
 from absl import logging
 import numpy as np
 
+from rt2_jax.data.data_config import RobotSet
 from rt2_jax.data.errors import DataSetError
 from rt2_jax.data.index.episode_index import EpisodeIndex
 from rt2_jax.data.robot import splits
@@ -13,48 +14,39 @@ from rt2_jax.nearest import check
 MISSING_INSTRUCTIONS = ('drop', 'raise')
 
 
-def choose(
-    index: EpisodeIndex,
-    *,
-    episodes: int | None = None,
-    success_only: bool = False,
-    holdout: float = 0,
-    part: str = 'train',
-    missing_instructions: str = 'drop',
-    camera: int = 0,
-    on_corrupt: str = 'raise',
-) -> tuple[np.ndarray, int]:
-    """Numbers of the episodes, int64 [N], and how many were left out for want of an instruction.
+def choose(index: EpisodeIndex, settings: RobotSet, part: str = 'train') -> tuple[np.ndarray, int]:
+    """Selects the episodes that a set's settings ask for.
+
+    With missing_instructions='drop', episodes with a step that has no instruction are left out; with
+    on_corrupt='skip', those with a step that has no picture of the camera. Both are logged.
 
     Args:
-      index: of the whole set.
-      episodes: the first so many of those that the rest leaves.
-      success_only: only episodes marked successful.
-      holdout, part: see splits.
-      missing_instructions: 'drop' leaves out episodes with a step that has no instruction, which is
-        logged and counted; 'raise' refuses such data.
-      camera, on_corrupt: 'skip' leaves out episodes with a step that has no picture of this camera,
-        which is logged; 'raise' refuses such data.
+        index: of the whole set.
+        settings: of the set; see RobotSet.
+        part: 'train' or 'validation' (see splits).
+
+    Returns:
+        Numbers of the episodes, int64 [N], and how many were left out for want of an instruction.
 
     Raises:
-      DataSetError: the data don't say what is asked, or too few episodes are left.
+        DataSetError: the data don't say what a setting needs, or too few episodes are left.
     """
-    check('missing_instructions', missing_instructions, MISSING_INSTRUCTIONS)
+    check('missing_instructions', settings.missing_instructions, MISSING_INSTRUCTIONS)
     check('part', part, splits.PARTS)
-    chosen, unlabelled = _labelled(index, missing_instructions)
-    chosen = _seen(index, chosen, camera, on_corrupt)
-    if holdout:
-        chosen = chosen[np.isin(chosen, splits.part_of(index, holdout, part))]
-    if success_only:
+    chosen, unlabelled = _labelled(index, settings.missing_instructions)
+    chosen = _seen(index, chosen, settings.camera, settings.on_corrupt)
+    if settings.holdout:
+        chosen = chosen[np.isin(chosen, splits.part_of(index, settings.holdout, part))]
+    if settings.success_only:
         chosen = chosen[_success(index)[chosen] == 1]
-    if episodes is not None:
-        if not 0 < episodes <= len(chosen):
+    if settings.episodes is not None:
+        if not 0 < settings.episodes <= len(chosen):
             raise DataSetError(
                 f'{index.directory} has {len(chosen)} episodes to choose from'
-                f'{" (successful ones)" if success_only else ""}; {episodes} are asked for '
-                '(None takes all)'
+                f'{" (successful ones)" if settings.success_only else ""}; {settings.episodes} are '
+                'asked for (None takes all)'
             )
-        chosen = chosen[:episodes]
+        chosen = chosen[: settings.episodes]
     return chosen, unlabelled
 
 

@@ -17,6 +17,7 @@ from rt2_jax.data import holdouts
 from rt2_jax.data.holdouts import LISTED, PARTS, Leakage
 from rt2_jax.data.index.episode_index import EpisodeIndex
 from rt2_jax.data.readers import tfrecord
+from rt2_jax.data.robot.step_table import StepTable
 from rt2_jax.nearest import check
 
 
@@ -36,12 +37,13 @@ def held_out(index: EpisodeIndex, holdout: float) -> np.ndarray:
     """Which episodes of a set are held out, bool [episodes].
 
     Args:
-      index: of the whole set.
-      holdout: a share in (0, 1), about which each episode decides by itself, so that others may be
-        added; or a number of episodes, 1 or more, some of which may give way when others are added.
+        index: of the whole set.
+        holdout: a share in (0, 1), about which each episode decides by itself, so that others may
+            be added; or a number of episodes, 1 or more, some of which may give way when others are
+            added.
 
     Raises:
-      DataSetError: none is held out, or all are.
+        DataSetError: none is held out, or all are.
     """
     order = holdouts.order(identities(index))
     limit = holdouts.limit(
@@ -59,13 +61,13 @@ def part_of(index: EpisodeIndex, holdout: float, part: str) -> np.ndarray:
 
 
 def check_apart(trained: Mapping[str, Any], validated: Mapping[str, Any]) -> None:
-    """Compares the episodes of two groups of sources, by name; sources without episodes are let by.
+    """Compares the episodes of two groups of sources, by name; other sources are ignored.
 
     Episodes that begin with the same picture and the same instruction are logged, for they may be
     two takes of one layout.
 
     Raises:
-      Leakage: an episode is in both; lists the first few.
+        Leakage: an episode is in both; lists the first few.
     """
     ours, theirs = _episodes(trained), _episodes(validated)
     same = _in_both(ours, theirs, 'identity')
@@ -87,17 +89,20 @@ def check_apart(trained: Mapping[str, Any], validated: Mapping[str, Any]) -> Non
 
 def _episodes(sources: Mapping[str, Any]) -> dict[str, Any]:
     """The chosen episodes of all sources that have some, in columns."""
-    names, numbers, columns = [], [], {'identity': [], 'beginning': []}
+    names: list[str] = []
+    numbers: list[np.ndarray] = []
+    columns: dict[str, list[np.ndarray]] = {'identity': [], 'beginning': []}
     seen = set()
     for name, source in sources.items():
-        steps = getattr(source, 'steps', source)  # what asks about steps holds them
-        if not isinstance(getattr(steps, 'index', None), EpisodeIndex) or id(steps) in seen:
+        steps = getattr(source, 'steps', source)  # a derived source has the steps it asks about
+        table = getattr(steps, 'table', None)
+        if not isinstance(table, StepTable) or id(table) in seen:
             continue
-        seen.add(id(steps))
-        names += [name] * len(steps.episodes)
-        numbers.append(steps.episodes)
-        columns['identity'].append(identities(steps.index)[steps.episodes])
-        columns['beginning'].append(_beginnings(steps.index)[steps.episodes])
+        seen.add(id(table))
+        names += [name] * len(table.episodes)
+        numbers.append(table.episodes)
+        columns['identity'].append(identities(table.index)[table.episodes])
+        columns['beginning'].append(_beginnings(table.index)[table.episodes])
     joined = {
         key: np.concatenate(parts) if parts else np.zeros(0, np.uint64)
         for key, parts in columns.items()
@@ -113,8 +118,10 @@ def _beginnings(index: EpisodeIndex) -> np.ndarray:
     # An empty episode at the end of a set has no first step.
     first = np.minimum(index.arrays['episode_first'][:-1], index.steps - 1)
     texts = np.array([tfrecord.checksum(text.encode()) for text in index.texts], np.uint64)
-    said = texts[index.arrays['instruction'][first]]
-    return holdouts.mixed((said << np.uint64(32)) + index.arrays['image_checksum'][first, 0])
+    instructions = texts[index.arrays['instruction'][first]]
+    return holdouts.mixed(
+        (instructions << np.uint64(32)) + index.arrays['image_checksum'][first, 0]
+    )
 
 
 def _in_both(ours: dict[str, Any], theirs: dict[str, Any], key: str) -> list[str]:

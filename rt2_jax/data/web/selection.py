@@ -22,6 +22,7 @@ from etils import epath
 import numpy as np
 
 from rt2_jax import records
+from rt2_jax.data.data_config import WebSet
 from rt2_jax.data.errors import IndexMismatch
 from rt2_jax.data.holdouts import PARTS
 from rt2_jax.data.index import index_places
@@ -38,10 +39,10 @@ class Selection:
     """Rows that are used.
 
     Attributes:
-      rows: int [n], grouped by language; None for all rows as they are.
-      languages: the languages of the groups, or ('',) where they aren't weighted.
-      counts: rows of each group.
-      left_out: reason -> how many records it left out.
+        rows: int [n], grouped by language; None for all rows as they are.
+        languages: the languages of the groups, or ('',) where they aren't weighted.
+        counts: rows of each group.
+        left_out: reason -> how many records it left out.
     """
 
     rows: np.ndarray | None
@@ -57,11 +58,11 @@ class Shares:
     others come around again, each row as often as any other of its group, or once more.
 
     Args:
-      selection: the rows.
-      shares: of each group; they add up to 1.
+        selection: the rows.
+        shares: of each group; they add up to 1.
     """
 
-    def __init__(self, selection: Selection, shares: Sequence[float]):
+    def __init__(self, selection: Selection, shares: Sequence[float]) -> None:
         self._rows, self._counts = selection.rows, selection.counts
         length = max(int(np.ceil(n / p - 1e-9)) for n, p in zip(selection.counts, shares))
         if length > LONGEST:
@@ -92,9 +93,9 @@ def language_shares(
     """Shares of the selection's groups.
 
     Args:
-      selection: its counts n.
-      weights: language -> weight; if empty, shares go with n ** (1 / temperature).
-      temperature: 1 keeps the data's own shares, more raises those of rare languages.
+        selection: its counts n.
+        weights: language -> weight; if empty, shares go with n ** (1 / temperature).
+        temperature: 1 keeps the data's own shares, more raises those of rare languages.
     """
     raw = [
         float(weights[language]) if weights else count ** (1 / temperature)
@@ -106,50 +107,45 @@ def language_shares(
 def select(
     table: WebTable,
     needs: Sequence[Sequence[str]],
-    *,
+    settings: WebSet,
     languages: Sequence[str] = (),
-    grouped: bool = False,
-    keep_top: float = 1.0,
-    min_score: float | None = None,
-    holdout: float = 0,
     part: str = 'train',
 ) -> Selection:
     """Selects records; kept beside the index, where that can be written.
 
-    Applied in this order: a record must hold what some task needs, be in one of the languages, have
-    at least the score, be among the best, and be of the part that is asked for.
+    Applied in this order: a record must hold what some task needs, be in one of the languages, have at
+    least `min_score`, be among the best `keep_top` by score (exact, ties go to those that come first in
+    the set; records without a score are left out if it is below 1), and be of the part.
 
     Args:
-      table: the opened index.
-      needs: the fields that each task needs.
-      languages: languages to keep; all if empty.
-      grouped: group rows by language.
-      keep_top: the share of records, by score, that are kept; exact, ties go to those that come
-        first in the set. Records without a score are left out if this is below 1.
-      min_score: the lowest score that is kept.
-      holdout, part: see splits.
+        table: the opened index.
+        needs: the fields that each task needs.
+        settings: of the set.
+        languages: languages to keep; all if empty.
+        part: 'train' or 'validation' (see splits).
 
     Raises:
-      DataSetError: nothing is left, or there are no scores.
+        DataSetError: nothing is left, or there are no scores.
     """
     for language in languages:
         check(f'language of {table.directory}:', language, table.languages)
-    if not 0 < keep_top <= 1:
-        raise ValueError(f'keep_top must be above 0 and at most 1, not {keep_top}')
+    if not 0 < settings.keep_top <= 1:
+        raise ValueError(f'keep_top must be above 0 and at most 1, not {settings.keep_top}')
     check('part', part, PARTS)
-    settings = {
+    # The name of the folder follows from it.
+    key = {
         'needs': sorted(sorted(need) for need in needs),
         'languages': sorted(languages),
-        'grouped': grouped,
-        'keep_top': keep_top,
-        'min_score': min_score,
+        'grouped': bool(languages) or settings.temperature != 1,
+        'keep_top': settings.keep_top,
+        'min_score': settings.min_score,
         'index': table.fingerprint,
-        **({'holdout': holdout, 'part': part} if holdout else {}),
+        **({'holdout': settings.holdout, 'part': part} if settings.holdout else {}),
     }
-    own = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+    own = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
     folder = table.local / f'selection-{own}'
     if not (folder / 'selection.json').exists():
-        return _compute(table, settings, folder)
+        return _compute(table, key, folder)
     about = records.read(folder / 'selection.json', IndexMismatch)
     return Selection(
         _mapped(folder / 'rows.npy'),
@@ -164,34 +160,34 @@ def _mapped(path: epath.Path) -> np.ndarray | None:
 
 
 def _filters(table: WebTable, settings: Mapping[str, Any]) -> Filters:
-    found = Filters(table)
-    found.add('has no text for any of the tasks', found.holding(settings['needs']))
+    filters = Filters(table)
+    filters.add('has no text for any of the tasks', filters.holding(settings['needs']))
     if settings['languages']:
-        found.add('in another language', found.among(settings['languages']))
+        filters.add('in another language', filters.among(settings['languages']))
     if settings['min_score'] is not None or settings['keep_top'] < 1:
-        found.add('has no score', found.scored())
+        filters.add('has no score', filters.scored())
     if settings['min_score'] is not None:
-        found.add('scores lower', found.at_least(settings['min_score']))
+        filters.add('scores lower', filters.at_least(settings['min_score']))
     if settings['keep_top'] < 1:
         # Of all, so that holding out some leaves the others as they were.
-        found.add('is not among the best', found.best(settings['keep_top']))
+        filters.add('is not among the best', filters.best(settings['keep_top']))
     if holdout := settings.get('holdout'):
         part = settings['part']
         reason = 'is held out' if part == 'train' else 'is trained on'
-        found.add(reason, found.part(holdout, part))
-    return found
+        filters.add(reason, filters.part(holdout, part))
+    return filters
 
 
 def _compute(table: WebTable, settings: Mapping[str, Any], folder: epath.Path) -> Selection:
-    filters, lost = _filters(table, settings), Counter()
+    filters = _filters(table, settings)
+    lost: Counter[str] = Counter()
     counts = np.zeros(len(table.languages), np.int64)
     for rows, mask in filters.kept(lost):
         counts += np.bincount(table.arrays['language'][rows][mask], minlength=len(counts))
     left_out = check_left(table, int(counts.sum()), lost)
+    names = tuple(name for name, n in zip(table.languages, counts) if n)
     if not settings['grouped']:
         names, counts = ('',), counts.sum(keepdims=True)
-    else:
-        names = tuple(name for name, n in zip(table.languages, counts) if n)
     selection = Selection(None, names, tuple(int(n) for n in counts if n), left_out)
     if not settings['grouped'] and counts[0] == len(table):
         _keep(folder, selection, lambda file: None)
@@ -199,7 +195,9 @@ def _compute(table: WebTable, settings: Mapping[str, Any], folder: epath.Path) -
     return _with_rows(table, filters, counts, selection, folder)
 
 
-def _with_rows(table, filters: Filters, counts, selection: Selection, folder) -> Selection:
+def _with_rows(
+    table: WebTable, filters: Filters, counts: np.ndarray, selection: Selection, folder: epath.Path
+) -> Selection:
     """The selection with its rows, in a file or, where that can't be written, in memory."""
     dtype = np.dtype(np.uint32 if len(table) < 1 << 32 else np.int64)
     whole = (int(counts.sum()),)
@@ -220,16 +218,18 @@ def _with_rows(table, filters: Filters, counts, selection: Selection, folder) ->
     return dataclasses.replace(selection, rows=out)
 
 
-def _grouped(table: WebTable, filters: Filters, counts) -> Iterator[tuple[int, np.ndarray]]:
+def _grouped(
+    table: WebTable, filters: Filters, counts: np.ndarray
+) -> Iterator[tuple[int, np.ndarray]]:
     """Runs of rows of one group, with the place at which each goes."""
     places = np.cumsum(counts) - counts
     for rows, mask in filters.kept():
-        found = rows.start + np.flatnonzero(mask)
+        kept = rows.start + np.flatnonzero(mask)
         if len(counts) == 1:
-            groups = [found]
+            groups = [kept]
         else:
-            numbers = table.arrays['language'][found]
-            ordered = found[np.argsort(numbers, kind='stable')]
+            numbers = table.arrays['language'][kept]
+            ordered = kept[np.argsort(numbers, kind='stable')]
             groups = np.split(ordered, np.cumsum(np.bincount(numbers, minlength=len(counts)))[:-1])
         for group, chosen in enumerate(groups):
             if len(chosen):

@@ -1,24 +1,29 @@
-"""The small web: composed pictures with questions and answers, made on the fly from an index.
+"""The small web: composed pictures with questions and answers, made on the fly.
 
-It stands for the web sets of the RT-2 paper (WebLI and VQA sets, arXiv 2307.15818 appendix B): real
-human-drawn pictures with their real names, in scenes and questions by template. Item `i` is a pure
-function of (seed, i): random access, no files, no state.
+It stands in for the web sets of RT-2 (WebLI and VQA sets, arXiv 2307.15818, appendix B): drawings by
+people with their real names, in scenes and questions by template. Item `i` is a pure function of
+(seed, i): random access, no files, no state.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import functools
+from typing import TypeVar
 
 import numpy as np
 
 from rt2_jax.data.example import Example
 from rt2_jax.data.web import compose, pictures, variety
+from rt2_jax.data.web.compose import Placed
+from rt2_jax.data.web.pictures import Picture
 from rt2_jax.nearest import check
 from rt2_jax.text import places, prompts
 
+T = TypeVar('T')
+
 MAP_SIDE = 6  # cells a side of a 'map'
 NUMBER_WORDS = ('zero', 'one', 'two', 'three', 'four', 'five')
-NOTHING = '0'  # what a 'map' says of an empty cell
+NOTHING = '0'  # an empty cell in the answer to a 'map'
 LANGUAGE_NAMES = {
     'en': 'english',
     'de': 'german',
@@ -27,8 +32,8 @@ LANGUAGE_NAMES = {
     'it': 'italian',
     'pt': 'portuguese',
 }
-# What is asked, and how often. Where a lone thing is teaches places before names are understood;
-# lists teach both together, the densest kind there is.
+# Kinds of questions and their frequencies. 'where_lone' teaches places before names are understood;
+# 'list' teaches both together, most per example.
 KINDS = {
     'name': 0.18,
     'name_language': 0.04,
@@ -37,21 +42,21 @@ KINDS = {
     'where': 0.34,
     'where_category': 0.03,
     'where_language': 0.03,
-    'where_sum': 0.0,  # a number by arithmetic
+    'where_sum': 0.0,  # a number, named by a sum or a difference
     'what': 0.05,
     'list': 0.11,
-    'way': 0.0,  # not learnt at a few hundredths; the robot's frames ask it of the gripper
+    'way': 0.0,  # not learnt at 0.02 to 0.04; frame_questions asks it of the gripper
     'count': 0.01,
     'colour': 0.02,
     'yes_no': 0.02,
-    'map': 0.0,  # one word a cell, for training a vision tower alone
+    'map': 0.0,  # one word per cell, for training a vision tower alone
     'map_any': 0.0,  # the same in any language, or by category
 }
 _LONE = ('name', 'name_language', 'category', 'where_lone')  # kinds that show one picture
-# How often it is a lone picture of any size, not of a scene's tiles.
+# Share of examples with a lone picture of any size, instead of tiles.
 _ANY_SIZE = {'name': 0.6, 'name_language': 0.6, 'category': 0.6, 'map': 0.3, 'map_any': 0.3}
 _MAPS = ('map', 'map_any')
-_MAP_CATEGORY = 0.2  # share of 'map_any' that says categories; the rest are languages alike
+_MAP_CATEGORY = 0.2  # share of 'map_any' with categories; languages share the rest equally
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +86,7 @@ class SmallWeb:
     varied: bool = False
     name: str = 'web'
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for kind in self.kinds:
             check('kind of question', kind, KINDS)
         if not sum(self.kinds.values()) > 0:
@@ -93,7 +98,7 @@ class SmallWeb:
         return self.length
 
     @functools.cached_property
-    def _pictures(self) -> tuple[pictures.Picture, ...]:
+    def _pictures(self) -> tuple[Picture, ...]:
         return pictures.catalogue() + (pictures.people() if self.people else ())
 
     @functools.cached_property
@@ -107,9 +112,8 @@ class SmallWeb:
             raise IndexError(f'Item {index} of a small web of {self.length}')
         rng = np.random.Generator(np.random.Philox(key=[self.seed, index]))
         kinds, thresholds = self._thresholds
-        kind = kinds[
-            min(int(np.searchsorted(thresholds, rng.random(), side='right')), len(kinds) - 1)
-        ]
+        number = int(np.searchsorted(thresholds, rng.random(), side='right'))
+        kind = kinds[min(number, len(kinds) - 1)]
         scene, frame = self._scene(rng, kind)
         question, answer = _ask(kind, scene, rng, self._pictures)
         return Example(
@@ -121,7 +125,8 @@ class SmallWeb:
             kind=kind,
         )
 
-    def _scene(self, rng, kind) -> tuple[list[compose.Placed], np.ndarray]:
+    def _scene(self, rng: np.random.Generator, kind: str) -> tuple[list[Placed], np.ndarray]:
+        """Draws a scene for a kind of question: its pictures, and the frame uint8 [S, S, 3]."""
         canvas = self._background(rng)
         flatten, thickness = 1.0, 0.0
         if kind in _ANY_SIZE and rng.random() < _ANY_SIZE[kind]:
@@ -130,16 +135,11 @@ class SmallWeb:
             if rng.random() < 0.6:
                 flatten, thickness = rng.uniform(0.75, 1.0), rng.uniform(0.0, 0.06)
             count = 1 if kind in _LONE else int(rng.integers(1 if kind in _MAPS else 2, 5))
-            scene = self._several(
-                rng,
-                count,
-                distinct_categories=kind == 'where_category',
-                number=kind == 'where_sum',
-                cards=kind == 'colour' or rng.random() < 0.7,
-            )
+            cards = kind == 'colour' or rng.random() < 0.7
+            scene = self._several(rng, kind, count, cards)
         if self.varied:
             scene = [self._vary(placed, rng) for placed in scene]
-        for placed in sorted(scene, key=lambda p: p.centre[1]):
+        for placed in sorted(scene, key=lambda placed: placed.centre[1]):
             compose.draw(canvas, placed, flatten, thickness)
         if rng.random() < 0.2:
             compose.distract(canvas, rng)
@@ -147,7 +147,7 @@ class SmallWeb:
             variety.light(canvas, rng)
         return scene, compose.finish(canvas, rng)
 
-    def _background(self, rng) -> np.ndarray:
+    def _background(self, rng: np.random.Generator) -> np.ndarray:
         if self.varied and rng.random() < 0.6:
             canvas = variety.surface(rng, self.size)
         else:
@@ -157,7 +157,7 @@ class SmallWeb:
             variety.clutter(canvas, rng)
         return canvas
 
-    def _vary(self, placed: compose.Placed, rng) -> compose.Placed:
+    def _vary(self, placed: Placed, rng: np.random.Generator) -> Placed:
         return dataclasses.replace(
             placed,
             side=placed.side * rng.uniform(0.75, 1.1),
@@ -165,30 +165,25 @@ class SmallWeb:
             style=int(rng.integers(1 << 32)) if rng.random() < 0.35 else None,
         )
 
-    def _lone(self, rng) -> compose.Placed:
+    def _lone(self, rng: np.random.Generator) -> Placed:
         side = rng.uniform(0.3, 0.95)
-        room = max(0.0, 0.5 - side / 2)
-        centre = tuple(rng.uniform(0.5 - room, 0.5 + room, 2))
+        reach = max(0.0, 0.5 - side / 2)
+        u, v = rng.uniform(0.5 - reach, 0.5 + reach, 2)
         card = rng.choice(list(compose.COLOURS)) if rng.random() < 0.3 else None
-        return compose.Placed(
-            _choice(rng, self._pictures),
-            centre,
-            side,
-            rng.uniform(-self.rotation, self.rotation),
-            card,
-        )
+        picture = _choice(rng, self._pictures)
+        return Placed(picture, (u, v), side, rng.uniform(-self.rotation, self.rotation), card)
 
-    def _several(self, rng, count, distinct_categories, cards, number) -> list[compose.Placed]:
-        """Lays pictures of about one size without overlap, by rejection; the first may be a number."""
+    def _several(
+        self, rng: np.random.Generator, kind: str, count: int, cards: bool
+    ) -> list[Placed]:
+        """Pictures of about one size without overlap, on cards or not; of a sum, the first is a number."""
         side = rng.uniform(0.21, 0.32 if count < 4 else 0.28)
         centres = _apart(rng, count, margin=0.4 * side, distance=1.15 * side)
-        chosen = [_choice(rng, pictures.numbers())] if number else []
+        chosen = [_choice(rng, pictures.numbers())] if kind == 'where_sum' else []
+        same = 'category' if kind == 'where_category' else 'code'
         while len(chosen) < count:
             picture = _choice(rng, self._pictures)
-            taken = (
-                {p.category for p in chosen} if distinct_categories else {p.code for p in chosen}
-            )
-            if (picture.category if distinct_categories else picture.code) not in taken:
+            if all(getattr(picture, same) != getattr(other, same) for other in chosen):
                 chosen.append(picture)
         # As on a table, most cards are white.
         colours = [
@@ -196,18 +191,20 @@ class SmallWeb:
             for _ in range(count)
         ]
         return [
-            compose.Placed(
+            Placed(
                 picture,
-                tuple(centre),
+                (u, v),
                 side * rng.uniform(0.9, 1.1),
                 rng.uniform(-self.rotation, self.rotation),
                 colour if cards else None,
             )
-            for picture, centre, colour in zip(chosen, centres, colours)
+            for picture, (u, v), colour in zip(chosen, centres, colours, strict=True)
         ]
 
 
-def _apart(rng, count, margin, distance) -> list[np.ndarray]:
+def _apart(
+    rng: np.random.Generator, count: int, margin: float, distance: float
+) -> list[np.ndarray]:
     """Draws points of the unit square, none nearer to another than `distance`."""
     points: list[np.ndarray] = []
     tries = 0
@@ -221,70 +218,67 @@ def _apart(rng, count, margin, distance) -> list[np.ndarray]:
     return points
 
 
-def _choice(rng, items):
+def _choice(rng: np.random.Generator, items: Sequence[T]) -> T:
     return items[int(rng.integers(len(items)))]
 
 
-def _ask(kind: str, scene: list[compose.Placed], rng, shown) -> tuple[str, str]:
-    """Returns (question, answer) about a scene of pictures of `shown`."""
-    one = scene[0] if kind == 'where_sum' else _choice(rng, scene)
-    name, picture = one.picture.name, one.picture
-    languages = [language for language in picture.names if language != 'en']
+def _ask(
+    kind: str, scene: list[Placed], rng: np.random.Generator, catalogue: Sequence[Picture]
+) -> tuple[str, str]:
+    """Returns (question, answer) about a scene of pictures of the catalogue."""
+    thing = scene[0] if kind == 'where_sum' else _choice(rng, scene)
+    picture, point = thing.picture, places.write_point(thing.centre)
+    name, names = picture.name, picture.names
+    languages = [language for language in names if language != 'en'] or ['en']
     match kind:
         case 'name':
             return 'what is in the image', name
         case 'name_language':
-            language = _choice(rng, languages or ['en'])
-            return f'what is in the image in {LANGUAGE_NAMES[language]}', picture.names[language]
+            language = _choice(rng, languages)
+            return f'what is in the image in {LANGUAGE_NAMES[language]}', names[language]
         case 'category':
             return 'what kind of thing is in the image', picture.category
         case 'where' | 'where_lone':
-            return f'where is the {name}', places.write_point(one.centre)
+            return f'where is the {name}', point
         case 'where_language':
-            return (
-                f'where is the {picture.names[_choice(rng, languages or ["en"])]}',
-                places.write_point(one.centre),
-            )
+            return f'where is the {names[_choice(rng, languages)]}', point
         case 'where_category':
-            return f'where is the {picture.category}', places.write_point(one.centre)
+            return f'where is the {picture.category}', point
         case 'where_sum':
-            return f'where is {_sum(picture.name, rng)}', places.write_point(one.centre)
+            return f'where is {_sum(name, rng)}', point
         case 'what':
-            jitter = rng.uniform(-0.25, 0.25, 2) * one.side
-            return f'what is at {places.write_point(np.asarray(one.centre) + jitter)}', name
+            jitter = rng.uniform(-0.25, 0.25, 2) * thing.side
+            return f'what is at {places.write_point(np.asarray(thing.centre) + jitter)}', name
         case 'list':
-            ordered = sorted(scene, key=lambda p: p.centre[0])
-            return 'list all', ', '.join(
-                f'{p.picture.name} {places.write_point(p.centre)}' for p in ordered[:3]
-            )
+            ordered = sorted(scene, key=lambda placed: placed.centre[0])
+            listed = [f'{p.picture.name} {places.write_point(p.centre)}' for p in ordered[:3]]
+            return 'list all', ', '.join(listed)
         case 'way':
-            other = _choice(rng, [p for p in scene if p is not one])
-            return f'which way from the {name} to the {other.picture.name}', places.write_offset(
-                one.centre, other.centre
-            )
+            other = _choice(rng, [placed for placed in scene if placed is not thing])
+            question = f'which way from the {name} to the {other.picture.name}'
+            return question, places.write_offset(thing.centre, other.centre)
         case 'map':
-            return 'what is in each cell', ' '.join(_cells(scene, _last_word))
+            return 'what is in each cell', _map(scene, _last_word)
+        case 'map_any' if rng.random() < _MAP_CATEGORY:
+            return 'what is in each cell', _map(scene, lambda picture: picture.category)
         case 'map_any':
-            if rng.random() < _MAP_CATEGORY:
-                return 'what is in each cell', ' '.join(_cells(scene, lambda p: p.category))
             language = _choice(rng, pictures.LANGUAGES)
-            return 'what is in each cell', ' '.join(
-                _cells(scene, lambda picture: _any_word(picture, language, rng))
-            )
+            return 'what is in each cell', _map(scene, lambda p: _any_word(p, language, rng))
         case 'count':
             return 'how many things are in the image', str(len(scene))
         case 'colour':
-            return f'what colour is under the {name}', one.card
+            return f'what colour is under the {name}', str(thing.card)
+        case 'yes_no' if rng.random() < 0.5:
+            return f'is there a {name}', 'yes'
         case 'yes_no':
-            if rng.random() < 0.5:
-                return f'is there a {name}', 'yes'
-            here = {p.picture.code for p in scene}
-            absent = [p for p in shown if p.code not in here]
+            present = {placed.picture.code for placed in scene}
+            absent = [picture for picture in catalogue if picture.code not in present]
             return f'is there a {_choice(rng, absent).name}', 'no'
+    raise ValueError(kind)
 
 
-def _cells(scene: list[compose.Placed], word: Callable[[pictures.Picture], str]) -> list[str]:
-    """One word a cell of the frame, by row: that of what covers its centre."""
+def _map(scene: list[Placed], word: Callable[[Picture], str]) -> str:
+    """One word per cell of the frame, by row: that of the picture that covers its centre."""
     centres = (np.arange(MAP_SIDE) + 0.5) / MAP_SIDE
     words = [word(placed.picture) for placed in scene]
     cells = []
@@ -294,11 +288,11 @@ def _cells(scene: list[compose.Placed], word: Callable[[pictures.Picture], str])
             far = [2 * max(abs(u - p.centre[0]), abs(v - p.centre[1])) / p.side for p in scene]
             near = int(np.argmin(far))
             cells.append(words[near] if far[near] < 1.15 else NOTHING)
-    return cells
+    return ' '.join(cells)
 
 
-def _sum(name: str, rng) -> str:
-    """Says 'number 3' as 'the sum of two plus one' or 'five minus two'."""
+def _sum(name: str, rng: np.random.Generator) -> str:
+    """Writes 'number 3' as 'the sum of two plus one' or 'five minus two'."""
     value = int(name.split()[-1])
     if value > 1 and rng.random() < 0.5:
         part = int(rng.integers(1, value))
@@ -307,20 +301,24 @@ def _sum(name: str, rng) -> str:
     return f'{NUMBER_WORDS[value + less]} minus {NUMBER_WORDS[less]}'
 
 
-def _last_word(picture: pictures.Picture) -> str:
+def _last_word(picture: Picture) -> str:
     return picture.name.split()[-1]
 
 
-def _any_word(picture: pictures.Picture, language: str, rng) -> str:
-    """A word of the picture's name in a language that is one token, as long ones may not be."""
+def _any_word(picture: Picture, language: str, rng: np.random.Generator) -> str:
+    """A word of the picture's name in a language, of a length that is a single token."""
     words = picture.names.get(language, picture.name).split()
     words = [word for word in words if 3 < len(word) < 17 and word.isalpha()]
     return _choice(rng, words or [_last_word(picture)])
 
 
 def score(example: Example, answer: str, tolerance: float = 0.1) -> bool:
-    """Whether an answer is right: places within `tolerance` (half a tile, in units of the frame's
-    side; half the smallest picture of a scene of several), anything else to the letter.
+    """Whether an answer is right: places within `tolerance`, anything else to the letter.
+
+    Args:
+        example: the question, with the true answer.
+        answer: to be judged.
+        tolerance: in units of the frame's side; by default half the smallest tile.
     """
     if not example.kind.startswith('where') and example.kind != 'way':
         return answer.strip() == example.answer.strip()

@@ -10,10 +10,12 @@ The first use makes the index; later ones map it.
 from __future__ import annotations
 
 from collections.abc import Mapping
+import dataclasses
 from typing import Any
 
 from etils import epath
 
+from rt2_jax.data.data_config import WEB_KINDS, WebSet
 from rt2_jax.data.index import opened_index
 from rt2_jax.data.index.web_table import WebTable
 from rt2_jax.data.readers.jsonl import Jsonl
@@ -21,13 +23,8 @@ from rt2_jax.data.readers.tfds_web import Tfds
 from rt2_jax.data.readers.web_format import WebFormat
 from rt2_jax.data.readers.webdataset import WebDataset
 from rt2_jax.data.web.web_cards import WebCard, find
-from rt2_jax.data.web.web_set import WebSet
-from rt2_jax.nearest import check
-
-KINDS = ('tfds', 'webdataset', 'jsonl')
-FORMAT_SETTINGS = ('directory', 'card', 'fields', 'split', 'files', 'pictures')
-SET_SETTINGS = ('tasks', 'wording', 'languages', 'temperature', 'keep_top', 'min_score')
-SET_SETTINGS += ('holdout', 'part', 'most_boxes', 'passes', 'seed')
+from rt2_jax.data.web.web_source import WebSource
+from rt2_jax.nearest import check, check_fields
 
 
 def open_format(
@@ -43,18 +40,18 @@ def open_format(
     """A web set, before it is indexed.
 
     Args:
-      kind: of KINDS.
-      directory: where it is: a folder of this machine, or gs://, s3://, http(s)://.
-      card: a card or its name (see cards); by default that of its kind, for TFDS an empty one.
-      fields: paths that take the place of the card's, by field.
-      split: TFDS's.
-      files: pattern of the shards or JSONL files, within the directory (see file_patterns).
-      pictures: of JSONL, the folder that pictures' names are relative to, or its address.
+        kind: of WEB_KINDS.
+        directory: where it is: a folder of this machine, or gs://, s3://, http(s)://.
+        card: a card or its name (see cards); by default that of its kind, for TFDS an empty one.
+        fields: paths that take the place of the card's, by field.
+        split: TFDS's.
+        files: pattern of the shards or JSONL files, within the directory (see file_patterns).
+        pictures: of JSONL, the folder that pictures' names are relative to, or its address.
 
     Raises:
-      ValueError: an unknown kind, card or field, or a setting that the kind doesn't have.
+        ValueError: an unknown kind, card or field, or a setting that the kind doesn't have.
     """
-    check('kind of web set', kind, KINDS)
+    check('kind of web set', kind, WEB_KINDS)
     directory = str(directory)
     if kind == 'tfds':
         if files or pictures:
@@ -64,12 +61,12 @@ def open_format(
         return Tfds(directory, find(card or WebCard('fields'), fields), split)
     if split != 'train':
         raise ValueError(f'a {kind} set has no split; give the pattern of its `files`')
-    given = {'pattern': files} if files else {}
+    pattern = {'pattern': files} if files else {}
     if kind == 'jsonl':
-        return Jsonl(directory, find(card or kind, fields), pictures=pictures, **given)
+        return Jsonl(directory, find(card or kind, fields), pictures=pictures, **pattern)
     if pictures:
         raise ValueError('a webdataset has its pictures in its shards: it takes no `pictures`')
-    return WebDataset(directory, find(card or kind, fields), **given)
+    return WebDataset(directory, find(card or kind, fields), **pattern)
 
 
 def open_table(
@@ -82,44 +79,63 @@ def open_table(
     """A web set's index, made first if there is none.
 
     Args:
-      dataset: the set.
-      location: the index's folder, of this machine or of a bucket; for the default see
-        `index_places.place`.
-      indexes: a folder that all processes of a job reach and that all of them give, to make and check
-        the index together; None for a process that is alone.
-      on_corrupt: 'raise' or 'skip', for unreadable records.
+        dataset: the set.
+        location: the index's folder, of this machine or of a bucket; for the default see
+            `index_places.place`.
+        indexes: a folder that all processes of a job reach and that all of them give, to make and
+            check the index together; None for a process that is alone.
+        on_corrupt: 'raise' or 'skip', for unreadable records.
 
     Raises:
-      tfrecord.CorruptRecord: an unreadable record, or an index that leaves some out, with
-        on_corrupt='raise'.
+        tfrecord.CorruptRecord: an unreadable record, or an index that leaves some out, with
+            on_corrupt='raise'.
     """
     return opened_index.open_index(
         WebTable, dataset, location=location, indexes=indexes, on_corrupt=on_corrupt
     )
 
 
-def open_source(kind: str, directory: epath.PathLike = '', **settings: Any) -> WebSet:
+def open_set(
+    web_set: WebSet, part: str = 'train', indexes: epath.PathLike | None = None
+) -> WebSource:
     """A web set as a source, indexing it first if it has no index.
 
     Args:
-      kind: of KINDS.
-      directory: where it is.
-      **settings: `location`, `indexes` and `on_corrupt` as for `open_table`, `name`, and those of
-        `open_format` and of WebSet.
+        web_set: the set.
+        part: 'train' for the records that aren't held out, 'validation' for those that are.
+        indexes: as for `open_table`.
 
     Raises:
-      ValueError: an unknown setting, with the nearest valid name, or one that is lacking.
+        Exception: as `open_format`, `open_table` and WebSource.
     """
-    whose = f'web set {settings.get("name", directory)!r}:'
-    valid = (*FORMAT_SETTINGS, *SET_SETTINGS, 'location', 'indexes', 'name', 'on_corrupt')
-    for key in settings:
-        check(f'setting of the {whose}', key, valid)
-    needed = {'directory': directory, 'tasks': settings.get('tasks')}
-    if lacking := [key for key, value in needed.items() if not value]:
-        raise ValueError(f'{whose} it lacks {", ".join(lacking)}')
-    on_corrupt = settings.pop('on_corrupt', 'raise')
-    where = {key: settings.pop(key, None) for key in ('location', 'indexes')}
-    given = {key: settings.pop(key) for key in FORMAT_SETTINGS if key in settings}
-    dataset = open_format(kind, directory, **given)
-    table = open_table(dataset, on_corrupt=on_corrupt, **where)
-    return WebSet(table, on_corrupt=on_corrupt, **settings)
+    dataset = open_format(
+        web_set.kind,
+        web_set.directory,
+        card=web_set.card,
+        fields=web_set.fields,
+        split=web_set.split,
+        files=web_set.files,
+        pictures=web_set.pictures,
+    )
+    table = open_table(
+        dataset, location=web_set.location, indexes=indexes, on_corrupt=web_set.on_corrupt
+    )
+    return WebSource(table, web_set, part)
+
+
+def open_source(
+    kind: str,
+    directory: epath.PathLike,
+    *,
+    part: str = 'train',
+    indexes: epath.PathLike | None = None,
+    **fields: Any,
+) -> WebSource:
+    """A web set as a source: `open_set` of the WebSet with these fields.
+
+    Raises:
+        ValueError: a field that WebSet doesn't have, with the nearest valid one, or one that is missing.
+    """
+    names = [field.name for field in dataclasses.fields(WebSet)]
+    fields = check_fields('WebSet', fields, names, ('tasks',))
+    return open_set(WebSet(kind=kind, directory=str(directory), **fields), part, indexes)

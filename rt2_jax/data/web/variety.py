@@ -1,7 +1,7 @@
-"""What varies in the small web's pictures: surfaces, things lying about, light, and ways of drawing.
+"""Variety in the small web's pictures: surfaces, clutter, light, and styles of drawing.
 
-A policy sees tables, cameras and lights that no episode has. Its perception holds there if the web
-varied more than they do. Patterns, cameras and lights of the test suites are not drawn here
+A policy meets tables, cameras and lights that no episode has; perception generalises to them if the
+web varies more. The patterns, cameras and lights of the test suites are not drawn here
 (rt2_jax/envs/tabletop/suites.py has those).
 
 Lengths are in units of the frame's side unless they say pixels. A canvas is float32 [S, S, 3] in
@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 SURFACES = ('colours', 'blobs', 'polygons', 'patches', 'scribbles')
-_NUMBER = 320  # fixed surfaces; a scene crops a part of one
+_NUMBER = 320  # of fixed surfaces; a scene is a crop of one
 
 
 def surface(rng: np.random.Generator, size: int) -> np.ndarray:
@@ -43,8 +43,9 @@ def _surface(number: int, size: int) -> np.ndarray:
     """Returns one of the fixed surfaces, uint8 [2 size, 2 size, 3]."""
     rng = np.random.default_rng([11, number])
     side = 2 * size
+    image: np.ndarray
     match SURFACES[number % len(SURFACES)]:
-        case 'colours':  # each channel has clouds of its own, at several scales
+        case 'colours':  # clouds per channel, at several scales
             channels = [_clouds(rng, side, (3, 9, 27, 81)) for _ in range(3)]
             image = 128 + rng.uniform(40, 160) * (np.stack(channels, -1) - 0.5)
             image += rng.uniform(-80, 80, 3)
@@ -82,7 +83,7 @@ def _surface(number: int, size: int) -> np.ndarray:
 
 
 def _clouds(rng: np.random.Generator, side: int, scales: tuple[int, ...]) -> np.ndarray:
-    """Smooth noise of several scales, about 0..1; the coarser, the stronger."""
+    """Smooth noise of several scales, about 0..1; coarser scales weigh more."""
     total, weights = np.zeros((side, side), np.float32), 0.0
     for cells in scales:
         coarse = rng.uniform(0, 1, (cells, cells)).astype(np.float32)
@@ -98,7 +99,7 @@ def _blend_two(rng: np.random.Generator, weight: np.ndarray) -> np.ndarray:
 
 
 def clutter(canvas: np.ndarray, rng: np.random.Generator) -> None:
-    """Lays flat and tall things of plain colours on the canvas, two to seven of them."""
+    """Draws two to seven flat and tall things of plain colours on the canvas."""
     size = canvas.shape[0]
     for _ in range(int(rng.integers(2, 8))):
         centre = rng.uniform(0, size, 2)
@@ -118,7 +119,7 @@ def clutter(canvas: np.ndarray, rng: np.random.Generator) -> None:
 
 
 def light(canvas: np.ndarray, rng: np.random.Generator) -> None:
-    """Lights the canvas unevenly and in a colour of its own, as lamps and cameras do."""
+    """Lights the canvas unevenly and tints it, as lamps and cameras do."""
     size = canvas.shape[0]
     if rng.random() < 0.5:
         ramp = np.linspace(-1, 1, size, dtype=np.float32)
@@ -126,7 +127,7 @@ def light(canvas: np.ndarray, rng: np.random.Generator) -> None:
         canvas *= (1 + direction[0] * ramp[:, None] + direction[1] * ramp[None])[..., None]
     if rng.random() < 0.2:  # a shadow falls over a part
         corners = rng.uniform(-0.3, 1.3, (4, 2)) * size
-        shade = np.zeros((size, size), np.float32)
+        shade: np.ndarray = np.zeros((size, size), np.float32)
         hull = cv2.convexHull(corners.astype(np.int32))
         cv2.fillConvexPoly(shade, hull, float(rng.uniform(0.15, 0.5)))
         shade = cv2.blur(shade, (int(rng.integers(1, 12)),) * 2)
@@ -139,18 +140,18 @@ def light(canvas: np.ndarray, rng: np.random.Generator) -> None:
 
 
 def redraw(rgba: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A drawing in another hand: a line drawing, one in few colours, or in shifted ones.
+    """Redraws in another style: as a line drawing, in grey, with other outlines or colours.
 
     Args:
         rgba: uint8 [P, P, 4], straight alpha; not changed.
-        rng: chooses how.
+        rng: draws the style.
 
     Returns:
         uint8 [P, P, 4].
     """
     style = rng.random()
-    colours = rgba[..., :3].astype(np.float32)
-    grey = colours @ np.float32((0.299, 0.587, 0.114))
+    colours: np.ndarray = rgba[..., :3].astype(np.float32)
+    grey = colours @ np.array((0.299, 0.587, 0.114), np.float32)
     alpha = rgba[..., 3]
     if style < 0.25:  # ink: dark lines stay, light areas are paper
         ink = np.clip((grey - 60) * 2.2, 0, 255)

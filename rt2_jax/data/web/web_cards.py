@@ -31,23 +31,23 @@ class WebCard:
     """One web set's card. A path is '' for what the set doesn't hold.
 
     Attributes:
-      name: the card's name.
-      image: path of the encoded picture (TFDS), of its file's name (JSONL), or the extensions that
-        a picture's member may have (WebDataset: 'jpg|jpeg|png|webp').
-      caption: path of captions.
-      question: path of a question; of several, each has the answer of the same place.
-      answer: path of the answers to the question.
-      conversation: path of a list of turns, as LLaVA's `conversations` ("from", "value") or OpenAI's
-        `messages` ("role", "content"). Each turn of a human is a question, the assistant's next turn
-        its answer; earlier turns aren't shown.
-      ocr: path of texts that are read in the picture, in reading order.
-      label: path of the names of objects.
-      box: path of their boxes, four numbers each.
-      box_form: order of a box's numbers, of BOX_FORMS.
-      box_unit: 'fraction' of the picture's sides, or 'pixel'.
-      language: path of the texts' language ('en', 'de', ...).
-      score: path of a number that says how well picture and text fit.
-      default_language: language of records that don't say theirs.
+        name: the card's name.
+        image: path of the encoded picture (TFDS), of its file's name (JSONL), or the extensions
+            that a picture's member may have (WebDataset: 'jpg|jpeg|png|webp').
+        caption: path of captions.
+        question: path of a question; of several, each has the answer of the same place.
+        answer: path of the answers to the question.
+        conversation: path of a list of turns, as LLaVA's `conversations` ("from", "value") or
+            OpenAI's `messages` ("role", "content"). Each turn of a human is a question, the
+            assistant's next turn its answer; earlier turns aren't shown.
+        ocr: path of texts that are read in the picture, in reading order.
+        label: path of the names of objects.
+        box: path of their boxes, four numbers each.
+        box_form: order of a box's numbers, of BOX_FORMS.
+        box_unit: 'fraction' of the picture's sides, or 'pixel'.
+        language: path of the texts' language ('en', 'de', ...).
+        score: path of a number that says how well picture and text fit.
+        default_language: language of records that don't say theirs.
     """
 
     name: str
@@ -65,7 +65,7 @@ class WebCard:
     score: str = ''
     default_language: str = 'en'
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check(f'box_form of card {self.name!r}:', self.box_form, BOX_FORMS)
         check(f'box_unit of card {self.name!r}:', self.box_unit, BOX_UNITS)
         if bool(self.box) != bool(self.label):
@@ -125,7 +125,7 @@ def find(card: str | WebCard, fields: Mapping[str, str] | None = None) -> WebCar
     """The card called `card`, with `fields` in the place of its own.
 
     Raises:
-      ValueError: an unknown card or field, with the nearest valid name.
+        ValueError: an unknown card or field, with the nearest valid name.
     """
     if isinstance(card, str):
         if card not in CARDS:

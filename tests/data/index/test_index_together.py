@@ -171,7 +171,7 @@ def test_processes_that_are_alone_wait_for_each_other(root, tmp_path):
         'from rt2_jax.data.index import index_build\n'
         'from rt2_jax.data.robot import rlds\n'
         'run = index_build.index_unit\n'
-        'index_build.index_unit = lambda job: (print("indexed", flush=True), run(job))\n'
+        'index_build.index_unit = lambda *unit: (print("indexed", flush=True), run(*unit))\n'
         'print("fingerprint", rlds.open_source(sys.argv[1], "tabletop").fingerprint)'
     )
     command = [sys.executable, '-c', program, str(data)]

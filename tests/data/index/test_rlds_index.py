@@ -158,7 +158,7 @@ def test_a_shard_that_ends_between_records(dataset):
     os.truncate(shard, last.offset)
     with pytest.raises(tfrecord.CorruptRecord, match='ends after 9 records; .* declares 10'):
         rlds.open_source(dataset, CARD)
-    assert len(rlds.open_source(dataset, CARD, on_corrupt='skip').episodes) == 29
+    assert len(rlds.open_source(dataset, CARD, on_corrupt='skip').table.episodes) == 29
 
 
 def test_a_shard_vanishes_while_in_use(dataset, caplog):
@@ -223,8 +223,8 @@ def test_missing_instructions(tmp_path, caplog):
     episodes = [open_x.make_episode(name, n, text) for n, text in enumerate(texts)]
     directory = open_x.write_dataset(tmp_path / name, name, episodes)
     source = rlds.open_source(directory, name)
-    assert source.episodes.tolist() == [0, 2] and source.unlabelled == 1
-    assert {source.instruction(i) for i in range(len(source))} == {'pick apple', 'pick can'}
+    assert source.table.episodes.tolist() == [0, 2] and source.unlabelled == 1
+    assert {source.table.instruction(i) for i in range(len(source))} == {'pick apple', 'pick can'}
     assert source.index.about['unlabelled_steps'] == len(episodes[1]['steps'])
     assert '1 of 3 episodes have steps without an instruction' in caplog.text
     with pytest.raises(errors.DataSetError, match='first episode 1'):
@@ -237,7 +237,10 @@ def test_an_instruction_of_the_episode(tmp_path):
     directory = open_x.write_dataset(tmp_path / name, name, episodes)
     card = dataclasses.replace(cards.LANGUAGE_TABLE, instruction='/episode_id')
     source = rlds.open_source(directory, card)
-    assert source.instruction(0) == 'épisode 0' and source.instruction(len(source) - 1)[-1] == '2'
+    assert (
+        source.table.instruction(0) == 'épisode 0'
+        and source.table.instruction(len(source) - 1)[-1] == '2'
+    )
 
 
 def test_an_instruction_that_is_no_text(tmp_path):

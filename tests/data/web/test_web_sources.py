@@ -1,6 +1,7 @@
 """Web sets as a config names them, through the pipeline."""
 
 import collections
+import dataclasses
 
 import ml_collections
 import pytest
@@ -8,6 +9,7 @@ import web_files
 
 from rt2_jax import configuration
 from rt2_jax.data import example, pipeline, sources
+from rt2_jax.data.data_config import DataConfig
 from rt2_jax.data.encoding import ExampleEncoder
 from rt2_jax.data.mixture import Schedule
 from rt2_jax.text.tokenizer import Tokenizer
@@ -40,18 +42,16 @@ def data(tmp_path_factory):
 
 
 def batches(data, count=20):
-    robot, web = sources.open_sources(data)
-    return pipeline.make_iterator(
-        robot,
-        web,
-        tokenizer=TOKENIZER,
-        schedule=Schedule(start=0.0),
-        batches=count,
-        batch_size=8,
+    settings = dataclasses.replace(
+        DataConfig.from_config(data),
+        robot_share=Schedule(start=0.0),
         image_size=32,
         prompt_length=32,
         target_length=24,
-        rows=range(8),
+    )
+    opened = sources.open_sources(settings)
+    return pipeline.make_iterator(
+        opened, TOKENIZER, settings, batches=count, batch_size=8, rows=range(8)
     )
 
 
@@ -84,25 +84,25 @@ def test_resuming_refuses_other_settings(data):
 def test_mistyped_config_is_named(data):
     other = ml_collections.ConfigDict(data.to_dict())
     other.web.vqa.taskz = other.web.vqa.tasks
-    with pytest.raises(ValueError, match="web set 'vqa': 'taskz'; did you mean 'tasks'"):
-        sources.open_sources(other)
+    with pytest.raises(
+        ValueError, match="config.data.web.vqa.taskz: there is no such field; did you mean 'tasks'"
+    ):
+        DataConfig.from_config(other)
     other.web.vqa = dict(kind='tdfs', weight=1.0)
     with pytest.raises(ValueError, match=r"config.data.web.vqa.kind 'tdfs'; did you mean 'tfds'"):
-        sources.open_sources(other)
+        DataConfig.from_config(other)
     other.web.vqa = dict(kind='jsonl', weight=1.0)
-    with pytest.raises(ValueError, match="web set 'vqa': it lacks directory, tasks"):
-        sources.open_sources(other)
+    with pytest.raises(ValueError, match='config.data.web.vqa lacks directory, tasks'):
+        DataConfig.from_config(other)
 
 
 def test_long_captions_are_clipped_and_counted_others_refused(caplog):
     encoder = ExampleEncoder(
         TOKENIZER,
-        {},
-        image_size=8,
-        prompt_length=4,
-        target_length=6,
+        DataConfig(image_size=8, prompt_length=4, target_length=6),
         sources=['web'],
         kinds=['caption'],
+        actions={},
     )
     frames = web_files.images.decode(web_files.picture(0))[None]
     long = ' '.join(str(k) for k in range(20))

@@ -10,6 +10,7 @@ import web_files
 
 from rt2_jax import configuration
 from rt2_jax.data import errors, holdouts, sources
+from rt2_jax.data.data_config import DataConfig
 from rt2_jax.data.web import sources as web_sources, splits
 
 TASKS = {'caption': 1.0}
@@ -119,8 +120,7 @@ def config(folder, **settings):
 
 def test_sources_of_a_config(web):
     made = config(web, holdout=0.3)
-    _, trained = sources.open_sources(made.data)
-    trained = {name: source for name, (source, _) in trained.items()}
+    trained = sources.open_sources(DataConfig.from_config(made.data)).by_name()
     robot, held = sources.open_validation(made, trained)
     assert not robot and list(held) == ['web']
     assert not pictures(held['web'][0]) & pictures(trained['web'])
@@ -132,4 +132,4 @@ def test_sources_of_a_config(web):
     small = ml_collections.ConfigDict(configuration.defaults().to_dict())
     small.data.web.web = dict(weight=1.0, seed=0, kinds=dict(), holdout=0.1)
     with pytest.raises(ValueError, match='small web is made up .*of another seed'):
-        sources.open_sources(small.data)
+        DataConfig.from_config(small.data)

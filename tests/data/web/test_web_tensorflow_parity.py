@@ -40,8 +40,8 @@ def written(request, tmp_path):
 
 def test_we_read_what_tfds_writes(written):
     name, folder = written
-    table = web_sources.open_table(web_sources.open_format('tfds', folder, card=name))
-    source = web_sources.WebSet(table, tasks={'caption': 1.0, 'vqa': 1.0})
+    source = web_sources.open_source('tfds', folder, card=name, tasks={'caption': 1.0, 'vqa': 1.0})
+    table = source.table
     builder = tfds.builder_from_directory(str(folder))
     theirs = list(tfds.as_numpy(builder.as_dataset(split='train')))
     assert len(theirs) == len(table) == COUNT

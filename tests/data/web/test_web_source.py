@@ -9,10 +9,12 @@ import pytest
 import web_files
 
 from rt2_jax.data import images
+from rt2_jax.data.data_config import WebSet
 from rt2_jax.data.index import index_build
 from rt2_jax.data.readers import jsonl as jsonl_reader
 from rt2_jax.data.web import sources as web_sources, tasks as web_tasks
 from rt2_jax.data.web.web_cards import WebCard
+from rt2_jax.data.web.web_source import WebSource
 from rt2_jax.text import places
 
 EVERYTHING = {'caption': 1.0, 'vqa': 1.0, 'ocr': 1.0, 'detect': 1.0}
@@ -22,6 +24,10 @@ RECORDS = 60
 def open_jsonl(folder, **settings):
     settings = {'fields': web_files.JSONL_FIELDS, 'tasks': EVERYTHING} | settings
     return web_sources.open_source('jsonl', folder, **settings)
+
+
+def source_of(table, **settings):
+    return WebSource(table, WebSet('jsonl', table.directory, **settings))
 
 
 @pytest.fixture(scope='module')
@@ -62,7 +68,7 @@ def tables(jsonl, tmp_path_factory):
 )
 def test_every_record_is_read_back(tables, name, fields):
     table = tables[name]
-    source = web_sources.WebSet(table, tasks=EVERYTHING)
+    source = source_of(table, tasks=EVERYTHING)
     assert len(table) == len(source) == RECORDS
     for number in range(RECORDS):
         said = web_files.record(number)
@@ -89,9 +95,9 @@ def test_every_record_is_read_back(tables, name, fields):
 
 
 def test_an_example_depends_on_seed_and_number_alone(tables):
-    first = web_sources.WebSet(tables['jsonl'], tasks=EVERYTHING, seed=3, passes=5)
+    first = source_of(tables['jsonl'], tasks=EVERYTHING, seed=3, passes=5)
     again = pickle.loads(pickle.dumps(first))
-    other = web_sources.WebSet(tables['jsonl'], tasks=EVERYTHING, seed=4, passes=5)
+    other = source_of(tables['jsonl'], tasks=EVERYTHING, seed=4, passes=5)
     assert first.fingerprint == again.fingerprint != other.fingerprint
     same = []
     for i in reversed(range(0, len(first), 7)):
@@ -121,7 +127,7 @@ def test_tasks_are_worded_as_published(tables):
 
 
 def test_several_answers_come_equally_often(tables):
-    source = web_sources.WebSet(tables['jsonl'], tasks={'caption': 1.0}, passes=300)
+    source = source_of(tables['jsonl'], tasks={'caption': 1.0}, passes=300)
     row = next(n for n in range(RECORDS) if len(web_files.record(n)['captions']) == 3)
     counts = collections.Counter(source[row + RECORDS * turn].answer for turn in range(300))
     assert set(counts) == set(web_files.record(row)['captions'])
@@ -129,7 +135,7 @@ def test_several_answers_come_equally_often(tables):
 
 
 def test_tasks_come_as_often_as_asked_of_records_that_have_them(tables):
-    source = web_sources.WebSet(tables['jsonl'], tasks={'vqa': 3.0, 'detect': 1.0}, passes=20)
+    source = source_of(tables['jsonl'], tasks={'vqa': 3.0, 'detect': 1.0}, passes=20)
     counts = collections.Counter()
     for i in range(len(source)):
         kind = source._task(source.row(i), np.random.default_rng(i))
@@ -141,7 +147,7 @@ def test_tasks_come_as_often_as_asked_of_records_that_have_them(tables):
 
 
 def test_records_without_the_tasks_texts_are_left_out_and_counted(tables):
-    source = web_sources.WebSet(tables['coco'], tasks={'detect': 1.0})
+    source = source_of(tables['coco'], tasks={'detect': 1.0})
     with_objects = [n for n in range(RECORDS) if web_files.record(n)['objects']]
     assert [source.row(i) for i in range(len(source))] == with_objects
     assert list(source.selection.left_out.values()) == [RECORDS - len(with_objects)]
@@ -150,7 +156,7 @@ def test_records_without_the_tasks_texts_are_left_out_and_counted(tables):
 def test_languages_come_as_often_as_weighted(tables):
     """Each row of a language as often as the next, to within one; the rarest use is exactly once."""
     weights = {'en': 0.2, 'de': 0.7, 'fr': 0.1}
-    source = web_sources.WebSet(tables['jsonl'], tasks=EVERYTHING, languages=weights)
+    source = source_of(tables['jsonl'], tasks=EVERYTHING, languages=weights)
     rows = [source.row(i) for i in range(len(source))]
     languages = collections.Counter(web_files.record(row)['language'] for row in rows)
     assert len(rows) == 180  # 36 English records, of which an epoch holds each once, at 0.2
@@ -160,12 +166,12 @@ def test_languages_come_as_often_as_weighted(tables):
             rows.count(n) for n in range(RECORDS) if web_files.record(n)['language'] == language
         ]
         assert max(times) - min(times) <= 1 and min(times) >= 1
-    only = web_sources.WebSet(tables['jsonl'], tasks=EVERYTHING, languages={'de': 1.0})
+    only = source_of(tables['jsonl'], tasks=EVERYTHING, languages={'de': 1.0})
     assert {web_files.record(only.row(i))['language'] for i in range(len(only))} == {'de'}
 
 
 def test_temperature_raises_rare_languages(tables):
-    source = web_sources.WebSet(tables['jsonl'], tasks=EVERYTHING, temperature=2.0)
+    source = source_of(tables['jsonl'], tasks=EVERYTHING, temperature=2.0)
     languages = collections.Counter(
         web_files.record(source.row(i))['language'] for i in range(len(source))
     )
@@ -178,9 +184,9 @@ def test_keep_top_is_exact(tables):
     scores = {n: web_files.record(n)['score'] for n in range(RECORDS)}
     best = sorted(scores, key=lambda n: -scores[n])
     for share, count in ((0.1, 6), (0.5, 30), (0.001, 1)):
-        source = web_sources.WebSet(tables['jsonl'], tasks=EVERYTHING, keep_top=share)
+        source = source_of(tables['jsonl'], tasks=EVERYTHING, keep_top=share)
         assert [source.row(i) for i in range(len(source))] == sorted(best[:count])
-    source = web_sources.WebSet(
+    source = source_of(
         tables['jsonl'], tasks=EVERYTHING, languages={'de': 1.0}, min_score=0.5, keep_top=0.5
     )
     german = [n for n in best if n % 5 == 3 and scores[n] >= 0.5]
@@ -205,8 +211,8 @@ def test_ties_go_to_the_first(tmp_path):
 
 def test_a_selection_is_computed_once(tables):
     settings = {'tasks': EVERYTHING, 'keep_top': 0.25, 'languages': {'en': 1.0}}
-    first = web_sources.WebSet(tables['jsonl'], **settings)
-    again = web_sources.WebSet(tables['jsonl'], **settings)
+    first = source_of(tables['jsonl'], **settings)
+    again = source_of(tables['jsonl'], **settings)
     folders = [*tables['jsonl'].location.glob('selection-*')]
     assert not again.selection.rows.flags.owndata  # mapped, not computed
     np.testing.assert_array_equal(first.selection.rows, again.selection.rows)
@@ -214,7 +220,7 @@ def test_a_selection_is_computed_once(tables):
 
 
 def test_boxes_are_read_back_from_the_answer(tables):
-    source = web_sources.WebSet(tables['jsonl'], tasks={'detect': 1.0})
+    source = source_of(tables['jsonl'], tasks={'detect': 1.0})
     for i in range(len(source)):
         things = web_files.record(source.row(i))['objects']
         asked = source[i].prompt.removeprefix('detect ').split(' ; ')
@@ -269,7 +275,7 @@ def test_one_process_or_several_stretches_give_the_same_index(jsonl, tmp_path, m
 
 def test_mistyped_settings_are_named(jsonl, tables):
     with pytest.raises(
-        ValueError, match="setting of the web set.*'kep_top'; did you mean 'keep_top'"
+        ValueError, match="kep_top: there is no such field; did you mean 'keep_top'"
     ):
         open_jsonl(jsonl, kep_top=0.1)
     with pytest.raises(ValueError, match="field of a web set: 'captoin'; did you mean 'caption'"):
@@ -291,7 +297,7 @@ def test_mistyped_settings_are_named(jsonl, tables):
     ):
         open_jsonl(jsonl, languages={'de': 1.0, 'fr': 1.0}, min_score=0.95)
     with pytest.raises(ValueError, match='share of 1e-09'):
-        web_sources.WebSet(tables['jsonl'], tasks=EVERYTHING, languages={'de': 1.0, 'en': 1e-9})
+        source_of(tables['jsonl'], tasks=EVERYTHING, languages={'de': 1.0, 'en': 1e-9})
 
 
 def test_a_schema_that_lacks_the_card_is_named(tables, tmp_path):

@@ -1,0 +1,178 @@
+"""Robot episodes as a random-access source of Examples, one a step.
+
+An Example takes one pread and one decode. `rlds.open_source` opens one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+import dataclasses
+import functools
+import hashlib
+import json
+from typing import Any
+
+import numpy as np
+
+from rt2_jax.data import history
+from rt2_jax.data.data_config import RobotSet
+from rt2_jax.data.errors import DataSetError
+from rt2_jax.data.example import Example
+from rt2_jax.data.index.episode_index import EpisodeIndex
+from rt2_jax.data.robot import action_statistics, selection
+from rt2_jax.data.robot.paraphrases import Paraphrases
+from rt2_jax.data.robot.step_pictures import Pictures, Place
+from rt2_jax.data.robot.step_table import StepTable
+from rt2_jax.data.skip_corrupt import SkipCorrupt
+from rt2_jax.text import prompts
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """A step that was looked up in the index; its pictures haven't been read.
+
+    Attributes:
+        raw: as `StepTable.raw`.
+        wording: as `StepTable.wording`.
+        place: where its pictures are, for `StepSource.read`.
+    """
+
+    raw: dict[str, Any]
+    wording: str
+    place: Place
+
+
+class StepSource(SkipCorrupt):
+    """Steps of an indexed data set: `len(source)`, `source[i]` -> Example.
+
+    Args:
+        index: the opened index.
+        settings: which episodes, how many frames, which camera, ... of RobotSet.
+        part: 'train' for the episodes that aren't held out, 'validation' for those that are.
+        paraphrases: other words for the instructions of prompts.
+
+    Attributes:
+        name: the source's name.
+        index: the opened index.
+        settings: of the set.
+        table: the selected steps.
+        action_space: of the actions.
+        fingerprint: changes with the data, the card or the selection.
+        unlabelled: how many episodes were left out for want of an instruction.
+
+    Raises:
+        DataSetError: no step is left, or the data don't say what a setting needs.
+        ValueError: a setting that can't be.
+    """
+
+    kinds = ('robot',)
+    acting_kinds = ('robot',)
+
+    def __init__(
+        self,
+        index: EpisodeIndex,
+        settings: RobotSet,
+        *,
+        part: str = 'train',
+        paraphrases: Paraphrases | None = None,
+    ) -> None:
+        if not 0 <= settings.camera < len(index.card.images):
+            raise ValueError(
+                f'camera {settings.camera} of card {index.card.name!r}, which has '
+                f'{len(index.card.images)}: {", ".join(index.card.images)}'
+            )
+        self.index, self.name = index, settings.name or index.card.name
+        self.settings = settings
+        self.action_space = action_statistics.action_space(
+            index.card.action_space, settings.bounds, index.statistics
+        )
+        history.check('frames', settings.frames)
+        history.check('frame_stride', settings.frame_stride)
+        episodes, self.unlabelled = selection.choose(index, settings, part)
+        self.table = StepTable(index, self.name, episodes, paraphrases)
+        if not len(self):
+            raise DataSetError(
+                f'{index.directory}: none of {index.episodes} episodes is left; {self.unlabelled} have '
+                'steps without an instruction, and those without steps are left out too'
+            )
+        self.fingerprint = _fingerprint(self.table, settings, part, paraphrases)
+        self._pictures = Pictures(index, settings.camera)
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def __repr__(self) -> str:
+        return f'StepSource({self.name}, {len(self.table.episodes)} episodes, {len(self)} steps)'
+
+    @property
+    def on_corrupt(self) -> str:
+        """As the set's settings say."""
+        return self.settings.on_corrupt
+
+    def where(self, number: int) -> str:
+        """The place of a step in the data set."""
+        return self.table.where(number)
+
+    def readers(self, numbers: Sequence[int]) -> Iterator[Callable[[], Example]]:
+        """See `SkipCorrupt.readers`."""
+        rows, episodes = self.table.rows(numbers)
+        columns = (
+            self._places(rows, episodes),
+            self.table.wordings(rows),
+            self.index.arrays['action'][rows],
+        )
+        for place, wording, action in zip(*columns, strict=True):
+            yield functools.partial(self._example, place, wording, action)
+
+    def look_up(self, numbers: Sequence[int]) -> Iterator[Step]:
+        """The steps of these numbers, without their pictures."""
+        rows, episodes = self.table.rows(numbers)
+        raws, wordings = self.table.raws(rows, episodes), self.table.wordings(rows)
+        return map(Step, raws, wordings, self._places(rows, episodes))
+
+    def read(self, place: Place) -> np.ndarray:
+        """The frames of a step that was looked up: uint8 [F, H, W, 3] as they are stored."""
+        return self._pictures.frames(place)
+
+    def frames(self, i: int) -> np.ndarray:
+        """The frames of the i-th step: uint8 [F, H, W, 3] at the size in which they are stored."""
+        return self._pictures.frames(self._places(*self.table.rows([i]))[0])
+
+    def frames_of(self, numbers: Sequence[int]) -> np.ndarray:
+        """The one frame of each of several steps of one episode: uint8 [len(numbers), H, W, 3]."""
+        rows, episodes = self.table.rows(numbers)
+        return self._pictures.frames(self._pictures.places(rows[None], episodes[:1])[0])
+
+    def _places(self, rows: np.ndarray, episodes: np.ndarray) -> list[Place]:
+        first = self.index.arrays['episode_first'][episodes]
+        shown = history.steps(rows, first, self.settings.frames, self.settings.frame_stride)
+        return self._pictures.places(shown, episodes)
+
+    def _example(self, place: Place, wording: str, action: np.ndarray) -> Example:
+        return Example(
+            frames=self._pictures.frames(place),
+            prompt=prompts.robot(wording),
+            action=action,
+            source=self.name,
+            kind='robot',
+        )
+
+
+def _fingerprint(
+    table: StepTable, settings: RobotSet, part: str, paraphrases: Paraphrases | None
+) -> str:
+    """Changes with anything that changes an Example; checkpoints keep it."""
+    content = [
+        table.index.fingerprint,
+        table.index.card.fingerprint,
+        len(table.episodes),
+        settings.success_only,
+        settings.missing_instructions,
+        settings.frames,
+        settings.camera,
+        len(table),
+    ]
+    content += [settings.holdout, part] if settings.holdout else []
+    content += [settings.frame_stride] if settings.frame_stride > 1 else []
+    content += [paraphrases.fingerprint] if paraphrases else []
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32]
