@@ -1,7 +1,7 @@
 """obstore behind etils: the fsspec file systems that `epath.Path('gs://...')` and 's3://' use.
 
-They differ from obstore's own in three things: the store is that of `rt2_jax.buckets`, a folder in which
-nothing lies is empty instead of missing, and errors are PathErrors.
+They differ from obstore's own in three ways: the store is that of `rt2_jax.buckets`, a folder without
+objects is empty instead of missing, and errors are PathErrors.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from rt2_jax import buckets, paths
 class _Buckets(FsspecStore):
     scheme = ''
 
-    def __init__(self, *args: Any, finalize_on_close: bool = True, **kwargs: Any):
+    def __init__(self, *args: Any, finalize_on_close: bool = True, **kwargs: Any) -> None:
         del finalize_on_close  # of gcsfs; etils passes it on
         super().__init__(*args, **kwargs)
 
@@ -31,9 +31,9 @@ class _Buckets(FsspecStore):
     def _url(self, path: str) -> str:
         return f'{self.scheme}://' + path.removeprefix(f'{self.scheme}://')
 
-    async def _ls(self, path: str, detail: bool = True, **kwargs: Any) -> list[Any]:
+    async def _ls(self, path: str, detail: Any = True, **kwargs: Any) -> list[Any]:
         try:
-            return await super()._ls(path, detail=detail, **kwargs)
+            return await super()._ls(path, detail, **kwargs)
         except FileNotFoundError:
             return []
         except Exception as error:
@@ -47,7 +47,7 @@ class _Buckets(FsspecStore):
         names = [f'{folder}/{name}' for name in below] or [folder]
         await asyncio.gather(*map(self._rm_file, names))
 
-    def _open(self, path: str, mode: str = 'rb', **kwargs: Any) -> _File:
+    def _open(self, path: str, mode: Any = 'rb', *_: Any, **kwargs: Any) -> _File:
         try:
             return _File(self, path, mode)
         except Exception as error:
@@ -95,12 +95,12 @@ for _name, _what in {
 
 
 class GoogleBuckets(_Buckets):
-    """gs://"""
+    """Paths at gs://."""
 
     protocol = scheme = 'gs'
 
 
 class AmazonBuckets(_Buckets):
-    """s3://"""
+    """Paths at s3://."""
 
     protocol = scheme = 's3'

@@ -34,7 +34,7 @@ class PathError(UserError, OSError):
 
 
 class Unavailable(PathError):
-    """A bucket did not answer, however often it was asked: later it may, and the same command helps."""
+    """A bucket did not answer any try; the same command may succeed later."""
 
     exit_code = exit_codes.CRASHED
 
@@ -45,14 +45,15 @@ class NoSuchPath(PathError, FileNotFoundError):
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """When a request to a bucket is given up.
+    """When to give up a request to a bucket.
 
     Attributes:
         tries: how often a request is made.
         seconds: no new try after so long.
         request_seconds: the longest that one try may take.
         stall_seconds: the longest that it may go without a byte.
-        first_pause, longest_pause: between tries, seconds, random from the first to twice the last one.
+        first_pause: the shortest pause between tries, in seconds.
+        longest_pause: the longest pause between tries, in seconds.
     """
 
     tries: int = 10_000
@@ -76,7 +77,7 @@ def ask(path: epath.PathLike, what: str, request: Callable[[], Result]) -> Resul
 
 
 def explain(path: epath.PathLike, what: str, error: BaseException) -> BaseException:
-    """The error of a request to a bucket in one line; one that isn't of a request, as it is."""
+    """The error of a request as a PathError of one line; an error of another kind unchanged."""
     if isinstance(error, UserError):
         return error
     if isinstance(error, FileNotFoundError):

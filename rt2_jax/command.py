@@ -1,5 +1,6 @@
-"""How every binary starts, and how it reports an error that the user can mend: one line, exit code 1 (or
-the error's own).
+"""How every binary starts, and how it reports what the user can mend.
+
+Such an error is one line, 'NAME: MESSAGE', and exit code 1 or the error's own:
 
 if __name__ == '__main__':
     define_flags()
@@ -23,7 +24,7 @@ INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 
 def parse_flags(argv: Sequence[str]) -> list[str]:
-    """A flags parser for `app.run` that raises what is wrong instead of printing three lines."""
+    """Parses flags as `app.run` does, but raises errors instead of printing them."""
     return flags.FLAGS(list(argv))
 
 
@@ -33,13 +34,13 @@ def run(
     argv: Sequence[str] | None = None,
     flags_parser: Callable[[Sequence[str]], list[str]] = parse_flags,
 ) -> None:
-    """Runs a binary as `app.run` does.
+    """Runs a binary as `app.run` does, with its errors in one line.
 
     Args:
-        name: what the line of an error begins with.
-        main: of the binary.
-        argv: the command line; the process's own by default.
-        flags_parser: argv to what is left of it.
+        name: of the binary; error lines begin with it.
+        main: takes the arguments that are no flags, the program's name first.
+        argv: the command line; by default that of the process.
+        flags_parser: parses a command line and returns the arguments that are no flags.
     """
 
     def parse(arguments: Sequence[str]) -> list[str]:
@@ -55,7 +56,7 @@ def run(
 
 @contextlib.contextmanager
 def one_line(name: str) -> Iterator[None]:
-    """Ends the process with the line 'NAME: MESSAGE' where the user can mend an error."""
+    """Reports an error that the user can mend in one line, and ends the process."""
     try:
         yield
     except KeyboardInterrupt:
@@ -72,8 +73,8 @@ def one_line(name: str) -> Iterator[None]:
 def is_mendable(error: BaseException) -> bool:
     """Whether the user can mend an error, rather than whoever writes the code.
 
-    A full disk or a missing file is the user's to mend. So is a ValueError or an ImportError that this
-    package raises itself, in words; one out of a library, or out of an expression, is a bug.
+    A full disk or a missing file is the user's to mend. A ValueError or an ImportError is if this package
+    raised it itself, with a message; one from a library or from an expression is a bug.
     """
     if isinstance(error, (UserError, OSError, app.UsageError, flags.Error)):
         return True
@@ -81,7 +82,7 @@ def is_mendable(error: BaseException) -> bool:
 
 
 def _raised_here(traceback: TracebackType | None) -> bool:
-    """Whether the innermost frame is this package's, at a `raise` statement."""
+    """Whether a `raise` statement of this package raised it."""
     if traceback is None:
         return False
     while traceback.tb_next:

@@ -28,8 +28,9 @@ _FAILS_AGAIN = ('RESOURCE_EXHAUSTED', 'INVALID_ARGUMENT', 'UNIMPLEMENTED')
 
 
 def of_runtime_error(error: Exception) -> int:
-    """The code for an error of JAX's runtime (`jax.errors.JaxRuntimeError`).
+    """The exit code for an error of JAX's runtime (`jax.errors.JaxRuntimeError`).
 
-    A lost host reaches the others as such an error, so a restart helps; out of memory, it does not.
+    A lost host shows up as such an error on the other hosts, and a restart helps; after running out of
+    memory it does not.
     """
     return USER_ERROR if str(error).startswith(_FAILS_AGAIN) else CRASHED

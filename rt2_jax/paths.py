@@ -10,7 +10,7 @@ needs real files.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 import concurrent.futures
 import contextlib
 import os
@@ -40,7 +40,7 @@ for _protocol, _class in {'gs': 'Google', 'gcs': 'Google', 's3': 'Amazon'}.items
 
 SCHEMES = ('gs', 's3')
 Result = TypeVar('Result')
-NEW = '.new-'  # how the names of files begin that are not written whole yet
+NEW = '.new-'  # prefix of the names of files that are still being written
 _PROBE = b'rt2_jax wrote this to see whether it may write, and deletes it.'
 _THREADS = 16  # objects of a folder copied at once
 
@@ -104,7 +104,7 @@ def write(path: epath.PathLike, content: bytes) -> None:
 
 @contextlib.contextmanager
 def writing(path: epath.PathLike) -> Iterator[pathlib.Path]:
-    """Gives a local file to write, which becomes `path` when the block ends without an error.
+    """Yields a local file to write; it becomes `path` when the block ends without an error.
 
     Raises:
         PathError: it cannot be written.
@@ -146,22 +146,22 @@ def delete(path: epath.PathLike) -> None:
 
 
 def files(folder: epath.PathLike) -> dict[str, int]:
-    """Bytes of every file in a folder and the folders below it, by its path from there, sorted.
+    """Sizes in bytes of all files below a folder, by their paths from there, sorted.
 
-    Of a folder that isn't there, there are none.
+    A folder that does not exist has none.
 
     Raises:
         PathError: it cannot be listed.
     """
     if is_remote(folder):
         store, key = buckets.place(folder)
-        found = buckets.ask(folder, 'list', lambda: [o for page in store.list(key) for o in page])
+        pages = buckets.ask(folder, 'list', lambda: list(store.list(key)))
         cut = len(key) + 1 if key else 0
-        return dict(sorted((entry['path'][cut:], entry['size']) for entry in found))
+        return dict(sorted((o['path'][cut:], o['size']) for page in pages for o in page))
     root = pathlib.Path(folder)
     with _explained(folder, 'list'):
-        there = [path for path in root.rglob('*') if path.is_file()]
-        return {str(p.relative_to(root)): p.stat().st_size for p in sorted(there)}
+        below = sorted(path for path in root.rglob('*') if path.is_file())
+        return {str(path.relative_to(root)): path.stat().st_size for path in below}
 
 
 def upload(local: epath.PathLike, path: epath.PathLike) -> None:
@@ -224,18 +224,19 @@ def local_copy(path: epath.PathLike) -> Iterator[pathlib.Path]:
 class Mirror:
     """A local folder whose files go to a folder of a bucket, for what appends to files.
 
-    Of a local folder it is that folder, and nothing is copied.
+    Where the folder is local, it is used itself and nothing is copied.
 
     Args:
         folder: local or remote.
-        fetch: names of files in it that are gone on with.
+        fetch: names of files in it that will be appended to.
 
     Attributes:
         local: where to write.
     """
 
-    def __init__(self, folder: epath.PathLike, fetch: Sequence[str] = ()):
-        self.folder, self._sent = epath.Path(folder), {}
+    def __init__(self, folder: epath.PathLike, fetch: Sequence[str] = ()) -> None:
+        self.folder = epath.Path(folder)
+        self._sent: dict[str, tuple[int, int]] = {}
         if not is_remote(folder):
             self.local = pathlib.Path(folder)
             self.local.mkdir(parents=True, exist_ok=True)
@@ -279,7 +280,7 @@ class Mirror:
 
 
 def probe(folder: epath.PathLike) -> None:
-    """Writes, reads and deletes a small file in a folder, so that a run knows early that it can.
+    """Writes, reads and deletes a small file in a folder, so that a run fails early if it cannot.
 
     Raises:
         PathError: says what cannot be done there.
@@ -318,6 +319,6 @@ def _local(path: epath.PathLike, what: str, action: Callable[[], Result]) -> Res
         return action()
 
 
-def _each(action: Callable[[str], None], names: Sequence[str]) -> None:
+def _each(action: Callable[[str], None], names: Iterable[str]) -> None:
     with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
         list(pool.map(action, names))

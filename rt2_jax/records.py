@@ -1,7 +1,7 @@
-"""JSON read back from disk: what is damaged, missing or unknown is named, with its file.
+"""Reads JSON back from disk; errors name the file and what is damaged, missing or unknown in it.
 
-A field that an older version did not write is at its default, where that is certain. One that this version
-doesn't know may change the meaning of all others, so it is refused by name.
+A field that an older version did not write takes its default, where that is certain. A field that this
+version doesn't know may change the meaning of the others, so it is an error.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ class RecordError(UserError, ValueError):
 
 
 def parse(text: str | bytes, where: epath.PathLike, error: type[UserError] = RecordError) -> Any:
-    """What a JSON text says.
+    """Parses a JSON text.
 
     Args:
         text: UTF-8 where it is bytes.
-        where: the file, or what else the message shall call it.
-        error: class of what is raised.
+        where: the file, or another name for the message.
+        error: the class of the error to raise.
 
     Raises:
-        UserError: of the class `error`; the text is no JSON, no UTF-8, or nested too deeply.
+        UserError: of the class `error`; the text is not JSON, not UTF-8, or nested too deeply.
     """
     try:
         return json.loads(text)
@@ -41,7 +41,7 @@ def parse(text: str | bytes, where: epath.PathLike, error: type[UserError] = Rec
 
 
 def read(path: epath.Path, error: type[UserError] = RecordError) -> Any:
-    """What a JSON file says; raises as `parse`, and OSError where it cannot be read."""
+    """Reads a JSON file; raises as `parse`, and OSError where it cannot be read."""
     return parse(path.read_bytes(), path, error)
 
 
@@ -53,15 +53,15 @@ def check_fields(
     error: type[UserError] = RecordError,
     written_by: str = '',
 ) -> None:
-    """Refuses a record that lacks a field, or has one that this version doesn't know.
+    """Raises if a record lacks a field, or has one that this version doesn't know.
 
     Args:
-        record: what the file says.
+        record: the content of the file.
         required: names of fields that every version wrote.
-        optional: names of other fields; dotted where they are nested, as of `required`.
+        optional: names of other fields. Dots separate the levels of nested names, here and in `required`.
         where: the file.
-        error: class of what is raised.
-        written_by: the version of rt2_jax that wrote it, if known.
+        error: the class of the error to raise.
+        written_by: the version of rt2_jax that wrote the file, if known.
 
     Raises:
         UserError: of the class `error`.
@@ -80,7 +80,7 @@ def refuse_unknown(
     error: type[UserError] = RecordError,
     written_by: str = '',
 ) -> None:
-    """Raises where there is a name; arguments as of `check_fields`."""
+    """Raises if `names` of unknown fields are not empty; other arguments as in `check_fields`."""
     if names := sorted(names):
         writer = f'rt2_jax {written_by}' if written_by else 'another version of rt2_jax'
         raise error(
@@ -90,7 +90,7 @@ def refuse_unknown(
 
 
 def written_by(folder: epath.Path, error: type[UserError] = RecordError) -> str:
-    """The version of rt2_jax that wrote a folder, by its versions.json; '' of before it was recorded."""
+    """The version of rt2_jax that wrote a folder, from its versions.json; '' where it has none."""
     path = folder / 'versions.json'
     versions = read(path, error) if path.exists() else {}
     return versions.get('rt2_jax', '') if isinstance(versions, dict) else ''

@@ -22,21 +22,25 @@ from rt2_jax.training.state import TrainState
 
 def pytest_configure(config):
     config.addinivalue_line('markers', 'slow: takes minutes; bash launch/test.sh -m slow runs it')
-    share_compilations(config)
+    compile_quickly(config)
 
 
-def share_compilations(config):
-    """Compiles each program once for all tests, workers and subprocesses.
+def compile_quickly(config):
+    """Compiles fast what computes little, and once for all tests, workers and subprocesses.
 
-    Where JAX_COMPILATION_CACHE_DIR is set, as in workers, that folder is used, and kept.
+    Programs run slower, and `full_compile` is for tests of what the compiler makes of them. Where
+    JAX_COMPILATION_CACHE_DIR is set, as in workers, that folder is the cache, and kept.
     """
     if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
         folder = tempfile.mkdtemp(prefix='rt2_jax_tests_')
         config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
         os.environ['JAX_COMPILATION_CACHE_DIR'] = folder
-        jax.config.update('jax_compilation_cache_dir', folder)
+        os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} {QUICK_XLA}'.strip()
     os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0'
+    os.environ['JAX_DISABLE_MOST_OPTIMIZATIONS'] = '1'
+    jax.config.update('jax_compilation_cache_dir', os.environ['JAX_COMPILATION_CACHE_DIR'])
     jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)
+    jax.config.update('jax_disable_most_optimizations', True)
 
 
 def pytest_collection_modifyitems(config, items):
@@ -46,6 +50,9 @@ def pytest_collection_modifyitems(config, items):
         config.hook.pytest_deselected(items=slow)
         items[:] = [item for item in items if item not in slow]
 
+
+# Of jaxlib as pinned: without these, half of the time of the tests goes into compiling loops of fusions.
+QUICK_XLA = '--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1'
 
 TINY_MODEL = {
     'name': 'pali',
@@ -103,11 +110,15 @@ class TinyPaLI:
 
 @pytest.fixture(scope='module')
 def quick_compile():
-    """Compiles fast and runs slow, for tests that compile much and compute little."""
-    before = jax.config.read('jax_disable_most_optimizations')
-    jax.config.update('jax_disable_most_optimizations', True)
+    """What all tests have."""
+
+
+@pytest.fixture
+def full_compile():
+    """Compiles as for users, but for QUICK_XLA."""
+    jax.config.update('jax_disable_most_optimizations', False)
     yield
-    jax.config.update('jax_disable_most_optimizations', before)
+    jax.config.update('jax_disable_most_optimizations', True)
 
 
 @pytest.fixture(scope='session')

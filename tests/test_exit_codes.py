@@ -36,18 +36,13 @@ def wait_for(stream, words):
     pytest.fail(f'the process ended without saying {words!r}')
 
 
-@pytest.fixture(scope='module')
-def cache(tmp_path_factory):
-    return tmp_path_factory.mktemp('cache')
-
-
 @pytest.fixture
-def endless(tmp_path, cache):
+def endless(tmp_path):
     """A training run of two steps or more that ends by a signal alone."""
     process = start(
         'rt2_jax.train', CONFIG, f'--workdir={tmp_path / "run"}', '--config.total_steps=1000000',
         '--config.log_every=1', '--config.checkpoint_every=1000000',
-        f'--config.compile_cache={cache}',
+        '--config.compile_cache=none',
     )  # fmt: skip
     wait_for(process.stdout, 'step 2/')
     yield process

@@ -22,8 +22,8 @@ from rt2_jax.data.robot_card import RobotCard
 from rt2_jax.errors import UserError
 from rt2_jax.manifest import versions
 from rt2_jax.nearest import beside
-from rt2_jax.text.actions import BINS, ActionSpace
-from rt2_jax.text.tokenizer import Tokenizer
+from rt2_jax.text.actions import ActionSpace
+from rt2_jax.text.tokenizer import BINS, Tokenizer
 
 
 class CheckpointError(UserError, ValueError):

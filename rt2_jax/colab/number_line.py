@@ -8,7 +8,7 @@ import numpy as np
 from rt2_jax.checkpoints.inspection.opened import Opened
 from rt2_jax.colab import colours
 from rt2_jax.models import layers
-from rt2_jax.text.actions import BINS
+from rt2_jax.text.tokenizer import BINS
 
 NAME = 'embedding/embedding'
 

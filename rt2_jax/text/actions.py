@@ -29,15 +29,13 @@ from collections.abc import Mapping, Sequence
 import dataclasses
 import json
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from absl import logging
 import numpy as np
 
-if TYPE_CHECKING:
-    from rt2_jax.text.tokenizer import Tokenizer
+from rt2_jax.text.tokenizer import BINS, Tokenizer
 
-BINS = 256
 DIMENSIONS = ('dx', 'dy', 'dz', 'drx', 'dry', 'drz', 'gripper')
 CARRY_ON, TERMINATE = 1, 0  # the first integer of an action string
 

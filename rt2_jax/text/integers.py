@@ -21,8 +21,7 @@ from sentencepiece import sentencepiece_model_pb2
 from rt2_jax import records
 from rt2_jax.nearest import check
 from rt2_jax.text import fast_tokenizer
-from rt2_jax.text.actions import BINS
-from rt2_jax.text.tokenizer import INTEGERS, Tokenizer
+from rt2_jax.text.tokenizer import BINS, INTEGERS, Tokenizer
 
 WAYS = ('append', 'overwrite')
 _BYTE = re.compile('<0x[0-9A-F]{2}>')

@@ -18,9 +18,9 @@ import sentencepiece
 
 from rt2_jax import paths
 from rt2_jax.text import fast_tokenizer
-from rt2_jax.text.actions import BINS
 
 INTEGERS = 1001
+BINS = 256  # of a dimension of an action
 _DIGITS = tuple('0123456789')
 _WORD = 'a'  # stands before integers to see what they are in a sentence
 

@@ -62,8 +62,8 @@ def test_plans_say_where_the_named_things_are(steps):
             zip(step['observation/object_names'].split('\n'), step['observation/object_pixels'])
         )
         for name, uv in places.items():
-            told = f'{name} {text_places.write_point(uv)}' in example.answer
-            assert told == (f' {name} ' in f' {step["instruction"]} ')
+            placed = f'{name} {text_places.write_point(uv)}' in example.answer
+            assert placed == (f' {name} ' in f' {step["instruction"]} ')
         gripper = [*step['observation/gripper_pixel'], step['observation/gripper_xyz'][2]]
         assert (
             f'gripper {text_places.write_point(np.clip(gripper, 0, 1))}. Action' in example.answer

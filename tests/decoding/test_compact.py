@@ -98,6 +98,7 @@ def test_a_large_picture_gives_nearly_the_same_logits(name):
     assert scale > 0.1 and 1e-4 < changed.max() < 0.25 and changed.mean() < 0.03
 
 
+@pytest.mark.usefixtures('full_compile')
 @pytest.mark.parametrize('kind', compact.TYPES)
 @pytest.mark.parametrize('count', [1, 8])
 def test_a_product_does_not_write_the_weights_out_again(kind, count):

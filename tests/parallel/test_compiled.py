@@ -11,6 +11,8 @@ import pytest
 
 from rt2_jax.parallel import chips, compiled, roofline
 
+pytestmark = pytest.mark.usefixtures('full_compile')
+
 # Three layers in a scan over a mesh of 2 x 2 x 2: what each of the devices gathers and reduces is
 # known. B = 16, D = 32, F = 64.
 SHARDED = """
@@ -33,7 +35,11 @@ print(jax.jit(layers).lower(x, up, down).compile().as_text())
 
 @pytest.fixture(scope='module')
 def program():
-    flags = {'XLA_FLAGS': '--xla_force_host_platform_device_count=8', 'JAX_PLATFORMS': 'cpu'}
+    flags = {
+        'XLA_FLAGS': '--xla_force_host_platform_device_count=8',
+        'JAX_PLATFORMS': 'cpu',
+        'JAX_DISABLE_MOST_OPTIMIZATIONS': '0',
+    }
     result = subprocess.run(
         [sys.executable, '-c', SHARDED], capture_output=True, text=True, env=os.environ | flags
     )

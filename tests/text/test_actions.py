@@ -111,16 +111,16 @@ def test_any_leading_shape(coder):
 
 
 def test_clips_are_counted_and_logged(coder, monkeypatch):
-    said = []
-    monkeypatch.setattr(logging, 'warning', lambda text, *args: said.append(text % args))
+    warnings = []
+    monkeypatch.setattr(logging, 'warning', lambda text, *args: warnings.append(text % args))
     action = np.array([0, 1.5, 0, -2.0, 0, 0, 2.0, 1.0])
     decoded = coder.decode(coder.encode(action))
     assert coder.clipped.tolist() == [1, 0, 1, 0, 0, 1, 0]
     assert decoded[1] == pytest.approx(1, abs=0.004) and decoded[3] == pytest.approx(-1, abs=0.004)
-    assert len(said) == 1 and '3 action values' in said[0] and "'dx': 1" in said[0]
+    assert len(warnings) == 1 and '3 action values' in warnings[0] and "'dx': 1" in warnings[0]
     for _ in range(3):
         coder.encode(action)  # 12 in all: the report at 10, and no more
-    assert len(said) == 2 and coder.clipped.sum() == 12
+    assert len(warnings) == 2 and coder.clipped.sum() == 12
     coder.encode(np.float32([0, 1, -1, 1, math.pi / 2, 0, 0, 1]))  # float32 rounding is no clip
     assert coder.clipped.sum() == 12
 
@@ -169,17 +169,17 @@ def test_json_round_trip_and_its_errors():
 
 
 def test_near_zero_ranges_are_widened_with_a_warning(monkeypatch):
-    said = []
-    monkeypatch.setattr(logging, 'warning', lambda text, *args: said.append(text % args))
+    warnings = []
+    monkeypatch.setattr(logging, 'warning', lambda text, *args: warnings.append(text % args))
     ends = np.array([-0.2] * 5 + [0.25] + [-1.0]), np.array([0.2] * 5 + [0.25] + [1.0])
     space = ActionSpace(*map(tuple, ends))  # drz never turns
     width = space.high[5] - space.low[5]
     assert width == pytest.approx(actions.MINIMUM_RANGE)
     assert np.mean([space.low[5], space.high[5]]) == 0.25
-    assert len(said) == 1 and "'drz'" in said[0]
+    assert len(warnings) == 1 and "'drz'" in warnings[0]
     assert space.high[0] == 0.2
     ActionSpace.from_json(space.to_json())
-    assert len(said) == 1  # once widened, it is wide enough
+    assert len(warnings) == 1  # once widened, it is wide enough
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,7 @@ def texts() -> list[str]:
         '.',
         '',
     ]
-    found = [
+    lines = [
         '',
         ' ',
         '512',
@@ -63,10 +63,10 @@ def texts() -> list[str]:
             str(rng.randrange(10 ** rng.randint(1, 6))) if rng.random() < 0.6 else rng.choice(words)
             for _ in range(rng.randint(1, 10))
         ]
-        found.append(
+        lines.append(
             rng.choice(['', ' ', '  ']) + rng.choice([' ', ' ', '\n', ',', ',120 ']).join(parts)
         )
-    return found
+    return lines
 
 
 @pytest.mark.parametrize('way', integers.WAYS)
@@ -124,8 +124,8 @@ def test_what_ends_a_text_is_told_beside_it_and_kept(tmp_path):
     path = tmp_path / 'tokenizer.json'
     path.write_text(json.dumps(text))
     assert Tokenizer.load(path).eos_id == 1
-    told = {'eos_token': {'content': '\u2581banana'}, 'pad_token': '<pad>'}
-    (tmp_path / 'tokenizer_config.json').write_text(json.dumps(told))
+    roles = {'eos_token': {'content': '\u2581banana'}, 'pad_token': '<pad>'}
+    (tmp_path / 'tokenizer_config.json').write_text(json.dumps(roles))
     tokenizer = Tokenizer.load(path)
     assert (
         Tokenizer(tokenizer.model_bytes).eos_id

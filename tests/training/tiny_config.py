@@ -15,6 +15,7 @@ def get_config(arg: str = 'web'):
         # The project's own vocabulary, and what it has words for.
         config.tokenizer, config.init_from, config.init_parts = '', '', ()
         config.data.web = dict(web=dict(weight=1.0, seed=0, kinds=dict()))
+        config.compile_cache = 'none'  # that of all tests, instead of one of the run's own
         config.update(dict(total_steps=24, batch_size=4, log_every=3, checkpoint_every=4))
         config.model = dict(
             name='pali',

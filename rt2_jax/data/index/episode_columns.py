@@ -25,7 +25,7 @@ import numpy as np
 
 from rt2_jax.data import robot_card
 from rt2_jax.data.index import index_arrays
-from rt2_jax.data.index.index_build import Part
+from rt2_jax.data.index.indexable import Part
 from rt2_jax.data.robot import action_statistics
 
 # The arrays that every part has; [N] but for cameras C and action length L.

@@ -11,7 +11,7 @@ from rt2_jax import records
 from rt2_jax.data import files
 from rt2_jax.data.errors import IndexMismatch
 from rt2_jax.data.index import index_arrays, index_build, index_jobs, index_places
-from rt2_jax.data.index.index_build import Indexable
+from rt2_jax.data.index.indexable import Indexable
 from rt2_jax.data.readers.tfrecord import CorruptRecord
 
 Opened = TypeVar('Opened', bound='OpenedIndex')

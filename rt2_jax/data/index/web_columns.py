@@ -26,7 +26,7 @@ from etils import epath
 import numpy as np
 
 from rt2_jax.data.index import index_arrays
-from rt2_jax.data.index.index_build import Part
+from rt2_jax.data.index.indexable import Part
 from rt2_jax.data.readers.web_records import Record
 from rt2_jax.data.web.web_cards import TEXTS
 

@@ -12,7 +12,7 @@ import re
 from typing import Any
 
 from rt2_jax.data import encoded_text, files
-from rt2_jax.data.index.index_build import Unit
+from rt2_jax.data.index.indexable import Unit
 
 _TAIL_BYTES = 1 << 16
 _WITHOUT_MARK = {'utf-8-sig': 'utf-8', 'utf-16': 'utf-16-le', 'utf-32': 'utf-32-le'}

@@ -19,7 +19,7 @@ from typing import Any
 
 from rt2_jax.data import files, remote
 from rt2_jax.data.errors import lfs_remedy
-from rt2_jax.data.index.index_build import Unit
+from rt2_jax.data.index.indexable import Unit
 from rt2_jax.data.readers import file_patterns, json_objects, tfrecord, web_records
 from rt2_jax.data.readers.web_format import WebFormat
 from rt2_jax.data.readers.web_records import Record

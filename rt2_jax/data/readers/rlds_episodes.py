@@ -14,7 +14,7 @@ import numpy as np
 from rt2_jax.data import robot_card
 from rt2_jax.data.index import episode_columns
 from rt2_jax.data.index.episode_columns import Episode
-from rt2_jax.data.index.index_build import Indexable, Part, Unit
+from rt2_jax.data.index.indexable import Indexable, Part, Unit
 from rt2_jax.data.readers import rlds_schema, tf_example, tfds_directory, tfrecord
 
 FORMAT = 2

@@ -8,7 +8,7 @@ from typing import Any
 
 from rt2_jax.data import remote
 from rt2_jax.data.errors import DataSetError
-from rt2_jax.data.index.index_build import Unit
+from rt2_jax.data.index.indexable import Unit
 from rt2_jax.data.readers import tf_example, tfds_directory, tfrecord, web_records
 from rt2_jax.data.readers.web_format import WebFormat
 from rt2_jax.data.readers.web_records import Record

@@ -12,7 +12,7 @@ from etils import epath
 
 from rt2_jax.data.errors import DataSetError
 from rt2_jax.data.index import web_columns
-from rt2_jax.data.index.index_build import Indexable, Part
+from rt2_jax.data.index.indexable import Indexable, Part
 from rt2_jax.data.web.web_cards import TEXTS, WebCard, find
 from rt2_jax.nearest import nearest
 

@@ -24,19 +24,19 @@ def test_report_and_sheet(tmp_path):
     done = subprocess.run(
         [*command, '--on_corrupt=skip', '--examples=7'], capture_output=True, text=True, check=True
     )
-    found = json.loads((tmp_path / 'out/report.json').read_text())
-    said = [web_files.record(n) for n in range(60)]
-    assert found['records'] == 61 and found['unreadable'] == 1
-    assert found['languages'] == {'en': 37, 'fr': 12, 'de': 12}
-    assert found['tasks'] == {'caption': 60, 'vqa': 60, 'ocr': 60, 'detect': 45}
-    lengths = [len(text.encode()) for record in said for text in record['captions']]
-    assert found['texts']['caption']['texts'] == len(lengths)
-    assert found['texts']['caption']['bytes']['0.5'] == np.median(lengths)
+    report = json.loads((tmp_path / 'out/report.json').read_text())
+    records = [web_files.record(n) for n in range(60)]
+    assert report['records'] == 61 and report['unreadable'] == 1
+    assert report['languages'] == {'en': 37, 'fr': 12, 'de': 12}
+    assert report['tasks'] == {'caption': 60, 'vqa': 60, 'ocr': 60, 'detect': 45}
+    lengths = [len(text.encode()) for record in records for text in record['captions']]
+    assert report['texts']['caption']['texts'] == len(lengths)
+    assert report['texts']['caption']['bytes']['0.5'] == np.median(lengths)
     assert (
-        abs(found['score']['quantiles']['0.9'] - np.quantile([r['score'] for r in said], 0.9))
+        abs(report['score']['quantiles']['0.9'] - np.quantile([r['score'] for r in records], 0.9))
         < 1e-6
     )
-    assert ['1 records have no text' in text for text in found['warnings']].count(True) == 1
+    assert ['1 records have no text' in text for text in report['warnings']].count(True) == 1
     assert (
         '1 unreadable records, first' in done.stdout
         and 'caption            60   98.4%' in done.stdout

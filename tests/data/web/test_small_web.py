@@ -23,9 +23,9 @@ def test_an_item_depends_on_seed_and_index_alone():
     assert any(first[i].answer != other[i].answer for i in range(5))
 
 
-def test_kinds_come_as_often_as_asked():
-    asked = {'name': 3.0, 'where': 1.0}
-    counts = collections.Counter(small_web.SmallWeb(kinds=asked)[i].kind for i in range(400))
+def test_kinds_have_their_frequencies():
+    kinds = {'name': 3.0, 'where': 1.0}
+    counts = collections.Counter(small_web.SmallWeb(kinds=kinds)[i].kind for i in range(400))
     assert set(counts) == {'name', 'where'}
     assert abs(counts['name'] / 400 - 0.75) < 0.08
 
