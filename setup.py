@@ -61,7 +61,7 @@ EXTRAS = {
         'uvicorn>=0.54,<0.60',
         'websockets>=14,<18',
     ],
-    'colab': ['matplotlib>=3.9,<4', 'mediapy>=1.2,<2'],
+    'colab': ['matplotlib>=3.9,<4', 'mediapy>=1.2,<2', 'treescope>=0.1.9,<0.2'],
     # The histograms of rt2_jax.data.inspect.
     'look': ['matplotlib>=3.9,<4'],
     'test': [

@@ -1,6 +1,6 @@
-"""Several JAX processes on this machine, as on a pod: one dies, all die, and its error comes back.
+r"""Several JAX processes on this machine, as on a pod: one dies, all die, and its error comes back.
 
-    python launch/local_pod.py --processes=2 --devices_per_process=2 -- \\
+    python launch/local_pod.py --processes=2 --devices_per_process=2 -- \
         python -m rt2_jax.train --config=configs/tabletop.py:quickstart --workdir=runs/pod
 
 Each process has its own fake CPU devices; they talk through gloo on localhost. The output of each
@@ -9,7 +9,7 @@ process that ended first (rt2_jax/exit_codes.py).
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 import os
 import shutil
 import signal
@@ -43,8 +43,8 @@ def environment(process: int, processes: int, devices: int, port: int) -> dict[s
     }
 
 
-def relay(process: int, stream, last: list[str]) -> None:
-    """Prints what a process says, line by line, and keeps its last words."""
+def relay(process: int, stream: Iterable[str], last: list[str]) -> None:
+    """Prints the output of a process line by line, and keeps its last lines."""
     for line in stream:
         print(f'[{process}] {line}', end='', flush=True)
         last.append(line)
@@ -76,7 +76,7 @@ def run(command: Sequence[str], processes: int, devices: int) -> int:
     for reader in readers:
         reader.start()
 
-    def forward(number, _):
+    def forward(number: int, _: object) -> None:
         for process in running:
             if process.poll() is None:
                 process.send_signal(number)
@@ -98,9 +98,9 @@ def run(command: Sequence[str], processes: int, devices: int) -> int:
     return code if code > 0 else 128 - code
 
 
-def wait(running: Sequence[subprocess.Popen]) -> int | None:
+def wait(running: Sequence[subprocess.Popen[str]]) -> int | None:
     """Waits for all; the number of the process that failed first, None if none did."""
-    failed = None
+    failed, deadline = None, 0.0
     while any(process.poll() is None for process in running):
         for number, process in enumerate(running):
             if failed is None and process.poll():
@@ -119,7 +119,10 @@ def wait(running: Sequence[subprocess.Popen]) -> int | None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    """Parses the command line and runs the pod."""
+    parser = argparse.ArgumentParser(
+        description=(__doc__ or '').splitlines()[0], allow_abbrev=False
+    )
     parser.add_argument('--processes', type=int, default=2, help='how many JAX processes')
     parser.add_argument(
         '--devices_per_process', type=int, default=1, help='fake CPU devices of each'

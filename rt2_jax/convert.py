@@ -1,12 +1,12 @@
-"""Public checkpoints in, and out again.
+"""Imports and exports public checkpoints.
 
     python -m rt2_jax.convert --source=FILE_OR_DIR --format=NAME --output=DIR [--image_size=224]
 
-With a checkpoint of a public format as the source, writes a directory that a run starts from
+From a checkpoint in a public format, writes a directory that a run starts from
 (`--config.init_from=DIR`): params.safetensors; model.json, the part of `config.model` that it fills; and,
-where a tokenizer is beside it (a SentencePiece model, else tokenizer.json), tokenizer.model with a token
-for each integer.
-With a directory of ours (a run's, a packed or a converted one), writes the public format, so that
+if there is a tokenizer beside it (a SentencePiece model, else tokenizer.json), tokenizer.model with a
+token for each integer.
+From a directory of ours (a run's, a packed or a converted one), writes the public format, so that
 others can load it. Tensors are read and written one at a time.
 """
 
@@ -14,6 +14,7 @@ import json
 import math
 import os
 import time
+from typing import Any
 
 from absl import app, flags, logging
 from etils import epath
@@ -29,38 +30,38 @@ _TOKENIZERS = ('spiece.model', 'tokenizer.model', 'tokenizer.json')  # the first
 
 
 def import_(source: epath.PathLike, name: str, output: epath.Path, image_size: int | None) -> int:
-    """Writes a public checkpoint as a directory of ours; the number of parameters.
+    """Writes a public checkpoint as a directory of ours; returns the number of parameters.
 
     Args:
         source: the checkpoint, as for `formats.open_source`.
         name: of its format.
         output: the directory to write.
-        image_size: of the frames that the model shall see, pixels; that of the checkpoint by default.
+        image_size: side of the model's frames, pixels; the checkpoint's by default.
 
     Raises:
-        tensors.SourceError: it cannot be read, or does not fit.
+        tensors.SourceError: it cannot be read, or does not fit the format.
     """
     opened = formats.open_source(source, name)
     words = _words(source, formats.FORMATS[name].integers)
     size = image_size or _image_size(opened)
     shapes = param_shapes.named_shapes(opened.model, size)
-    found = rules.imported(opened.rules, opened.tensors, shapes)
-    tensors.write_safetensors(output, found, stem=loading.PARAMS)
+    params = rules.imported(opened.rules, opened.tensors, shapes)
+    tensors.write_safetensors(output, params, stem=loading.PARAMS)
     model = opened.model | {'image_size': size} if size else opened.model
-    told = {'format': name, 'model': model}
+    record: dict[str, Any] = {'format': name, 'model': model}
     if words:
         paths.write(output / 'tokenizer.model', words.model_bytes)
-        told['integers'] = {
+        record['integers'] = {
             'way': formats.FORMATS[name].integers,
             'ids': words.ids,
             'instead_of': words.instead_of,
         }
-    paths.write(output / loading.MODEL, json.dumps(told, indent=2).encode())
-    return sum(math.prod(tensor.shape) for tensor in found.values())
+    paths.write(output / loading.MODEL, json.dumps(record, indent=2).encode())
+    return sum(tensor.count for tensor in params.values())
 
 
 def _words(source: epath.PathLike, way: str) -> integers.Changed | None:
-    """The vocabulary beside a checkpoint with a token for each integer; None where there is none."""
+    """The tokenizer beside a checkpoint, with a token for each integer added; None without one."""
     folder = paths.of(str(source).partition('.npz:')[0])
     for file in _TOKENIZERS:
         if (folder / file).exists():
@@ -69,7 +70,7 @@ def _words(source: epath.PathLike, way: str) -> integers.Changed | None:
 
 
 def _image_size(opened: formats.Source) -> int | None:
-    """Side of the frames that a checkpoint was trained on, by its positions."""
+    """Side of the frames of a checkpoint, from its positions; None without positions."""
     rule = next((rule for rule in opened.rules if rule.ours == 'tower/positions'), None)
     if rule is None or rule.theirs not in opened.tensors:
         return None
@@ -86,10 +87,10 @@ def export(source: epath.PathLike, name: str, output: epath.Path) -> tuple[int, 
         output: the directory to write.
 
     Returns:
-        The number of parameters, and the parts of the model that the format knows nothing of.
+        The number of parameters, and the parts of the model that the format does not have.
 
     Raises:
-        tensors.SourceError: the format has no place for the model's parameters.
+        tensors.SourceError: the format does not fit the model.
     """
     form = formats.FORMATS[check('format', name, formats.FORMATS)]
     if form.theirs is None:
@@ -106,7 +107,7 @@ def export(source: epath.PathLike, name: str, output: epath.Path) -> tuple[int, 
     left = sorted({n.split('/')[0] for n in params} - parts)
     tensors.write_safetensors(output, written)
     paths.write(output / 'config.json', json.dumps(form.theirs(model), indent=2).encode())
-    return sum(math.prod(tensor.shape) for tensor in written.values()), left
+    return sum(tensor.count for tensor in written.values()), left
 
 
 def define_flags() -> None:
@@ -115,11 +116,14 @@ def define_flags() -> None:
     flags.DEFINE_string('source', None, 'A checkpoint: a file or a directory.')
     flags.DEFINE_string('format', None, f'The public format. {known}.')
     flags.DEFINE_string('output', None, 'The directory to write.')
-    flags.DEFINE_integer('image_size', None, 'Frames the model shall see, pixels; else its own.', 1)
+    flags.DEFINE_integer(
+        'image_size', None, "Side of the model's frames, pixels; the checkpoint's by default.", 1
+    )
     flags.mark_flags_as_required(['source', 'format', 'output'])
 
 
 def main(argv: list[str]) -> None:
+    """Imports or exports, by what the source is."""
     if len(argv) > 1:
         raise app.UsageError(f'unknown arguments {argv[1:]}')
     logging.set_verbosity(logging.WARNING)

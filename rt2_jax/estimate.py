@@ -1,6 +1,6 @@
-"""What a job needs of a slice that isn't here: does it fit, how fast at best, and what it costs.
+r"""What a job needs of a slice that isn't here: does it fit, how fast at best, and what it costs.
 
-    python -m rt2_jax.estimate --config=FILE[:ARG] --topology=v5p:8x8x8 [--mode=train|decode] \\
+    python -m rt2_jax.estimate --config=FILE[:ARG] --topology=v5p:8x8x8 [--mode=train|decode] \
         [--price_per_chip_hour=4.2] [--output=FILE.json]
 
 Compiles the training step (or the sampler) that `train` (or `policy`) runs, for a slice of TPUs
@@ -20,8 +20,8 @@ Fields of the JSON; bytes, seconds and FLOPs throughout:
     hbm_bytes_per_chip: arguments (parameters, optimizer, batch), temporaries, output, program, total
     hbm_limit_bytes: memory of a chip
     compile_seconds: of this machine
-    flops_per_step, flops_analytic, flops_ratio: of the program, by the formula of models/cost.py, and
-        their ratio; recomputation is what is above 1
+    flops_per_step, flops_analytic, flops_ratio: of the program, of the model alone
+        (estimation/model_flops.py), and their ratio; recomputation is what is above 1
     collectives: by kind: count a step, bytes of the arrays, seconds by bandwidth
     roofline: compute_seconds, memory_seconds, interconnect_seconds, each by itself, and `bound`
     step_seconds, mfu, tokens_per_second, per_second: where the longest hides the others
@@ -64,13 +64,13 @@ FLAGS = flags.FLAGS
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What is asked, beside the config.
+    """The command's options beside the config.
 
     Attributes:
         topology: of the slice, as `topology.devices` takes it.
         mode: 'train' for the training step, 'decode' for one action.
         batch_size: rows to decode at once.
-        weights: of `compact.KINDS`, what decoding reads.
+        weights: of `compact.WEIGHTS`, what decoding reads.
         assumptions: of the whole run.
     """
 
@@ -88,7 +88,7 @@ def estimate(
 
     Args:
         config: of the run.
-        options: what is asked.
+        options: of the command.
         progress: where lines go while it compiles; stderr by default.
 
     Returns:
@@ -136,15 +136,15 @@ def _job_fields(job: job_lib.Job, options: Options, devices: list[Any]) -> dict[
 def _slice_fields(name: str) -> dict[str, Any] | None:
     if topology.is_here(name):
         return None
-    wanted = slices.parse(name)
+    slice_ = slices.parse(name)
     return {
-        'name': wanted.name,
-        'accelerator_type': wanted.accelerator_type,
-        'gke_accelerator': wanted.family.gke_label,
-        'gke_topology': wanted.topology,
-        'machine': wanted.family.machine,
-        'hosts': wanted.hosts,
-        'chips_per_host': wanted.chips_per_host,
+        'name': slice_.name,
+        'accelerator_type': slice_.accelerator_type,
+        'gke_accelerator': slice_.family.gke_label,
+        'gke_topology': slice_.topology,
+        'machine': slice_.family.machine,
+        'hosts': slice_.hosts,
+        'chips_per_host': slice_.chips_per_host,
     }
 
 
@@ -152,12 +152,12 @@ def _hosts(name: str, devices: list[Any]) -> run.Hosts:
     chips = roofline.chips_in(devices)
     if topology.is_here(name):
         return run.Hosts(count=1, devices=len(devices), chips=chips, ram=0)
-    wanted = slices.parse(name)
+    slice_ = slices.parse(name)
     return run.Hosts(
-        count=wanted.hosts,
-        devices=len(devices) // wanted.hosts,
+        count=slice_.hosts,
+        devices=len(devices) // slice_.hosts,
         chips=chips,
-        ram=wanted.family.machine_ram * wanted.chips_per_host // 4,
+        ram=slice_.family.machine_ram * slice_.chips_per_host // 4,
     )
 
 
@@ -171,7 +171,7 @@ def define_flags() -> None:
     flags.DEFINE_string('mode', 'train', f'What to compile, one of {", ".join(job_lib.MODES)}.')
     flags.DEFINE_integer('batch_size', 1, 'Rows of a batch to decode.', lower_bound=1)
     flags.DEFINE_enum(
-        'weights', compact.STORED, compact.KINDS, 'What decoding reads; see decoding/compact.py.'
+        'weights', compact.STORED, compact.WEIGHTS, 'What decoding reads; see decoding/compact.py.'
     )
     flags.DEFINE_float('price_per_chip_hour', None, 'Of one chip, in any currency.', 0.0)
     flags.DEFINE_float(
@@ -205,6 +205,7 @@ def _options() -> Options:
 
 
 def main(argv: list[str]) -> None:
+    """Runs the command."""
     if len(argv) > 1:
         raise app.UsageError(f'unknown arguments {argv[1:]}')
     options = _options()

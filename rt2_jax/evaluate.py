@@ -371,7 +371,7 @@ def define_flags() -> None:
     flags.DEFINE_float('execution_noise', 0.0, 'See TabletopEnv.', lower_bound=0)
     flags.DEFINE_integer('parallel', 16, 'Episodes under way at a time.', lower_bound=1)
     flags.DEFINE_enum(
-        'weights', compact.STORED, compact.KINDS, 'In which type the weights are multiplied.'
+        'weights', compact.STORED, compact.WEIGHTS, 'In which type the weights are multiplied.'
     )
     flags.DEFINE_list('mesh', [], "Split over a process's devices, 'tensor=4'; else one device.")
     flags.DEFINE_integer('image_size', 128, 'Of the frames observed, pixels.')

@@ -21,6 +21,7 @@ from rt2_jax import command, configuration, exit_codes, paths
 from rt2_jax.checkpoints import assets, checkpoint, init_from, workdir_lock
 from rt2_jax.data import cards
 from rt2_jax.data.sources import INDEXES
+from rt2_jax.models import backbone
 from rt2_jax.parallel import compilation, distributed, mesh as mesh_lib, topology
 from rt2_jax.text.tokenizer import Tokenizer
 from rt2_jax.training import (
@@ -74,13 +75,17 @@ def train(config: Any, workdir: epath.Path) -> bool:
         tokenizer = (
             Tokenizer.load(config.tokenizer) if config.tokenizer else Tokenizer.load_default()
         )
+        # Refuses an unknown field of the model before any data are opened.
+        backbone.build(config.model, tokenizer.vocab_size, tokenizer.integer_ids.tolist())
         if (workdir / 'config.json').exists():
             assets.check_same_config(workdir, config)
         batches, spaces = program_lib.open_batches(config, tokenizer, mesh, workdir / INDEXES)
         stack.callback(batches.close)
 
         # Program and state: a checkpoint's, or the beginning.
-        program = program_lib.build(config, mesh, tokenizer, batches.sources, batches.kinds, spaces)
+        program = program_lib.build(
+            config, mesh, tokenizer, batches.sources, batches.kinds, batches.acting_kinds, spaces
+        )
         validation = (
             Validation(config, program, tokenizer, batches.datasets, workdir / INDEXES)
             if config.validation.every

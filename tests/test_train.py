@@ -17,6 +17,7 @@ import time
 from etils import epath
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 from rt2_jax import exit_codes, train
@@ -93,6 +94,12 @@ def assert_same_curve(rows, expected, stops=0):
             assert sum(part.get(name, 0) for part in parts) == whole.get(name, 0)
         rows[k : k + 2] = [whole]
     assert rows == expected
+
+
+def assert_same_parameters(workdir, expected):
+    ours, theirs = (named_leaves(loading.load_for_inference(w).params) for w in (workdir, expected))
+    for name, value in theirs.items():
+        np.testing.assert_array_equal(ours[name], value, err_msg=name)
 
 
 def wait_for_step(process, workdir, step):
@@ -174,11 +181,7 @@ def test_killed_and_terminated_runs_resume_to_the_bit(trained, episodes, cache, 
     result = run(workdir, cache, episodes)
     assert result.returncode == 0, result.stderr
     assert_same_curve(curve(workdir), curve(trained), stops=1)
-    ours, theirs = (
-        named_leaves(loading.load_for_inference(path).params) for path in (workdir, trained)
-    )
-    for name, value in theirs.items():
-        np.testing.assert_array_equal(ours[name], value, err_msg=name)
+    assert_same_parameters(workdir, trained)
 
 
 def test_killed_while_it_saves_the_checkpoint_before_loads(trained, episodes, cache, tmp_path):
@@ -200,6 +203,23 @@ def test_killed_while_it_saves_the_checkpoint_before_loads(trained, episodes, ca
     assert result.returncode == 0, result.stderr
     assert f'resumed at step {before} of' in result.stdout
     assert curve(workdir) == curve(trained)
+
+
+def test_a_run_of_an_older_version_goes_on_to_the_bit(trained, episodes, cache, tmp_path):
+    """Its state held a key and the sums since the last log point as well."""
+    workdir = shutil.copytree(trained, tmp_path / 'run')
+    shutil.rmtree(workdir / 'checkpoints' / '24')
+    step = workdir / 'checkpoints' / '20'
+    with ocp.StandardCheckpointer() as checkpointer:
+        state = checkpointer.restore(step / 'state')
+        assert set(state) == {'step', 'opt_state'}
+        sums = {'source': {'loss': np.ones(2, np.float32)}, 'steps': np.float32(2)}
+        state |= {'rng': np.arange(2, dtype=np.uint32), 'accumulated': sums}
+        checkpointer.save(step / 'state', state, force=True)
+    (step / checkpoint.FILES).unlink()
+    train.train(tiny_config(episodes, compile_cache=str(cache)), epath.Path(workdir))
+    assert curve(workdir) == curve(trained)
+    assert_same_parameters(workdir, trained)
 
 
 def test_loss_falls_and_every_metric_is_there(trained):

@@ -70,9 +70,9 @@ def define_flags() -> None:
 def main(_: list[str]) -> None:
     """Compares the actions of every two kinds of weights."""
     steps = expert_frames(FLAGS.suite, FLAGS.frames)
-    bins = {kind: integers(FLAGS.checkpoint, kind, steps) for kind in compact.KINDS}
+    bins = {kind: integers(FLAGS.checkpoint, kind, steps) for kind in compact.WEIGHTS}
     result: dict[str, Any] = {'frames': len(steps), 'suite': FLAGS.suite}
-    for a, b in itertools.combinations(compact.KINDS, 2):
+    for a, b in itertools.combinations(compact.WEIGHTS, 2):
         result[f'{b}_and_{a}'] = compared(bins[a], bins[b])
     harness.publish(result, FLAGS.output, checkpoint=FLAGS.checkpoint)
 

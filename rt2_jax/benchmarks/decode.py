@@ -37,7 +37,8 @@ from rt2_jax.checkpoints import loading
 from rt2_jax.decoding import compact
 from rt2_jax.decoding.grammar import Kind
 from rt2_jax.decoding.sampler import Sampler
-from rt2_jax.models import backbone, cost
+from rt2_jax.estimation import model_flops
+from rt2_jax.models import backbone
 from rt2_jax.weights import tensors
 
 FLAGS = flags.FLAGS
@@ -54,7 +55,7 @@ def write(directory: epath.Path, size: str) -> None:
 
 
 def policy(directory: epath.Path, kind: str) -> tuple[Sampler, Any]:
-    """The sampler, and parameters on the device, with weights of a kind of `compact.KINDS`."""
+    """The sampler, and parameters on the device, with weights of `compact.WEIGHTS`."""
     config = json.loads((directory / loading.MODEL).read_text())['model']
     vocab, _ = config['vocab'], config.pop('image_size')
     dtype = 'float32' if kind == compact.STORED else 'bfloat16'
@@ -125,7 +126,9 @@ def compared(parts: Mapping[str, Mapping[str, Any]], size: str, batch: int) -> d
     bandwidth, flops = rate('read') * (1 << 24), rate('multiply') * 1e9
     needed = decode_model.bytes_read(size, kind, batch)
     reading = {part: count / bandwidth for part, count in needed.items()}
-    encoding = cost.decode_flops(decode_model.SIZES[size], decode_model.data(), batch) / flops
+    encoding = (
+        model_flops.decode_flops(decode_model.SIZES[size], decode_model.data(), batch) / flops
+    )
     figures = {
         'ours': rate(kind),
         'limit': batch / sum(reading.values()),
@@ -162,7 +165,7 @@ def define_flags() -> None:
     flags.DEFINE_string('output', None, 'JSON file to write.')
     flags.DEFINE_enum('size', 'base', list(decode_model.SIZES), 'Of the model.')
     flags.DEFINE_list('batch_sizes', ['1', '8'], 'Rows a call.')
-    flags.DEFINE_list('weights', ['bfloat16', 'int8'], f'Of {", ".join(compact.KINDS)}.')
+    flags.DEFINE_list('weights', ['bfloat16', 'int8'], f'Of {", ".join(compact.WEIGHTS)}.')
     flags.DEFINE_string('directory', 'runs/decode', 'Where the weights are, made where missing.')
     flags.DEFINE_bool('peer', True, 'Whether to measure transformers too.')
     flags.DEFINE_integer('rounds', 4, 'Turns of each.')

@@ -115,7 +115,7 @@ def bytes_read(size: str, kind: str, batch: int) -> dict[str, int]:
     built = backbone.build(config | {'dtype': 'bfloat16'}, vocab)
     if kind == compact.STORED:
         raise ValueError('what is read of weights in float32 is twice that of bfloat16')
-    model = compact.apart(built, jax.default_backend())
+    model = compact.compact_model(built, jax.default_backend())
     shapes = compact.shapes(model, kind, inputs(1, vocab))
     sizes = {n: x.size * x.dtype.itemsize for n, x in sharding.named_leaves(shapes).items()}
     # Cross-attention's keys and values are made of the encoder's states, once.

@@ -17,12 +17,13 @@ import numpy as np
 from rt2_jax import command, configuration
 from rt2_jax.benchmarks import decode_model, harness, machine
 from rt2_jax.benchmarks.gpu import ROWS, Row
-from rt2_jax.decoding import compact
+from rt2_jax.decoding import compact, rows
 from rt2_jax.decoding.grammar import Kind
 from rt2_jax.decoding.sampler import Sampler
 from rt2_jax.errors import UserError
+from rt2_jax.estimation import model_flops
 from rt2_jax.manifest import make_manifest
-from rt2_jax.models import backbone, cost, rows
+from rt2_jax.models import backbone
 from rt2_jax.nearest import check
 from rt2_jax.parallel import mesh as mesh_lib, sharding
 from rt2_jax.training import (
@@ -108,7 +109,7 @@ def train(row: Row, batch: int, repeats: int, toy: bool) -> dict[str, Any]:
 
     times = harness.timed(steps, repeats)
     seconds = times['seconds'] / queued
-    flops = cost.train_flops(model_config, vocab, data, batch)
+    flops = model_flops.train_flops(model_config, vocab, data, batch)
     return {
         'unit': 'FLOP/s',
         'ours': flops / seconds,
@@ -140,7 +141,7 @@ def policy(row: Row, batch: int, repeats: int, toy: bool) -> dict[str, Any]:
     size = 'tiny' if toy else row.size
     config = decode_model.SIZES[size]
     vocab = config['vocab']
-    model = compact.apart(
+    model = compact.compact_model(
         backbone.build(config | {'dtype': 'bfloat16'}, vocab), jax.default_backend()
     )
     images, prompt, _ = decode_model.inputs(batch, vocab)

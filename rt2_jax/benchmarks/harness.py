@@ -91,13 +91,13 @@ class Worker:
         assert self._process.stdin and self._process.stdout
         self._questions, self._answers = self._process.stdin, self._process.stdout
         self.about = self._read()
-        self._send_signal(signal.SIGSTOP)
+        self._process.send_signal(signal.SIGSTOP)
 
     def __enter__(self) -> Worker:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._send_signal(signal.SIGCONT)
+        self._process.send_signal(signal.SIGCONT)
         self._questions.close()
         try:
             self._process.wait(timeout=20)
@@ -129,15 +129,12 @@ class Worker:
         return memory(self._process.pid)[field]
 
     def _ask(self, question: Any) -> dict[str, Any]:
-        self._send_signal(signal.SIGCONT)
+        self._process.send_signal(signal.SIGCONT)
         self._questions.write(json.dumps(question) + '\n')
         self._questions.flush()
         answer = self._read()
-        self._send_signal(signal.SIGSTOP)
+        self._process.send_signal(signal.SIGSTOP)
         return answer
-
-    def _send_signal(self, number: int) -> None:
-        os.kill(self._process.pid, number)
 
     def _read(self) -> dict[str, Any]:
         for line in self._answers:

@@ -65,7 +65,7 @@ def measure(config: Any, workdir: epath.Path) -> dict[str, Any]:
     mesh = mesh_lib.make_mesh(config.mesh)
     tokenizer = Tokenizer.load(config.tokenizer) if config.tokenizer else Tokenizer.load_default()
     sources = [*config.data.robot, *config.data.web]
-    program = program_lib.build(config, mesh, tokenizer, sources, sources, {})
+    program = program_lib.build(config, mesh, tokenizer, sources, sources, (), {})
     with Peak() as before:
         pass
     with Peak() as made:
@@ -93,7 +93,11 @@ def measure(config: Any, workdir: epath.Path) -> dict[str, Any]:
     by_process = distributed.gather(
         {name: (p.bytes - before.bytes, p.read_bytes, p.seconds) for name, p in phases.items()}
     )
-    result = {'whole_bytes': whole, 'share_bytes': share, 'processes': jax.process_count()}
+    result: dict[str, Any] = {
+        'whole_bytes': whole,
+        'share_bytes': share,
+        'processes': jax.process_count(),
+    }
     for name in phases:
         peak, read, seconds = (max(column) for column in zip(*(p[name] for p in by_process)))
         result[name] = {
@@ -103,7 +107,13 @@ def measure(config: Any, workdir: epath.Path) -> dict[str, Any]:
             'read_bytes': read,
             'seconds': round(seconds, 1),
         }
-    return result | {'unit': 'bytes', 'ours': result['restored']['peak_bytes'], 'limit': share}
+    ours = result['restored']['peak_bytes']
+    return result | {
+        'ours': ours,
+        'limit': share,
+        'ratio_limit': round(share / ours, 3),
+        'unit': 'bytes',
+    }
 
 
 def _sum(x: jax.Array) -> float:

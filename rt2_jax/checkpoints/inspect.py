@@ -1,12 +1,12 @@
-"""The command that looks into a checkpoint, and at what differs between two.
+"""Inspects a checkpoint, or compares two.
 
     python -m rt2_jax.checkpoints.inspect --checkpoint=runs/cofinetune [--against=package:tabletop_pretrained]
 
 prints the parameters by module (shape, type, size, mesh axes, norm, extremes, NaN), the config, the
-action space, the tokenizer, the versions, the data position and what it takes on disk; --output writes
-all of it as JSON. A checkpoint is a run's directory, a packed one ('package:NAME' too), what
-rt2_jax.convert wrote, or an exported policy. Arrays are read from disk block by block, so that it may
-be larger than memory; --novalues reads none of them.
+action space, the tokenizer, the versions, the data position and the size on disk; --output writes all of
+it as JSON. A checkpoint is a run's directory, a packed one ('package:NAME' too), what rt2_jax.convert
+wrote, or an exported policy. Arrays are read from disk block by block, so that it may be larger than
+memory; --novalues reads none of them.
 
 --against_step compares with another step: of --against, or of the same run.
 """
@@ -33,11 +33,12 @@ def define_flags() -> None:
     flags.DEFINE_integer('against_step', None, 'Which step of it; the latest by default.')
     flags.DEFINE_string('output', None, 'Where the report goes as JSON.')
     flags.DEFINE_integer('depth', 2, "Parts of a parameter's name that make its module.", 0)
-    flags.DEFINE_bool('values', True, 'Whether arrays are read; --novalues tells shapes alone.')
+    flags.DEFINE_bool('values', True, 'Whether arrays are read; --novalues prints shapes alone.')
     flags.mark_flag_as_required('checkpoint')
 
 
 def main(argv: list[str]) -> None:
+    """Prints the report and writes it."""
     if len(argv) > 1:
         raise app.UsageError(f'unknown arguments {argv[1:]}')
     logging.set_verbosity(logging.ERROR)  # what Orbax says of directories that it only reads
@@ -46,13 +47,13 @@ def main(argv: list[str]) -> None:
     output = paths.of(FLAGS.output) if FLAGS.output else None
     this = opened.open_checkpoint(FLAGS.checkpoint, FLAGS.step)
     against = opened.open_checkpoint(other, FLAGS.against_step) if other else None
-    found = survey.survey(this, against, values=FLAGS.values, depth=FLAGS.depth)
-    print(text.as_text(found, FLAGS.depth))
+    inspected = survey.survey(this, against, values=FLAGS.values, depth=FLAGS.depth)
+    print(text.as_text(inspected, FLAGS.depth))
     if output:
         seconds = round(time.perf_counter() - begin, 2)
-        about = found | {'seconds': seconds, 'manifest': make_manifest()}
+        content = inspected | {'seconds': seconds, 'manifest': make_manifest()}
         output.parent.mkdir(parents=True, exist_ok=True)
-        paths.write(output, as_json(about).encode())
+        paths.write(output, as_json(content).encode())
         print(f'\nWritten to {output}')
 
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, SingleDeviceSharding
 
 from rt2_jax.models import backbone
+from rt2_jax.models.backbone import Backbone
 from rt2_jax.parallel import sharding
 from rt2_jax.text.tokenizer import Tokenizer
 from rt2_jax.training import adapters, state as state_lib
@@ -95,7 +96,7 @@ def _layout(boxed: Any) -> dict[str, tuple]:
     return {name: (x.shape, names[name]) for name, x in shapes.items()}
 
 
-def _model(config: Any, tokenizer: Tokenizer) -> tuple[nn.Module, tuple]:
+def _model(config: Any, tokenizer: Tokenizer) -> tuple[Backbone, tuple]:
     """The model and the shapes of one row of its inputs."""
     model = backbone.build(config.model, tokenizer.vocab_size, tokenizer.integer_ids.tolist())
     return model, inputs(config)

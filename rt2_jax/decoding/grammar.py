@@ -1,4 +1,4 @@
-"""What may come next: an allow set of tokens for every position of every answer.
+"""The grammar of answers: the tokens that may come next, at every position.
 
 RT-2 restricts the output vocabulary to action tokens on a robot prompt and leaves it free on any
 other. Here that is a small automaton with three ways in, one for each kind of answer:
@@ -10,7 +10,7 @@ other. Here that is a small automaton with three ways in, one for each kind of a
 A plan that has not come to "Action:" on its own is brought to it: the marker's ids are forced so
 that plan and marker together are at most `plan_length` tokens. So every ACTION and PLAN answer
 holds an action, whatever the model's weights. Where the action space has no terminate number, an
-action starts with its first dimension, and nothing that is said can end an episode. The end of an
+action starts with its first dimension, and no answer can end an episode. The end of an
 action is certain and no step is spent on it (its EOS has probability 1 under the grammar).
 
 The state of a row is three integers, so rows of different kinds go through one batch and one jit.
@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -39,7 +40,7 @@ class Kind(enum.IntEnum):
 _DONE = 3
 
 # Classes of tokens. Which class is allowed depends on the phase alone, so a [phase, class] table
-# and one class a token say all, where a mask for each phase would hold the vocabulary many times.
+# and one class a token are enough, where a mask for each phase would hold the vocabulary many times.
 _NEVER, _PLAIN, _EOS, _BIN, _FLAG = range(5)
 _AT_FLAG, _AT_BINS, _AT_TEXT, _AT_PLAN, _AT_END = range(5)
 _ALLOWED = np.zeros([5, 5], bool)
@@ -56,17 +57,17 @@ class Grammar:
     B rows, V vocabulary (the width of the logits), C columns of it.
 
     Attributes:
-      bin_ids: token ids of the integers 0..bins-1; the first two are the terminate flag's, where
-        there is one.
-      marker_ids: token ids of "Action:" at the end of a plan (`plan_marker`).
-      pad_id: what fills a row after its end; never allowed within it.
-      eos_id: what ends a text.
-      vocab_size: number of token ids in use. Logits may be wider (padded vocabularies); ids from
-        here on are never allowed.
-      action_length: tokens an action, flag included.
-      terminate: whether an action's first token is the flag.
-      text_length: most tokens of a TEXT answer, EOS included.
-      plan_length: most tokens of a plan, marker included.
+        bin_ids: token ids of the integers 0..bins-1; the first two are the terminate flag's, where
+            there is one.
+        marker_ids: token ids of "Action:" at the end of a plan (`plan_marker`).
+        pad_id: what fills a row after its end; never allowed within it.
+        eos_id: what ends a text.
+        vocab_size: number of token ids in use. Logits may be wider (padded vocabularies); ids from
+            here on are never allowed.
+        action_length: tokens an action, flag included.
+        terminate: whether an action's first token is the flag.
+        text_length: most tokens of a TEXT answer, EOS included.
+        plan_length: most tokens of a plan, marker included.
     """
 
     bin_ids: tuple[int, ...]
@@ -79,7 +80,7 @@ class Grammar:
     text_length: int = 48
     plan_length: int = 32
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not self.marker_ids or self.plan_length < len(self.marker_ids):
             raise ValueError(
                 f'plan_length is {self.plan_length}; a plan holds at least its marker of '
@@ -91,7 +92,7 @@ class Grammar:
     @classmethod
     def create(
         cls,
-        tokenizer,
+        tokenizer: Any,
         action_tokenizer: actions.ActionTokenizer,
         *,
         text_length: int = 48,
@@ -100,7 +101,7 @@ class Grammar:
         """The grammar over a tokenizer's ids.
 
         Raises:
-          ValueError: the tokenizer has no ids that end every plan (`plan_marker`).
+            ValueError: the tokenizer has no ids that end every plan (`plan_marker`).
         """
         return cls(
             bin_ids=tuple(action_tokenizer.integer_ids.tolist()),
@@ -116,12 +117,12 @@ class Grammar:
 
     @property
     def first_columns(self) -> np.ndarray:
-        """int32 [2 or bins], ascending: all that may start an action."""
+        """Ids that may start an action, int32 [2 or bins], ascending."""
         return np.sort(np.asarray(self.bin_ids[:2] if self.terminate else self.bin_ids, np.int32))
 
     @property
     def bin_columns(self) -> np.ndarray:
-        """int32 [bins], ascending: all that may stand anywhere in an action."""
+        """Ids that may stand anywhere in an action, int32 [bins], ascending."""
         return np.sort(np.asarray(self.bin_ids, np.int32))
 
     def max_length(self, kinds: frozenset[Kind]) -> int:
@@ -139,17 +140,17 @@ class Grammar:
         return jnp.stack([kinds, zero, zero], axis=-1)
 
     def done(self, state: jax.Array) -> jax.Array:
-        """bool [B]: which rows have ended."""
+        """Which rows have ended, bool [B]."""
         return state[:, 0] == _DONE
 
     def in_action(self, state: jax.Array) -> jax.Array:
-        """bool [B]: which rows' next token is an action token."""
+        """Which rows' next token is an action token, bool [B]."""
         return state[:, 0] == Kind.ACTION
 
     def allowed(self, state: jax.Array, columns: np.ndarray | None, width: int) -> jax.Array:
-        """bool [B, C]: which of `columns` (all `width` ids where None) may come next.
+        """Which of `columns` (all `width` ids where None) may come next, bool [B, C].
 
-        A row that has ended allows nothing but padding, which the sampler writes without asking.
+        A row that has ended allows nothing; the sampler writes padding.
         """
         phase, matched, count = state[:, 0], state[:, 1], state[:, 2]
         ids = np.arange(width) if columns is None else np.asarray(columns)
@@ -199,8 +200,8 @@ class Grammar:
             for j, letter in enumerate(letters):
                 table[seen, j + 1] = _overlap(self.marker_ids[:seen] + (letter,), self.marker_ids)
         hits = token[:, None] == jnp.asarray(letters)
-        letter = jnp.where(hits.any(-1), hits.argmax(-1) + 1, 0)
-        return jnp.asarray(table)[matched, letter]
+        column = jnp.where(hits.any(-1), hits.argmax(-1) + 1, 0)
+        return jnp.asarray(table)[matched, column]
 
 
 def _overlap(text: tuple[int, ...], marker: tuple[int, ...]) -> int:

@@ -13,15 +13,18 @@ import dataclasses
 import functools
 from typing import Any
 
-from flax import linen as nn, struct
+from flax import struct
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from rt2_jax.decoding import compact
+from rt2_jax.decoding.draw import MASKED, choose, log_softmax
 from rt2_jax.decoding.grammar import Grammar, Kind
+from rt2_jax.models.backbone import Backbone
+from rt2_jax.models.decode_state import DecodeState
 
-_MASKED = -1e30  # finite, so that 0 * log(0) of a masked token is 0 and not NaN
+_TopK = tuple[jax.Array, jax.Array]  # ids int32 and log-probabilities float32, each [B, T, K]
 
 
 @struct.dataclass
@@ -29,61 +32,85 @@ class Samples:
     """N answers to each of B questions, at most T tokens each.
 
     Attributes:
-      tokens: int32 [B, N, T], pad_id after the end. EOS is there where it was sampled (texts).
-      log_probs: float32 [B, N, T], of each token under the model's distribution restricted to what
-        the grammar allowed there (at temperature 1 whatever the token was drawn with); 0 after
-        the end. Their sum is the answer's log-probability.
-      entropies: float32 [B, N, T], nats, of that same distribution; 0 after the end.
-      lengths: int32 [B, N], tokens before the end.
-      likeliest: None, or, where `alternatives` K are asked for, ids int32 [B, N, T, K] and
-        log-probabilities float32 [B, N, T, K] of the likeliest tokens of that distribution, from the
-        likeliest on; pad_id and -inf where fewer are allowed.
+        tokens: int32 [B, N, T], pad_id after the end. EOS is there where it was sampled (texts).
+        log_probs: float32 [B, N, T], of each token under the model's distribution restricted to what
+            the grammar allowed there (at temperature 1 whatever the token was drawn with); 0 after
+            the end. Their sum is the answer's log-probability.
+        entropies: float32 [B, N, T], nats, of that same distribution; 0 after the end.
+        lengths: int32 [B, N], tokens before the end.
+        top_k: None, or, where `alternatives` K are asked for, ids int32 [B, N, T, K] and
+            log-probabilities float32 [B, N, T, K] of the likeliest tokens of that distribution, from the
+            likeliest on; pad_id and -inf where fewer are allowed.
     """
 
     tokens: jax.Array
     log_probs: jax.Array
     entropies: jax.Array
     lengths: jax.Array
-    likeliest: tuple[jax.Array, jax.Array] | None = None
+    top_k: tuple[jax.Array, jax.Array] | None = None
+
+
+@struct.dataclass
+class _Call:
+    """What one call of the sampler gets for B rows of at most T tokens.
+
+    Attributes:
+        params: the model's parameters.
+        images: uint8 [B, F, H, W, 3].
+        prompt: int32 [B, P].
+        kinds: int32 [B], of `Kind`.
+        rng: a key.
+        temperature: float32 [B]; 0 takes the likeliest token.
+        forced: int32 [B, T], pad_id where nothing is forced.
+    """
+
+    params: Any
+    images: Any
+    prompt: Any
+    kinds: Any
+    rng: Any
+    temperature: Any
+    forced: Any
 
 
 @struct.dataclass
 class _Loop:
-    """What a step passes to the next. All but `keys` start at one row for each question."""
+    """What a step passes to the next."""
 
     step: jax.Array  # int32 []
-    state: jax.Array  # int32 [B, 3], of the grammar
+    grammar_state: jax.Array  # int32 [B, 3]
     token: jax.Array  # int32 [B], the last one
-    cache: Any
+    decode_state: DecodeState
     tokens: jax.Array  # int32 [B, T]
     log_probs: jax.Array  # float32 [B, T]
     entropies: jax.Array  # float32 [B, T]
-    likeliest: tuple[jax.Array, jax.Array] | None  # int32 and float32 [B, T, K]
+    top_k: _TopK | None
+
+
+_Advance = Callable[[np.ndarray | None], Callable[[_Loop], _Loop]]  # by columns
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Sampler:
     """Samples answers. Frozen: every attribute is a static setting of the jitted call.
 
-    Keep one and call it often: each Sampler compiles for itself, once for each batch size (modules
-    with dicts as attributes cannot be hashed, so that one Sampler equals another is not to be told).
+    Keep one and call it often: each Sampler compiles for itself, once for each batch size.
 
     Attributes:
-      model: a Flax module with `prefill(images, prompt, max_length) -> cache` and
-        `step(cache, token [B], columns [C] | None) -> (logits [B, C or V], cache)`.
-      grammar: what may come next.
-      top_p: draw only from the fewest tokens that together have at least this probability (of the
-        restricted distribution, after the temperature). 1 draws from all.
-      restrict: multiply only the allowed columns where they are few; False multiplies all of them
-        and masks (the same answers, slower; for tests and benchmarks).
+        model: the backbone.
+        grammar: what may come next.
+        top_p: draw only from the fewest tokens that together have at least this probability (of the
+            restricted distribution, after the temperature). 1 draws from all.
+        restrict: multiply only the allowed columns where they are few; False multiplies all of them
+            and masks (the same answers, slower; for tests and benchmarks).
     """
 
-    model: nn.Module
+    model: Backbone
     grammar: Grammar
     top_p: float = 1.0
     restrict: bool = True
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not 0 < self.top_p <= 1:
             raise ValueError(f'top_p is {self.top_p}; it must lie in (0, 1].')
 
@@ -105,20 +132,20 @@ class Sampler:
         A row's answers depend on its own inputs, its number and `rng`, not on the rows beside it.
 
         Args:
-          params: the model's parameter tree (without the 'params' level).
-          images: uint8 [B, F, H, W, 3].
-          prompt: int32 [B, P], padded on the right with pad_id.
-          kinds: the kind of answer, one for all rows or one a row.
-          rng: a key; needed where a temperature is above 0.
-          temperature: float, one for all or [B]; 0 takes the likeliest token.
-          num_samples: N.
-          forced: int32 [B, K] or None: the first tokens of each answer where they are already
-            decided (a plan written by a user, say); pad_id where they are not.
-          alternatives: K, of `Samples.likeliest`. Each K compiles for itself.
+            params: the model's parameter tree (without the 'params' level).
+            images: uint8 [B, F, H, W, 3].
+            prompt: int32 [B, P], padded on the right with pad_id.
+            kinds: the kind of answer, one for all rows or one a row.
+            rng: a key; needed where a temperature is above 0.
+            temperature: float, one for all or [B]; 0 takes the likeliest token.
+            num_samples: N.
+            forced: int32 [B, K] or None: the first tokens of each answer where they are already
+                decided (a plan written by a user, say); pad_id where they are not.
+            alternatives: K, of `Samples.top_k`. Each K compiles for itself.
 
         Raises:
-          ValueError: for a temperature that is negative or NaN, or above 0 without `rng`, fewer than
-            one sample, or fewer than no alternatives.
+            ValueError: for a temperature that is negative or NaN, or above 0 without `rng`, fewer than
+                one sample, or fewer than no alternatives.
         """
         batch = images.shape[0]
         kinds = np.broadcast_to(np.asarray(kinds, np.int32), [batch])
@@ -139,44 +166,32 @@ class Sampler:
         if forced is not None:
             forced = np.asarray(forced)[:, : decided.shape[1]]
             decided[:, : forced.shape[1]] = forced
-        return self._sample(
-            params,
-            images,
-            prompt,
-            kinds,
-            rng,
-            temperature,
-            decided,
-            possible=possible,
-            num_samples=num_samples,
-            alternatives=alternatives,
-        )
+        call = _Call(params, images, prompt, kinds, rng, temperature, decided)
+        static = {'num_samples': num_samples, 'alternatives': alternatives}
+        return self._sample(call, possible=possible, **static)
 
     def trace(self, params: Any, images: Any, prompt: Any, kind: Kind) -> Any:
         """The traced call for one answer of `kind` a row, from shapes alone: `.lower().compile()`.
 
         Args:
-          params: tree of `jax.ShapeDtypeStruct`.
-          images: uint8 [B, F, H, W, 3], a `jax.ShapeDtypeStruct`.
-          prompt: int32 [B, P], likewise.
-          kind: of the answers.
+            params: tree of `jax.ShapeDtypeStruct`.
+            images: uint8 [B, F, H, W, 3], a `jax.ShapeDtypeStruct`.
+            prompt: int32 [B, P], likewise.
+            kind: of the answers.
         """
-        possible = frozenset({kind})
-        rows = {'sharding': prompt.sharding} if prompt.sharding else {}
-        batch, length = prompt.shape[0], self.grammar.max_length(possible)
-        return self._sample.trace(
-            self,
+        sharding = {'sharding': prompt.sharding} if prompt.sharding else {}
+        batch, length = prompt.shape[0], self.grammar.max_length(frozenset({kind}))
+        call = _Call(
             params,
             images,
             prompt,
-            jax.ShapeDtypeStruct((batch,), jnp.int32, **rows),
-            jax.eval_shape(lambda: jax.random.key(0)),
-            jax.ShapeDtypeStruct((batch,), jnp.float32, **rows),
-            jax.ShapeDtypeStruct((batch, length), jnp.int32, **rows),
-            possible=possible,
-            num_samples=1,
-            alternatives=0,
+            kinds=jax.ShapeDtypeStruct((batch,), jnp.int32, **sharding),
+            rng=jax.eval_shape(lambda: jax.random.key(0)),
+            temperature=jax.ShapeDtypeStruct((batch,), jnp.float32, **sharding),
+            forced=jax.ShapeDtypeStruct((batch, length), jnp.int32, **sharding),
         )
+        static = {'possible': frozenset({kind}), 'num_samples': 1, 'alternatives': 0}
+        return self._sample.trace(self, call, **static)
 
     def greedy(self, params: Any, images: Any, prompt: Any, kind: Kind) -> Samples:
         """The likeliest answer of `kind` a row, within a function that is being traced.
@@ -184,65 +199,52 @@ class Sampler:
         The number of rows may be unknown yet (a symbolic dimension of `jax.export`).
 
         Args:
-          params, images, prompt: as in a call.
-          kind: of the answers.
+            params: as in a call.
+            images: as in a call.
+            prompt: as in a call.
+            kind: of the answers.
         """
-        possible = frozenset({kind})
-        batch, length = prompt.shape[0], self.grammar.max_length(possible)
-        return self._sample(
+        batch, length = prompt.shape[0], self.grammar.max_length(frozenset({kind}))
+        call = _Call(
             params,
             images,
             prompt,
-            jnp.full([batch], int(kind), jnp.int32),
-            jax.random.key(0),
-            jnp.zeros([batch]),
-            jnp.full([batch, length], self.grammar.pad_id, jnp.int32),
-            possible=possible,
-            num_samples=1,
-            alternatives=0,
+            kinds=jnp.full([batch], int(kind), jnp.int32),
+            rng=jax.random.key(0),
+            temperature=jnp.zeros([batch]),
+            forced=jnp.full([batch, length], self.grammar.pad_id, jnp.int32),
         )
+        return self._sample(call, possible=frozenset({kind}), num_samples=1, alternatives=0)
 
     @functools.partial(jax.jit, static_argnames=('self', 'possible', 'num_samples', 'alternatives'))
     def _sample(
-        self, params, images, prompt, kinds, rng, temperature, forced, *, possible, num_samples,
-        alternatives,
-    ) -> Samples:  # fmt: skip
+        self, call: _Call, *, possible: frozenset[Kind], num_samples: int, alternatives: int
+    ) -> Samples:
         length = self.grammar.max_length(possible)
-        batch = prompt.shape[0]
-        cache = self.model.apply({'params': params}, images, prompt, length, method='prefill')
+        batch = call.prompt.shape[0]
+        variables = {'params': call.params}
+        state = self.model.apply(variables, call.images, call.prompt, length, method='prefill')
         pad = jnp.int32(self.grammar.pad_id)
         # A key a row and sample: the batch's size and the other rows leave a row's draws alone.
         fold = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
         keys = jax.vmap(fold, in_axes=(0, None))(
-            fold(rng, jnp.arange(batch)), jnp.arange(num_samples)
+            fold(call.rng, jnp.arange(batch)), jnp.arange(num_samples)
         )
         loop = _Loop(
             step=jnp.int32(0),
-            state=self.grammar.start(kinds),
+            grammar_state=self.grammar.start(call.kinds),
             token=jnp.full([batch], pad),
-            cache=cache,
+            decode_state=state,
             tokens=jnp.full([batch, length], pad),
             log_probs=jnp.zeros([batch, length]),
             entropies=jnp.zeros([batch, length]),
-            likeliest=self._nothing_likely(batch, length, alternatives),
+            top_k=_no_top_k([batch, length, alternatives], pad),
         )
 
         def decode(keys: jax.Array) -> Samples:
             def advance(columns: np.ndarray | None) -> Callable[[_Loop], _Loop]:
-                few = None if columns is None else compact.restricted(params, columns)
-                return functools.partial(
-                    self._advance,
-                    step=functools.partial(
-                        self.model.apply,
-                        {'params': params if few is None else few},
-                        columns=columns if few is None else None,
-                        method='step',
-                    ),
-                    keys=keys,
-                    temperature=temperature,
-                    forced=forced,
-                    columns=columns,
-                )
+                step = self._model_step(call.params, columns)
+                return lambda loop: self._advance(loop, call, keys, step, columns)
 
             if possible == {Kind.ACTION}:
                 return self._finish(self._decode_actions(loop, advance))
@@ -253,84 +255,101 @@ class Sampler:
         # The samples share the encoder's part of the cache: vmap copies only what they write.
         return jax.vmap(decode, in_axes=1, out_axes=1)(keys)
 
-    def _decode_actions(self, loop: _Loop, advance) -> _Loop:
+    def _model_step(self, params: Any, columns: np.ndarray | None) -> Callable[..., Any]:
+        """The model's step for the logits of some columns, as a function of state and token."""
+        few = None if columns is None else compact.restricted(params, columns)
+        return functools.partial(
+            self.model.apply,
+            {'params': params if few is None else few},
+            columns=columns if few is None else None,
+            method='step',
+        )
+
+    def _decode_actions(self, loop: _Loop, advance: _Advance) -> _Loop:
         """All rows are at the same place of an action, so each step's columns are known."""
         first, bins = self.grammar.first_columns, self.grammar.bin_columns
         loop = advance(first if self.restrict else None)(loop)
         rest = self.grammar.action_length - 1
-        one = advance(bins if self.restrict else None)
-        return jax.lax.scan(lambda loop, _: (one(loop), None), loop, length=rest)[0]
+        advance_bins = advance(bins if self.restrict else None)
+        return jax.lax.scan(lambda loop, _: (advance_bins(loop), None), loop, length=rest)[0]
 
-    def _decode_any(self, loop: _Loop, advance, length: int) -> _Loop:
+    def _decode_any(self, loop: _Loop, advance: _Advance, length: int) -> _Loop:
         """Rows may be anywhere; few columns do once all that are left write actions."""
-        grammar, any_of_all = self.grammar, advance(None)
-        one_of_few = advance(grammar.bin_columns) if self.restrict else any_of_all
+        grammar, advance_all = self.grammar, advance(None)
+        advance_bins = advance(grammar.bin_columns) if self.restrict else advance_all
 
         def body(loop: _Loop) -> _Loop:
             if not self.restrict:
-                return any_of_all(loop)
-            few = jnp.all(grammar.in_action(loop.state) | grammar.done(loop.state))
-            return jax.lax.cond(few, one_of_few, any_of_all, loop)
+                return advance_all(loop)
+            state = loop.grammar_state
+            only_bins = jnp.all(grammar.in_action(state) | grammar.done(state))
+            return jax.lax.cond(only_bins, advance_bins, advance_all, loop)
 
-        def going_on(loop: _Loop) -> jax.Array:
-            return (loop.step < length) & ~jnp.all(grammar.done(loop.state))
+        def unfinished(loop: _Loop) -> jax.Array:
+            return (loop.step < length) & ~jnp.all(grammar.done(loop.grammar_state))
 
-        return jax.lax.while_loop(going_on, body, loop)
+        return jax.lax.while_loop(unfinished, body, loop)
 
     def _advance(
-        self, loop: _Loop, *, step: Callable, keys, temperature, forced, columns: np.ndarray | None
+        self,
+        loop: _Loop,
+        call: _Call,
+        keys: jax.Array,
+        model_step: Callable[..., Any],
+        columns: np.ndarray | None,
     ) -> _Loop:
-        """One token for every row; `step` is the model's, of `columns`."""
-        logits, cache = step(loop.cache, loop.token)
+        """One token for every row; `model_step` gives the logits of `columns`."""
+        logits, decode_state = model_step(loop.decode_state, loop.token)
         grammar, step = self.grammar, loop.step
-        done = grammar.done(loop.state)
-        allowed = grammar.allowed(loop.state, columns, logits.shape[-1])
+        done = grammar.done(loop.grammar_state)
+        allowed = grammar.allowed(loop.grammar_state, columns, logits.shape[-1])
         log_p = log_softmax(logits, allowed | done[:, None])
         uniform = jax.vmap(lambda key: jax.random.uniform(jax.random.fold_in(key, step)))(keys)
-        chosen = choose(log_p, uniform, temperature, self.top_p)
+        chosen = choose(log_p, uniform, call.temperature, self.top_p)
         ids = jnp.arange(logits.shape[-1]) if columns is None else jnp.asarray(columns)
-        wanted = forced[:, step]
-        is_forced = wanted != grammar.pad_id
+        forced = call.forced[:, step]
+        is_forced = forced != grammar.pad_id
         # `columns` ascend; a forced token that is not among them has log-probability -inf below.
-        place = jnp.minimum(jnp.searchsorted(ids, wanted), len(ids) - 1)
+        place = jnp.minimum(jnp.searchsorted(ids, forced), len(ids) - 1)
         chosen = jnp.where(is_forced, place, chosen)
-        token = jnp.where(is_forced, wanted, ids[chosen].astype(jnp.int32))
+        token = jnp.where(is_forced, forced, ids[chosen].astype(jnp.int32))
         log_prob = jnp.take_along_axis(log_p, chosen[:, None], axis=-1)[:, 0]
-        log_prob = jnp.where((ids[chosen] != token) | (log_prob <= _MASKED / 2), -jnp.inf, log_prob)
+        log_prob = jnp.where((ids[chosen] != token) | (log_prob <= MASKED / 2), -jnp.inf, log_prob)
         entropy = -jnp.sum(jnp.exp(log_p) * log_p, axis=-1)
         token = jnp.where(done, grammar.pad_id, token)
         return _Loop(
             step=step + 1,
-            state=grammar.advance(loop.state, token),
+            grammar_state=grammar.advance(loop.grammar_state, token),
             token=token,
-            cache=cache,
+            decode_state=decode_state,
             tokens=loop.tokens.at[:, step].set(token),
             log_probs=loop.log_probs.at[:, step].set(jnp.where(done, 0, log_prob)),
             entropies=loop.entropies.at[:, step].set(jnp.where(done, 0, entropy)),
-            likeliest=loop.likeliest and self._with_likeliest(loop, log_p, ids, done),
+            top_k=loop.top_k and self._write_top_k(loop.step, loop.top_k, log_p, ids, done),
         )
 
-    def _nothing_likely(self, batch: int, length: int, alternatives: int):
-        if not alternatives:
-            return None  # no array, not an empty one: the usual call stays what it was
-        shape = [batch, length, alternatives]
-        return jnp.full(shape, jnp.int32(self.grammar.pad_id)), jnp.full(shape, -jnp.inf)
-
-    def _with_likeliest(self, loop: _Loop, log_p: jax.Array, ids: jax.Array, done: jax.Array):
-        """`loop.likeliest` with this step's: the best columns of `log_p` [B, C], whose ids are [C]."""
-        all_ids, all_log_probs = loop.likeliest
+    def _write_top_k(
+        self, step: jax.Array, top_k: _TopK, log_p: jax.Array, ids: jax.Array, done: jax.Array
+    ) -> _TopK:
+        """Adds the best columns of `log_p` [B, C], whose ids are [C], at place `step`."""
+        all_ids, all_log_probs = top_k
         count = min(all_ids.shape[-1], log_p.shape[-1])
         best, columns = jax.lax.top_k(log_p, count)
-        there = (best > _MASKED / 2) & ~done[:, None]
-        found = jnp.where(there, ids[columns].astype(jnp.int32), self.grammar.pad_id)
+        allowed = (best > MASKED / 2) & ~done[:, None]
+        tokens = jnp.where(allowed, ids[columns].astype(jnp.int32), self.grammar.pad_id)
         return (
-            all_ids.at[:, loop.step, :count].set(found),
-            all_log_probs.at[:, loop.step, :count].set(jnp.where(there, best, -jnp.inf)),
+            all_ids.at[:, step, :count].set(tokens),
+            all_log_probs.at[:, step, :count].set(jnp.where(allowed, best, -jnp.inf)),
         )
 
     def _finish(self, loop: _Loop) -> Samples:
         lengths = jnp.sum(loop.tokens != self.grammar.pad_id, axis=-1)
-        return Samples(loop.tokens, loop.log_probs, loop.entropies, lengths, loop.likeliest)
+        return Samples(loop.tokens, loop.log_probs, loop.entropies, lengths, loop.top_k)
+
+
+def _no_top_k(shape: list[int], pad: jax.Array) -> _TopK | None:
+    # No array where none is wanted, so that the usual call compiles to the same program.
+    return (jnp.full(shape, pad), jnp.full(shape, -jnp.inf)) if shape[-1] else None
 
 
 def padded(rows: Sequence[Sequence[int]], width: int, pad: int) -> np.ndarray:
@@ -339,49 +358,3 @@ def padded(rows: Sequence[Sequence[int]], width: int, pad: int) -> np.ndarray:
     for row, ids in zip(table, rows, strict=True):
         row[: len(ids)] = ids
     return table
-
-
-def log_softmax(logits: jax.Array, allowed: jax.Array) -> jax.Array:
-    """Log-probabilities [B, C] of the distribution restricted to `allowed` bool [B, C].
-
-    What is not allowed gets a finite number so low that its probability is exactly 0.
-    """
-    masked = jnp.where(allowed, logits.astype(jnp.float32), _MASKED)
-    return jnp.where(allowed, jax.nn.log_softmax(masked, axis=-1), _MASKED)
-
-
-def choose(log_p: jax.Array, uniform: jax.Array, temperature: jax.Array, top_p: float) -> jax.Array:
-    """Draws a column of each row of `log_p` [B, C] by one `uniform` number [B] in [0, 1).
-
-    The inverse of the cumulative distribution is used, and not Gumbel noise, because a masked
-    column then takes no part: the draw is the same whether it was masked or left out.
-
-    Args:
-      log_p: log-probabilities, as `log_softmax` gives them.
-      uniform: numbers in [0, 1).
-      temperature: float [B]; where 0, the likeliest column is taken.
-      top_p: see `Sampler.top_p`.
-
-    Returns:
-      int32 [B].
-    """
-    likeliest = jnp.argmax(log_p, axis=-1)
-    tempered = log_p / jnp.maximum(temperature, 1e-6)[:, None]
-    weights = jax.nn.softmax(jnp.maximum(tempered, _MASKED), axis=-1)
-    if top_p < 1:
-        weights = jnp.where(_nucleus(weights, top_p), weights, 0)
-    cumulative = jnp.cumsum(weights, axis=-1)
-    total = cumulative[:, -1]
-    # Below the total, so that some column always lies above it, however the product rounds.
-    target = jnp.minimum(uniform * total, jnp.nextafter(total, jnp.zeros_like(total)))
-    drawn = jnp.argmax(cumulative > target[:, None], axis=-1)
-    return jnp.where(temperature > 0, drawn, likeliest).astype(jnp.int32)
-
-
-def _nucleus(weights: jax.Array, top_p: float) -> jax.Array:
-    """bool [B, C]: the fewest columns whose `weights` (which sum to 1) reach `top_p`."""
-    descending = -jnp.sort(-weights, axis=-1)
-    before = jnp.cumsum(descending, axis=-1) - descending
-    # The likeliest always stays; equals of the last that stays do too.
-    last = jnp.sum(before < top_p, axis=-1, keepdims=True) - 1
-    return weights >= jnp.take_along_axis(descending, jnp.maximum(last, 0), axis=-1)

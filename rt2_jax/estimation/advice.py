@@ -85,8 +85,8 @@ def memory_after(change: Change, fields: Mapping[str, Any], config: Any) -> floa
 
 def _candidates(fields: Mapping[str, Any], config: Any) -> list[Change]:
     """Changes of a training job: on as few chips as possible, and there in as few parts as possible."""
-    mesh, wanted = fields['mesh'], fields['slice']
-    count = slices.parse(wanted['name']).count if wanted else 1
+    mesh, slice_ = fields['mesh'], fields['slice']
+    count = slices.parse(slice_['name']).count if slice_ else 1
     replicas = mesh['data'] // count  # inside a slice; between slices they stay
     whole = f'--config.mesh.data={count} --config.mesh.fsdp=-1'
     here = list(_in_parts(Change(''), fields, config))
@@ -118,10 +118,10 @@ def _larger(fields: Mapping[str, Any]) -> Iterator[tuple[int, str]]:
     """Slices of the same chip with 2, 4, ... times the chips: the factor and the name."""
     if not fields['slice']:
         return
-    wanted = slices.parse(fields['slice']['name'])
-    for shape in wanted.family.shapes:
-        larger = dataclasses.replace(wanted, shape=shape)
-        factor, rest = divmod(larger.chips, wanted.chips)
+    slice_ = slices.parse(fields['slice']['name'])
+    for shape in slice_.family.shapes:
+        larger = dataclasses.replace(slice_, shape=shape)
+        factor, rest = divmod(larger.chips, slice_.chips)
         if rest == 0 and factor > 1 and factor & (factor - 1) == 0:
             yield factor, larger.name
 

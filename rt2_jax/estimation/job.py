@@ -15,7 +15,8 @@ from rt2_jax.decoding import compact
 from rt2_jax.decoding.grammar import Grammar, Kind
 from rt2_jax.decoding.sampler import Sampler
 from rt2_jax.errors import UserError
-from rt2_jax.models import backbone, cost
+from rt2_jax.estimation import model_flops
+from rt2_jax.models import backbone
 from rt2_jax.nearest import check
 from rt2_jax.parallel import sharding
 from rt2_jax.text.actions import ActionSpace, ActionTokenizer
@@ -24,7 +25,7 @@ from rt2_jax.training import program as program_lib, state as state_lib
 
 
 class EstimateError(UserError, ValueError):
-    """A job that cannot be estimated, for a reason that its user can mend."""
+    """A job that cannot be estimated; its user can change that."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,13 +38,13 @@ class Job:
         batch_size: rows of a batch.
         tokens: image, prompt and target tokens of a batch.
         parameters: how many numbers the model has.
-        largest_parameter: how many its largest one has, beside the layers, which are gathered one by
-            one: the vocabulary's vectors.
+        largest_parameter: how many numbers the largest parameter outside the layers has: the
+            embedding. Layers are gathered one by one.
         inputs: shapes with shardings of what the program takes.
         saved: shapes with shardings of what a checkpoint holds; empty for 'decode'.
-        flops: matrix products of a step by the formula of `models.cost`.
+        flops: matrix products of a step by `estimation.model_flops`.
         trace: traces the program.
-        stand_in: the tokenizer file that is not here, '' if it is.
+        stand_in: the missing tokenizer file that another stands in for; '' if it is there.
     """
 
     mode: str
@@ -67,7 +68,7 @@ def build(config: Any, mesh: Mesh, mode: str, batch_size: int, weights: str) -> 
         mesh: of the slice's devices, which need not be here.
         mode: of `MODES`.
         batch_size: rows to decode at once; training takes the config's.
-        weights: of `compact.KINDS`, what decoding reads.
+        weights: of `compact.WEIGHTS`.
 
     Raises:
         ValueError: something in the config that cannot be on this mesh.
@@ -123,7 +124,7 @@ def _train(
         raise EstimateError(f'--weights={weights} is for --mode=decode')
     sources = [*config.data.robot, *config.data.web]
     program = program_lib.build(
-        config, mesh, tokenizer, sources, sources, _action_spaces(config.data.robot)
+        config, mesh, tokenizer, sources, sources, (), _action_spaces(config.data.robot)
     )
     vocab = config.model.get('vocab', 0) or tokenizer.vocab_size
     rows = int(config.batch_size)
@@ -136,7 +137,7 @@ def _train(
         largest_parameter=_largest(program.state.params),
         inputs=(program.state, program.batch),
         saved=program.state,
-        flops=cost.train_flops(config.model, vocab, config.data, rows),
+        flops=model_flops.train_flops(config.model, vocab, config.data, rows),
         trace=program.trace,
         stand_in=stand_in,
     )
@@ -165,7 +166,7 @@ def _decode(
         stored,
     )
     if weights != compact.STORED:
-        model = compact.apart(model, mesh.devices.flat[0].platform)
+        model = compact.compact_model(model, mesh.devices.flat[0].platform)
         params = compact.shapes(model, weights, weights_lib.inputs(config), mesh)
     space = _acting_space(config)
 
@@ -183,7 +184,9 @@ def _decode(
         largest_parameter=_largest(stored),
         inputs=(params, batch['images'], batch['prompt']),
         saved=(),
-        flops=cost.decode_flops(config.model, config.data, batch_size, space.length, space.bins),
+        flops=model_flops.decode_flops(
+            config.model, config.data, batch_size, space.length, space.bins
+        ),
         trace=trace,
         stand_in=stand_in,
     )

@@ -57,7 +57,7 @@ class Hosts:
 
 
 def whole_run(
-    config: Any, job: job_lib.Job, fields: Mapping[str, Any], hosts: Hosts, given: Assumptions
+    config: Any, job: job_lib.Job, fields: Mapping[str, Any], hosts: Hosts, assumptions: Assumptions
 ) -> dict[str, Any]:
     """The `run` field of the report.
 
@@ -66,27 +66,29 @@ def whole_run(
         job: of mode 'train'.
         fields: of the report: step_seconds, step_seconds_without_overlap, compile_seconds.
         hosts: the machines.
-        given: assumptions.
+        assumptions: what the compiler cannot say.
     """
     steps, step_seconds = int(config.total_steps), fields['step_seconds']
-    checkpoint = _checkpoint(config, job, step_seconds, hosts, given)
+    checkpoint = _checkpoint(config, job, step_seconds, hosts, assumptions)
     return {
         'steps': steps,
-        'at_best': _price(steps * step_seconds, hosts.chips, given),
+        'at_best': _price(steps * step_seconds, hosts.chips, assumptions),
         'without_overlap': _price(
-            steps * fields['step_seconds_without_overlap'], hosts.chips, given
+            steps * fields['step_seconds_without_overlap'], hosts.chips, assumptions
         ),
         'checkpoint': checkpoint,
-        'crash': _crash(config, step_seconds, fields['compile_seconds'], checkpoint, hosts, given),
-        'input': _input(config, step_seconds, hosts, given),
+        'crash': _crash(
+            config, step_seconds, fields['compile_seconds'], checkpoint, hosts, assumptions
+        ),
+        'input': _input(config, step_seconds, hosts, assumptions),
         'host': _host(config, job, hosts),
-        'assumptions': dataclasses.asdict(given),
+        'assumptions': dataclasses.asdict(assumptions),
     }
 
 
-def _price(seconds: float, chips: int, given: Assumptions) -> dict[str, float | None]:
+def _price(seconds: float, chips: int, assumptions: Assumptions) -> dict[str, float | None]:
     hours = seconds / 3600
-    price = given.price_per_chip_hour
+    price = assumptions.price_per_chip_hour
     return {
         'days': hours / 24,
         'chip_hours': hours * chips,
@@ -95,11 +97,11 @@ def _price(seconds: float, chips: int, given: Assumptions) -> dict[str, float | 
 
 
 def _checkpoint(
-    config: Any, job: job_lib.Job, step_seconds: float, hosts: Hosts, given: Assumptions
+    config: Any, job: job_lib.Job, step_seconds: float, hosts: Hosts, assumptions: Assumptions
 ) -> dict[str, float]:
     """Sizes are before Orbax's compression, which saves 7 to 8 % of random float32 numbers."""
     size = job_lib.total_bytes(job.saved)
-    bandwidth = given.storage_gb_per_second * 1e9
+    bandwidth = assumptions.storage_gb_per_second * 1e9
     saves = math.ceil(config.total_steps / config.checkpoint_every)
     return {
         'bytes': size,
@@ -118,12 +120,12 @@ def _crash(
     compile_seconds: float,
     checkpoint: Mapping[str, float],
     hosts: Hosts,
-    given: Assumptions,
+    assumptions: Assumptions,
 ) -> dict[str, float | None]:
     """On average a crash comes halfway between two checkpoints."""
     steps = min(config.checkpoint_every, config.total_steps) / 2
     restart = compile_seconds + checkpoint['read_seconds']
-    lost = _price(steps * step_seconds + restart, hosts.chips, given)
+    lost = _price(steps * step_seconds + restart, hosts.chips, assumptions)
     return {
         'steps': steps,
         'steps_seconds': steps * step_seconds,
@@ -133,8 +135,10 @@ def _crash(
     }
 
 
-def _input(config: Any, step_seconds: float, hosts: Hosts, given: Assumptions) -> dict[str, Any]:
-    sets = data_sets(config, given.example_bytes)
+def _input(
+    config: Any, step_seconds: float, hosts: Hosts, assumptions: Assumptions
+) -> dict[str, Any]:
+    sets = data_sets(config, assumptions.example_bytes)
     mean = sum(entry['share'] * entry['bytes_per_example'] for entry in sets.values())
     rate = config.batch_size / step_seconds
     return {
@@ -166,8 +170,7 @@ def _host(config: Any, job: job_lib.Job, hosts: Hosts) -> dict[str, int]:
 
 
 def _share(job: job_lib.Job, hosts: Hosts) -> int:
-    """Bytes of the state that the devices of one host hold, copies of one array counted once at most
-    a device."""
+    """Bytes of the state that the devices of one host hold."""
     held = hosts.devices * job_lib.bytes_per_device(job.saved)
     return min(held, job_lib.total_bytes(job.saved))
 

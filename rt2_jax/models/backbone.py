@@ -1,58 +1,136 @@
-"""Builds the backbone that a config names.
+"""The interface of every backbone, and the one that a config names.
 
-Every backbone has the interface of `pali.PaLI`, so trainer, sampler and evaluator are one.
+Axes: L layers, B batch, F frames, H and W pixels, P prompt, T target, V vocabulary, C columns of it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 import dataclasses
+from typing import Any, Protocol, cast
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from rt2_jax.models import classifier, decoder_only, pali, t5gemma2
+from rt2_jax.models.decode_state import DecodeState
 from rt2_jax.nearest import check
 
+
+class Backbone(Protocol):
+    """Images and a prompt in, the logits of an answer out; trainer and sampler know no more.
+
+    A Flax module whose methods below run within `apply`: `model.apply({'params': params}, images,
+    prompt, length, method='prefill')`. The padding token is 0.
+
+    Attributes:
+        vocab: V.
+        dtype: of matrix products.
+    """
+
+    vocab: int
+    dtype: Any
+
+    def init(self, rng: jax.Array, *inputs: Any) -> Any:
+        """As `nn.Module.init`, of the inputs of `__call__`."""
+
+    def apply(self, variables: Any, *inputs: Any, **settings: Any) -> Any:
+        """As `nn.Module.apply`."""
+
+    def __call__(self, images: jax.Array, prompt: jax.Array, target_in: jax.Array) -> jax.Array:
+        """Teacher forcing.
+
+        Args:
+            images: uint8 [B, F, H, W, 3].
+            prompt: int32 [B, P], padded on the right.
+            target_in: int32 [B, T], the target shifted right by one, starting with 0.
+
+        Returns:
+            Logits float32 [B, T, V].
+        """
+
+    def prefill(self, images: jax.Array, prompt: jax.Array, max_length: int) -> DecodeState:
+        """Computes once what every token of an answer needs.
+
+        Args:
+            images: uint8 [B, F, H, W, 3].
+            prompt: int32 [B, P], padded on the right.
+            max_length: most tokens of an answer.
+
+        Returns:
+            The state before the first token.
+        """
+
+    def step(
+        self, state: DecodeState, token: jax.Array, columns: jax.Array | None = None
+    ) -> tuple[jax.Array, DecodeState]:
+        """Decodes one token.
+
+        Args:
+            state: of `prefill` or the last `step`.
+            token: int32 [B], the last token; 0 before the first.
+            columns: int32 [C], the tokens whose logits are wanted; None for all.
+
+        Returns:
+            Logits float32 [B, V] or [B, C] of the next token, and the state.
+        """
+
+    def image_attention(
+        self, intermediates: Mapping, images: jax.Array, prompt: jax.Array
+    ) -> jax.Array:
+        """The target's attention to the image, from what a teacher-forced call sowed.
+
+        Args:
+            intermediates: the collection of this name of that call, with leading layer axes.
+            images: uint8 [B, F, H, W, 3], of that call.
+            prompt: int32 [B, P], of that call.
+
+        Returns:
+            [L, B, T, F, rows, columns], mean over heads: the share of a place's attention that each
+            image token has. All that the layer attends to has shares that sum to 1.
+        """
+
+
 _DTYPES = ('float32', 'bfloat16', 'float16', 'float64')
-_BACKBONES = {
+_BACKBONES: dict[str, type[nn.Module]] = {
     'pali': pali.PaLI,
     'decoder_only': decoder_only.DecoderOnly,
     't5gemma2': t5gemma2.T5Gemma2,
-    'classifier': classifier.Classifier,
+    'classifier': classifier.Classifier,  # for training alone: it does not decode
 }
 
 
-def build(config: Mapping, vocab: int, integers: Sequence[int] = ()) -> nn.Module:
+def build(config: Mapping, vocab: int, integers: Iterable[int] = ()) -> Backbone:
     """Builds the model of a config's `model` part.
 
     Args:
-      config: `name` of the backbone, `dtype`, and the attributes of its parts; `vocab`, if above 0,
-        is V in place of the tokenizer's: public checkpoints pad theirs, and V must be divisible by
-        the mesh axis that it is split over.
-      vocab: number of tokens that the tokenizer has.
-      integers: the token id of each integer 0, 1, ..., for a model with a number line.
+        config: `name` of the backbone, `dtype`, and its attributes; `vocab`, if above 0, is V in place
+            of the tokenizer's: public checkpoints pad theirs, and V must be divisible by the mesh axis
+            that it is split over.
+        vocab: number of tokens that the tokenizer has.
+        integers: the token id of each integer 0, 1, ..., for a model with a number line.
 
     Raises:
-      ValueError: an unknown backbone or part, or fewer rows than tokens.
+        ValueError: an unknown backbone or field, or a vocabulary smaller than the tokenizer's.
     """
-    config = dict(config.to_dict() if hasattr(config, 'to_dict') else config)
-    name = config.pop('name')
+    fields = dict(config.to_dict() if hasattr(config, 'to_dict') else config)
+    name = fields.pop('name')
     check('backbone', name, _BACKBONES)
-    dtype = jnp.dtype(check('dtype', config.pop('dtype'), _DTYPES))
-    rows = config.pop('vocab', 0) or vocab
-    if rows < vocab:
-        raise ValueError(f'config.model.vocab is {rows}; the tokenizer has {vocab} tokens')
-    parts = {key: _frozen(value) for key, value in config.items()}
-    valid = {field.name for field in dataclasses.fields(_BACKBONES[name])} - {'parent', 'name'}
-    for key in parts:
-        check(f'field of config.model of {name!r}:', key, valid)
-    if parts.get('number_line'):
-        if not len(integers):
+    dtype = jnp.dtype(check('dtype', fields.pop('dtype'), _DTYPES))
+    size = fields.pop('vocab', 0) or vocab
+    if size < vocab:
+        raise ValueError(f'config.model.vocab is {size}; the tokenizer has {vocab} tokens')
+    attributes = {key: _hashable(value) for key, value in fields.items()}
+    known = {field.name for field in dataclasses.fields(_BACKBONES[name])} - {'parent', 'name'}
+    for key in attributes:
+        check(f'field of config.model of {name!r}:', key, known)
+    if attributes.get('number_line'):
+        attributes['integers'] = tuple(int(token) for token in integers)
+        if not attributes['integers']:
             raise ValueError('config.model.number_line needs the token ids of the integers')
-        parts['integers'] = tuple(int(token) for token in integers)
-    return _BACKBONES[name](vocab=rows, dtype=dtype, **parts)
+    return cast(Backbone, _BACKBONES[name](vocab=size, dtype=dtype, **attributes))
 
 
-def _frozen(value):
+def _hashable(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {key: _frozen(inner) for key, inner in value.items()}
+        return {key: _hashable(inner) for key, inner in value.items()}
     return tuple(value) if isinstance(value, list) else value

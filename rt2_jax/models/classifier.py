@@ -1,11 +1,11 @@
 """A vision tower alone, learning to name what it sees, before a language model is put behind it.
 
-PaLI's towers are trained on images alone first (arXiv 2209.06794, section 3.1), and PaLI-X is taught
-to find things too (arXiv 2305.18565, section 3.2), and so is the tiny one. Through an encoder-decoder from
-random weights, whose attention starts as an average over all image tokens, the names of small things
-are learnt an order of magnitude later: there is one word to learn from, not one a token.
+PaLI's towers are trained on images alone first (arXiv 2209.06794, section 3.1), and PaLI-X learns to
+find things too (arXiv 2305.18565, section 3.2); so does the tiny one. Through an encoder-decoder with
+random weights, whose attention starts as an average over all image tokens, it learns the names of small
+things ten times later: from one word an image, not one a token.
 
-Axes: B batch, F frames, N image tokens, T target, D width, V vocabulary.
+Axes: B batch, F frames, H and W pixels, N image tokens a frame, T target, D width, V vocabulary.
 """
 
 from collections.abc import Mapping
@@ -14,8 +14,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from rt2_jax.models import layers, vit
-from rt2_jax.models.parts import part
+from rt2_jax.models import embedding, layers, vit
 
 
 class Classifier(nn.Module):
@@ -26,10 +25,10 @@ class Classifier(nn.Module):
     are those of `PaLI`, which so starts from image tokens that say the words of what they see.
 
     Attributes:
-      vision: attributes of `vit.ViT`.
-      width: width D of the language model that the tower is for.
-      vocab: number of tokens V.
-      dtype: what matrix products are computed in.
+        vision: fields of `vit.ViTConfig`.
+        width: D of the language model that the tower is for.
+        vocab: V.
+        dtype: of matrix products.
     """
 
     vision: Mapping
@@ -39,15 +38,22 @@ class Classifier(nn.Module):
 
     @nn.compact
     def __call__(self, images: jax.Array, prompt: jax.Array, target_in: jax.Array) -> jax.Array:
-        """Maps images uint8 [B, F, H, W, 3] to logits float32 [B, T, V]; target_in is int32 [B, T].
+        """Names what each image token shows.
+
+        Args:
+            images: uint8 [B, F, H, W, 3].
+            prompt: int32 [B, P], not read.
+            target_in: int32 [B, T], not read.
+
+        Returns:
+            Logits float32 [B, T, V].
 
         Raises:
-          ValueError: T is not F N + 1.
+            ValueError: T is not F N + 1.
         """
         b, f = images.shape[:2]
-        tokens = part(vit.ViT, self.vision, 'config.model.vision', dtype=self.dtype, name='tower')(
-            images.reshape(b * f, *images.shape[2:])
-        )
+        vision = vit.ViTConfig.parse(self.vision, 'config.model.vision', dtype=self.dtype)
+        tokens = vit.ViT(vision, name='tower')(images.reshape(b * f, *images.shape[2:]))
         tokens = layers.Linear((self.width,), ('vision', 'embed'), self.dtype, name='projection')(
             tokens
         ).reshape(b, -1, self.width)
@@ -58,11 +64,11 @@ class Classifier(nn.Module):
             )
         end = self.param(
             'end',
-            nn.with_logical_partitioning(nn.initializers.normal(1.0), (None, 'embed')),
+            layers.with_axes(nn.initializers.normal(1.0), (None, 'embed')),
             (1, self.width),
             jnp.float32,
         )
         end = jnp.broadcast_to(end.astype(self.dtype), (b, 1, self.width))
-        embedding = layers.WordVectors(self.vocab, self.width, self.dtype, name='embedding')
+        table = embedding.Embedding(self.vocab, self.width, self.dtype, name='embedding')
         states = jnp.concatenate([tokens, end], axis=1)
-        return embedding.attend(states)
+        return table.logits(states)

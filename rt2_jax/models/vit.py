@@ -4,6 +4,7 @@ Axes: B images, H and W pixels, N image tokens, D width.
 """
 
 from collections.abc import Sequence
+import dataclasses
 import math
 
 import flax.linen as nn
@@ -14,19 +15,53 @@ from rt2_jax.models import layers, stacks
 from rt2_jax.nearest import check
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ViTConfig(stacks.StackConfig):
+    """A tower, as `config.model.vision` has it.
+
+    Attributes:
+        heads: of the attention; each is D / heads wide.
+        patch: side of a patch in pixels.
+        stem: 'patch' or 'pyramid'.
+        stem_widths: of the levels of a pyramid.
+        positions: 'sincos' or 'learned'.
+        block: 'sequential' or 'parallel'.
+        class_token: 'none', 'plain', or 'placed' where it has a position too: towers that were trained
+            with one need it among their tokens, but it is not given out.
+        activation: of `layers.ACTIVATIONS`.
+        epsilon: added to the variance in norms.
+    """
+
+    heads: int
+    patch: int
+    stem: str = 'patch'
+    stem_widths: tuple[int, ...] = ()
+    positions: str = 'learned'
+    block: str = 'sequential'
+    class_token: str = 'none'
+    activation: str = 'gelu'
+    epsilon: float = 1e-6
+
+
 def sincos_positions(
     rows: int,
     columns: int,
     width: int,
     wavelengths: tuple[float, float] = (2 * math.pi, 200 * math.pi),
 ) -> jax.Array:
-    """Fixed 2-D sine and cosine positions, float32 [rows * columns, width].
+    """Fixed 2-D sine and cosine positions; half of the features tell the row and half the column.
 
-    Half of the features tell the row and half the column, at wavelengths (in tokens) from the first
-    to the second of `wavelengths`.
+    Args:
+        rows: of image tokens.
+        columns: likewise.
+        width: D.
+        wavelengths: the shortest and the longest, in tokens.
+
+    Returns:
+        float32 [rows * columns, D].
 
     Raises:
-      ValueError: the width is not divisible by 4.
+        ValueError: the width is not divisible by 4.
     """
     if width % 4:
         raise ValueError(f'sin-cos positions need a width divisible by 4, not {width}')
@@ -43,7 +78,13 @@ def grid(sides: Sequence[int], patch: int) -> tuple[int, int]:
 
 
 class PatchStem(nn.Module):
-    """Patches -> tokens by one matrix product, the stem of ViT."""
+    """Patches -> tokens by one matrix product, the stem of ViT.
+
+    Attributes:
+        patch: side in pixels.
+        width: D.
+        dtype: of the product.
+    """
 
     patch: int
     width: int
@@ -62,8 +103,13 @@ class PyramidStem(nn.Module):
     """Frames -> tokens by a few strided products over small windows, for tiny models.
 
     It sees edges before it sees patches, as a convolution would, but is made of matrix products
-    alone, which a CPU does three times as fast. `widths` are those of the levels: the first level
-    merges 4 x 4 pixels, each further one a 3 x 3 window of the last at every second place.
+    alone, which a CPU does three times as fast. The first level merges 4 x 4 pixels, each further one
+    3 x 3 windows of the last at every second place.
+
+    Attributes:
+        widths: of the levels.
+        width: D.
+        dtype: of the products.
     """
 
     widths: tuple[int, ...]
@@ -104,38 +150,21 @@ def windows(x: jax.Array) -> jax.Array:
     )
 
 
-def _attention(block: nn.Module, **kind: bool) -> layers.Attention:
-    """The attention of a block, its heads as wide as they share the width."""
-    head_dim = block.width // block.heads
-    return layers.Attention(
-        block.width,
-        block.heads,
-        head_dim,
-        block.dtype,
-        scale=1 / math.sqrt(head_dim),
-        name='attention',
-        **kind,
-    )
-
-
 class Block(nn.Module):
     """One pre-norm transformer block."""
 
-    width: int
-    heads: int
-    mlp: int
-    dtype: layers.Dtype
-    activation: str
-    epsilon: float
+    config: ViTConfig
 
     @nn.compact
-    def __call__(self, x, cache):
-        attention = _attention(self, bias=True)
-        y = layers.LayerNorm(self.dtype, self.epsilon, name='attention_norm')(x)
+    def __call__(self, x: jax.Array, scanned: None) -> tuple[jax.Array, None]:
+        """Maps [B, N, D] to [B, N, D]."""
+        config = self.config
+        attention = _attention(config, bias=True)
+        y = layers.LayerNorm(config.dtype, config.epsilon, name='attention_norm')(x)
         x += attention(y, attention.keys_values(y))
-        y = layers.LayerNorm(self.dtype, self.epsilon, name='mlp_norm')(x)
-        x += layers.MLP(self.mlp, self.dtype, self.activation, name='mlp')(y)
-        return layers.boundary(x, 'batch', 'length', 'width'), cache
+        y = layers.LayerNorm(config.dtype, config.epsilon, name='mlp_norm')(x)
+        x += layers.MLP(config.mlp, config.dtype, config.activation, name='mlp')(y)
+        return layers.constrain(x, 'batch', 'length', 'width'), scanned
 
 
 class ParallelBlock(nn.Module):
@@ -145,104 +174,96 @@ class ParallelBlock(nn.Module):
     products have biases.
     """
 
-    width: int
-    heads: int
-    mlp: int
-    dtype: layers.Dtype
-    activation: str
-    epsilon: float
+    config: ViTConfig
 
     @nn.compact
-    def __call__(self, x, cache):
-        attention = _attention(self, qk_norm=True)
-        y = layers.RMSNorm(self.dtype, self.epsilon, name='norm')(x)
-        mlp = layers.MLP(self.mlp, self.dtype, self.activation, name='mlp')
+    def __call__(self, x: jax.Array, scanned: None) -> tuple[jax.Array, None]:
+        """Maps [B, N, D] to [B, N, D]."""
+        config = self.config
+        attention = _attention(config, qk_norm=True)
+        y = layers.RMSNorm(config.dtype, config.epsilon, name='norm')(x)
+        mlp = layers.MLP(config.mlp, config.dtype, config.activation, name='mlp')
         x += attention(y, attention.keys_values(y)) + mlp(y)
-        return layers.boundary(x, 'batch', 'length', 'width'), cache
+        return layers.constrain(x, 'batch', 'length', 'width'), scanned
 
 
-_BLOCKS = {'sequential': Block, 'parallel': ParallelBlock}
+def _attention(config: ViTConfig, bias: bool = False, qk_norm: bool = False) -> layers.Attention:
+    head_dim = config.width // config.heads
+    return layers.Attention(
+        config.width,
+        config.heads,
+        head_dim,
+        config.dtype,
+        scale=1 / math.sqrt(head_dim),
+        bias=bias,
+        qk_norm=qk_norm,
+        name='attention',
+    )
+
+
+_BLOCKS: dict[str, type[nn.Module]] = {'sequential': Block, 'parallel': ParallelBlock}
 
 
 class ViT(nn.Module):
-    """Attributes as in the config.
+    """The tower."""
 
-    `stem` is 'patch' or 'pyramid', `positions` 'sincos' or 'learned', `block` 'sequential' or
-    'parallel'. `class_token` is 'none', 'plain', or 'placed' where it has a position too: towers that
-    were trained with one need it among their tokens, but it is not given out. `activation` is of
-    `layers.ACTIVATIONS`, `epsilon` what the norms add to the variance.
-    """
-
-    width: int
-    depth: int
-    heads: int
-    mlp: int
-    patch: int
-    dtype: layers.Dtype
-    stem: str = 'patch'
-    stem_widths: tuple[int, ...] = ()
-    positions: str = 'learned'
-    block: str = 'sequential'
-    class_token: str = 'none'
-    activation: str = 'gelu'
-    epsilon: float = 1e-6
-    remat: str = 'none'
-    unroll: int = 1
+    config: ViTConfig
 
     @nn.compact
     def __call__(self, images: jax.Array) -> jax.Array:
         """Maps uint8 [B, H, W, 3] to image tokens [B, N, D], in rows from the top left.
 
         Raises:
-          ValueError: the image is not a whole number of patches, or an unknown stem or positions.
+            ValueError: the image is not a whole number of patches, or an unknown stem, positions,
+                block or class token.
         """
-        check('vision.stem', self.stem, ('patch', 'pyramid'))
-        check('vision.positions', self.positions, ('sincos', 'learned'))
-        check('vision.block', self.block, _BLOCKS)
-        check('vision.class_token', self.class_token, ('none', 'plain', 'placed'))
-        if images.shape[1] % self.patch or images.shape[2] % self.patch:
+        config = self.config
+        check('vision.stem', config.stem, ('patch', 'pyramid'))
+        check('vision.positions', config.positions, ('sincos', 'learned'))
+        check('vision.block', config.block, _BLOCKS)
+        check('vision.class_token', config.class_token, ('none', 'plain', 'placed'))
+        if images.shape[1] % config.patch or images.shape[2] % config.patch:
             raise ValueError(
                 f'Images of {images.shape[1]} x {images.shape[2]} pixels are no whole '
-                f'number of patches of {self.patch}'
+                f'number of patches of {config.patch}'
             )
+        x = self._tokens(images)
+        if config.class_token != 'none':
+            first = self._learned('class_token', 1)
+            if config.class_token == 'placed':
+                first += self._learned('class_position', 1)
+            x = jnp.concatenate([jnp.broadcast_to(first, (len(x), 1, config.width)), x], axis=1)
+        blocks = stacks.stack(
+            _BLOCKS[config.block], config, broadcast={'__call__': 0}, name='blocks'
+        )
+        x, _ = blocks(layers.constrain(x, 'batch', 'length', 'width'), None)
+        norm = layers.LayerNorm if config.block == 'sequential' else layers.RMSNorm
+        x = norm(config.dtype, config.epsilon, name='norm')(x)
+        return x if config.class_token == 'none' else x[:, 1:]
+
+    @nn.nowrap
+    def _tokens(self, images: jax.Array) -> jax.Array:
+        """Frames as tokens with positions, [B, N, D]."""
+        config = self.config
         # In float32: bfloat16 would round a grey level before it is scaled, and again behind that.
-        x = (images.astype(jnp.float32) / 127.5 - 1).astype(self.dtype)
-        if self.stem == 'pyramid':
-            x = PyramidStem(self.stem_widths, self.width, self.dtype, name='stem')(x)
+        x = (images.astype(jnp.float32) / 127.5 - 1).astype(config.dtype)
+        if config.stem == 'pyramid':
+            x = PyramidStem(config.stem_widths, config.width, config.dtype, name='stem')(x)
         else:
-            x = PatchStem(self.patch, self.width, self.dtype, name='stem')(x)
+            x = PatchStem(config.patch, config.width, config.dtype, name='stem')(x)
         b, rows, columns, width = x.shape
         x = x.reshape(b, rows * columns, width)
-        if self.positions == 'sincos':
-            # Normalised first: else the positions drown, and places are never learnt.
-            x = layers.LayerNorm(self.dtype, name='stem_norm')(x)
-            x += sincos_positions(rows, columns, width).astype(self.dtype)
-        else:
-            x += self._learned('positions', rows * columns)
-        if self.class_token != 'none':
-            first = self._learned('class_token', 1)
-            if self.class_token == 'placed':
-                first += self._learned('class_position', 1)
-            x = jnp.concatenate([jnp.broadcast_to(first, (b, 1, width)), x], axis=1)
-        x, _ = stacks.stack(
-            _BLOCKS[self.block],
-            self.depth,
-            self.remat,
-            self.unroll,
-            width=width,
-            heads=self.heads,
-            mlp=self.mlp,
-            dtype=self.dtype,
-            activation=self.activation,
-            epsilon=self.epsilon,
-            name='blocks',
-        )(layers.boundary(x, 'batch', 'length', 'width'), None)
-        norm = layers.LayerNorm if self.block == 'sequential' else layers.RMSNorm
-        x = norm(self.dtype, self.epsilon, name='norm')(x)
-        return x if self.class_token == 'none' else x[:, 1:]
+        if config.positions == 'learned':
+            return x + self._learned('positions', rows * columns)
+        # Normalised first: else the positions drown, and places are never learnt.
+        x = layers.LayerNorm(config.dtype, name='stem_norm')(x)
+        return x + sincos_positions(rows, columns, width).astype(config.dtype)
 
+    @nn.nowrap
     def _learned(self, name: str, count: int) -> jax.Array:
         """Learned vectors [count, D], added to tokens."""
-        start = nn.initializers.normal(self.width**-0.5)
-        start = nn.with_logical_partitioning(start, ('positions', 'embed'))
-        return self.param(name, start, (count, self.width), jnp.float32).astype(self.dtype)
+        config = self.config
+        init = nn.initializers.normal(config.width**-0.5)
+        init = layers.with_axes(init, ('positions', 'embed'))
+        vectors = self.param(name, init, (count, config.width), jnp.float32)
+        return vectors.astype(config.dtype)

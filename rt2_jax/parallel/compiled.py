@@ -13,7 +13,7 @@ import numpy as np
 
 COLLECTIVES = ('all-gather', 'all-reduce', 'reduce-scatter', 'all-to-all', 'collective-permute')
 
-# What moves nothing by itself; a loop's and a call's traffic is that of what they run.
+# Operations that move nothing by themselves; loops and calls move what their bodies move.
 _FREE = {
     *('parameter', 'constant', 'tuple', 'get-tuple-element', 'bitcast', 'after-all', 'iota'),
     *('while', 'conditional', 'call', 'copy-done', 'slice-done', 'partition-id', 'replica-id'),
@@ -50,9 +50,9 @@ class Instruction:
     operands: tuple[str, ...]
     text: str
 
-    def called(self, role: str) -> str | None:
-        """The computation that this instruction runs as `role` ('body', 'calls', ...)."""
-        return next((name for r, name in _CALLED.findall(self.text) if r == role), None)
+    def called(self, role: str) -> str:
+        """The computation that this instruction runs as `role` ('body', 'calls', ...), '' for none."""
+        return next((name for r, name in _CALLED.findall(self.text) if r == role), '')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Program:
         text: of the optimized module.
     """
 
-    def __init__(self, text: str):
+    def __init__(self, text: str) -> None:
         self.computations: dict[str, dict[str, Instruction]] = {}
         self.roots: dict[str, str] = {}
         self.entry = ''
@@ -125,21 +125,22 @@ class Program:
         # A scan counts from 0 in ones up to a constant, which its condition compares with.
         condition = self.computations[loop.called('condition')]
         constants = [
-            int(found[1])
+            int(match[1])
             for i in condition.values()
-            if i.opcode == 'constant' and (found := re.search(r'constant\((\d+)\)', i.text))
+            if i.opcode == 'constant' and (match := re.search(r'constant\((\d+)\)', i.text))
         ]
         return max(constants, default=1)
 
     def collectives(self) -> list[Collective]:
         """All collectives of a step, in the program's order."""
-        found, channels = [], set()
+        collectives: list[Collective] = []
+        channels: set[str] = set()
         for name, times, _ in self.runs():
             computation = self.computations[name]
             for instruction in computation.values():
                 kind = instruction.opcode.removesuffix('-start')
                 if kind in COLLECTIVES:
-                    # What runs beside computation is written once for each of its parts.
+                    # An asynchronous collective is written once for each of its parts.
                     channel = _CHANNEL.search(instruction.text)
                     if channel and channel[0] in channels:
                         continue
@@ -156,12 +157,12 @@ class Program:
                     if kind == 'all-reduce' and 'all-reduce-scatter' in name:
                         kind = 'reduce-scatter'
                     where = _OP_NAME.search(instruction.text)
-                    found.append(
+                    collectives.append(
                         Collective(
                             kind, size, _group(instruction.text), times, where[1] if where else ''
                         )
                     )
-        return found
+        return collectives
 
     def memory_traffic(self) -> float:
         """Bytes a step reads from and writes to the main memory of one device.
@@ -222,7 +223,7 @@ class Program:
             if user.opcode in _SLICES:
                 total += sum(array.bytes for array in user.result)
             elif user.opcode == 'bitcast' or 'output_to_operand_aliasing' in user.text:
-                # The same bytes by another name; what takes them says how many.
+                # The same bytes by another name; its users say how many they read.
                 total += self._read(computation, user.name, whole)
             elif user.opcode == 'fusion':
                 inside = user.called('calls')
@@ -251,6 +252,8 @@ class Program:
 def _instruction(name: str, rest: str) -> Instruction:
     end = _closing(rest, 0) + 1 if rest.startswith('(') else rest.index(' ')
     opcode = _OPCODE.match(rest, end)
+    if not opcode:
+        raise ValueError(f'no operation in a line of the compiled program: {rest[:200]}')
     stop = _closing(rest, opcode.end() - 1)
     operands = re.findall(r'%([\w.\-]+)', rest[opcode.end() : stop])
     text = rest[opcode.start() :].lstrip()
@@ -267,13 +270,13 @@ def _closing(text: str, start: int) -> int:
 
 
 def _arrays(text: str) -> tuple[Array, ...]:
-    found = []
+    arrays = []
     for dtype, sizes, layout in _ARRAY.findall(text):
         bits = 1 if dtype == 'pred' else int((_BITS.search(dtype) or [0])[0])
         count = int(np.prod([int(size) for size in sizes.split(',') if size], dtype=np.int64))
         # A boolean takes a byte.
-        found.append(Array(count * max(bits, 8 * (dtype == 'pred')) / 8, 'S(1)' not in layout))
-    return tuple(found)
+        arrays.append(Array(count * max(bits, 8 * (dtype == 'pred')) / 8, 'S(1)' not in layout))
+    return tuple(arrays)
 
 
 def _in_memory(arrays: tuple[Array, ...]) -> float:
@@ -285,9 +288,8 @@ def _updates(user: Instruction, name: str) -> bool:
 
 
 def _branches(text: str) -> list[str]:
-    found = _BRANCHES.search(text)
-    if found:
-        return re.findall(r'%?([\w.\-]+)', found[1])
+    if listed := _BRANCHES.search(text):
+        return re.findall(r'%?([\w.\-]+)', listed[1])
     return re.findall(r'(?:true|false)_computation=%?([\w.\-]+)', text)
 
 

@@ -22,8 +22,8 @@ _CLUSTER = (
     'TPU_WORKER_HOSTNAMES',
     'MEGASCALE_NUM_SLICES',
 )
-_TOLD = 'RT2_JAX_CLUSTER'
-_PATIENCE = 24 * 3600  # seconds that a process waits for the others to have something to say
+_FORCE = 'RT2_JAX_CLUSTER'
+_PATIENCE = 24 * 3600  # seconds that a process waits for the others
 _gathered = itertools.count()
 
 
@@ -37,25 +37,25 @@ def initialize() -> None:
     Several processes are recognised by JAX_COORDINATOR_ADDRESS + JAX_NUM_PROCESSES + JAX_PROCESS_ID
     (set by launch/local_pod.py), or by what srun, Open MPI and TPU pods on GKE set, which JAX reads
     by itself. A process in a Slurm job of several tasks that srun did not start runs alone, and says
-    so. The hosts of a TPU VM slice are told of each other by a metadata server alone, which
-    JAX asks if RT2_JAX_CLUSTER=1 (launch/tpu_vm.sh). Must run before anything touches a device.
+    so. Only a metadata server knows the hosts of a TPU VM slice; JAX asks it with
+    RT2_JAX_CLUSTER=1 (launch/tpu_vm.sh). Must run before anything touches a device.
 
     Raises:
         ValueError: only some of the three JAX_ variables are set.
     """
-    given = [name for name in _LOCAL_POD if os.environ.get(name)]
-    if given and len(given) < len(_LOCAL_POD):
-        missing = sorted(set(_LOCAL_POD) - set(given))
+    present = [name for name in _LOCAL_POD if os.environ.get(name)]
+    if present and len(present) < len(_LOCAL_POD):
+        missing = sorted(set(_LOCAL_POD) - set(present))
         raise ValueError(
-            f'{", ".join(given)} set, but not {", ".join(missing)}: set all three or none'
+            f'{", ".join(present)} set, but not {", ".join(missing)}: set all three or none'
         )
-    if given:
+    if present:
         jax.distributed.initialize(
             coordinator_address=os.environ[_LOCAL_POD[0]],
             num_processes=int(os.environ[_LOCAL_POD[1]]),
             process_id=int(os.environ[_LOCAL_POD[2]]),
         )
-    elif os.environ.get(_TOLD) == '1' or any(
+    elif os.environ.get(_FORCE) == '1' or any(
         _processes(os.environ.get(name, '')) > 1 for name in _CLUSTER
     ):
         jax.distributed.initialize()
@@ -103,24 +103,24 @@ def share(work: Sequence[Any]) -> Sequence[Any]:
 
 
 def gather(value: Any) -> list[Any]:
-    """What each process has, in the order of the processes; in every process.
+    """Gathers a value of each process, in their order; every process gets all.
 
     Args:
-        value: something that JSON can say.
+        value: anything that JSON can hold.
     """
     if jax.process_count() == 1:
         return [value]
     # Collectives give up after half a minute; a share of the work may take longer than another.
     barrier = ocp.multihost.get_barrier_sync_fn()
     barrier(key=f'gather {next(_gathered)}', timeout_ms=1000 * _PATIENCE)
-    said = np.frombuffer(json.dumps(value).encode(), np.uint8)
-    lengths = multihost_utils.process_allgather(np.int32(len(said)))
-    rows = multihost_utils.process_allgather(np.pad(said, (0, lengths.max() - len(said))))
+    encoded = np.frombuffer(json.dumps(value).encode(), np.uint8)
+    lengths = multihost_utils.process_allgather(np.int32(len(encoded)))
+    rows = multihost_utils.process_allgather(np.pad(encoded, (0, lengths.max() - len(encoded))))
     return [json.loads(row[:length].tobytes()) for row, length in zip(rows, lengths)]
 
 
 def gather_rows(rows: np.ndarray) -> np.ndarray:
-    """Arrays of several processes, one after another along the first axis; in every process."""
+    """Concatenates the arrays of all processes along the first axis; every process gets it."""
     return np.concatenate([np.array(part, rows.dtype) for part in gather(rows.tolist())])
 
 
@@ -128,7 +128,7 @@ def together(work: Callable[[], Any]) -> list[Any]:
     """Does work in every process; where it fails in one, it fails in all.
 
     Args:
-        work: returns something that JSON can say.
+        work: returns something that JSON can hold.
 
     Returns:
         What it returned in each process, in their order.
@@ -141,8 +141,8 @@ def together(work: Callable[[], Any]) -> list[Any]:
     result, error = None, None
     try:
         result = work()
-    except Exception as own:
-        error = own
+    except Exception as raised:
+        error = raised
     outcomes = gather([result, error and f'{type(error).__name__}: {error}'])
     if error:
         raise error
@@ -153,5 +153,5 @@ def together(work: Callable[[], Any]) -> list[Any]:
 
 
 def by_leader(work: Callable[[], Any]) -> Any:
-    """What work returns in the leader, in every process; arguments and errors as for `together`."""
+    """Does work in the leader; every process gets its result. Otherwise as `together`."""
     return together(lambda: work() if is_leader() else None)[0]

@@ -91,7 +91,7 @@ def parameter_shardings(boxed: Any, mesh: Mesh) -> Any:
     logical = nn.get_partition_spec(boxed)
     shapes = nn.meta.unbox(boxed)
 
-    def one(path, shape, names):
+    def place(path: Any, shape: jax.ShapeDtypeStruct, names: PartitionSpec) -> NamedSharding:
         spec = mesh_spec(names)
         for size, name, axis in zip(shape.shape, names, spec):
             parts = mesh.shape[axis] if axis else 1
@@ -99,15 +99,15 @@ def parameter_shardings(boxed: Any, mesh: Mesh) -> Any:
                 raise ValueError(
                     f'parameter {parameter_name(path)} of shape {shape.shape}: its axis {name!r} of '
                     f'size {size} does not split over config.mesh.{axis}={parts}; '
-                    + _mend(name, size, axis, parts)
+                    + _remedy(name, size, axis, parts)
                 )
         return NamedSharding(mesh, spec)
 
-    return jax.tree_util.tree_map_with_path(one, shapes, logical)
+    return jax.tree_util.tree_map_with_path(place, shapes, logical)
 
 
-def _mend(name: str, size: int, axis: str, parts: int) -> str:
-    """What to set, where an axis of a parameter does not split over an axis of the mesh."""
+def _remedy(name: str, size: int, axis: str, parts: int) -> str:
+    """What to set where an axis of a parameter does not split over an axis of the mesh."""
     if name == 'vocab':
         padded = -(-size // parts) * parts
         return f'set config.model.vocab={padded}: rows that the tokenizer does not use do no harm'
@@ -118,7 +118,7 @@ def _mend(name: str, size: int, axis: str, parts: int) -> str:
     )
 
 
-def parameter_name(path) -> str:
+def parameter_name(path: Any) -> str:
     """`encoder/layers/query/kernel` for a path of `jax.tree_util.tree_flatten_with_path`."""
     return '/'.join(
         str(getattr(key, 'key', getattr(key, 'name', getattr(key, 'idx', key)))) for key in path
@@ -130,40 +130,6 @@ def named_leaves(tree: Any) -> dict[str, Any]:
     return {
         parameter_name(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]
     }
-
-
-def boundaries(jaxpr: Any, where: str = '') -> dict[str, tuple[tuple[int, ...], PartitionSpec]]:
-    """The activations of a traced function that are named by the table: where they are made, with
-    their shapes and how they lie on the mesh.
-
-    Args:
-        jaxpr: of a function that was traced under `rules`.
-        where: names of the modules around it.
-    """
-    found = {}
-    for equation in getattr(jaxpr, 'jaxpr', jaxpr).eqns:
-        stack = str(equation.source_info.name_stack)
-        name = '/'.join(part for part in (where, stack) if part)
-        if equation.primitive.name == 'sharding_constraint':
-            shape, spec = equation.outvars[0].aval.shape, equation.params['sharding'].spec
-            key, number = name, 1
-            while key in found:
-                number += 1
-                key = f'{name}:{number}'
-            found[key] = shape, spec
-        for inner in inner_jaxprs(equation):
-            found |= boundaries(inner, name)
-    return found
-
-
-def inner_jaxprs(equation: Any) -> list[Any]:
-    """The functions that an equation of a jaxpr runs: bodies of loops, branches, calls."""
-    leaves = jax.tree.leaves(list(equation.params.values()), is_leaf=_is_jaxpr)
-    return list(filter(_is_jaxpr, leaves))
-
-
-def _is_jaxpr(value: Any) -> bool:
-    return hasattr(value, 'eqns')
 
 
 def optimizer_shardings(opt_state: Any, params: Any, shardings: Any, mesh: Mesh) -> Any:
@@ -182,7 +148,7 @@ def optimizer_shardings(opt_state: Any, params: Any, shardings: Any, mesh: Mesh)
     names = named_leaves(params)
     specs = named_leaves(shardings)
 
-    def one(path, leaf):
+    def place(path: Any, leaf: Any) -> NamedSharding:
         parts = parameter_name(path).split('/')
         for start in range(len(parts)):
             name = '/'.join(parts[start:])
@@ -193,10 +159,12 @@ def optimizer_shardings(opt_state: Any, params: Any, shardings: Any, mesh: Mesh)
                 )
         return replicated(mesh)
 
-    return jax.tree_util.tree_map_with_path(one, opt_state)
+    return jax.tree_util.tree_map_with_path(place, opt_state)
 
 
-def _moment_spec(shape, parameter, spec, prefix) -> PartitionSpec:
+def _moment_spec(
+    shape: tuple[int, ...], parameter: tuple[int, ...], spec: PartitionSpec, prefix: list[str]
+) -> PartitionSpec:
     entries = tuple(spec) + (None,) * (len(parameter) - len(spec))
     if shape == parameter:
         return PartitionSpec(*entries)

@@ -1,7 +1,7 @@
-"""The devices of a slice that isn't here: `v5p:8x8x8`, two such slices, or those of this machine.
+"""The devices of a slice that nobody has rented: `v5p:8x8x8`, two such slices, or this machine's.
 
-A TPU's compiler (the `tpu` extra) makes a description of any slice without a TPU, and programs can
-be compiled for it (`jax.experimental.topologies`).
+The TPU compiler (the `tpu` extra) describes any slice without a TPU, and compiles programs for it
+(`jax.experimental.topologies`).
 """
 
 from collections.abc import Iterator, Sequence
@@ -34,21 +34,21 @@ def devices(name: str) -> list[Any]:
     """
     if match := _HERE.match(name):
         return _here(name, match[1], int(match[2]))
-    wanted = slices.parse(name)
+    slice_ = slices.parse(name)
     # It only compiles, so several may do so at once.
     os.environ.setdefault('ALLOW_MULTIPLE_LIBTPU_LOAD', 'true')
-    options: dict[str, Any] = {'num_slices': wanted.count} if wanted.count > 1 else {}
-    if wanted.family.chip == 'v4':
+    options: dict[str, Any] = {'num_slices': slice_.count} if slice_.count > 1 else {}
+    if slice_.family.chip == 'v4':
         # A v4 chip's two cores are one device, as they are by default on the machine.
         options['chip_config_name'] = 'megacore'
-    if wanted.chips_per_host == 1:
+    if slice_.chips_per_host == 1:
         options['chips_per_host_bounds'] = [1, 1, 1]
     try:
         with quiet():
             return list(
                 topologies.get_topology_desc(
                     platform='tpu',
-                    topology_name=f'{wanted.family.chip}:{wanted.topology}',
+                    topology_name=f'{slice_.family.chip}:{slice_.topology}',
                     **options,
                 ).devices
             )
@@ -75,7 +75,7 @@ def _here(name: str, platform: str, count: int) -> list[Any]:
 
 
 def chip_of(device: Any) -> chips.Chip | None:
-    """What the device is, None where the table of chips does not have it (a CPU)."""
+    """The chip of a device; None where the table of chips does not have it (a CPU)."""
     try:
         return chips.find(device.device_kind)
     except ValueError:
@@ -83,7 +83,7 @@ def chip_of(device: Any) -> chips.Chip | None:
 
 
 def extents(devices: Sequence[Any]) -> tuple[int, ...]:
-    """Lengths of the axes of a slice; () where devices have no places."""
+    """Lengths of the axes of a slice; () where devices have no coordinates."""
     places = [getattr(device, 'coords', None) for device in devices]
     if None in places:
         return ()
@@ -92,7 +92,7 @@ def extents(devices: Sequence[Any]) -> tuple[int, ...]:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[TextIO]:
-    """Throws away what is written to file descriptor 2, the TPU compiler's log.
+    """Drops what is written to file descriptor 2: the TPU compiler's log.
 
     Yields:
         The real stderr.

@@ -11,7 +11,6 @@ import dataclasses
 import functools
 from typing import Any
 
-from flax import linen as nn
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
@@ -19,6 +18,7 @@ import numpy as np
 
 from rt2_jax.decoding.sampler import padded
 from rt2_jax.models import stacks
+from rt2_jax.models.backbone import Backbone
 from rt2_jax.policy.runner import Inputs, batch_divisor, place, sharding_rules
 
 
@@ -27,12 +27,12 @@ class ImageAttention:
     """Attention of an answer's last tokens to the image. Every instance compiles its own program.
 
     Attributes:
-        model: a Flax module with `image_attention`; see `pali.PaLI`.
+        model: the backbone.
         prompt_length: what prompts are padded to, P.
         mesh: devices that share the work; None for one.
     """
 
-    model: nn.Module
+    model: Backbone
     prompt_length: int
     mesh: Mesh | None = None
 
@@ -82,5 +82,7 @@ class ImageAttention:
         _, sown = self.model.apply(
             {'params': params}, images, prompt, target_in, mutable=['intermediates']
         )
-        attention = self.model.image_attention(stacks.joined(sown['intermediates']), images, prompt)
+        attention = self.model.image_attention(
+            stacks.stack_trees(sown['intermediates']), images, prompt
+        )
         return jax.lax.dynamic_slice_in_dim(attention, first, count, axis=2).astype(jnp.float32)

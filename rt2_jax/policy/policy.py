@@ -17,7 +17,6 @@ from collections.abc import Sequence
 import functools
 from typing import Any, cast
 
-from flax import linen as nn
 from jax.sharding import Mesh
 import numpy as np
 
@@ -28,6 +27,7 @@ from rt2_jax.decoding import compact
 from rt2_jax.decoding.grammar import Grammar, Kind
 from rt2_jax.decoding.sampler import Sampler, padded
 from rt2_jax.models import backbone
+from rt2_jax.models.backbone import Backbone
 from rt2_jax.nearest import check
 from rt2_jax.policy.answers import Answer, decode_answer
 from rt2_jax.policy.attention import ImageAttention
@@ -69,7 +69,7 @@ class Policy:
 
     def __init__(
         self,
-        model: nn.Module,
+        model: Backbone,
         params: Any,
         tokenizer: Tokenizer,
         action_space: ActionSpace,
@@ -131,7 +131,7 @@ class Policy:
                 sources and none is named.
             ValueError: no such type of weights, or no such setting.
         """
-        check('weights', weights, compact.KINDS)
+        check('weights', weights, compact.WEIGHTS)
         if untrained:
             loaded = loading.open_for_inference(workdir, step)
             params = param_shapes.random(loaded.config, loaded.tokenizer, settings.get('seed', 0))

@@ -78,7 +78,7 @@ class Runner:
 
         Returns:
             For each of the inputs, `Samples` in numpy of the T tokens before the end: `tokens`,
-            `log_probs` and `entropies` [T], `lengths` [], `likeliest` [T, K] each.
+            `log_probs` and `entropies` [T], `lengths` [], `top_k` [T, K] each.
 
         Raises:
             ValueError: a forced plan is longer than the grammar's longest.
@@ -122,7 +122,7 @@ class Runner:
                 log_probs=samples.log_probs[i, :n],
                 entropies=samples.entropies[i, :n],
                 lengths=n,
-                likeliest=samples.likeliest and tuple(x[i, :n] for x in samples.likeliest),
+                top_k=samples.top_k and tuple(x[i, :n] for x in samples.top_k),
             )
             for i, n in enumerate(samples.lengths)
         ]

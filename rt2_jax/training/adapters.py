@@ -18,6 +18,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from rt2_jax.models.backbone import Backbone
 from rt2_jax.parallel.sharding import parameter_name
 from rt2_jax.training.optimizer import matching
 
@@ -36,7 +37,7 @@ class Adapted:
         alpha: factor of the products, times the rank.
     """
 
-    model: nn.Module
+    model: Backbone
     patterns: tuple[str, ...]
     rank: int
     alpha: float
@@ -73,7 +74,7 @@ class Adapted:
         params = flax.traverse_util.unflatten_dict(named, sep='/')
         return self._with(pairs).apply({**variables, 'params': params}, *inputs, **settings)
 
-    def _with(self, kernels: Iterable[str]) -> nn.Module:
+    def _with(self, kernels: Iterable[str]) -> Any:
         """The model with adapters on these kernels."""
         try:
             import qwix
@@ -84,7 +85,7 @@ class Adapted:
         return qwix.apply_lora_to_model(self.model, provider)
 
 
-def add_adapters(model: nn.Module, config: Any) -> Any:
+def add_adapters(model: Backbone, config: Any) -> Any:
     """The model with the adapters of `config.adapters`; as it is where their rank is 0."""
     settings = config.get('adapters', {})
     if not settings.get('rank', 0):

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rt2_jax.parallel import sharding
+from rt2_jax.parallel import jaxprs
 
 
 def product_size(platform: str) -> tuple[int, int]:
@@ -51,7 +51,7 @@ def products(jaxpr: Any) -> Iterator[tuple[Any, int]]:
             yield from products(max(params['branches'], key=count_flops))
         else:
             times = params['length'] if name == 'scan' else 1
-            for inner in sharding.inner_jaxprs(equation):
+            for inner in jaxprs.inner_jaxprs(equation):
                 yield from ((product, times * count) for product, count in products(inner))
 
 

@@ -26,7 +26,7 @@ _PARTS = {
     'mlp/wi': 'MlpBlock_0/Dense_0',
     'mlp/wo': 'MlpBlock_0/Dense_1',
 }
-# Numbered through, whatever they are.
+# Numbered across all kinds of layers.
 _OLDER_PARTS = {
     'attention_norm/norm': 'LayerNorm_0',
     'attention': 'MultiHeadDotProductAttention_1',
@@ -97,7 +97,7 @@ def model(source: Mapping[str, Tensor]) -> dict[str, Any]:
     else:
         numbers = map(re.compile(rf'{_BLOCK}_(\d+)/').match, source)
         depth = 1 + max(int(number[1]) for number in numbers if number)
-    found = dict(width=width, depth=depth, heads=heads, mlp=mlp, patch=patch)
+    vision: dict[str, Any] = dict(width=width, depth=depth, heads=heads, mlp=mlp, patch=patch)
     if 'cls' in source:
-        found['class_token'] = 'placed' if kind == 'older' else 'plain'
-    return dict(vision=found)
+        vision['class_token'] = 'placed' if kind == 'older' else 'plain'
+    return dict(vision=vision)

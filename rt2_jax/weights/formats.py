@@ -1,4 +1,4 @@
-"""Public formats by name: what a checkpoint says of its model, and the table that reads it."""
+"""Public formats by name: how each one's config and tensors are read."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ class Format:
 
     Attributes:
         what: for people.
-        model: their config.json and tensors to our `config.model`, or the parts of it that there are.
-        rules: our `config.model` and their tensors to the table; {} gives the layout that is written.
-        theirs: our `config.model` to their config.json; None where the format has none.
+        model: (their config.json, their tensors) -> our `config.model`, or parts of it.
+        rules: (our `config.model`, their tensors) -> the table; {} gives the layout for writing.
+        theirs: our `config.model` -> their config.json; None if the format has none.
         model_types: of their config.json.
         integers: how its vocabulary gets a token for each integer (`text.integers`).
-        tensors: a path to their tensors.
-        config: a path to what lies there in place of a config.json; None where nothing does.
-        renamed: what names begin with in some files -> what they begin with in the others.
+        tensors: path -> their tensors.
+        config: path -> a config in place of config.json; None if the format has none.
+        renamed: prefixes of names in some files -> those in the others.
     """
 
     what: str
@@ -57,7 +57,7 @@ class Format:
 
 
 def _prefix(source: Tensors, options: Sequence[str]) -> str:
-    """Which of the options their tower's names begin with; the last if none."""
+    """The option that their tower's names begin with; the last if none."""
     for option in options[:-1]:
         if any(name.startswith(option) for name in source):
             return option
@@ -146,7 +146,7 @@ class Source:
     """A checkpoint in a public format, not read yet.
 
     Attributes:
-        model: our `config.model`, or the parts of it that there are.
+        model: our `config.model`, or parts of it.
         rules: the table.
         tensors: theirs, by name.
     """
@@ -168,17 +168,12 @@ def open_source(source: epath.PathLike, name: str) -> Source:
         ValueError: no such format.
     """
     form = FORMATS[check('format', name, FORMATS)]
-    stored = form.tensors(source)
-    found = {_canonical(tensor, form.renamed): x for tensor, x in stored.items()}
-    if len(found) < len(stored):
-        twice = [
-            n
-            for n in stored
-            if n != _canonical(n, form.renamed) and _canonical(n, form.renamed) in stored
-        ]
-        raise SourceError(
-            f'{source} has {twice[0]} under the name {_canonical(twice[0], form.renamed)} too'
-        )
+    tensors: dict[str, Tensor] = {}
+    for stored, tensor in form.tensors(source).items():
+        canonical = _canonical(stored, form.renamed)
+        if canonical in tensors:
+            raise SourceError(f'{source} has {stored} under the name {canonical} too')
+        tensors[canonical] = tensor
     config: dict[str, Any] = form.config(source) if form.config else {}
     if form.model_types:
         path = paths.of(source)
@@ -197,10 +192,10 @@ def open_source(source: epath.PathLike, name: str) -> Source:
                 + (f'; take --format={other[0]}' if other else '')
             )
     try:
-        model = form.model(config, found)
+        model = form.model(config, tensors)
     except SourceError as error:
         raise SourceError(f'{path}: {error}' if form.model_types else str(error)) from None
     except KeyError as error:
-        where = next(iter(found.values())).where if found else source
+        where = next(iter(tensors.values())).where if tensors else source
         raise SourceError(f'{where} is no {form.what}: {error} is missing') from error
-    return Source(model, form.rules(model, found), found)
+    return Source(model, form.rules(model, tensors), tensors)

@@ -50,12 +50,12 @@ def rules(config: Mapping[str, Any], tower: str = 'vision_tower.') -> tuple[Rule
     )
 
 
-# Taken from the text part and the tower, or only for how their processor writes image tokens.
+# Duplicates of the parts' fields, or fields of their processor.
 _IGNORED = (
     'vocab_size', 'hidden_size', 'projection_dim', 'image_token_index', 'num_image_tokens',
     'bos_token_id', 'image_token_id', 'is_encoder_decoder', 'is_decoder',
 )  # fmt: skip
-# Which way attention goes is up to PaliGemma: both ways in the prefix.
+# PaliGemma sets the direction of attention: both ways in the prefix.
 _IGNORED_OF_TEXT = (
     'max_position_embeddings', 'num_image_tokens', 'use_bidirectional_attention',
     'is_encoder_decoder', 'is_decoder',
@@ -66,7 +66,7 @@ def model(theirs: Mapping[str, Any]) -> dict[str, Any]:
     """Our `config.model`, from their config.json.
 
     Raises:
-        SourceError: a model that these layers are not, or a language model that is neither Gemma nor
+        SourceError: a model that is not supported, or a language model that is neither Gemma nor
             Gemma 2.
     """
     with Settings(theirs, _IGNORED) as settings:
@@ -96,23 +96,23 @@ def _text(text: Settings) -> dict[str, Any]:
         block=kind,
         attention=attention,
     )
-    found = dict(name='decoder_only', vocab=text.take('vocab_size'), text=part)
+    model = dict(name='decoder_only', vocab=text.take('vocab_size'), text=part)
     if (base := _base(text)) != 10_000:
         part['base'] = base
     if (bos := text.take('bos_token_id', None)) not in (None, 2):
-        found['bos'] = bos
+        model['bos'] = bos
     if kind == 'gemma2':
         attention['scale'] = text.take('query_pre_attn_scalar', 256) ** -0.5
         attention['cap'] = text.take('attn_logit_softcapping', 50.0) or 0.0
         part |= dict(every=2, window=text.take('sliding_window', 4096))
-        found['cap'] = text.take('final_logit_softcapping', 30.0) or 0.0
+        model['cap'] = text.take('final_logit_softcapping', 30.0) or 0.0
         names = [gemma.KINDS[kind] for kind in pattern(part['depth'], part['every'])]
         text.must('layer_types', names, None)
-    return found
+    return model
 
 
 def _base(text: Settings) -> float:
-    """Of the rotary rates, which older files have in a field of its own."""
+    """Base of the rotary rates, which older files have in a separate field."""
     old = text.take('rope_theta', 10_000.0)
     rope = text.take('rope_parameters', None)
     text.must('rope_scaling', None)

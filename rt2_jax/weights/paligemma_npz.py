@@ -26,9 +26,8 @@ _NORMS = {
 
 
 def rules(config: Mapping[str, Any], fused: bool = False) -> tuple[Rule, ...]:
-    """The table; `fused` where queries, keys and values are in one (as many heads of each)."""
-    tower = big_vision.rules(config, 'scanned')
-    tower = [rule for rule in tower if rule.ours]
+    """The table; `fused` if queries, keys and values are one tensor (as many heads of each)."""
+    tower = [rule for rule in big_vision.rules(config, 'scanned') if rule.ours]
     return (
         *(dataclasses.replace(rule, theirs=f'params/img/{rule.theirs}') for rule in tower),
         Rule('projection/kernel', 'params/img/head/kernel'),
@@ -70,7 +69,7 @@ def _layers(block: str, fused: bool) -> Iterator[Rule]:
 
 
 def fused(source: Mapping[str, Tensor]) -> bool:
-    """Whether a checkpoint has queries, keys and values in one."""
+    """Whether a checkpoint has queries, keys and values in one tensor."""
     return 'params/llm/layers/attn/qkv_einsum/w' in source
 
 
@@ -95,11 +94,11 @@ def model(source: Mapping[str, Tensor]) -> dict[str, Any]:
         block='gemma2' if f'{their}/post_attention_norm/scale' in source else 'gemma',
         attention=attention,
     )
-    found = dict(name='decoder_only', vocab=vocab, text=text, **big_vision.model(image))
+    model = dict(name='decoder_only', vocab=vocab, text=text, **big_vision.model(image))
     if text['block'] == 'gemma2':
         # Caps and window are those of all of Gemma 2 (arXiv 2408.00118, table 1); of 27B alone the
         # scale is of the width of the model over its heads (section 2).
         attention |= dict(cap=50.0, scale=(width / heads if width == 4608 else head_dim) ** -0.5)
         text |= dict(every=2, window=4096)
-        found['cap'] = 30.0
-    return found
+        model['cap'] = 30.0
+    return model

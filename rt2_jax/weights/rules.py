@@ -1,9 +1,7 @@
-"""What a tensor of a public checkpoint is called here and how it lies: one table a format, read in both
-directions.
+"""Names and layouts of public checkpoints' tensors: one table a format, used in both directions.
 
-A table is a sequence of `Rule`s. `imported` gives our parameters from a checkpoint's tensors, `exported`
-theirs from ours. Neither reads a tensor before it is asked for. A tensor that no rule takes and a
-parameter that no rule fills are errors.
+A table is a sequence of `Rule`s. `imported` maps a checkpoint's tensors to our parameters, `exported` ours
+to theirs; both are lazy. A tensor that no rule takes and a parameter that no rule fills are errors.
 """
 
 from __future__ import annotations
@@ -36,26 +34,26 @@ FLOATS = tuple(np.dtype(kind) for kind in (ml_dtypes.bfloat16, 'float16', 'float
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """One parameter of ours, and the tensor that it is in a public format.
+    """One parameter of ours, and its tensor in a public format.
 
     Attributes:
         ours: our parameter's name, 'text_encoder/layers/attention/query/kernel'; '' for a tensor that
-            does not change what our part of the model computes. A copy of another one is no such
-            tensor: see `copies`.
+            our part of the model does not need. A copy of another tensor is not one of these: see
+            `copies`.
         theirs: their tensor's name; with '{i}' there is one a layer, and ours has a leading layer axis.
-            Of a tensor that we have no use for, '*' stands for anything.
-        layout: how theirs becomes ours, as einops writes it (of one layer, where there is one a layer);
-            '' where they lie alike. The right side names each axis of ours.
+            In the name of an unneeded tensor '*' matches anything.
+        layout: how theirs becomes ours, an einops pattern (of one layer, where there is one a layer);
+            '' if both have one layout. The right side names each axis of ours.
         sizes: of axes that the right side of `layout` joins.
-        part: (axis, number, of): theirs holds `of` of ours along an axis, of which this is one.
-        span: (axis, start, stop): theirs holds ours, and others, one behind the other along an axis.
-        copies: other names that files keep the same tensor under. The first that is there is read;
-            all that are there must be equal, which is checked when the tensor is read.
-        instead: names to read from where neither `theirs` nor a copy is there: a head that is the word
-            table, say. If both are there they may differ.
-        resizes: ours and theirs are vectors on square grids, [tokens, width], that may differ in size:
-            between them is interpolated, linearly in both directions.
-        constant: what ours is all of where a checkpoint has no `theirs`; None where it must have it.
+        part: (axis, number, of): theirs stacks `of` of ours along an axis; this is one of them.
+        span: (axis, start, stop): theirs concatenates ours and others along an axis.
+        copies: other names of the same tensor in some files. The first present one is read; all
+            present ones must be equal, which is checked on reading.
+        instead: names to read from if neither `theirs` nor a copy is present: a head that is the word
+            table, say. If both are present they may differ.
+        resizes: ours and theirs are vectors on square grids, [tokens, width], that may differ in size;
+            they are interpolated linearly.
+        constant: the value of all of ours if a checkpoint has no `theirs`; None if it must have it.
     """
 
     ours: str
@@ -89,8 +87,8 @@ class Rule:
             x = _resized(x, shape[0])
         return x
 
-    def to_theirs(self, x):
-        """One of ours as theirs; a part of theirs where there is `part` or `span`."""
+    def to_theirs(self, x: Any) -> Any:
+        """One of ours as theirs; a part of theirs if there is `part` or `span`."""
         if not self.layout:
             return x
         left, right = self.layout.split('->')
@@ -119,20 +117,19 @@ def _resized(x: np.ndarray, tokens: int) -> np.ndarray:
 def imported(
     rules: Sequence[Rule], source: Mapping[str, Tensor], shapes: Mapping[str, Sequence[int]]
 ) -> dict[str, Tensor]:
-    """Our parameters, from a checkpoint.
+    """Maps a checkpoint's tensors to our parameters.
 
     Args:
         rules: the format's table.
         source: the checkpoint's tensors, by name.
-        shapes: of the parameters that the model has, by name; those of parts that the table knows
-            nothing of are left out.
+        shapes: of the model's parameters, by name; parts that the table does not know are left out.
 
     Raises:
         SourceError: tensors that no rule takes, parameters that no rule fills or of another shape, each
-            named with the nearest. Reading what is returned raises it where a copy is none.
+            named with the nearest. Reading a returned tensor raises it if a copy differs.
     """
     taken: set[str] = set()
-    found: dict[str, Tensor] = {}
+    result: dict[str, Tensor] = {}
     wrong: list[str] = []
     for rule in (rule for rule in rules if rule.ours in shapes):
         shape = tuple(shapes[rule.ours])
@@ -140,7 +137,7 @@ def imported(
         if missing := [name for name in names if name not in source]:
             if rule.constant is not None:
                 array = np.full(shape, rule.constant, np.float32)
-                found[rule.ours] = of_array(rule.ours, array)
+                result[rule.ours] = of_array(rule.ours, array)
                 continue
             near = _near(missing[0], source)
             wrong.append(f'{rule.ours}: the checkpoint has no {missing[0]}{near}')
@@ -148,7 +145,7 @@ def imported(
         taken |= {*names, *rule.copies}
         tensors = [_checked(rule, source[name], source) for name in names]
         wrong += _misfits(rule, tensors, shape)
-        found[rule.ours] = _ours(rule, tensors, shape)
+        result[rule.ours] = _ours(rule, tensors, shape)
     wrong += [f'{name}: no rule of this format fills it' for name in _unfilled(rules, shapes)]
     known = [name for rule in rules for name in rule.names(1)]
     left = [name for name in source if name not in taken and not _unused(rules, name)]
@@ -161,17 +158,17 @@ def imported(
             + '\n  '.join(wrong[:20])
             + more
         )
-    return found
+    return result
 
 
 def _stored(rule: Rule, name: str, source: Mapping[str, Tensor]) -> str:
-    """The name that a tensor of a rule is stored under; `name` if it is not there at all."""
+    """The name that a rule's tensor is stored under; `name` if there is none."""
     options = (name, *rule.copies, *rule.instead)
     return next((option for option in options if option in source), name)
 
 
 def _checked(rule: Rule, tensor: Tensor, source: Mapping[str, Tensor]) -> Tensor:
-    """The tensor of a rule; what is read of it is compared with its copies."""
+    """The tensor of a rule, compared with its copies when it is read."""
     copies = [source[name] for name in rule.copies if name in source]
     copies = [copy for copy in copies if copy is not tensor]
     if not copies:
@@ -192,14 +189,14 @@ def _checked(rule: Rule, tensor: Tensor, source: Mapping[str, Tensor]) -> Tensor
 
 
 def _unfilled(rules: Sequence[Rule], shapes: Iterable[str]) -> list[str]:
-    """Parameters that no rule fills, of the parts that the table knows."""
+    """Parameters that no rule fills, in the parts that the table knows."""
     ours = {rule.ours for rule in rules}
     parts = {name.split('/')[0] for name in ours if name}
     return [name for name in shapes if name.split('/')[0] in parts and name not in ours]
 
 
 def _unused(rules: Sequence[Rule], name: str) -> bool:
-    """Whether a table says that we have no use for a tensor."""
+    """Whether a table lists a tensor as unneeded."""
     patterns = (rule.theirs.replace(LAYER, '*') for rule in rules if not rule.ours)
     return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
@@ -210,7 +207,7 @@ def _near(name: str, names: Iterable[str]) -> str:
 
 
 def _misfits(rule: Rule, tensors: Sequence[Tensor], shape: tuple[int, ...]) -> list[str]:
-    """Tensors that do not become the shape that they should."""
+    """Errors of tensors that do not convert to a parameter's shape."""
     one = shape[1:] if LAYER in rule.theirs else shape
     for tensor in tensors:
         if tensor.dtype not in FLOATS:
@@ -230,25 +227,26 @@ def _misfits(rule: Rule, tensors: Sequence[Tensor], shape: tuple[int, ...]) -> l
     return []
 
 
-def _shape(function, shape: Sequence[int]) -> tuple[int, ...]:
-    """The shape that a function of an array gives, without the array's memory."""
+def _shape(function: Callable[[np.ndarray], np.ndarray], shape: Sequence[int]) -> tuple[int, ...]:
+    """The shape of a function's result, computed without the array's memory."""
     return function(np.broadcast_to(np.int8(0), shape)).shape
 
 
 def _ours(rule: Rule, tensors: Sequence[Tensor], shape: tuple[int, ...]) -> Tensor:
     if LAYER not in rule.theirs:
-        one = tensors[0]
-        alike = one.shape == shape and not (rule.layout or rule.part or rule.span)
+        tensor = tensors[0]
+        alike = tensor.shape == shape and not (rule.layout or rule.part or rule.span)
         return Tensor(
             rule.ours,
             shape,
-            one.dtype,
-            one.where,
-            lambda: rule.to_ours(one.read(), shape),
-            one.take if alike else None,
+            tensor.dtype,
+            tensor.where,
+            lambda: rule.to_ours(tensor.read(), shape),
+            tensor.take if alike else None,
         )
 
-    def take(index):
+    def take(index: Any) -> np.ndarray:
+        layers: slice
         layers, *rest = index if isinstance(index, tuple) else (index,)
         return np.stack([rule.to_ours(t.read(), shape[1:])[tuple(rest)] for t in tensors[layers]])
 
@@ -258,14 +256,14 @@ def _ours(rule: Rule, tensors: Sequence[Tensor], shape: tuple[int, ...]) -> Tens
 
 
 def exported(rules: Sequence[Rule], params: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Their tensors, from our parameters.
+    """Maps our parameters to their tensors.
 
     Args:
         rules: the format's table.
         params: ours, by name.
 
     Raises:
-        SourceError: a parameter that no rule takes, or that a rule needs and is not there.
+        SourceError: no rule takes a parameter, or a rule needs one that is missing.
     """
     by_theirs: dict[str, list[Rule]] = {}
     for rule in rules:
@@ -277,26 +275,23 @@ def exported(rules: Sequence[Rule], params: Mapping[str, Tensor]) -> dict[str, T
     lost += [n for n in known - {''} if n not in params]
     if lost:
         raise SourceError(f'these parameters do not fit the format: {", ".join(sorted(lost))}')
-    found: dict[str, Tensor] = {}
+    result: dict[str, Tensor] = {}
     for group in by_theirs.values():
         group = sorted(group, key=lambda rule: (rule.part or rule.span or (0, 0))[1])
         layers = params[group[0].ours].shape[0]
         for i, name in enumerate(group[0].names(layers)):
-            found[name] = _theirs(name, group, params, i)
-    return found
+            result[name] = _theirs(name, group, params, i)
+    return result
 
 
 def _theirs(name: str, group: Sequence[Rule], params: Mapping[str, Tensor], i: int) -> Tensor:
     stacked = LAYER in group[0].theirs
 
-    def read():
+    def read() -> np.ndarray:
         tensors = (params[rule.ours] for rule in group)
         return _joined(group, [tensor[i] if stacked else tensor.read() for tensor in tensors])
 
-    def shape_of(tensor):
-        return tensor.shape[1:] if stacked else tensor.shape
-
-    shapes = [shape_of(params[rule.ours]) for rule in group]
+    shapes = [params[rule.ours].shape[1:] if stacked else params[rule.ours].shape for rule in group]
     empty = [np.broadcast_to(np.int8(0), shape) for shape in shapes]
     shape = jax.eval_shape(lambda parts: _joined(group, parts, jnp), empty).shape
     of = params[group[0].ours]
@@ -304,7 +299,7 @@ def _theirs(name: str, group: Sequence[Rule], params: Mapping[str, Tensor], i: i
 
 
 def _joined(group: Sequence[Rule], parts: Sequence[np.ndarray], numpy: Any = np) -> np.ndarray:
-    """One of their tensors, from those of ours that it holds."""
+    """One of their tensors, from its parts of ours."""
     parts = [rule.to_theirs(part) for rule, part in zip(group, parts)]
     if group[0].part:
         return numpy.stack(parts, group[0].part[0])

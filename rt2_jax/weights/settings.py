@@ -1,6 +1,6 @@
-"""Every field of a public checkpoint's config.json is accounted for: taken, checked or of no effect.
+"""Reads a public checkpoint's config.json, every field of it: taken, checked or ignored.
 
-A field that nothing here reads could change what the model computes, so it is refused by name.
+A field that nothing reads could change what the model computes, so it is an error that names it.
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ _PREPROCESSING = frozenset(
     pan_and_scan_min_ratio_to_activate
     """.split()
 )
-_NOTHING = (None, False, '', [], {})
+_NOTHING: tuple[Any, ...] = (None, False, '', [], {})
 
 
 class Settings:
-    """The fields of a config.json, or of a part of it; a context that ends by checking them all.
+    """The fields of a config.json, or of a part of it; leaving the context checks that all were read.
 
         with Settings(config, IGNORED) as settings:
             width = settings.take('hidden_size')
@@ -60,7 +60,9 @@ class Settings:
         name: of the part, 'text_config'; '' for the whole.
     """
 
-    def __init__(self, values: Mapping[str, Any], ignored: Collection[str] = (), name: str = ''):
+    def __init__(
+        self, values: Mapping[str, Any], ignored: Collection[str] = (), name: str = ''
+    ) -> None:
         self._values, self._prefix = values, f'{name}.' if name else ''
         self._read = {*COMMON, *ignored}
         # What a model of another make would have, in versions that write every default.
@@ -91,7 +93,7 @@ class Settings:
         return self._values[name]
 
     def must(self, name: str, *known: Any) -> None:
-        """Checks that a field, if it is there, has one of the values that the model here has.
+        """Checks that a field, if present, has one of the values that the model here supports.
 
         Raises:
             SourceError: it has another.
@@ -112,18 +114,18 @@ class Settings:
         return Settings(self.take(name), ignored, self._prefix + name)
 
     def _finish(self) -> None:
-        """Refuses fields that nobody has read; of those that are off or empty, warns."""
-        left = {name: self._values[name] for name in self._values if name not in self._read}
-        for name in [name for name, value in left.items() if value in _NOTHING]:
+        """Raises on fields that were not read; warns of those that are off or empty."""
+        unread = {name: x for name, x in self._values.items() if name not in self._read}
+        for name in [name for name, value in unread.items() if value in _NOTHING]:
             logging.warning(
                 '%s%s is %r: this field is not known here, and taken to be off',
                 self._prefix,
                 name,
-                left.pop(name),
+                unread.pop(name),
             )
-        if left:
-            name, value = next(iter(left.items()))
-            others = f', nor are {", ".join(list(left)[1:])}' if len(left) > 1 else ''
+        if unread:
+            name, value = next(iter(unread.items()))
+            others = f', nor are {", ".join(list(unread)[1:])}' if len(unread) > 1 else ''
             raise SourceError(
                 f'{self._prefix}{name} is {value!r}; this field is not known here{others}'
                 f'{closest(name, self._read)} If it cannot change what the model computes, take it out '
@@ -132,7 +134,7 @@ class Settings:
 
 
 def check_preprocessing(folder: epath.Path) -> None:
-    """Checks that frames are normalised here as the image processor beside a checkpoint does it.
+    """Checks that the image processor beside a checkpoint normalises frames as this project does.
 
     Args:
         folder: with preprocessor_config.json, or processor_config.json of later versions; or neither.

@@ -79,10 +79,10 @@ def product(ours: str, theirs: str) -> Iterator[Rule]:
     yield Rule(f'{ours}/bias', f'{theirs}.bias')
 
 
-# Of a whole SigLIP, what is of both sides or of its loss; of a tower, what is behind the tokens.
+# Fields of a whole SigLIP's text side and loss; of a tower, fields of what follows its tokens.
 _IGNORED_OF_WHOLE = ('text_config', 'logit_scale_init_value')
 IGNORED = (
-    'image_size',  # by the positions
+    'image_size',  # from the positions
     'vision_use_head', 'projection_dim', 'projector_hidden_act', 'num_image_tokens',
     'num_positions', 'bos_token_id', 'pad_token_id', 'is_encoder_decoder', 'is_decoder',
 )  # fmt: skip
@@ -92,7 +92,7 @@ def model(theirs: Mapping[str, Any]) -> dict[str, Any]:
     """Our `config.model` of the tower, from their config.json.
 
     Raises:
-        SourceError: a tower that ours is not.
+        SourceError: a tower that is not supported.
     """
     if 'vision_config' not in theirs:
         return dict(vision=tower(Settings(theirs, IGNORED)))
@@ -115,7 +115,7 @@ def tower(settings: Settings) -> dict[str, Any]:
         )
         activation = activation_of(settings, 'hidden_act', 'gelu_pytorch_tanh')
         epsilon = settings.take('layer_norm_eps', 1e-6)
-        # What differs from a SigLIP that is published.
+        # Only what differs from the published SigLIPs.
         if activation != 'gelu':
             vision['activation'] = activation
         if epsilon != 1e-6:
@@ -130,10 +130,10 @@ def activation_of(settings: Settings, name: str, default: str) -> str:
 
 
 def side(settings: Settings, name: str, default: int) -> int:
-    """A side of a square, which newer files may give twice.
+    """The side of a square, which newer files may give as a pair.
 
     Raises:
-        SourceError: it is no square.
+        SourceError: it is not a square.
     """
     value = settings.take(name, default)
     sides = {value} if isinstance(value, int) else set(value)

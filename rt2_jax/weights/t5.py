@@ -58,7 +58,7 @@ RULES = (
 )  # fmt: skip
 
 
-# Derived from `feed_forward_proj` when a file is loaded, or of v1.0's tokenizers.
+# Derived from `feed_forward_proj` on loading, or of v1.0's tokenizers.
 _IGNORED = ('dense_act_fn', 'is_gated_act', 'n_positions', 'bos_token_id')
 
 
@@ -70,7 +70,7 @@ def model(theirs: Mapping[str, Any], source: Mapping[str, Tensor] | None = None)
         source: the checkpoint's tensors, by name; None for those of a whole model.
 
     Raises:
-        SourceError: a model that these layers are not.
+        SourceError: a model that is not supported.
     """
     with Settings(theirs, _IGNORED) as settings:
         settings.must('model_type', *MODEL_TYPES)
@@ -80,7 +80,7 @@ def model(theirs: Mapping[str, Any], source: Mapping[str, Tensor] | None = None)
                 f'feed_forward_proj is {projection!r}; the gated hidden layers of T5 v1.1 and later '
                 f'are known ({", ".join(_ACTIVATIONS)}), T5 v1.0 is not'
             )
-        # Newer files say it; in older ones a head of its own meant that states are not scaled for it.
+        # A field of newer files; in older ones an untied head means unscaled states.
         tied = settings.take('tie_word_embeddings', True)
         if settings.take('scale_decoder_outputs', tied):
             raise SourceError(

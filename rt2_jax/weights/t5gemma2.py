@@ -53,7 +53,7 @@ def rules(
     )
 
 
-# Taken from the parts, or only for how their processor writes image tokens.
+# Duplicates of the parts' fields, or fields of their processor.
 _IGNORED = ('image_token_index', 'eoi_token_index', 'bos_token_id', 'vocab_size', 'is_decoder')
 _IGNORED_OF_ENCODER = ('image_token_index', 'vocab_size', 'is_encoder_decoder', 'is_decoder')
 _IGNORED_OF_TEXT = ('max_position_embeddings', 'bos_token_id', 'is_encoder_decoder', 'is_decoder')
@@ -63,7 +63,7 @@ def model(theirs: Mapping[str, Any]) -> dict[str, Any]:
     """Our `config.model`, from their config.json.
 
     Raises:
-        SourceError: a model that these layers are not.
+        SourceError: a model that is not supported.
     """
     with Settings(theirs, _IGNORED) as settings:
         settings.must('model_type', *MODEL_TYPES)
@@ -71,7 +71,7 @@ def model(theirs: Mapping[str, Any]) -> dict[str, Any]:
         settings.must('is_encoder_decoder', True)
         settings.must('pad_token_id', 0, None)
         with settings.part('decoder', _IGNORED_OF_TEXT) as decoder:
-            found = dict(
+            model = dict(
                 vocab=decoder.take('vocab_size'),
                 start=decoder.take('bos_token_id', 2),
                 cap=decoder.take('final_logit_softcapping', None) or 0.0,
@@ -85,12 +85,12 @@ def model(theirs: Mapping[str, Any]) -> dict[str, Any]:
             with encoder.part(
                 'text_config', (*_IGNORED_OF_TEXT, 'final_logit_softcapping')
             ) as text:
-                text.must('vocab_size', found['vocab'])
+                text.must('vocab_size', model['vocab'])
                 stack = _part(text)
-            return found | dict(
+            return model | dict(
                 name='t5gemma2',
                 image_tokens=encoder.take('mm_tokens_per_image'),
-                before_image=(found['start'], 108, begin),
+                before_image=(model['start'], 108, begin),
                 after_image=(end, 108),
                 end_of_image=end,
                 vision=siglip.tower(encoder.part('vision_config', siglip.IGNORED)),
@@ -106,7 +106,7 @@ def _part(settings: Settings) -> dict[str, Any]:
     depth, kinds = settings.take('num_hidden_layers'), settings.take('layer_types')
     every = kinds.index(_KINDS[1]) + 1 if _KINDS[1] in kinds else depth + 1
     settings.must('layer_types', [_KINDS[kind] for kind in pattern(depth, every)])
-    turns = [_turn(settings.take('rope_parameters'), kind) for kind in _KINDS]
+    rotary = [_rotary(settings.take('rope_parameters'), kind) for kind in _KINDS]
     return dict(
         width=settings.take('hidden_size'),
         depth=depth,
@@ -121,12 +121,12 @@ def _part(settings: Settings) -> dict[str, Any]:
         ),
         every=every,
         window=settings.take('sliding_window'),
-        bases=tuple(base for base, _ in turns),
-        stretches=tuple(stretch for _, stretch in turns),
+        bases=tuple(base for base, _ in rotary),
+        stretches=tuple(stretch for _, stretch in rotary),
     )
 
 
-def _turn(rope: Mapping[str, Any], kind: str) -> tuple[float, float]:
+def _rotary(rope: Mapping[str, Any], kind: str) -> tuple[float, float]:
     """Base and stretch of the rotary rates of a kind of layers."""
     with Settings(rope[kind], name=f'rope_parameters.{kind}') as settings:
         settings.must('rope_type', 'default', 'linear')

@@ -3,7 +3,7 @@
 Layouts: github.com/google-research/t5x, examples/t5/network.py: `layers_{i}`, heads joined, one table
 of relative positions a stack. With scanned layers (examples/scalable_t5, and flaxformer's
 t5_architecture.py, which joins heads) they are on axis 1, and there is a table a layer. What the
-hidden layers' activation is, the arrays do not say, but the `config.gin` that T5X writes.
+hidden layers' activation is, only the `config.gin` that T5X writes says.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ _ATTENTION = dict.fromkeys(('query', 'key', 'value'), 'width {heads}') | {'out':
 _HIDDEN = {'wi_0': 'width hidden', 'wi_1': 'width hidden', 'wo': 'hidden width'}
 # Their pair of the gate and the product beside it -> our activation.
 _ACTIVATIONS = {('gelu', 'linear'): 'gelu', ('silu', 'linear'): 'silu', ('swish', 'linear'): 'silu'}
-# What config.gin may say of the network beside that and beside sizes, which the arrays tell; the rest of
-# it is of data, training and decoding.
+# Values that config.gin may have for the network, beside activation and sizes; the rest of it is of data,
+# training and decoding.
 _FIXED = {
     'num_buckets': ('32',), 'max_distance': ('128',), 'LayerNorm.epsilon': ('1e-6', '1e-06', '0.000001'),
     'logits_via_embedding': ('False',), 'rescale_logits': ('False',),
@@ -51,7 +51,7 @@ _LAST_NORM = 'target/decoder/decoder_norm/scale'
 
 
 def rules(source: Mapping[str, Tensor]) -> tuple[Rule, ...]:
-    """The table of a checkpoint, by how its arrays lie."""
+    """The table of a checkpoint, by the layout of its arrays."""
     return (
         Rule('embedding/embedding', 'target/token_embedder/embedding'),
         *_stack('encoder', source),
@@ -118,13 +118,13 @@ def _query(stack: str, source: Mapping[str, Tensor]) -> tuple[int, ...]:
 
 
 def config(path: epath.PathLike) -> dict[str, Any]:
-    """What `config.gin` says, in a checkpoint's directory or in that of the model above it.
+    """Reads `config.gin` in a checkpoint's directory or its parent.
 
     Returns:
-        `where` it is, or where it would be; `activations` if it says them.
+        `where` it is, or would be; `activations` if it has them.
 
     Raises:
-        SourceError: it says several.
+        SourceError: it has several.
     """
     folder = paths.of(path)
     file = next(
@@ -140,22 +140,22 @@ def config(path: epath.PathLike) -> dict[str, Any]:
                     f'{file}: {name} is {value}; the model here computes with {known[0]}'
                 )
     # Of T5X's own networks `T5Config.mlp_activations`, of flaxformer's `MlpBlock.activations`.
-    found = re.findall(r'(?im)^[^#\n]*activations\s*=[\s\\]*(\([^)]*\))', text)
-    kinds = {tuple(re.findall(r'\w+', text)) for text in found}
+    values = re.findall(r'(?im)^[^#\n]*activations\s*=[\s\\]*(\([^)]*\))', text)
+    kinds = {tuple(re.findall(r'\w+', value)) for value in values}
     if len(kinds) > 1:
         raise SourceError(f'{file} has several activations: {", ".join(map(str, sorted(kinds)))}')
     return dict(where=str(file)) | ({'activations': kinds.pop()} if kinds else {})
 
 
-def model(told: Mapping[str, Any], source: Mapping[str, Tensor]) -> dict[str, Any]:
+def model(record: Mapping[str, Any], source: Mapping[str, Tensor]) -> dict[str, Any]:
     """Our `config.model` of the text parts.
 
     Args:
-        told: what `config` returns.
+        record: what `config` returns.
         source: the checkpoint's tensors, by name.
 
     Raises:
-        SourceError: a model that these layers are not.
+        SourceError: a model that is not supported.
     """
     vocab, width = source['target/token_embedder/embedding'].shape
     if (ungated := f'{_first("encoder", source)}/mlp/wi/kernel') in source:
@@ -169,29 +169,29 @@ def model(told: Mapping[str, Any], source: Mapping[str, Tensor]) -> dict[str, An
             f'{where}: there is no {_HEAD}, so the head is the word table and the output scaled, as in '
             'T5 v1.0; v1.1 and later are known'
         )
-    activation = _activation(told, source)
+    activation = _activation(record, source)
     parts = {
         stack: dict(width=width, activation=activation, **_sizes(stack, source)) for stack in _PARTS
     }
     return dict(vocab=vocab, **parts)
 
 
-def _activation(told: Mapping[str, Any], source: Mapping[str, Tensor]) -> str:
-    if 'activations' in told:
-        if told['activations'] not in _ACTIVATIONS:
+def _activation(record: Mapping[str, Any], source: Mapping[str, Tensor]) -> str:
+    if 'activations' in record:
+        if record['activations'] not in _ACTIVATIONS:
             raise SourceError(
-                f'{told["where"]} has activations {told["activations"]}; known are '
+                f'{record["where"]} has activations {record["activations"]}; known are '
                 f'{", ".join(map(str, _ACTIVATIONS))}'
             )
-        return _ACTIVATIONS[told['activations']]
+        return _ACTIVATIONS[record['activations']]
     if _LAST_NORM not in source:
         raise SourceError(
-            f'there is no {_LAST_NORM}, as in UL2, whose activation is not gelu: {told["where"]} must '
+            f'there is no {_LAST_NORM}, as in UL2, whose activation is not gelu: {record["where"]} must '
             "be there and name it, as UL2's does"
         )
     logging.warning(
         '%s is not there or names no activation: gelu is taken, as in T5 v1.1, Flan-T5 and mT5',
-        told['where'],
+        record['where'],
     )
     return 'gelu'
 

@@ -1,4 +1,4 @@
-"""A T5X checkpoint's tensors by name, read when they are asked for.
+"""A T5X checkpoint's tensors by name, read when needed.
 
 Format: github.com/google-research/t5x, checkpoints.py, versions 2 and 3. A directory
 `checkpoint_{step}` with a msgpack of Flax, `checkpoint`; in it small arrays as they are, and of each
@@ -24,14 +24,13 @@ from rt2_jax.weights.tensors import SourceError, Tensor, of_array
 
 STATE = 'checkpoint'  # the msgpack's name
 VERSIONS = 2, 3
-CHUNK_BYTES = 64 << 20  # what T5X makes chunks of, at most
+CHUNK_BYTES = 64 << 20  # of T5X's chunks, at most
 
 
 def open_tensors(source: epath.PathLike) -> dict[str, Tensor]:
     """The parameters of a T5X checkpoint by name, 'target/encoder/encoder_norm/scale'.
 
-    Arrays that are in the msgpack are read with it; of the others it is seen that all their chunks
-    are there.
+    Arrays in the msgpack are read with it; of the others, all chunks are checked to exist.
 
     Args:
         source: a directory as T5X writes it, `checkpoint_1000000`, on a local disk.
@@ -47,21 +46,21 @@ def open_tensors(source: epath.PathLike) -> dict[str, Tensor]:
         )
     if not path.exists():
         raise SourceError(f'there is no {path}{beside(path)}')
-    found = {}
+    tensors = {}
     for name, value in traverse_util.flatten_dict(
         {'target': _target(path)}, is_leaf=lambda _, x: 'driver' in x, sep='/'
     ).items():
         if isinstance(value, np.ndarray):
-            found[name] = of_array(name, value, str(path))
+            tensors[name] = of_array(name, value, str(path))
         elif isinstance(value, Mapping):
-            found[name] = _stored(path, name, value)
+            tensors[name] = _stored(path, name, value)
         else:
             raise SourceError(f'{path / STATE}: {name} is {value!r}, no array nor where one is')
-    return found
+    return tensors
 
 
 def _target(path: epath.Path) -> Mapping[str, Any]:
-    """What the msgpack says of the parameters."""
+    """The parameters' part of the msgpack."""
     state = path / STATE
     if not state.exists():
         steps = sorted(p.name for p in path.glob('checkpoint_*')) if path.is_dir() else []
@@ -85,7 +84,7 @@ def _target(path: epath.Path) -> Mapping[str, Any]:
 
 
 def _stored(path: epath.Path, name: str, spec: Mapping[str, Any]) -> Tensor:
-    """A tensor that has a directory."""
+    """A tensor in a directory of its own."""
     store = _open(path, name, spec)
 
     def take(index: Any = ()) -> np.ndarray:
@@ -99,14 +98,17 @@ def _stored(path: epath.Path, name: str, spec: Mapping[str, Any]) -> Tensor:
         except ValueError as error:
             raise SourceError(f'{name} in {path} cannot be read: {_brief(error)}') from error
 
-    dtype, chunk = np.dtype(store.dtype.numpy_dtype), store.chunk_layout.read_chunk.shape
-    # A slice is less than the whole only where it is not of every chunk.
-    cut = chunk[1:] == store.shape[1:] and math.prod(chunk) * dtype.itemsize <= CHUNK_BYTES
+    dtype, chunk = np.dtype(store.dtype.numpy_dtype), store.chunk_layout.read_chunk.shape or ()
+    # Reading a slice saves something only if chunks split the first axis alone.
+    cut = (
+        chunk[1:] == store.shape[1:]
+        and math.prod(n or 1 for n in chunk) * dtype.itemsize <= CHUNK_BYTES
+    )
     return Tensor(name, store.shape, dtype, str(path), take, take if cut else None)
 
 
 def _open(path: epath.Path, name: str, spec: Mapping[str, Any]) -> ts.TensorStore:
-    """Opens a tensor's directory, of which only the description is read."""
+    """Opens a tensor's directory; only its metadata is read."""
     if spec['driver'] != 'zarr':
         raise SourceError(f'{path / STATE}: {name} is kept as {spec["driver"]!r}; zarr is known')
     # Before TensorStore 0.1.14 the path is beside the store. Whatever that was, here it is files.
@@ -148,5 +150,5 @@ def _check_chunks(folder: epath.Path, name: str, store: ts.TensorStore) -> None:
 
 
 def _brief(error: ValueError) -> str:
-    """What TensorStore says, without the specs that it adds in brackets."""
+    """TensorStore's message, without the specs that it adds in brackets."""
     return str(error).split(' [')[0]

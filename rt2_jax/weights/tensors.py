@@ -1,4 +1,4 @@
-"""Tensors on disk by name, read when they are asked for: safetensors (one file or several) and npz.
+"""Tensors on disk by name, read when needed: safetensors (one file or several) and npz.
 
 Formats: safetensors (github.com/huggingface/safetensors), its index of shards as `transformers` writes
 it (`*.safetensors.index.json`), NumPy's npz. `file.npz:img` selects what is below `img/`.
@@ -9,12 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 import contextlib
 import dataclasses
+import functools
+import itertools
 import json
 import math
 import os
 import re
 from typing import Any
 import zipfile
+import zlib
 
 from etils import epath
 import ml_dtypes
@@ -29,16 +32,22 @@ class SourceError(UserError, ValueError):
     """A checkpoint on disk that cannot be read, or that is not what it should be."""
 
 
+BLOCK_BYTES = 16 << 20
+Box = tuple[slice, ...]
+
+
 @dataclasses.dataclass(frozen=True)
 class Tensor:
     """A tensor that is not read yet.
 
     Attributes:
         name: as the file has it.
-        shape, dtype: of the whole.
+        shape: of the whole.
+        dtype: of the whole.
         where: the file that it is in.
         read: returns all of it.
-        take: returns what an index asks for, where that is less than to read all.
+        take: returns the part at an index without reading all; None if only all can be read.
+        chunk: shape of the pieces that it is stored in; None if any part can be read by itself.
     """
 
     name: str
@@ -47,9 +56,56 @@ class Tensor:
     where: str
     read: Callable[[], np.ndarray]
     take: Callable[[Any], np.ndarray] | None = None
+    chunk: tuple[int, ...] | None = None
 
     def __getitem__(self, index: Any) -> np.ndarray:
         return self.take(index) if self.take else self.read()[index]
+
+    @property
+    def count(self) -> int:
+        """How many numbers it holds."""
+        return math.prod(self.shape)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of its numbers."""
+        return self.count * self.dtype.itemsize
+
+    def view(self, dtype: np.dtype) -> Tensor:
+        """The same bits as numbers of another type of this size; it can only be read whole."""
+        return dataclasses.replace(
+            self, dtype=dtype, read=lambda: self.read().view(dtype), take=None
+        )
+
+    def boxes(self) -> Iterator[Box]:
+        """Boxes that cover it, each of whole pieces and as large as a block may be."""
+        return boxes(self.shape, self.dtype.itemsize, self.chunk if self.take else self.shape)
+
+    def reader(self) -> Callable[[Any], np.ndarray]:
+        """Reads parts; a tensor without `take` is read now, once."""
+        return self.take or self.read().__getitem__
+
+
+def boxes(
+    shape: tuple[int, ...], itemsize: int, chunk: tuple[int, ...] | None, limit: int = BLOCK_BYTES
+) -> Iterator[Box]:
+    """Boxes of whole chunks that cover an array, each of at most `limit` bytes if a chunk is.
+
+    Without chunks, each box is one contiguous part of the array in C order.
+
+    >>> list(boxes((4, 6), 1, (2, 3), limit=6))[1]
+    (slice(0, 2, None), slice(3, 6, None))
+    """
+    box = [min(n, c) for n, c in zip(shape, chunk)] if chunk else [1] * len(shape)
+    for axis in reversed(range(len(shape))):
+        others = itemsize * math.prod(box[:axis] + box[axis + 1 :])
+        fitting = limit // max(1, others) // max(1, box[axis]) * box[axis]
+        box[axis] = min(shape[axis], max(box[axis], fitting))
+        if box[axis] < shape[axis]:
+            break
+    starts = (range(0, n, max(1, b)) for n, b in zip(shape, box))
+    for corner in itertools.product(*starts):
+        yield tuple(slice(s, min(s + b, n)) for s, b, n in zip(corner, box, shape))
 
 
 def open_tensors(source: epath.PathLike) -> dict[str, Tensor]:
@@ -98,7 +154,7 @@ def _directory(path: epath.Path) -> dict[str, Tensor]:
     if not isinstance(index, dict) or not isinstance(index.get('weight_map'), dict):
         raise SourceError(f'{indices[0]} lacks weight_map')
     shards: Mapping[str, str] = index['weight_map']
-    found = {}
+    tensors: dict[str, Tensor] = {}
     for name in sorted(set(shards.values())):
         if not (path / name).exists():
             lost = [tensor for tensor, shard in shards.items() if shard == name]
@@ -106,11 +162,11 @@ def _directory(path: epath.Path) -> dict[str, Tensor]:
                 f'{path / name} is missing: {indices[0].name} says it holds {len(lost)} tensors, '
                 f'{lost[0]} among them'
             )
-        found |= _safetensors(path / name)
+        tensors |= _safetensors(path / name)
     for tensor, shard in shards.items():
-        if tensor not in found:
+        if tensor not in tensors:
             raise SourceError(f'{path / shard} lacks {tensor}, which {indices[0].name} says it has')
-    return {name: found[name] for name in shards}
+    return {name: tensors[name] for name in shards}
 
 
 def _remedy(path: epath.Path) -> str:
@@ -142,7 +198,7 @@ def _safetensors(path: epath.Path) -> dict[str, Tensor]:
             raise SourceError(f'{path} is truncated or no safetensors file: {size:,} bytes')
         header = records.parse(file.read(length), f'the header of {path}', SourceError)
     header.pop('__metadata__', None)
-    found = {}
+    tensors = {}
     for name, entry in header.items():
         begin, end = (8 + length + offset for offset in entry['data_offsets'])
         if end > size:
@@ -153,8 +209,8 @@ def _safetensors(path: epath.Path) -> dict[str, Tensor]:
             raise SourceError(
                 f'{path}: {name} is of type {entry["dtype"]}; known are {", ".join(_TYPES)}'
             )
-        found[name] = _stored(path, name, begin, _TYPES[entry['dtype']], tuple(entry['shape']))
-    return found
+        tensors[name] = _stored(path, name, begin, _TYPES[entry['dtype']], tuple(entry['shape']))
+    return tensors
 
 
 def _stored(path: epath.Path, name: str, begin: int, dtype: Any, shape: tuple[int, ...]) -> Tensor:
@@ -184,31 +240,26 @@ def _npz(path: epath.Path, prefix: str) -> dict[str, Tensor]:
             }
     except (zipfile.BadZipFile, ValueError) as error:
         raise SourceError(f'{path} is truncated or no npz file: {error}') from error
-    start = (
-        next(
-            (
-                root
-                for root in (f'params/{prefix}/', f'{prefix}/')
-                if any(n.startswith(root) for n in entries)
-            ),
-            None,
-        )
-        if prefix
-        else ''
-    )
+    roots = (f'params/{prefix}/', f'{prefix}/') if prefix else ('',)
+    matching = (root for root in roots if any(name.startswith(root) for name in entries))
+    start = next(matching, None if prefix else '')
     if start is None:
         parts = {name.removeprefix('params/').split('/')[0] for name in entries}
         raise SourceError(f'{path} has nothing below {prefix!r}{nearest(prefix, parts)}')
-    found = {}
+    tensors = {}
     for name, (shape, dtype) in entries.items():
         if name.startswith(start):
+            read = functools.partial(_read_npy, path, name, dtype)
+            tensors[name.removeprefix(start)] = Tensor(name, shape, dtype, str(path), read)
+    return tensors
 
-            def read(name=name, dtype=dtype):
-                with path.open('rb') as file, np.load(file) as arrays:
-                    return arrays[name].view(dtype)
 
-            found[name.removeprefix(start)] = Tensor(name, shape, dtype, str(path), read)
-    return found
+def _read_npy(path: epath.Path, name: str, dtype: np.dtype) -> np.ndarray:
+    try:
+        with path.open('rb') as file, np.load(file) as arrays:
+            return arrays[name].view(dtype)
+    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError) as error:
+        raise SourceError(f'{path}: {name} cannot be read: {error}') from error
 
 
 def _npy_header(archive: zipfile.ZipFile, name: str) -> tuple[tuple[int, ...], np.dtype]:
@@ -255,27 +306,23 @@ def write_safetensors(
     shards: list[dict[str, Tensor]] = [{}]
     sizes = [0]
     for name, tensor in tensors.items():
-        size = int(np.prod(tensor.shape, dtype=np.int64)) * tensor.dtype.itemsize
-        if sizes[-1] and sizes[-1] + size > shard_bytes:
+        if sizes[-1] and sizes[-1] + tensor.bytes > shard_bytes:
             shards.append({})
             sizes.append(0)
         shards[-1][name] = tensor
-        sizes[-1] += size
+        sizes[-1] += tensor.bytes
     directory, files, total = paths.of(directory), [], len(shards)
     directory.mkdir(parents=True, exist_ok=True)
     for number, shard in enumerate(shards, 1):
-        name = (
-            f'{stem}.safetensors'
-            if total == 1
-            else f'{stem}-{number:05d}-of-{total:05d}.safetensors'
-        )
+        part = f'-{number:05d}-of-{total:05d}' if total > 1 else ''
+        name = f'{stem}{part}.safetensors'
         _write_shard(directory / name, shard, metadata or {})
         files.append(directory / name)
     if total > 1:
         where = {name: files[n].name for n, shard in enumerate(shards) for name in shard}
         index = directory / f'{stem}.safetensors.index.json'
-        about = {'metadata': {'total_size': sum(sizes)}, 'weight_map': where}
-        paths.write(index, json.dumps(about, indent=1).encode())
+        record = {'metadata': {'total_size': sum(sizes)}, 'weight_map': where}
+        paths.write(index, json.dumps(record, indent=1).encode())
         files.append(index)
     return files
 
@@ -287,7 +334,7 @@ def _write_shard(
     header: dict[str, Any] = {'__metadata__': {'format': 'pt', **metadata}}
     offset = 0
     for name, tensor in tensors.items():
-        end = offset + int(np.prod(tensor.shape, dtype=np.int64)) * tensor.dtype.itemsize
+        end = offset + tensor.bytes
         header[name] = {
             'dtype': names[tensor.dtype],
             'shape': list(tensor.shape),

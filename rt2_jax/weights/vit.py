@@ -50,7 +50,7 @@ def _layers(theirs: str) -> Iterator[Rule]:
     yield from siglip.norm(f'{ours}/mlp_norm', f'{theirs}.layernorm_after')
 
 
-# By the positions; of the pooling, of masked images, and of frames that training drops parts of.
+# From the positions; of pooling, of masked images and of stochastic depth.
 _IGNORED = (
     'image_size', 'pooler_act', 'pooler_output_size', 'encoder_stride', 'drop_path_rate',
     'is_encoder_decoder', 'is_decoder',
@@ -61,7 +61,7 @@ def model(theirs: Mapping[str, Any]) -> dict[str, Any]:
     """Our `config.model` of the tower, from their config.json.
 
     Raises:
-        SourceError: a tower that ours is not.
+        SourceError: a tower that is not supported.
     """
     with Settings(theirs, _IGNORED) as settings:
         settings.must('model_type', *MODEL_TYPES)

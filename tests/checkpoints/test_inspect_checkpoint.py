@@ -14,7 +14,7 @@ import pytest
 
 from rt2_jax.checkpoints import checkpoint, loading, packing
 from rt2_jax.checkpoints.assets import CheckpointError
-from rt2_jax.checkpoints.inspection import blocks, opened, survey, text
+from rt2_jax.checkpoints.inspection import opened, survey, text
 from rt2_jax.parallel.sharding import named_leaves
 from rt2_jax.training.state import TrainState
 from rt2_jax.weights import tensors
@@ -190,7 +190,7 @@ def test_a_damaged_archive_is_named(tiny_checkpoint, tmp_path):
 )
 def test_boxes_are_of_whole_chunks_and_hold_each_number_once(shape, chunk):
     seen = np.zeros(shape, int)
-    for box in blocks.boxes(shape, 4, chunk, limit=60):
+    for box in tensors.boxes(shape, 4, chunk, limit=60):
         seen[box] += 1
         assert seen[box].size * 4 <= max(60, 4 * math.prod(chunk or ()))
         starts = [part.start % size for part, size in zip(box, chunk or ())]

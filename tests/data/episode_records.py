@@ -9,7 +9,7 @@ def features(source, episode):
     start = int(arrays['episode_offset'][episode]) + tfrecord.HEADER_BYTES
     length = int(arrays['episode_length'][episode])
     number = int(arrays['episode_file'][episode])
-    (payload,) = source._pictures.read(number, [(start, length)])
+    (payload,) = source._pictures.files.read(number, [(start, length)])
     return {
         path: (
             [payload[a:b] for a, b in feature.values.tolist()]

@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rt2_jax.decoding import compact
+from rt2_jax.decoding import compact, rows
 from rt2_jax.decoding.grammar import Grammar, Kind
 from rt2_jax.decoding.sampler import Sampler
-from rt2_jax.models import backbone, rows, stacks
+from rt2_jax.models import backbone, stacks
 from rt2_jax.parallel.sharding import named_leaves
 
 VOCAB = 50
@@ -44,7 +44,7 @@ def test_int8_is_within_half_a_unit_and_its_products_are_exact():
     weights = (
         rng.standard_normal((96, 3, 70), np.float32) * np.geomspace(1e-3, 10, 96)[:, None, None]
     )
-    found = rows.quantized(jnp.asarray(weights), 2)
+    found = rows.quantize(jnp.asarray(weights), 2)
     assert found.values.dtype == jnp.int8 and found.scale.shape == (96,)
     error = np.abs(found.whole() - weights) / np.asarray(found.scale)[:, None, None]
     assert 0.49 < error.max() <= 0.5001 and abs(np.asarray(found.values)).max() == 127
@@ -63,7 +63,7 @@ def test_few_inputs_and_many_meet_the_same_weights(kind, count):
     rng = np.random.default_rng(0)
     weights = jnp.asarray(rng.standard_normal((40, 2, 70), np.float32))
     found = (
-        rows.quantized(weights, 1)
+        rows.quantize(weights, 1)
         if kind == 'int8'
         else rows.Rows(weights.astype(compact.TYPES[kind]))
     )
@@ -138,17 +138,16 @@ def test_int8_logits_are_those_of_the_same_numbers_in_float32(name, batch):
 
 def back(ints, params):
     """Compact parameters as the checkpoint has them, rounded as they are."""
-    named, found = named_leaves(stacks.joined(ints)), {}
+    named, found = named_leaves(stacks.stack_trees(ints)), {}
     for name, x in named_leaves(params).items():
         module, _, own = name.rpartition('/')
-        if own not in ('kernel', 'embedding'):
-            found[name] = named[name]
+        if own != 'kernel':
+            found[name] = named[name].astype(jnp.float32)
             continue
         whole = rows.Rows(named[f'{module}/rows'], named.get(f'{module}/scale')).whole()
-        if own == 'kernel':
-            first = int(bool({'layers', 'blocks'} & set(name.split('/'))))
-            inputs = 2 if module.endswith('/out') else 1
-            whole = jnp.moveaxis(whole, range(-inputs, 0), range(first, first + inputs))
+        first = int(bool({'layers', 'blocks'} & set(name.split('/'))))
+        inputs = 2 if module.endswith('/out') else 1
+        whole = jnp.moveaxis(whole, range(-inputs, 0), range(first, first + inputs))
         assert whole.shape == x.shape, name
         found[name] = whole
     return flax.traverse_util.unflatten_dict(found, sep='/')
@@ -173,7 +172,7 @@ def test_actions_of_int8_are_those_of_bfloat16_but_for_a_few(tiny, tokenizer, ac
 
 
 def test_only_kernels_are_int8_and_the_sharding_follows_them(tiny):
-    model = compact.apart(tiny.model, 'tpu')
+    model = compact.compact_model(tiny.model, 'tpu')
     images, prompt = tiny.inputs(0, 1)
     mesh = jax.make_mesh((1, 1, 1), ('data', 'fsdp', 'tensor'))
     shapes = named_leaves(compact.shapes(model, 'int8', (images, prompt, prompt), mesh))

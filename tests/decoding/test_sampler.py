@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from rt2_jax.decoding.draw import choose, log_softmax
 from rt2_jax.decoding.grammar import Grammar, Kind
-from rt2_jax.decoding.sampler import Sampler, choose, log_softmax
+from rt2_jax.decoding.sampler import Sampler
 from rt2_jax.text import prompts
 from rt2_jax.text.actions import ActionSpace, ActionTokenizer
 

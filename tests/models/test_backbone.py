@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rt2_jax.models import backbone, layers, stacks, vit
+from rt2_jax.models import backbone, embedding, layers, stacks, vit
 
 pytestmark = pytest.mark.usefixtures('quick_compile')
 
@@ -87,6 +87,30 @@ def test_unknown_parts_are_named(options, message, batch):
         backbone.build(options, VOCAB).init(jax.random.key(0), *batch)
 
 
+GROUPED = dict(width=24, depth=2, mlp=40, attention=dict(heads=4, kv_heads=2, head_dim=8))
+
+
+@pytest.mark.parametrize(
+    'options, message',
+    [
+        (config(heds=2), "field of config.model.vision: 'heds'; did you mean 'heads'"),
+        (config() | {'encoder': dict(width=24)}, 'config.model.encoder has no depth'),
+        (
+            dict(name='decoder_only', dtype='float32', vision=PYRAMID, text=GROUPED),
+            'config.model.text.attention has no scale',
+        ),
+        (
+            dict(name='decoder_only', dtype='float32', vision=PYRAMID)
+            | {'text': GROUPED | {'attention': GROUPED['attention'] | {'scal': 1.0}}},
+            "field of config.model.text.attention: 'scal'; did you mean 'scale'",
+        ),
+    ],
+)
+def test_fields_at_any_depth_are_checked(options, message, batch):
+    with pytest.raises(ValueError, match=message):
+        jax.eval_shape(backbone.build(options, VOCAB).init, jax.random.key(0), *batch)
+
+
 def test_a_prompts_words_have_places_where_asked_for(batch):
     """Without attention to places at all, two words change places unnoticed; not so with them."""
     images, _, target = batch
@@ -106,7 +130,7 @@ def test_a_prompts_words_have_places_where_asked_for(batch):
 
 
 def test_near_numbers_have_near_vectors():
-    line = layers.number_line(1001, 128)
+    line = embedding.number_line(1001, 128)
     np.testing.assert_allclose(np.linalg.norm(line, axis=1), 1, atol=1e-5)
     likeness = line @ line[500]
     assert likeness.argmax() == 500
@@ -116,7 +140,7 @@ def test_near_numbers_have_near_vectors():
     ids = jnp.array([4, 10, 39])
     params = {'params': {'embedding': {'embedding': jnp.zeros((VOCAB, 24))}}}
     vectors = model.apply(params, ids, method=lambda m, ids: m.embedding(ids))
-    np.testing.assert_allclose(vectors[1:], layers.number_line(30, 24)[[0, 29]], atol=1e-6)
+    np.testing.assert_allclose(vectors[1:], embedding.number_line(30, 24)[[0, 29]], atol=1e-6)
     assert not vectors[0].any()
     assert not plain.apply(params, ids, method=lambda m, ids: m.embedding(ids)).any()
     with pytest.raises(ValueError, match='number_line needs the token ids'):

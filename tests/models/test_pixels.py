@@ -13,7 +13,9 @@ GREYS = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1).repeat(3, axis=-1)
 
 def normalised(dtype) -> np.ndarray:
     """What the stem of a tower gets of each grey level, float32 [256]."""
-    tower = vit.ViT(width=8, depth=1, heads=2, mlp=8, patch=16, dtype=jnp.dtype(dtype))
+    tower = vit.ViT(
+        vit.ViTConfig(width=8, depth=1, heads=2, mlp=8, patch=16, dtype=jnp.dtype(dtype))
+    )
     seen = []
 
     def note(call, args, settings, context):

@@ -12,13 +12,21 @@ import jax
 from jax.sharding import AbstractMesh, AxisType
 import pytest
 
-from rt2_jax.parallel import mesh as mesh_lib, sharding
+from rt2_jax.parallel import jaxprs, mesh as mesh_lib, sharding
 from rt2_jax.text.tokenizer import Tokenizer
 from rt2_jax.training import program as program_lib
 
 ROOT = pathlib.Path(__file__).parents[2]
 GOLDEN = pathlib.Path(__file__).parent / 'golden'
-CHIPS = {'rt2_pali_x_55b': 512, 'rt2_pali_x_5b': 256, 'rt2_pali_3b_language_table': 16}
+CHIPS = {
+    'rt2_pali_x_55b': 512,
+    'rt2_pali_x_5b': 256,
+    'rt2_pali_3b_language_table': 16,
+    'rt2_palm_e_12b': 256,
+    'rt2_paligemma': 16,
+    'rt2_t5gemma2': 16,
+    'rt2_pali_mt5_siglip': 16,
+}
 
 
 def specs(name):
@@ -27,7 +35,7 @@ def specs(name):
     sizes = mesh_lib.axis_sizes(config.mesh, CHIPS[name])
     automatic = (AxisType.Auto,) * len(sizes)
     mesh = AbstractMesh(tuple(sizes.values()), mesh_lib.AXES, axis_types=automatic)
-    program = program_lib.build(config, mesh, Tokenizer.load_default(), ['a'], ['a'], {})
+    program = program_lib.build(config, mesh, Tokenizer.load_default(), ['a'], ['a'], (), {})
     inputs = (program.batch[name] for name in ('images', 'prompt', 'target'))
     with sharding.rules(mesh):
         forward = jax.make_jaxpr(program.model.apply)({'params': program.state.params}, *inputs)
@@ -44,7 +52,7 @@ def specs(name):
         'optimizer': of(program.state.opt_state),
         'activations': {
             name: [list(shape), axes(spec)]
-            for name, (shape, spec) in sharding.boundaries(forward).items()
+            for name, (shape, spec) in jaxprs.constraints(forward).items()
         },
     }
 

@@ -65,6 +65,7 @@ def learnt(request, tiny, tokenizer, tmp_path):
         tokenizer,
         batches.sources,
         batches.kinds,
+        batches.acting_kinds,
         spaces,
     )
     state = program.init()

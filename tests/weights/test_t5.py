@@ -10,7 +10,7 @@ import numpy as np
 import parity
 import pytest
 
-from rt2_jax.models import encoder_decoder, layers, pali
+from rt2_jax.models import embedding, encoder_decoder
 from rt2_jax.weights import rules, t5, tensors
 
 torch = pytest.importorskip('torch', reason="parity needs pip install 'rt2_jax[parity]'")
@@ -35,10 +35,14 @@ class Text(nn.Module):
 
     def setup(self):
         c = self.config
-        self.embedding = layers.WordVectors(c['vocab'], c['encoder']['width'], jnp.float32)
-        self.text_encoder = encoder_decoder.Encoder(dtype=jnp.float32, **c['encoder'])
-        self.text_decoder = encoder_decoder.Decoder(dtype=jnp.float32, **c['decoder'])
-        self.head = pali.Head(c['vocab'], jnp.float32)
+        self.embedding = embedding.Embedding(c['vocab'], c['encoder']['width'], jnp.float32)
+        self.text_encoder = encoder_decoder.Encoder(
+            encoder_decoder.T5Config(dtype=jnp.float32, **c['encoder'])
+        )
+        self.text_decoder = encoder_decoder.Decoder(
+            encoder_decoder.T5Config(dtype=jnp.float32, **c['decoder'])
+        )
+        self.head = embedding.Head(c['vocab'], jnp.float32)
 
     def encode(self, prompt, valid):
         return self.text_encoder(self.embedding(prompt), valid)

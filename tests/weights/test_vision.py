@@ -24,7 +24,7 @@ class Tower(nn.Module):
     config: flax.core.FrozenDict
 
     def setup(self):
-        self.tower = vit.ViT(dtype=jnp.float32, **self.config['vision'])
+        self.tower = vit.ViT(vit.ViTConfig(dtype=jnp.float32, **self.config['vision']))
 
     def __call__(self, images):
         return self.tower(images)

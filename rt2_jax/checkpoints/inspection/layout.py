@@ -1,8 +1,8 @@
-"""How parameters lie on a mesh: as they were saved, and as the sharding table would lay them."""
+"""How parameters are sharded: by the sharding table, and whether they are those of the config's model."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from rt2_jax.checkpoints import param_shapes
@@ -14,9 +14,9 @@ _SHOWN = 5  # names in a warning
 
 
 def by_table(opened: Opened) -> tuple[dict[str, Spec], dict[str, tuple[int, ...]]]:
-    """Of each parameter that the checkpoint's config asks for: mesh axes, and shape.
+    """Mesh axes and shapes of the parameters of the config's model, by name.
 
-    Where the model of the config can't be built, both are empty and a warning says why.
+    Both are empty if the model can't be built; a warning says why.
     """
     try:
         layout = _layout(opened)
@@ -25,47 +25,44 @@ def by_table(opened: Opened) -> tuple[dict[str, Spec], dict[str, tuple[int, ...]
         return {}, {}
     table = {name: tuple(sharding.mesh_spec(axes)) for name, (_, axes) in layout.items()}
     shapes = {name: shape for name, (shape, _) in layout.items()}
-    return {name: _full(table[name], len(shapes[name])) for name in table}, shapes
+    full = {name: spec + (None,) * (len(shapes[name]) - len(spec)) for name, spec in table.items()}
+    return full, shapes
 
 
-def _layout(opened: Opened) -> Mapping[str, tuple]:
+def _layout(opened: Opened) -> Mapping[str, tuple[Any, ...]]:
     if opened.kind == 'converted':
         model = dict(opened.config['model'])
         return param_shapes.named_layout(model, model.get('image_size'))
+    assert opened.tokenizer is not None, 'only converted directories lack one'
     return param_shapes.stored_layout(opened.config, opened.tokenizer)
 
 
 def check_shapes(opened: Opened, expected: Mapping[str, tuple[int, ...]]) -> None:
-    """Warns of parameters that the config's model has and the checkpoint lacks, and so on.
+    """Warns of missing, unknown and misshapen parameters.
 
-    A converted directory may hold a part of a model: what it lacks starts at random.
+    A converted directory may hold a part of a model: the rest starts at random.
     """
     if not expected:
         return
-    names = opened.arrays
-    for name, stored in names.items():
-        if name in expected and stored.shape != expected[name]:
+    arrays = opened.arrays
+    for name, array in arrays.items():
+        if name in expected and array.shape != expected[name]:
             opened.warnings.append(
-                f"{name} is {list(stored.shape)}; the config's model has {list(expected[name])}"
+                f"{name} is {list(array.shape)}; the config's model has {list(expected[name])}"
             )
-    _warn_of(opened, "the config's model has no", [n for n in names if n not in expected])
-    if opened.kind != 'converted':
-        lost = [name for name in expected if name not in names]
-        _warn_of(opened, "the config's model has, and this checkpoint lacks,", lost)
-
-
-def _warn_of(opened: Opened, words: str, names: Sequence[str]) -> None:
-    if names:
-        more = f', and {len(names) - _SHOWN} more' if len(names) > _SHOWN else ''
-        opened.warnings.append(f'{words} {", ".join(names[:_SHOWN])}{more}')
-
-
-def _full(spec: Spec, axes: int) -> Spec:
-    return spec + (None,) * (axes - len(spec))
+    unknown = [name for name in arrays if name not in expected]
+    missing = [name for name in expected if name not in arrays and opened.kind != 'converted']
+    for words, names in (
+        ("the config's model has no", unknown),
+        ("the config's model has, and this checkpoint lacks,", missing),
+    ):
+        if names:
+            more = f', and {len(names) - _SHOWN} more' if len(names) > _SHOWN else ''
+            opened.warnings.append(f'{words} {", ".join(names[:_SHOWN])}{more}')
 
 
 def text(spec: Spec | None) -> str:
-    """'tensor fsdp', a dot for an axis that is whole; 'whole' where all are."""
+    """'tensor fsdp', a dot for an axis that is not split; 'whole' if none is."""
     if spec is None:
         return ''
     words = ['.' if x is None else '+'.join([x] if isinstance(x, str) else x) for x in spec]

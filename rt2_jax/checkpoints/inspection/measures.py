@@ -1,4 +1,4 @@
-"""What is measured of numbers as they are read, block by block, and of two arrays beside each other."""
+"""Norm, extremes and NaN of tensors, and how two differ, read block by block."""
 
 from __future__ import annotations
 
@@ -8,20 +8,23 @@ import math
 
 import numpy as np
 
-from rt2_jax.checkpoints.inspection.blocks import Stored
-from rt2_jax.weights.tensors import SourceError
+from rt2_jax.weights.tensors import SourceError, Tensor
 
 _AT_A_TIME = 1 << 16  # numbers that are made float64 at a time, so that they stay in the cache
 
 
 @dataclasses.dataclass
 class Measures:
-    """Of an array's numbers, or of several arrays'.
+    """Statistics of a tensor's numbers, or of several tensors'.
 
     Attributes:
-        count, nan, infinite, zeros: how many numbers there are, and of each kind.
+        count: how many numbers.
+        nan: how many NaN.
+        infinite: how many infinities.
+        zeros: how many zeros.
         squares: sum of the squares of the finite ones.
-        low, high: least and greatest finite number.
+        low: least finite number.
+        high: greatest finite number.
     """
 
     count: int = 0
@@ -34,10 +37,11 @@ class Measures:
 
     @property
     def norm(self) -> float:
+        """Euclidean norm of the finite numbers."""
         return math.sqrt(self.squares)
 
     def add(self, numbers: np.ndarray) -> None:
-        """Takes float64 [n] in."""
+        """Adds numbers, float64 [n]."""
         self.count += numbers.size
         self.zeros += int(np.count_nonzero(numbers == 0))
         squares = _squares(numbers)
@@ -54,13 +58,13 @@ class Measures:
             self.high = max(self.high, float(numbers.max()))
 
     def join(self, other: Measures) -> None:
-        """Takes another's numbers in."""
+        """Adds those of another."""
         for name in ('count', 'nan', 'infinite', 'zeros', 'squares'):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.low, self.high = min(self.low, other.low), max(self.high, other.high)
 
     def report(self) -> dict[str, float | int | None]:
-        """As JSON has it."""
+        """For JSON."""
         any_finite = self.low <= self.high
         return {
             'norm': self.norm,
@@ -74,10 +78,10 @@ class Measures:
 
 @dataclasses.dataclass
 class Change:
-    """Between two arrays of one shape, the first being the later one.
+    """How two arrays of one shape differ; the first is the later one.
 
     Attributes:
-        equal: to the bit; arrays of two types are not.
+        equal: to the bit; arrays of different types are not.
         squares: sum of the squares of the differences, where both are finite.
         largest: the largest difference.
         incomparable: how many places have NaN or infinity in one of them.
@@ -88,10 +92,10 @@ class Change:
     largest: float = 0.0
     incomparable: int = 0
 
-    def add(self, one: np.ndarray, other: np.ndarray) -> None:
-        """Takes float64 [n] of each in."""
+    def add(self, later: np.ndarray, earlier: np.ndarray) -> None:
+        """Adds numbers of each, float64 [n]."""
         with np.errstate(invalid='ignore'):
-            difference = one - other
+            difference = later - earlier
         squares = _squares(difference)
         if not math.isfinite(squares):
             finite = difference[np.isfinite(difference)]
@@ -102,59 +106,62 @@ class Change:
             self.largest = max(self.largest, float(np.abs(difference).max()))
 
     def join(self, other: Change) -> None:
-        """Takes another's differences in."""
+        """Adds those of another."""
         self.equal = self.equal and other.equal
         self.squares += other.squares
         self.largest = max(self.largest, other.largest)
         self.incomparable += other.incomparable
 
-    def report(self, one: Measures, other: Measures) -> dict[str, float | int | bool | None]:
-        """As JSON has it; `relative` is the norm of the difference in units of the other's norm."""
-        ratio = lambda x: x / other.norm if other.norm else (0.0 if x == 0 else None)
+    def report(self, later: Measures, earlier: Measures) -> dict[str, float | int | bool | None]:
+        """For JSON; `relative` is the norm of the difference in units of the earlier norm."""
+        ratio = lambda x: x / earlier.norm if earlier.norm else (0.0 if x == 0 else None)
         return {
             'equal': self.equal,
             'relative': ratio(math.sqrt(self.squares)),
-            'norm': ratio(one.norm - other.norm),
+            'norm': ratio(later.norm - earlier.norm),
             'largest': self.largest,
             'incomparable': self.incomparable,
         }
 
 
-def measure(name: str, stored: Stored) -> Measures:
-    """Reads all of an array.
+def measure(tensor: Tensor) -> Measures:
+    """Reads all of a tensor.
 
     Raises:
         SourceError: it cannot be read.
     """
-    found = Measures()
-    for block in _blocks(name, stored, stored):
+    measures = Measures()
+    for block in _blocks(tensor, tensor):
         for numbers in _numbers(block):
-            found.add(numbers)
-    return found
+            measures.add(numbers)
+    return measures
 
 
-def compare(name: str, one: Stored, other: Stored) -> tuple[Measures, Measures, Change]:
-    """Reads two arrays of one shape beside each other; raises as `measure`."""
-    first, second, change = Measures(), Measures(), Change(equal=one.dtype == other.dtype)
-    pairs = zip(_blocks(name, one, one), _blocks(name, other, one), strict=True)
-    for block, beside in pairs:
+def compare(later: Tensor, earlier: Tensor) -> tuple[Measures, Measures, Change]:
+    """Reads two tensors of one shape side by side; raises as `measure`."""
+    of_later, of_earlier, change = Measures(), Measures(), Change(later.dtype == earlier.dtype)
+    pairs = zip(_blocks(later, later), _blocks(earlier, later), strict=True)
+    for block, other in pairs:
         if change.equal:
-            change.equal = np.array_equal(_bits(block), _bits(beside))
-        for numbers, others in zip(_numbers(block), _numbers(beside), strict=True):
-            first.add(numbers)
-            second.add(others)
+            change.equal = np.array_equal(_bits(block), _bits(other))
+        for numbers, others in zip(_numbers(block), _numbers(other), strict=True):
+            of_later.add(numbers)
+            of_earlier.add(others)
             change.add(numbers, others)
-    return first, second, change
+    return of_later, of_earlier, change
 
 
-def _blocks(name: str, stored: Stored, like: Stored) -> Iterator[np.ndarray]:
-    """Blocks of an array, in the boxes of `like`."""
-    read = stored.reader()
+def _blocks(tensor: Tensor, like: Tensor) -> Iterator[np.ndarray]:
+    """Blocks of a tensor, in the boxes of `like`."""
+    read = tensor.reader()
     for box in like.boxes():
         try:
             yield read(box)
+        except SourceError:
+            raise
         except (ValueError, OSError) as error:
-            raise SourceError(f'{name} cannot be read: {str(error).split(" [")[0]}') from error
+            reason = str(error).split(' [')[0]
+            raise SourceError(f'{tensor.name} cannot be read: {reason}') from error
 
 
 def _numbers(block: np.ndarray) -> Iterator[np.ndarray]:

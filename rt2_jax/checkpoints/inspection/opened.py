@@ -1,10 +1,10 @@
-"""A checkpoint directory of any kind, opened: its arrays by name, not read, and what lies beside them.
+"""A checkpoint directory of any kind, opened: its tensors by name, not read, and the files beside them.
 
-| kind | arrays |
+| kind | tensors |
 |---|---|
-| a run's | `checkpoints/STEP/params`, by Orbax |
-| a packed one (`packing.pack`; 'package:NAME') | `params.npz` |
-| a converted one (`rt2_jax.convert`) | `params.safetensors`, whole or in shards |
+| a run | `checkpoints/STEP/params`, by Orbax |
+| packed (`packing.pack`; 'package:NAME') | `params.npz` |
+| converted (`rt2_jax.convert`) | `params.safetensors`, whole or in shards |
 | an exported policy (`rt2_jax.export`) | `weights.safetensors` |
 """
 
@@ -22,11 +22,11 @@ from rt2_jax import configuration, paths, records
 from rt2_jax.checkpoints import assets, checkpoint, loading
 from rt2_jax.checkpoints.assets import CheckpointError, check_action_tokens, read_config
 from rt2_jax.checkpoints.checkpoint import Checkpoints, complete_steps
-from rt2_jax.checkpoints.inspection import blocks, orbax_arrays
-from rt2_jax.checkpoints.inspection.blocks import Stored
+from rt2_jax.checkpoints.inspection import orbax_arrays
+from rt2_jax.checkpoints.inspection.orbax_arrays import Placement
 from rt2_jax.text import fast_tokenizer
 from rt2_jax.text.tokenizer import Tokenizer
-from rt2_jax.weights import tensors
+from rt2_jax.weights.tensors import Tensor, open_tensors
 
 POLICY, WEIGHTS = 'policy.json', 'weights.safetensors'  # what rt2_jax.export writes
 
@@ -36,22 +36,27 @@ class Opened:
     """A checkpoint.
 
     Attributes:
-        directory, kind, step, steps: where, of what kind, which step and which steps there are.
+        directory: where it is.
+        kind: 'run', 'packed', 'converted' or 'exported policy'.
+        step: which step.
+        steps: all steps of a run.
         arrays: the parameters by name.
-        config: the run's, or of what was converted the part {'model': ...}; None without one.
+        placements: how a run's parameters lay on a mesh when they were saved, by name.
+        config: the run's; of a converted directory {'model': ...}; None without one.
         tokenizer: None without one.
         embodiment: card, action spaces by source and action tokens; None without one.
         versions: of the libraries that wrote it, by name.
-        position: the data iterator's state; None but for a run.
+        position: the state of a run's data iterator.
         disk: bytes on disk, by item.
-        warnings: what is not as it should be.
+        warnings: problems that do not keep it from being read.
     """
 
     directory: epath.Path
     kind: str
     step: int | None = None
     steps: list[int] = dataclasses.field(default_factory=list)
-    arrays: dict[str, Stored] = dataclasses.field(default_factory=dict)
+    arrays: dict[str, Tensor] = dataclasses.field(default_factory=dict)
+    placements: dict[str, Placement] = dataclasses.field(default_factory=dict)
     config: Any = None
     tokenizer: Tokenizer | None = None
     embodiment: dict[str, Any] | None = None
@@ -104,9 +109,9 @@ def _run(opened: Opened, step: int | None) -> None:
     folder = path / 'checkpoints'
     opened.steps = complete_steps(path)
     with contextlib.closing(Checkpoints(path, read_only=True)) as checkpoints:
-        opened.arrays = orbax_arrays.open_arrays(checkpoints, step)
+        opened.arrays, opened.placements = orbax_arrays.open_arrays(checkpoints, step)
         opened.warnings += [
-            f'{folder / str(step)}: {w}' for w in checkpoint.damaged_files(folder / str(step))
+            f'{folder / str(step)}: {file}' for file in checkpoint.damaged_files(folder / str(step))
         ]
     items = [item for item in sorted((folder / str(step)).iterdir()) if item.is_dir()]
     opened.disk = {item.name: _size(item) for item in items}
@@ -119,24 +124,19 @@ def _run(opened: Opened, step: int | None) -> None:
 
 def _packed(opened: Opened, step: int | None) -> None:
     path = opened.directory / loading.PACKED
-    found = tensors.open_tensors(path)
+    arrays = open_tensors(path)
     for name in ('step', 'dtype'):
-        if name not in found:
+        if name not in arrays:
             raise CheckpointError(f'{path} has no {name}: it is no packed checkpoint')
-    dtype = blocks.type_of(str(found.pop('dtype').read()))
-    opened.kind, opened.step = 'packed', int(found.pop('step').read())
-    opened.arrays = {
-        name.removeprefix('params/'): blocks.of_npz(path, name, tensor, dtype)
-        for name, tensor in found.items()
-    }
+    dtype = np.dtype(str(arrays.pop('dtype').read()))
+    opened.kind, opened.step = 'packed', int(arrays.pop('step').read())
+    opened.arrays = {name.removeprefix('params/'): x.view(dtype) for name, x in arrays.items()}
     _count_files(opened)
 
 
 def _converted(path: epath.Path) -> Opened:
-    told = loading.read_model(path)
-    opened = Opened(path, 'converted', config={'model': told['model']})
-    found = tensors.open_tensors(path)
-    opened.arrays = {name: blocks.of_tensor(tensor) for name, tensor in found.items()}
+    opened = Opened(path, 'converted', config={'model': loading.read_model(path)['model']})
+    opened.arrays = open_tensors(path)
     if (path / 'tokenizer.model').exists():
         opened.tokenizer = Tokenizer.load(path / 'tokenizer.model')
     _count_files(opened)
@@ -144,23 +144,17 @@ def _converted(path: epath.Path) -> Opened:
 
 
 def _exported(path: epath.Path) -> Opened:
-    told = _json(path / POLICY)
-    records.check_fields(
-        told,
-        ('config', 'step', 'versions', 'tokenizer', 'action'),
-        told,
-        path / POLICY,
-        CheckpointError,
-    )
+    record = _json(path / POLICY)
+    required = ('config', 'step', 'versions', 'tokenizer', 'action')
+    records.check_fields(record, required, record, path / POLICY, CheckpointError)
+    versions = record['versions']
     config = configuration.from_record(
-        told['config'], path / POLICY, CheckpointError, told['versions'].get('rt2_jax', '')
+        record['config'], path / POLICY, CheckpointError, versions.get('rt2_jax', '')
     )
-    opened = Opened(path, 'exported policy', step=told['step'], config=config)
-    opened.versions = told['versions']
-    found = tensors.open_tensors(path / WEIGHTS)
-    opened.arrays = {name: blocks.of_tensor(tensor) for name, tensor in found.items()}
-    opened.tokenizer = Tokenizer((path / told['tokenizer']['file']).read_bytes())
-    opened.embodiment = {'action_space': told['action']['space']}
+    opened = Opened(path, 'exported policy', record['step'], config=config, versions=versions)
+    opened.arrays = open_tensors(path / WEIGHTS)
+    opened.tokenizer = Tokenizer((path / record['tokenizer']['file']).read_bytes())
+    opened.embodiment = {'action_space': record['action']['space']}
     _count_files(opened)
     return opened
 
@@ -182,7 +176,7 @@ def _json(path: epath.Path) -> Any:
 
 
 def of_tokenizer(tokenizer: Tokenizer | None) -> dict[str, Any] | None:
-    """What there is to say of a tokenizer."""
+    """A tokenizer's kind, size and special ids."""
     if tokenizer is None:
         return None
     ids = np.asarray(tokenizer.integer_ids)

@@ -1,9 +1,10 @@
-"""All that is to be said of a checkpoint, and of two beside each other, as JSON has it."""
+"""The report of a checkpoint, and of what changed between two, as JSON has it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 import dataclasses
+import math
 from typing import Any
 
 from rt2_jax import configuration
@@ -13,12 +14,12 @@ from rt2_jax.checkpoints.inspection.opened import Opened, of_tokenizer
 
 
 @dataclasses.dataclass
-class _Read:
-    """What was measured: of the checkpoint's arrays, of the other's, and between them."""
+class _Measured:
+    """Statistics by name: of the checkpoint's arrays, of the earlier one's, and between them."""
 
-    of_this: dict[str, Measures]
-    of_other: dict[str, Measures]
-    changes: dict[str, Change]
+    here: dict[str, Measures] = dataclasses.field(default_factory=dict)
+    there: dict[str, Measures] = dataclasses.field(default_factory=dict)
+    changes: dict[str, Change] = dataclasses.field(default_factory=dict)
 
 
 def survey(
@@ -29,7 +30,7 @@ def survey(
     Args:
         opened: the checkpoint.
         against: one to compare it with, taken as the earlier one.
-        values: whether arrays are read; else only shapes, types and places are told.
+        values: whether arrays are read; else the report has shapes, types and placements alone.
         depth: how many parts of a parameter's name make its module.
 
     Raises:
@@ -37,47 +38,47 @@ def survey(
     """
     table, expected = layout.by_table(opened)
     layout.check_shapes(opened, expected)
-    read = _read(opened, against) if values else _Read({}, {}, {})
+    measured = _measure(opened, against) if values else _Measured()
     parameters = {}
-    for name, stored in opened.arrays.items():
-        found = read.of_this.get(name)
-        _warn_of_values(opened, name, found)
+    for name, array in opened.arrays.items():
+        placement = opened.placements.get(name)
         parameters[name] = {
-            'shape': list(stored.shape),
-            'dtype': stored.dtype.name,
-            'bytes': stored.bytes,
-            'saved_as': stored.spec,
+            'shape': list(array.shape),
+            'dtype': array.dtype.name,
+            'bytes': array.bytes,
+            'saved_as': placement.spec if placement else None,
             'by_table': table.get(name),
-        } | (found.report() if found else {})
+        } | (measured.here[name].report() if values else {})
+    _warn_of_values(opened, measured.here)
     report = _beside(opened) | {
-        'total': _total(opened, opened.arrays, read.of_this),
+        'total': _total(opened, opened.arrays, measured.here),
         'modules': {
-            module: _total(opened, names, read.of_this)
+            module: _total(opened, names, measured.here)
             for module, names in modules(opened.arrays, depth).items()
         },
         'parameters': parameters,
     }
     if against is not None:
-        for name, found in read.of_other.items():
-            _warn_of_values(against, name, found)
-        report['against'] = _between(opened, against, read, depth)
+        _warn_of_values(against, measured.there)
+        report['against'] = _between(opened, against, measured, depth)
         report['warnings'] += [f'{against.directory}: {words}' for words in against.warnings]
     return report
 
 
 def modules(names: Iterable[str], depth: int) -> dict[str, list[str]]:
     """Names by module: the first `depth` parts of each name, but never all of it."""
-    found: dict[str, list[str]] = {}
+    grouped: dict[str, list[str]] = {}
     for name in names:
         parts = name.split('/')
-        found.setdefault('/'.join(parts[: min(depth, len(parts) - 1)]), []).append(name)
-    return found
+        grouped.setdefault('/'.join(parts[: min(depth, len(parts) - 1)]), []).append(name)
+    return grouped
 
 
 def _beside(opened: Opened) -> dict[str, Any]:
-    """What there is to say but of the parameters."""
+    """All but the parameters."""
     config = opened.config
-    meshes = {tuple(stored.mesh.items()) for stored in opened.arrays.values() if stored.mesh}
+    meshes = {tuple(placement.mesh.items()) for placement in opened.placements.values()}
+    chunks = [math.prod(x.chunk) * x.dtype.itemsize for x in opened.arrays.values() if x.chunk]
     return {
         'checkpoint': str(opened.directory),
         'kind': opened.kind,
@@ -85,7 +86,7 @@ def _beside(opened: Opened) -> dict[str, Any]:
         'steps': opened.steps,
         'disk': opened.disk,
         'saved_on_mesh': [dict(mesh) for mesh in sorted(meshes)],
-        'largest_chunk_bytes': max(map(_chunk_bytes, opened.arrays.values()), default=0),
+        'largest_chunk_bytes': max(chunks, default=0),
         'embodiment': opened.embodiment,
         'tokenizer': of_tokenizer(opened.tokenizer),
         'versions': opened.versions,
@@ -95,83 +96,80 @@ def _beside(opened: Opened) -> dict[str, Any]:
     }
 
 
-def _chunk_bytes(stored: Any) -> int:
-    count = 1
-    for size in stored.chunk or ():
-        count *= size
-    return count * stored.dtype.itemsize if stored.chunk else 0
-
-
-def _read(opened: Opened, against: Opened | None) -> _Read:
-    read = _Read({}, {}, {})
+def _measure(opened: Opened, against: Opened | None) -> _Measured:
+    measured = _Measured()
     others = against.arrays if against else {}
-    for name, stored in opened.arrays.items():
-        if name in others and others[name].shape == stored.shape:
-            read.of_this[name], read.of_other[name], read.changes[name] = measures.compare(
-                name, stored, others[name]
+    for name, array in opened.arrays.items():
+        if name in others and others[name].shape == array.shape:
+            measured.here[name], measured.there[name], measured.changes[name] = measures.compare(
+                array, others[name]
             )
         else:
-            read.of_this[name] = measures.measure(name, stored)
-    for name, stored in others.items():
-        if name not in read.of_other:
-            read.of_other[name] = measures.measure(name, stored)
-    return read
+            measured.here[name] = measures.measure(array)
+    for name, array in others.items():
+        if name not in measured.there:
+            measured.there[name] = measures.measure(array)
+    return measured
 
 
-def _warn_of_values(opened: Opened, name: str, found: Measures | None) -> None:
-    if found is None:
-        return
-    wrong = [f'{n:,} {word}' for n, word in ((found.nan, 'NaN'), (found.infinite, 'Inf')) if n]
-    if wrong:
-        opened.warnings.append(f'{name}: {" and ".join(wrong)} among {found.count:,} numbers')
-    elif found.count == found.zeros and name.endswith(('/kernel', '/embedding')):
-        opened.warnings.append(f'{name} is all zeros')
+def _warn_of_values(opened: Opened, measured: dict[str, Measures]) -> None:
+    for name, values in measured.items():
+        counts = ((values.nan, 'NaN'), (values.infinite, 'Inf'))
+        if wrong := [f'{n:,} {word}' for n, word in counts if n]:
+            text = f'{name}: {" and ".join(wrong)} among {values.count:,} numbers'
+            opened.warnings.append(text)
+        elif values.count == values.zeros and name.endswith(('/kernel', '/embedding')):
+            opened.warnings.append(f'{name} is all zeros')
 
 
-def _total(opened: Opened, names: Iterable[str], read: dict[str, Measures]) -> dict[str, Any]:
+def _total(opened: Opened, names: Iterable[str], measured: dict[str, Measures]) -> dict[str, Any]:
     names = list(names)
     arrays = [opened.arrays[name] for name in names]
     total = {
         'arrays': len(arrays),
-        'parameters': sum(stored.count for stored in arrays),
-        'bytes': sum(stored.bytes for stored in arrays),
-        'dtypes': sorted({stored.dtype.name for stored in arrays}),
+        'parameters': sum(array.count for array in arrays),
+        'bytes': sum(array.bytes for array in arrays),
+        'dtypes': sorted({array.dtype.name for array in arrays}),
     }
-    if not read:
+    if not measured:
         return total
-    joined = Measures()
-    for name in names:
-        joined.join(read[name])
-    return total | joined.report()
+    return total | _joined(Measures(), (measured[name] for name in names)).report()
 
 
-def _between(opened: Opened, against: Opened, read: _Read, depth: int) -> dict[str, Any]:
-    """What differs between two checkpoints; pairs are [the other's, this one's]."""
-    one, other = opened.arrays, against.arrays
-    both = [name for name in one if name in other]
+def _joined(total: Any, parts: Iterable[Any]) -> Any:
+    """The `Measures` or `Change` of several parts."""
+    for part in parts:
+        total.join(part)
+    return total
+
+
+def _between(opened: Opened, against: Opened, measured: _Measured, depth: int) -> dict[str, Any]:
+    """The differences of two checkpoints; pairs are [there, here]."""
+    here, there = opened.arrays, against.arrays
+    both = [name for name in here if name in there]
     return {
         'checkpoint': str(against.directory),
         'kind': against.kind,
         'step': against.step,
-        'only_here': [name for name in one if name not in other],
-        'only_there': [name for name in other if name not in one],
+        'only_here': [name for name in here if name not in there],
+        'only_there': [name for name in there if name not in here],
         'other_shape': {
-            name: [list(other[name].shape), list(one[name].shape)]
+            name: [list(there[name].shape), list(here[name].shape)]
             for name in both
-            if one[name].shape != other[name].shape
+            if here[name].shape != there[name].shape
         },
         'other_dtype': {
-            name: [other[name].dtype.name, one[name].dtype.name]
+            name: [there[name].dtype.name, here[name].dtype.name]
             for name in both
-            if one[name].dtype != other[name].dtype
+            if here[name].dtype != there[name].dtype
         },
         'modules': {
-            module: _change_of_module(names, read)
-            for module, names in modules(read.changes, depth).items()
+            module: _change_of_module(names, measured)
+            for module, names in modules(measured.changes, depth).items()
         },
         'parameters': {
-            name: change.report(read.of_this[name], read.of_other[name])
-            for name, change in read.changes.items()
+            name: change.report(measured.here[name], measured.there[name])
+            for name, change in measured.changes.items()
         },
         'config': _configs(opened, against),
         **_beside_each_other(opened, against),
@@ -184,40 +182,42 @@ def _between(opened: Opened, against: Opened, read: _Read, depth: int) -> dict[s
     }
 
 
+def _change_of_module(names: list[str], measured: _Measured) -> dict[str, Any]:
+    here = _joined(Measures(), (measured.here[name] for name in names))
+    there = _joined(Measures(), (measured.there[name] for name in names))
+    change = _joined(Change(), (measured.changes[name] for name in names))
+    equal = sum(measured.changes[name].equal for name in names)
+    return change.report(here, there) | {'arrays': len(names), 'equal_arrays': equal}
+
+
 def _beside_each_other(opened: Opened, against: Opened) -> dict[str, Any]:
-    """Pairs of what differs, and under 'same' what is the same in both; nothing of what one lacks."""
-    told = {
-        'tokenizer': lambda x: of_tokenizer(x.tokenizer),
-        'action_space': lambda x: (x.embodiment or {}).get('action_space'),
-        'sources': lambda x: sorted(x.embodiment['sources']) if _has_sources(x) else None,
+    """Pairs that differ, None if they don't or one is missing; 'same' lists those that are equal."""
+    result: dict[str, Any] = {'same': []}
+    pairs = zip(_comparable(against).items(), _comparable(opened).values(), strict=True)
+    for (what, old), new in pairs:
+        known = None not in (old, new)
+        result[what] = [old, new] if known and old != new else None
+        result['same'] += [what] if known and old == new else []
+    return result
+
+
+def _comparable(opened: Opened) -> dict[str, Any]:
+    embodiment = opened.embodiment or {}
+    return {
+        'tokenizer': of_tokenizer(opened.tokenizer),
+        'action_space': embodiment.get('action_space'),
+        'sources': sorted(embodiment['sources']) if 'sources' in embodiment else None,
     }
-    pairs = {what: (of(against), of(opened)) for what, of in told.items()}
-    known = {what: pair for what, pair in pairs.items() if None not in pair}
-    return {what: None for what in told} | {
-        **{what: list(pair) for what, pair in known.items() if pair[0] != pair[1]},
-        'same': [what for what, pair in known.items() if pair[0] == pair[1]],
-    }
-
-
-def _has_sources(opened: Opened) -> bool:
-    return 'sources' in (opened.embodiment or {})
-
-
-def _change_of_module(names: list[str], read: _Read) -> dict[str, Any]:
-    this, that, change = Measures(), Measures(), Change()
-    for name in names:
-        this.join(read.of_this[name])
-        that.join(read.of_other[name])
-        change.join(read.changes[name])
-    equal = sum(read.changes[name].equal for name in names)
-    return change.report(this, that) | {'arrays': len(names), 'equal_arrays': equal}
 
 
 def _configs(opened: Opened, against: Opened) -> dict[str, list[Any]]:
     if opened.config is None or against.config is None:
         return {}
-    found = configuration.differences(against.config, opened.config)
-    if 'converted' in (opened.kind, against.kind):  # which tells of a model alone, in its own words
+    fields = configuration.differences(against.config, opened.config)
+    if 'converted' in (
+        opened.kind,
+        against.kind,
+    ):  # whose config has some of a model's fields alone
         both = set.intersection(*(set(configuration.leaves(x.config)) for x in (opened, against)))
-        found = {key: pair for key, pair in found.items() if key in both}
-    return {key: list(pair) for key, pair in found.items()}
+        fields = {key: pair for key, pair in fields.items() if key in both}
+    return {key: list(pair) for key, pair in fields.items()}

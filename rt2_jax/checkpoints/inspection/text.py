@@ -1,4 +1,4 @@
-"""A report of `survey` as lines to print."""
+"""A report of `survey` as text."""
 
 from __future__ import annotations
 
@@ -10,12 +10,17 @@ from rt2_jax.checkpoints.inspection import layout
 from rt2_jax.checkpoints.inspection.survey import modules
 
 Report = Mapping[str, Any]
-_FEW = 3  # names are listed, though they are all
+_FEW = 3  # names are listed even if they are all names
 _LONGEST = 100  # characters of a value of a config
 
 
 def as_text(report: Report, depth: int) -> str:
-    """The whole report."""
+    """The whole report.
+
+    Args:
+        report: of `survey`.
+        depth: how many parts of a parameter's name make its module, as for `survey`.
+    """
     parts = [_head(report), _actions(report), _config(report), _parameters(report, depth)]
     if 'against' in report:
         parts.append(_against(report['against'], depth))
@@ -34,7 +39,7 @@ def size(count: float) -> str:
 
 
 def table(rows: Sequence[Sequence[str]], left: int = 1) -> list[str]:
-    """Rows as lines; the `left` first columns and the last are aligned on the left."""
+    """Rows as lines; the first `left` columns and the last are aligned left."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     last = len(widths) - 1
     return [
@@ -52,38 +57,42 @@ def _indented(lines: Sequence[str]) -> list[str]:
 
 def _head(report: Report) -> list[str]:
     total, tokenizer = report['total'], report['tokenizer']
-    step = '' if report['step'] is None else f', step {report["step"]:,}'
-    lines = [
+    pairs = lambda values: ', '.join(f'{name} {value}' for name, value in values.items())
+    lines = []
+    if report['steps']:
+        lines.append(f'steps: {", ".join(f"{step:,}" for step in report["steps"])}')
+    disk = {name: size(count) for name, count in report['disk'].items()}
+    lines += [
         f'{total["parameters"]:,} parameters in {total["arrays"]} arrays, '
         f'{", ".join(total["dtypes"])}, {size(total["bytes"])}',
-        f'{size(sum(report["disk"].values()))} on disk: '
-        + ', '.join(f'{name} {size(n)}' for name, n in report['disk'].items()),
+        f'{size(sum(report["disk"].values()))} on disk: {pairs(disk)}',
+        *(f'saved on a mesh of {pairs(mesh)}' for mesh in report['saved_on_mesh']),
     ]
-    if report['steps']:
-        lines.insert(0, f'steps there are: {", ".join(f"{step:,}" for step in report["steps"])}')
-    for mesh in report['saved_on_mesh']:
-        lines.append(f'saved on a mesh of {", ".join(f"{k} {v}" for k, v in mesh.items())}')
     if report['versions']:
-        lines.append(f'written by {", ".join(f"{k} {v}" for k, v in report["versions"].items())}')
+        lines.append(f'written by {pairs(report["versions"])}')
     if report['data_position']:
-        lines += _position(report)
+        lines += _position(report['data_position'])
     if tokenizer:
+        low, high = tokenizer['integer_ids']
         lines.append(
             f'tokenizer: {tokenizer["kind"]}, {tokenizer["tokens"]:,} tokens, integers '
-            f'0..{tokenizer["integers"] - 1} at ids {tokenizer["integer_ids"][0]}..'
-            f'{tokenizer["integer_ids"][1]}, sha256 {tokenizer["sha256"][:16]}'
+            f'0..{tokenizer["integers"] - 1} at ids {low}..{high}, sha256 {tokenizer["sha256"][:16]}'
         )
-    return [f'{report["checkpoint"]}: {report["kind"]}{step}', *_indented(lines)]
+    return [_title(report), *_indented(lines)]
 
 
-def _position(report: Report) -> list[str]:
-    position = report['data_position']
-    told = position.get('fingerprint', {})
-    of = f' of {told["batch_size"]} examples' if 'batch_size' in told else ''
-    lines = [f'data: {position.get("batches", 0):,} batches{of} were read']
+def _title(report: Report) -> str:
+    step = '' if report['step'] is None else f', step {report["step"]:,}'
+    return f'{report["checkpoint"]}: {report["kind"]}{step}'
+
+
+def _position(position: Report) -> list[str]:
+    fingerprint = position.get('fingerprint', {})
+    size = f' of {fingerprint["batch_size"]} examples' if 'batch_size' in fingerprint else ''
+    lines = [f'data: {position.get("batches", 0):,} batches{size} were read']
     for kind in ('robot', 'web'):
-        for name in told.get(f'{kind}_sources', ()):
-            source = told.get(f'source {name!r}', {})
+        for name in fingerprint.get(f'{kind}_sources', ()):
+            source = fingerprint.get(f'source {name!r}', {})
             if 'length' in source:
                 weight = source['weight']
                 share = weight['start'] if isinstance(weight, Mapping) else weight
@@ -92,13 +101,12 @@ def _position(report: Report) -> list[str]:
 
 
 def _actions(report: Report) -> list[str]:
-    told = report['embodiment']
-    if not told:
+    embodiment = report['embodiment']
+    if not embodiment:
         return []
-    card = told.get('embodiment', {})
     lines = []
-    if card:
-        # A card of an older version, which is no more, may lack some.
+    # A card of an older version, which is no more, may lack some fields.
+    if card := embodiment.get('embodiment', {}):
         lines.append(
             f'card {card.get("name")}: {card.get("motion", "delta")} actions at '
             f'{card.get("frequency", 0):g} Hz; {card.get("frame", "")}'
@@ -108,13 +116,10 @@ def _actions(report: Report) -> list[str]:
                 f'gripper of the data: {gripper["kind"]}, {gripper["closed"]:g} closed and '
                 f'{gripper["open"]:g} open; here +1 closed and -1 open'
             )
-    same = [
-        name for name, space in told.get('sources', {}).items() if space == told['action_space']
-    ]
-    lines += _space(told['action_space'], same)
-    for name, space in told.get('sources', {}).items():
-        if space != told['action_space']:
-            lines += _space(space, [name])
+    own, sources = embodiment['action_space'], embodiment.get('sources', {})
+    lines += _space(own, [name for name, space in sources.items() if space == own])
+    for name, space in sources.items():
+        lines += _space(space, [name]) if space != own else []
     return ['action space', *_indented(lines)]
 
 
@@ -138,20 +143,18 @@ def _config(report: Report) -> list[str]:
     if report['kind'] == 'converted':
         return ['config.model', *_indented(_fields(configuration.leaves(config['model'])))]
     fields = configuration.differences(configuration.defaults(), config)
-    own = configuration.leaves(config)
-    return [
-        'config, where it is not the default',
-        *_indented(_fields({key: new for key, (_, new) in fields.items() if key in own})),
-    ]
+    present = configuration.leaves(config)
+    changed = {key: new for key, (_, new) in fields.items() if key in present}
+    return ['config, fields that differ from the defaults', *_indented(_fields(changed))]
 
 
 def _fields(fields: Mapping[str, Any]) -> list[str]:
-    """Fields by what they belong to: 'model.encoder  width=128, depth=2'."""
+    """Fields by their parent: 'model.encoder  width=128, depth=2'."""
     groups: dict[str, list[str]] = {}
     for key, value in fields.items():
-        owner, _, name = key.rpartition('.')
-        groups.setdefault(owner, []).append(f'{name}={_short(value)}')
-    return table([(owner, ', '.join(words)) for owner, words in groups.items()])
+        parent, _, name = key.rpartition('.')
+        groups.setdefault(parent, []).append(f'{name}={_short(value)}')
+    return table([(parent, ', '.join(words)) for parent, words in groups.items()])
 
 
 def _short(value: Any) -> str:
@@ -160,128 +163,113 @@ def _short(value: Any) -> str:
 
 
 def _parameters(report: Report, depth: int) -> list[str]:
-    read = 'norm' in report['total']
-    names = report['parameters']
-    # Said once, where every array lay as the table says.
-    moved = any(x['saved_as'] not in (None, x['by_table']) for x in names.values())
-    values = ('norm', 'min', 'max', 'zeros', 'NaN/Inf') if read else ()
-    places = ('by the table', 'as saved') if moved else ('mesh axes',)
-    rows = [('', 'shape', 'type', 'size', *values, *places)]
+    parameters, total = report['parameters'], report['total']
+    values = ('norm', 'min', 'max', 'zeros', 'NaN/Inf') if 'norm' in total else ()
+    # One column if every array lay as the table says.
+    moved = any(x['saved_as'] not in (None, x['by_table']) for x in parameters.values())
+    placements = {'by_table': 'by the table', 'saved_as': 'as saved'}
+    placements = placements if moved else {'by_table': 'mesh axes'}
+    rows = [('', 'shape', 'type', 'size', *values, *placements.values())]
 
-    def add(name: str, shape: str, found: Report, where: Sequence[str]) -> None:
-        dtype = found.get('dtype') or '+'.join(found['dtypes'])
-        values = _values(found) if read else ()
-        rows.append((name, shape, dtype, size(found['bytes']), *values, *where))
+    def add(label: str, shape: str, figures: Report) -> None:
+        dtype = figures.get('dtype') or '+'.join(figures['dtypes'])
+        numbers = _values(figures) if values else ()
+        axes = [layout.text(figures.get(key)) for key in placements]
+        rows.append((label, shape, dtype, size(figures['bytes']), *numbers, *axes))
 
-    for module, members in modules(names, depth).items():
-        total = report['modules'][module]
+    for module, members in modules(parameters, depth).items():
         for label, name in _labels(module, members):
             if name is None:
-                add(label, f'{total["parameters"]:,}', total, [''] * len(places))
-                continue
-            keys = ('by_table', 'saved_as') if moved else ('by_table',)
-            shape = 'x'.join(map(str, names[name]['shape'])) or 'scalar'
-            add(label, shape, names[name], [layout.text(names[name][key]) for key in keys])
-    add('all', f'{report["total"]["parameters"]:,}', report['total'], [''] * len(places))
+                figures = report['modules'][module]
+                add(label, f'{figures["parameters"]:,}', figures)
+            else:
+                shape = 'x'.join(map(str, parameters[name]['shape'])) or 'scalar'
+                add(label, shape, parameters[name])
+    add('all', f'{total["parameters"]:,}', total)
     return [
-        "parameters; mesh axes are those that an array's axes are split over, a dot is none",
+        'parameters; mesh axes: what each axis of an array is split over, a dot for nothing',
         *_indented(table(rows)),
     ]
 
 
 def _labels(module: str, members: Sequence[str]) -> list[tuple[str, str | None]]:
-    """What the rows of a module are called and which array each shows, None for all of them."""
+    """Labels of a module's rows, each with its array's name, None for the whole module."""
     if len(members) == 1:
         return [(members[0], members[0])]
-    return [
-        (module or '(top)', None),
-        *((f'  {name.removeprefix(f"{module}/")}', name) for name in members),
-    ]
+    names = [(f'  {name.removeprefix(f"{module}/")}', name) for name in members]
+    return [(module or '(top)', None), *names]
 
 
-def _values(found: Report) -> tuple[str, ...]:
-    bad = found['nan'] + found['inf']
+def _values(figures: Report) -> tuple[str, ...]:
     number = lambda x: '-' if x is None else f'{x:.3g}'
-    zeros = found['zeros']
+    zeros = figures['zeros']
     return (
-        f'{found["norm"]:.4g}',
-        number(found['min']),
-        number(found['max']),
+        f'{figures["norm"]:.4g}',
+        number(figures['min']),
+        number(figures['max']),
         '0' if not zeros else '<0.1%' if zeros < 0.001 else f'{zeros:.1%}',
-        f'{bad:,}',
+        f'{figures["nan"] + figures["inf"]:,}',
     )
 
 
-def _against(found: Report, depth: int) -> list[str]:
-    step = '' if found['step'] is None else f', step {found["step"]:,}'
-    lines = [*_changes(found, depth), *_lists(found)]
-    fields = found['config']
-    if fields:
+def _against(report: Report, depth: int) -> list[str]:
+    lines = [*_changes(report, depth), *_lists(report)]
+    if fields := report['config']:
         rows = [('field', 'there', 'here')]
         rows += [(key, _short(old), _short(new)) for key, (old, new) in fields.items()]
         lines += ['', 'config', *_indented(table(rows, left=2))]
     for what in ('tokenizer', 'action_space', 'sources'):
-        if found[what]:
-            there, here = found[what]
-            lines += [
-                '',
-                f'{what}: there {_short(there)}',
-                f'{" " * len(what)}  here  {_short(here)}',
-            ]
-    if found['versions']:
-        words = (f'{k} {old} -> {new}' for k, (old, new) in found['versions'].items())
+        if report[what]:
+            there, here = map(_short, report[what])
+            lines += ['', f'{what}: there {there}', f'{" " * len(what)}  here  {here}']
+    if report['versions']:
+        words = (f'{k} {old} -> {new}' for k, (old, new) in report['versions'].items())
         lines += ['', f'versions: {", ".join(words)}']
-    same = [what.replace('_', ' ') for what in found['same']]
-    same += [what for what in ('config', 'versions') if not found[what]]
+    same = [what.replace('_', ' ') for what in report['same']]
+    same += [what for what in ('config', 'versions') if not report[what]]
     lines += ['', f'the same in both: {", ".join(same)}'] if same else []
-    return [f'against {found["checkpoint"]}: {found["kind"]}{step}', *_indented(lines)]
+    return [f'against {_title(report)}', *_indented(lines)]
 
 
-def _lists(found: Report) -> list[str]:
-    lines = []
-    for key, words in (('only_here', 'only here'), ('only_there', 'only there')):
-        if found[key]:
-            lines += ['', f'{words} ({len(found[key])})', *_indented(found[key])]
+def _lists(report: Report) -> list[str]:
+    """Names by what is different about them; all names are not listed."""
+    lists = {words.replace('_', ' '): report[words] for words in ('only_here', 'only_there')}
     for key, words in (('other_shape', 'other shape'), ('other_dtype', 'other type')):
-        pairs: dict[str, list[str]] = {}
-        for name, (old, new) in found[key].items():
-            pairs.setdefault(f'{words}, {old} there and {new} here', []).append(name)
-        for title, names in pairs.items():
-            every = len(names) == len(found['parameters']) > _FEW
+        for name, (old, new) in report[key].items():
+            lists.setdefault(f'{words}, {old} there and {new} here', []).append(name)
+    lines = []
+    for title, names in lists.items():
+        every = len(names) == len(report['parameters']) > _FEW and title.startswith('other')
+        if names:
             lines += ['', f'{title} ({"all " if every else ""}{len(names)})']
             lines += [] if every else _indented(names)
     return lines
 
 
-def _changes(found: Report, depth: int) -> list[str]:
-    if not found['parameters']:
+def _changes(report: Report, depth: int) -> list[str]:
+    if not report['parameters']:
         return []
-    rows = [('', 'change', 'of norm', 'largest', '')]
-    for module, members in modules(found['parameters'], depth).items():
+    rows: list[tuple[str, ...]] = [('', 'change', 'of norm', 'largest', '')]
+    for module, members in modules(report['parameters'], depth).items():
         labels = _labels(module, members)
         # One line where nothing changed.
-        for label, name in labels[:1] if found['modules'][module]['equal'] else labels:
-            change = found['modules'][module] if name is None else found['parameters'][name]
-            rows.append(_change_row(label, change))
+        for label, name in labels[:1] if report['modules'][module]['equal'] else labels:
+            change = report['modules'][module] if name is None else report['parameters'][name]
+            rows.append((label, *_change(change)))
     return [
         'change: norm of the difference in units of the norm there; largest: of a number',
         *table(rows),
     ]
 
 
-def _change_row(name: str, change: Report) -> tuple[str, ...]:
+def _change(change: Report) -> tuple[str, ...]:
     if change['equal']:
-        return name, '-', '-', '-', 'equal to the bit'
+        return '-', '-', '-', 'equal to the bit'
     share = lambda x, sign='': '-' if x is None else format(x, f'{sign}.2%')
-    words = ''
+    note = ''
     if change.get('equal_arrays'):
-        words = f'{change["equal_arrays"]} of {change["arrays"]} equal to the bit'
+        note = f'{change["equal_arrays"]} of {change["arrays"]} equal to the bit'
     if change['incomparable']:
-        words = f'{change["incomparable"]:,} NaN or Inf in one of them'
-    return (
-        name,
-        share(change['relative']),
-        share(change['norm'], '+'),
-        f'{change["largest"]:.3g}',
-        words,
-    )
+        note = f'{change["incomparable"]:,} NaN or Inf in one of them'
+    norms = share(change['relative']), share(change['norm'], '+')
+    return *norms, f'{change["largest"]:.3g}', note

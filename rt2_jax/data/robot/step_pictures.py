@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -33,11 +32,14 @@ class Pictures:
     Args:
         index: the opened index.
         camera: which of the card's images.
+
+    Attributes:
+        files: the files that they are read from.
     """
 
     def __init__(self, index: EpisodeIndex, camera: int) -> None:
         self._index, self._camera = index, camera
-        self._files = picture_files.PictureFiles(index.files, index.stamps)
+        self.files = picture_files.PictureFiles(index.files, index.stamps)
 
     def places(self, rows: np.ndarray, episodes: np.ndarray) -> list[Place]:
         """Where the frames of examples are.
@@ -61,22 +63,14 @@ class Pictures:
         """
         file, offsets, lengths, checksums = place
         if len(offsets) == 1:
-            (encoded,) = self.read(file, [(offsets[0], lengths[0])])
+            (encoded,) = self.files.read(file, [(offsets[0], lengths[0])])
             return self._decode(file, offsets[0], encoded, checksums[0])[None]
         wanted = dict(zip(zip(offsets, lengths), checksums))  # a step may be shown twice
         shown = {
             span[0]: self._decode(file, span[0], encoded, wanted[span])
-            for span, encoded in zip(wanted, self.read(file, list(wanted)))
+            for span, encoded in zip(wanted, self.files.read(file, list(wanted)))
         }
         return images.of_one_size([shown[offset] for offset in offsets])
 
-    def read(self, file: int, spans: Sequence[tuple[int, int]]) -> list[bytes]:
-        """The bytes at each (offset, length) of a file.
-
-        Raises:
-            tfrecord.CorruptRecord: they aren't there.
-        """
-        return self._files.read(file, spans)
-
     def _decode(self, file: int, offset: int, encoded: bytes, checksum: int) -> np.ndarray:
-        return picture_files.decode(encoded, checksum, self._files.paths[file], offset)
+        return picture_files.decode(encoded, checksum, self.files.paths[file], offset)

@@ -1,4 +1,4 @@
-"""FLOPs of a model in closed form, from its config alone: a check on what is counted in a program.
+"""FLOPs of a model in closed form, from its config alone: a check on what is counted.
 
 Axes: N image tokens, P prompt, T target, S what comes before it, D width, H heads, G heads of keys and
 values, K width of a head, M mlp, V vocabulary. A multiplication and its addition count as two.
@@ -6,6 +6,8 @@ values, K width of a head, M mlp, V vocabulary. A multiplication and its additio
 
 from collections.abc import Mapping
 from typing import Any
+
+Config = Mapping[str, Any]
 
 
 def forward_flops(
@@ -24,7 +26,7 @@ def forward_flops(
     return rows * (tower + _LANGUAGE[model['name']](model, vocab, data, side**2))
 
 
-def _pali(model, vocab: int, data, patches: int) -> float:
+def _pali(model: Config, vocab: int, data: Config, patches: int) -> float:
     encoder, decoder, target = model['encoder'], model['decoder'], data['target_length']
     source = data['frames'] * patches + data['prompt_length']
     projection = 2 * data['frames'] * patches * model['vision']['width'] * encoder['width']
@@ -32,7 +34,7 @@ def _pali(model, vocab: int, data, patches: int) -> float:
     return projection + _encoder(encoder, source) + _decoder(decoder, source, target) + head
 
 
-def _t5gemma2(model, vocab: int, data, patches: int) -> float:
+def _t5gemma2(model: Config, vocab: int, data: Config, patches: int) -> float:
     del patches
     encoder, decoder, target = model['encoder'], model['decoder'], data['target_length']
     tokens = data['frames'] * model['image_tokens']
@@ -50,7 +52,7 @@ def _t5gemma2(model, vocab: int, data, patches: int) -> float:
     )
 
 
-def _decoder_only(model, vocab: int, data, patches: int) -> float:
+def _decoder_only(model: Config, vocab: int, data: Config, patches: int) -> float:
     text, target = model['text'], data['target_length']
     ends = (model.get('bos', 2) >= 0) + (model.get('separator', 108) >= 0)
     length = data['frames'] * patches + data['prompt_length'] + ends + target - 1
@@ -58,7 +60,7 @@ def _decoder_only(model, vocab: int, data, patches: int) -> float:
     return projection + _grouped(text, length, length) + 2 * target * text['width'] * vocab
 
 
-def _classifier(model, vocab: int, data, patches: int) -> float:
+def _classifier(model: Config, vocab: int, data: Config, patches: int) -> float:
     tokens = data['frames'] * patches
     projection = 2 * tokens * model['vision']['width'] * model['width']
     return projection + 2 * (tokens + 1) * model['width'] * vocab
@@ -82,22 +84,6 @@ def _grouped(stack: Mapping[str, Any], queries: int, keys: int) -> float:
     inner = attention['heads'] * attention['head_dim']
     layer = 2 * queries * (2 * width * (inner + _keys(stack)) + 3 * width * stack['mlp'])
     return stack['depth'] * (layer + 4 * queries * keys * inner)
-
-
-def train_flops(model: Mapping[str, Any], vocab: int, data: Mapping[str, Any], rows: int) -> float:
-    """A training step: the backward pass has two products for each of the forward pass.
-
-    What is computed again to save memory does not count, so that FLOP/s by this number compare
-    between settings (the definition of MFU in PaLM, arXiv 2204.02311, appendix B).
-    """
-    return 3 * forward_flops(model, vocab, data, rows)
-
-
-def decode_flops(
-    model: Mapping[str, Any], data: Mapping[str, Any], rows: int, length: int = 8, bins: int = 256
-) -> float:
-    """One action for each of `rows` observations: prefill, then `length` tokens over `bins` columns."""
-    return forward_flops(model, bins, dict(data) | {'target_length': length}, rows)
 
 
 def _tower(vision: Mapping[str, Any], side: int) -> float:

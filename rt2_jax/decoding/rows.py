@@ -1,15 +1,17 @@
 """Kernels as decoding reads them: a row for each output, in bfloat16 or in int8 with a scale.
 
 One token multiplies every weight once, so its time is that of reading them; whatever a product does to
-a weight before it multiplies must not touch memory. On a CPU XLA's own products of a vector do (they
-write a float32 copy of the kernel, at a tenth of the memory's speed). Its library for products reads
+a weight before it multiplies must not touch memory. On a CPU, XLA's own products with a vector do: they
+write a float32 copy of the kernel, at a tenth of the memory's speed. Its library for products reads
 bfloat16 and int8 as they are, from rows that lie one after the other, as the left side of a product
-with two columns or more. So that is what is made here of the product of a few inputs; that of many, as
-when a picture is encoded, is bound by arithmetic, which is fastest in bfloat16 with the rows on the
-right. On other devices XLA converts within the product.
+with two columns or more. So a product of few inputs is made of that. A product of many inputs, as in
+encoding an image, is bound by arithmetic, which is fastest in bfloat16 with the rows on the right. On
+other devices XLA converts within the product.
 
-Weights in int8 meet a few inputs in 15 bits: these go in as two columns of int8, a high and a low part,
-and the sums are exact. Nothing is lost that bfloat16 would have kept.
+Few inputs of an int8 kernel are rounded to 15 bits: they go in as two columns of int8, a high and a low
+part, and the sums are exact. Nothing is lost that bfloat16 would have kept.
+
+Axes: M inputs at once, N outputs, K numbers of an input.
 """
 
 from __future__ import annotations
@@ -31,18 +33,18 @@ _TOP = 127 * _LOW  # the largest input, in the same units
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Rows:
-    """A kernel or a table.
+    """A kernel.
 
     Attributes:
-      values: float32, bfloat16 or int8 [*outputs, *inputs].
-      scale: float32 [*outputs], what each row of int8 is to be multiplied by; None for other types.
+        values: bfloat16 or int8 [*outputs, *inputs].
+        scale: float32 [*outputs], the factor of each row of int8; None for other types.
     """
 
     values: jax.Array
     scale: jax.Array | None = None
 
     def whole(self) -> jax.Array:
-        """All that is in it, float32 [*outputs, *inputs]."""
+        """The kernel in float32, [*outputs, *inputs]."""
         values = self.values.astype(jnp.float32)
         if self.scale is None:
             return values
@@ -51,16 +53,23 @@ class Rows:
         )
 
     def at(self, ids: jax.Array) -> Rows:
-        """Some rows of a table [V, D], by ids int32 [...]."""
+        """The rows of ids int32 [C], of a kernel with one output axis."""
         scale = None if self.scale is None else jnp.take(self.scale, ids, axis=0)
         return Rows(jnp.take(self.values, ids, axis=0), scale)
 
     def product(
         self, x: jax.Array, contract: int, dtype: jnp.dtype, out: jnp.dtype = jnp.float32
     ) -> jax.Array:
-        """Maps [..., *inputs], of which there are `contract` axes, to [..., *outputs] of type `out`.
+        """Multiplies inputs by the kernel.
 
-        Where nothing keeps it from that, it multiplies in `dtype`.
+        Args:
+            x: [..., *inputs].
+            contract: number of input axes.
+            dtype: that the product is computed in, on devices where that is fastest.
+            out: type of the result.
+
+        Returns:
+            [..., *outputs].
         """
         plain = functools.partial(_plain, contract=contract, dtype=dtype, out=out)
         if nn.get_logical_axis_rules():
@@ -69,25 +78,25 @@ class Rows:
             x,
             self.values,
             self.scale,
-            cpu=lambda x, *own: _streamed(x, Rows(*own), contract).astype(out),
-            default=lambda x, *own: plain(x, Rows(*own)),
+            cpu=lambda x, *kernel: _streamed(x, Rows(*kernel), contract).astype(out),
+            default=lambda x, *kernel: plain(x, Rows(*kernel)),
         )
 
 
 def of(module: nn.Module) -> Rows | None:
-    """What a module has in the place of its kernel or table; None where it has the parameter itself."""
+    """The rows that a module has in place of its kernel; None where it has the kernel itself."""
     if not module.has_variable('params', VALUES):
         return None
     scale = module.get_variable('params', SCALE) if module.has_variable('params', SCALE) else None
     return Rows(module.get_variable('params', VALUES), scale)
 
 
-def quantized(values: jax.Array, inputs: int) -> Rows:
-    """int8 rows whose largest number, by absolute value, is 127 scales.
+def quantize(values: jax.Array, inputs: int) -> Rows:
+    """Rounds to int8 rows whose largest number, by absolute value, is 127 scales.
 
     Args:
-      values: [*outputs, *inputs].
-      inputs: number of trailing axes that share a scale.
+        values: [*outputs, *inputs].
+        inputs: number of trailing axes that share a scale.
     """
     values = values.astype(jnp.float32)
     axes = tuple(range(values.ndim - inputs, values.ndim))
@@ -97,10 +106,12 @@ def quantized(values: jax.Array, inputs: int) -> Rows:
 
 
 def _plain(x: jax.Array, rows: Rows, contract: int, dtype: jnp.dtype, out: jnp.dtype) -> jax.Array:
-    """The product as XLA has it; where devices sum it up, they send `out`."""
-    ends = [tuple(range(a.ndim - contract, a.ndim)) for a in (x, rows.values)]
+    """The product as XLA computes it; devices that share it sum up arrays of type `out`."""
+    left, right = (tuple(range(a.ndim - contract, a.ndim)) for a in (x, rows.values))
     values = rows.values.astype(dtype)
-    y = jax.lax.dot_general(x.astype(dtype), values, (ends, ((), ())), preferred_element_type=out)
+    y = jax.lax.dot_general(
+        x.astype(dtype), values, ((left, right), ((), ())), preferred_element_type=out
+    )
     return y if rows.scale is None else y * rows.scale.astype(out)
 
 
@@ -125,11 +136,11 @@ def _streamed(x: jax.Array, rows: Rows, contract: int) -> jax.Array:
 def _columns(values: jax.Array, x: jax.Array, dtype: jnp.dtype) -> jax.Array:
     """[N, K] rows times [M, K] inputs: [M, N]."""
     count = len(x)
-    if count == 1:  # the library is not asked for products with vectors
+    if count == 1:  # XLA does not call the library for products with vectors
         x = jnp.concatenate([x, jnp.zeros_like(x)])
-    # As they lie, too: else the transpositions move into the product, and it is done the slow way.
-    lies = lambda a: with_layout_constraint(a, Layout((0, 1)))
-    y = lies(jnp.dot(values, lies(x.T), preferred_element_type=dtype))
+    # The layouts are fixed, or the transpositions move into the product and it takes the slow way.
+    fix = lambda a: with_layout_constraint(a, Layout((0, 1)))
+    y = fix(jnp.dot(values, fix(x.T), preferred_element_type=dtype))
     return y.T[:count]
 
 

@@ -1,0 +1,55 @@
+"""Draws of a token from the distribution that a grammar leaves.
+
+Axes: B rows, C columns.
+"""
+
+import jax
+import jax.numpy as jnp
+
+MASKED = -1e30  # finite, so that 0 * log(0) of a masked token is 0 and not NaN
+
+
+def log_softmax(logits: jax.Array, allowed: jax.Array) -> jax.Array:
+    """Log-probabilities [B, C] of the distribution restricted to `allowed` bool [B, C].
+
+    What is not allowed gets a finite number so low that its probability is exactly 0.
+    """
+    masked = jnp.where(allowed, logits.astype(jnp.float32), MASKED)
+    return jnp.where(allowed, jax.nn.log_softmax(masked, axis=-1), MASKED)
+
+
+def choose(log_p: jax.Array, uniform: jax.Array, temperature: jax.Array, top_p: float) -> jax.Array:
+    """Draws a column of each row of `log_p` [B, C] by one `uniform` number [B] in [0, 1).
+
+    The inverse of the cumulative distribution is used, and not Gumbel noise, because a masked
+    column then takes no part: the draw is the same whether it was masked or left out.
+
+    Args:
+        log_p: log-probabilities, as `log_softmax` gives them.
+        uniform: numbers in [0, 1).
+        temperature: float [B]; where 0, the likeliest column is taken.
+        top_p: see `Sampler.top_p`.
+
+    Returns:
+        int32 [B].
+    """
+    likeliest = jnp.argmax(log_p, axis=-1)
+    tempered = log_p / jnp.maximum(temperature, 1e-6)[:, None]
+    weights = jax.nn.softmax(jnp.maximum(tempered, MASKED), axis=-1)
+    if top_p < 1:
+        weights = jnp.where(_nucleus(weights, top_p), weights, 0)
+    cumulative = jnp.cumsum(weights, axis=-1)
+    total = cumulative[:, -1]
+    # Below the total, so that some column always lies above it, however the product rounds.
+    target = jnp.minimum(uniform * total, jnp.nextafter(total, jnp.zeros_like(total)))
+    drawn = jnp.argmax(cumulative > target[:, None], axis=-1)
+    return jnp.where(temperature > 0, drawn, likeliest).astype(jnp.int32)
+
+
+def _nucleus(weights: jax.Array, top_p: float) -> jax.Array:
+    """The fewest columns whose `weights` (which sum to 1) reach `top_p`, bool [B, C]."""
+    descending = -jnp.sort(-weights, axis=-1)
+    before = jnp.cumsum(descending, axis=-1) - descending
+    # The likeliest always stays; equals of the last that stays do too.
+    last = jnp.sum(before < top_p, axis=-1, keepdims=True) - 1
+    return weights >= jnp.take_along_axis(descending, jnp.maximum(last, 0), axis=-1)
