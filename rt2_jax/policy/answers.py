@@ -66,24 +66,14 @@ def decode_answer(samples: Samples, actions: ActionTokenizer, tokenizer: Tokeniz
         tokens=tokens,
         log_probs=log_probs[-length:],
         plan_tokens=plan_tokens,
-<<<<<<< HEAD
-        alternatives=_alternatives(tokens, samples.likeliest, actions) if samples.likeliest else (),
-=======
-        alternatives=_alternatives(samples, actions) if samples.top_k else (),
->>>>>>> main
+        alternatives=_alternatives(tokens, samples.top_k, actions) if samples.top_k else (),
     )
 
 
 def _alternatives(
-    tokens: np.ndarray, likeliest: tuple[Any, Any], actions: ActionTokenizer
+    tokens: np.ndarray, top_k: tuple[Any, Any], actions: ActionTokenizer
 ) -> tuple[tuple[Alternative, ...], ...]:
-<<<<<<< HEAD
-    ids, log_probs = (np.asarray(x)[-len(tokens) :] for x in likeliest)
-=======
-    length = actions.length
-    tokens = samples.tokens[-length:]
-    ids, log_probs = (x[-length:] for x in samples.top_k)
->>>>>>> main
+    ids, log_probs = (np.asarray(x)[-len(tokens) :] for x in top_k)
     alternatives = []
     for position in range(len(tokens)):
         allowed = log_probs[position] > -np.inf
