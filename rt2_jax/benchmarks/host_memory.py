@@ -65,7 +65,7 @@ def measure(config: Any, workdir: epath.Path) -> dict[str, Any]:
     mesh = mesh_lib.make_mesh(config.mesh)
     tokenizer = Tokenizer.load(config.tokenizer) if config.tokenizer else Tokenizer.load_default()
     sources = [*config.data.robot, *config.data.web]
-    program = program_lib.build(config, mesh, tokenizer, sources, sources, {})
+    program = program_lib.build(config, mesh, tokenizer, sources, sources, (), {})
     with Peak() as before:
         pass
     with Peak() as made:

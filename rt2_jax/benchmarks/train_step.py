@@ -71,7 +71,8 @@ def measure(config: Any) -> dict[str, Any]:
     mesh = mesh_lib.make_mesh(config.mesh)
     tokenizer = Tokenizer.load(config.tokenizer) if config.tokenizer else Tokenizer.load_default()
     batches, spaces = program_lib.open_batches(config, tokenizer, mesh)
-    program = program_lib.build(config, mesh, tokenizer, batches.sources, batches.kinds, spaces)
+    names = batches.sources, batches.kinds, batches.acting_kinds
+    program = program_lib.build(config, mesh, tokenizer, *names, spaces)
     traced = program.trace()
     flops, compiled = flops_lib.count_flops(traced.jaxpr), traced.lower().compile()
     state, batch = program.init(), next(batches)

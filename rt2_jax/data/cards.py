@@ -1,4 +1,4 @@
-"""RobotCard cards: what a robot data set's features are called and what its actions mean.
+"""The robot cards: what a data set's features are called and what its actions mean.
 
 A card is a declaration. The indexer reads it to know which features to keep and how an action
 vector is put together; everything downstream sees the same numbers whatever the robot. A robot of
@@ -24,7 +24,7 @@ from rt2_jax.text.actions import ActionSpace
 
 RT1 = ActionSpace.rt1_bounds()
 INSTRUCTION = 'observation/natural_language_instruction'
-# RT-1's layout, which many sets of Open X-RobotCard share.
+# RT-1's layout, which many sets of Open X-Embodiment share.
 RT1_ACTION = (
     ActionPart('action/world_vector', 0, 3),
     ActionPart('action/rotation_delta', 0, 3),
@@ -88,7 +88,7 @@ BRIDGE_DATASET = RobotCard(
     drop_zero_first=True,
 )
 
-# Open X-RobotCard's older copy.
+# Open X-Embodiment's older copy.
 BRIDGE = RobotCard(
     name='bridge',
     images=('observation/image',),

@@ -7,7 +7,7 @@ ON_CORRUPT = ('raise', 'skip')
 
 
 class DataSetError(UserError, ValueError):
-    """A data set that isn't whole, or doesn't hold what is asked of it."""
+    """A data set that isn't whole, or lacks what a setting needs."""
 
 
 class IndexMismatch(UserError, ValueError):
@@ -15,7 +15,7 @@ class IndexMismatch(UserError, ValueError):
 
 
 class CardError(UserError, ValueError):
-    """An embodiment card that there isn't, or that can't be one."""
+    """A robot card that doesn't exist, or a file that holds none."""
 
 
 # How the files begin that git-lfs puts in the place of large ones (git-lfs/docs/spec.md).

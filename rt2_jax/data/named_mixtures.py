@@ -1,6 +1,6 @@
-"""Named mixtures of Open X-RobotCard's robot data sets (arXiv 2310.08864), by published weights.
+"""Named mixtures of Open X-Embodiment's robot data sets (arXiv 2310.08864), by published weights.
 
-    config.data.update(weights_per='step', robot=mixtures.robot_sets('rtx', 'data', leave_out=['kuka']))
+    config.data.update(weights_per='step', robot=named_mixtures.robot_sets('rtx', 'data', leave_out=['kuka']))
     config.data.robot.viola.weight = 0.5
 
 Octo and OpenVLA multiply each weight by the number of steps of its set (`balance_weights` of their

@@ -1,4 +1,4 @@
-"""What an embodiment card says, and what follows from it: data -> action -> robot command.
+"""What a robot card holds, and what follows from it: data -> action -> robot command.
 
 An action here is float32 [terminate + D]: the terminate flag (1 = terminate) where the card has
 one, then the dimensions of its ActionSpace. The gripper means the same whatever the robot:

@@ -124,7 +124,7 @@ def _train(
         raise EstimateError(f'--weights={weights} is for --mode=decode')
     sources = [*config.data.robot, *config.data.web]
     program = program_lib.build(
-        config, mesh, tokenizer, sources, sources, _action_spaces(config.data.robot)
+        config, mesh, tokenizer, sources, sources, (), _action_spaces(config.data.robot)
     )
     vocab = config.model.get('vocab', 0) or tokenizer.vocab_size
     rows = int(config.batch_size)

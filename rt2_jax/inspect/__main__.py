@@ -1,4 +1,7 @@
-"""The old name of `rt2_jax.checkpoints.inspect`. (No __init__.py: Python's own `inspect` stays in front.)"""
+"""The old name of `rt2_jax.checkpoints.inspect`.
+
+There is no __init__.py, so that Python's own `inspect` stays in front.
+"""
 
 import sys
 

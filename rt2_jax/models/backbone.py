@@ -11,7 +11,16 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from rt2_jax.models import classifier, decoder_only, pali, t5gemma2
+from rt2_jax.models import (
+    classifier,
+    decoder_only,
+    encoder_decoder,
+    pali,
+    stacks,
+    t5gemma2,
+    t5gemma2_stacks,
+    vit,
+)
 from rt2_jax.models.decode_state import DecodeState
 from rt2_jax.nearest import check
 
@@ -97,6 +106,21 @@ _BACKBONES: dict[str, type[nn.Module]] = {
     't5gemma2': t5gemma2.T5Gemma2,
     'classifier': classifier.Classifier,  # for training alone: it does not decode
 }
+# Fields of each backbone that are configs themselves.
+_PARTS: dict[str, dict[str, type[stacks.Config]]] = {
+    'pali': {
+        'vision': vit.ViTConfig,
+        'encoder': encoder_decoder.T5Config,
+        'decoder': encoder_decoder.T5Config,
+    },
+    'decoder_only': {'vision': vit.ViTConfig, 'text': decoder_only.DecoderConfig},
+    't5gemma2': {
+        'vision': vit.ViTConfig,
+        'encoder': t5gemma2_stacks.StackConfig,
+        'decoder': t5gemma2_stacks.StackConfig,
+    },
+    'classifier': {'vision': vit.ViTConfig},
+}
 
 
 def build(config: Mapping, vocab: int, integers: Iterable[int] = ()) -> Backbone:
@@ -110,7 +134,7 @@ def build(config: Mapping, vocab: int, integers: Iterable[int] = ()) -> Backbone
         integers: the token id of each integer 0, 1, ..., for a model with a number line.
 
     Raises:
-        ValueError: an unknown backbone or field, or a vocabulary smaller than the tokenizer's.
+        ValueError: an unknown backbone or field at any depth, or a vocabulary smaller than the tokenizer's.
     """
     fields = dict(config.to_dict() if hasattr(config, 'to_dict') else config)
     name = fields.pop('name')
@@ -123,6 +147,9 @@ def build(config: Mapping, vocab: int, integers: Iterable[int] = ()) -> Backbone
     known = {field.name for field in dataclasses.fields(_BACKBONES[name])} - {'parent', 'name'}
     for key in attributes:
         check(f'field of config.model of {name!r}:', key, known)
+    for part, kind in _PARTS[name].items():
+        if part in attributes:
+            kind.parse(attributes[part], f'config.model.{part}', dtype=dtype)
     if attributes.get('number_line'):
         attributes['integers'] = tuple(int(token) for token in integers)
         if not attributes['integers']:

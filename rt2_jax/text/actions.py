@@ -68,7 +68,7 @@ class ActionSpace:
     bins: int = BINS
     terminate: bool = True
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         low = tuple(float(x) for x in self.low)
         high = tuple(float(x) for x in self.high)
         lengths = {len(low), len(high), len(self.names), len(self.units)}

@@ -4,7 +4,7 @@ The argmax at each place of an action is compared with the action that was taken
 T target, V vocabulary, S sources, K kinds, D dimensions of the source that has most.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import flax
 import jax
@@ -15,8 +15,6 @@ from rt2_jax.text.actions import ActionSpace, ActionTokenizer
 from rt2_jax.text.tokenizer import Tokenizer
 
 PAD = 0
-# Kinds of examples whose targets end with an action.
-ACTING_KINDS = ('robot', 'robot_plan')
 
 
 @flax.struct.dataclass
@@ -42,6 +40,7 @@ class ActionTables:
         tokenizer: Tokenizer,
         sources: Sequence[str],
         kinds: Sequence[str],
+        acting_kinds: Collection[str],
         spaces: Mapping[str, ActionSpace],
     ) -> 'ActionTables | None':
         """The tables of a run; None where no source has actions.
@@ -50,6 +49,7 @@ class ActionTables:
             tokenizer: of the run.
             sources: names, by the batch's source number.
             kinds: names, by the batch's kind number.
+            acting_kinds: the kinds whose targets end with an action, as their sources declare.
             spaces: action space of each source that has actions, by name.
         """
         if not spaces:
@@ -66,7 +66,7 @@ class ActionTables:
             bin_of_id=jnp.asarray(ActionTokenizer(finest, tokenizer).bin_of_id),
             centres=jnp.asarray(centres),
             terminate=jnp.asarray(terminate),
-            acts=jnp.array([kind in ACTING_KINDS for kind in kinds]),
+            acts=jnp.array([kind in acting_kinds for kind in kinds]),
         )
 
 

@@ -1,6 +1,6 @@
 """The training program of a config on a mesh: model, optimizer, state and the jitted step."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 import dataclasses
 from typing import Any
 
@@ -89,6 +89,7 @@ def build(
     tokenizer: Tokenizer,
     sources: Sequence[str],
     kinds: Sequence[str],
+    acting_kinds: Collection[str],
     spaces: dict[str, ActionSpace],
 ) -> Program:
     """Builds the program; nothing is allocated, and `mesh` may be of a topology.
@@ -99,6 +100,7 @@ def build(
         tokenizer: of the run.
         sources: names, by the batch's source number.
         kinds: names, by the batch's kind number.
+        acting_kinds: the kinds whose targets end with an action.
         spaces: action space of each source that has actions, by name.
 
     Raises:
@@ -119,7 +121,7 @@ def build(
         optimizer,
         (len(sources), len(kinds)),
         accumulate=config.accumulate,
-        tables=ActionTables.create(tokenizer, sources, kinds, spaces),
+        tables=ActionTables.create(tokenizer, sources, kinds, acting_kinds, spaces),
         frozen=optimizer_lib.frozen_names(learning, params),
     )
 

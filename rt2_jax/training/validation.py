@@ -58,7 +58,8 @@ class Validation:
         self._start = self._batches.get_state()
         self._spaces = program_lib.action_spaces(opened)
         names = self._batches.sources, self._batches.kinds
-        tables = ActionTables.create(tokenizer, *names, self._spaces)
+        acting = self._batches.acting_kinds
+        tables = ActionTables.create(tokenizer, *names, acting, self._spaces)
         counts = len(self._batches.sources), len(self._batches.kinds)
         step = step_lib.make_eval_step(program.model, counts, tables)
 

@@ -40,6 +40,7 @@ def test_steps_plans_tasks_and_questions_share_a_mixture(data, tokenizer, tmp_pa
     iterator = pipeline.make_iterator(
         Sources(robot, others), tokenizer, settings, batches=5, batch_size=80
     )
+    assert iterator.acting_kinds == {'robot', 'robot_plan'}
     counts = Counter()
     for batch in iterator:
         assert batch['images'].shape == (80, 2, 32, 32, 3)

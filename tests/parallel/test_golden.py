@@ -35,7 +35,7 @@ def specs(name):
     sizes = mesh_lib.axis_sizes(config.mesh, CHIPS[name])
     automatic = (AxisType.Auto,) * len(sizes)
     mesh = AbstractMesh(tuple(sizes.values()), mesh_lib.AXES, axis_types=automatic)
-    program = program_lib.build(config, mesh, Tokenizer.load_default(), ['a'], ['a'], {})
+    program = program_lib.build(config, mesh, Tokenizer.load_default(), ['a'], ['a'], (), {})
     inputs = (program.batch[name] for name in ('images', 'prompt', 'target'))
     with sharding.rules(mesh):
         forward = jax.make_jaxpr(program.model.apply)({'params': program.state.params}, *inputs)

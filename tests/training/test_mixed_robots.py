@@ -29,7 +29,7 @@ class Robot:
     name: str
     action_space: ActionSpace
 
-    kinds = ('robot',)
+    kinds = acting_kinds = ('robot',)
 
     def __len__(self) -> int:
         return 20
@@ -86,7 +86,7 @@ def trained(config, tokenizer, tmp_path_factory):
     spaces = {robot.name: robot.action_space for robot in (ARM, TABLE)}
     names = batches.sources, batches.kinds
     mesh = mesh_lib.make_mesh(config.mesh)
-    program = program_lib.build(config, mesh, tokenizer, *names, spaces)
+    program = program_lib.build(config, mesh, tokenizer, *names, batches.acting_kinds, spaces)
     state, sums = program.init(), None
     for batch in batches:
         state, measured = program.step(state, batch)

@@ -18,6 +18,7 @@ from rt2_jax.training.action_metrics import ActionTables
 
 TARGET_LENGTH = 12
 KINDS = ('robot', 'name', 'where')
+ACTING = ('robot',)
 COUNTS = 2, 3  # sources, kinds
 SPACES = {'arm': ActionSpace.rt1_bounds()}
 
@@ -48,7 +49,7 @@ def batch(tiny, action_tokenizer):
 
 @pytest.fixture(scope='module')
 def tables(tokenizer):
-    return ActionTables.create(tokenizer, ['arm', 'web'], KINDS, SPACES)
+    return ActionTables.create(tokenizer, ['arm', 'web'], KINDS, ACTING, SPACES)
 
 
 def start(tiny, tables, accumulate=1, frozen=()):
@@ -118,7 +119,7 @@ def test_sums_are_split_by_source_and_kind(tiny, batch, advanced):
     np.testing.assert_allclose(sums.kind.loss, [rows[:2].sum(), rows[2], rows[3]], rtol=1e-4)
     np.testing.assert_array_equal(sums.kind.tokens, [18, 3, 5])
     np.testing.assert_allclose(sums.loss, rows.sum() / mask.sum(), rtol=1e-4)
-    values = step_lib.summary(jax.device_get(sums), ['arm', 'web'], KINDS, SPACES)
+    values = step_lib.summary(jax.device_get(sums), ['arm', 'web'], KINDS, ACTING, SPACES)
     np.testing.assert_allclose(values['source/web/loss'], rows[2:].sum() / 8, rtol=1e-4)
     assert values['kind/where/examples'] == 1 and 'action/web/dx_m' not in values
 
@@ -161,7 +162,7 @@ def test_errors_of_robots_with_other_dimensions_do_not_meet(tokenizer, action_to
     """An arm with a flag and seven dimensions beside a table with two, and coarser bins."""
     table = ActionTokenizer(ActionSpace.language_table(), tokenizer)
     spaces = {'arm': action_tokenizer.space, 'table': table.space}
-    tables = ActionTables.create(tokenizer, ['arm', 'web', 'table'], KINDS, spaces)
+    tables = ActionTables.create(tokenizer, ['arm', 'web', 'table'], KINDS, ACTING, spaces)
     target = np.zeros((4, TARGET_LENGTH), np.int32)
     target[0, :9] = [*action_tokenizer.encode([0, 0.5, 0, 0, 0, 0, 0, 1]), tokenizer.eos_id]
     target[1, :3] = [*table.encode([0.05, -0.1]), tokenizer.eos_id]
