@@ -30,7 +30,6 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from absl import app, flags, logging
-from etils import epath
 import jax
 
 from rt2_jax import command, paths
@@ -90,7 +89,8 @@ class Options:
     @classmethod
     def from_flags(cls) -> Options:
         """The options on the command line."""
-        return cls(**{field.name: FLAGS[field.name].value for field in dataclasses.fields(cls)})
+        values: dict[str, Any] = FLAGS.flag_values_dict()
+        return cls(**{field.name: values[field.name] for field in dataclasses.fields(cls)})
 
     @property
     def seeds(self) -> Sequence[int]:
@@ -106,8 +106,8 @@ class Options:
             check('policy', self.policy, POLICIES)
             if self.task is not None:
                 tasks.check_kind(self.task)
-            for path in filter(None, (self.output, self.video)):
-                paths.of(path)
+            for address in filter(None, (self.output, self.video)):
+                paths.of(address)
         except (ValueError, UserError) as error:
             raise FlagError(str(error)) from error
         if self.server:
@@ -265,9 +265,14 @@ def measure_offline(options: Options, policy: Policy, suite: str) -> dict[str, A
     if suite == 'held_out':
         assert options.workdir is not None
         space = policy.action_tokenizer.space
+        indexes = loading.locate(options.workdir) / sources.INDEXES
         try:
             sets = offline.held_out_steps(
-                policy.config, space, options.episodes, policy.cards, _indexes(options.workdir)
+                policy.config,
+                space,
+                options.episodes,
+                policy.cards,
+                indexes if paths.files(indexes) else None,
             )
         except ValueError as error:
             raise FlagError(f'--suite=held_out: {error}') from error
@@ -280,12 +285,6 @@ def measure_offline(options: Options, policy: Policy, suite: str) -> dict[str, A
         'seen', options.seeds, options.image_size, policy.frames, policy.frame_stride
     )
     return {'web': web, 'actions': offline.actions(policy, examples)}
-
-
-def _indexes(workdir: str) -> epath.Path | None:
-    """The run's own indexes of its data, if it has some."""
-    folder = loading.locate(workdir) / sources.INDEXES
-    return folder if paths.files(folder) else None
 
 
 def describe(suite: str, figures: Mapping[str, Any]) -> str:

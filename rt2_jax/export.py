@@ -172,7 +172,8 @@ def _write_example(
     coarse = rng.integers(0, 256, (rows, policy.frames, 8, 8, 3), np.uint8)
     pixels = np.arange(policy.image_size) * 8 // policy.image_size
     images = coarse[:, :, pixels][:, :, :, pixels]
-    arrays, first_row = {}, {}
+    arrays: dict[str, Any] = {}
+    first_row: dict[str, Any] = {}
     for kind in kinds:
         template = description_lib.TEMPLATES[kind]
         text = template.format(instruction=instruction, question=QUESTION)

@@ -125,10 +125,9 @@ def compared(parts: Mapping[str, Mapping[str, Any]], size: str, batch: int) -> d
     kind = max(kinds, key=rate)
     bandwidth, flops = rate('read') * (1 << 24), rate('multiply') * 1e9
     needed = decode_model.bytes_read(size, kind, batch)
+    config = decode_model.SIZES[size] | {'dtype': 'bfloat16'}
     reading = {part: count / bandwidth for part, count in needed.items()}
-    encoding = (
-        model_flops.decode_flops(decode_model.SIZES[size], decode_model.data(), batch) / flops
-    )
+    encoding = model_flops.decode_flops(config, decode_model.data(), batch) / flops
     figures = {
         'ours': rate(kind),
         'limit': batch / sum(reading.values()),

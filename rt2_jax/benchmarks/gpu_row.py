@@ -109,7 +109,7 @@ def train(row: Row, batch: int, repeats: int, toy: bool) -> dict[str, Any]:
 
     times = harness.timed(steps, repeats)
     seconds = times['seconds'] / queued
-    flops = model_flops.train_flops(model_config, vocab, data, batch)
+    flops = model_flops.train_flops(model_config | {'dtype': 'bfloat16'}, vocab, data, batch)
     return {
         'unit': 'FLOP/s',
         'ours': flops / seconds,

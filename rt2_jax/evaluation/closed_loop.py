@@ -204,7 +204,9 @@ class _Game:
     def _film(self) -> None:
         assert self.rollout is not None
         if self.rollout.seed in self._recorded:
-            self.rollout.frames.append(self.env.render())
+            frame = self.env.render()
+            assert frame is not None
+            self.rollout.frames.append(frame)
 
 
 def gather_run(run: Run) -> Run:
@@ -251,7 +253,7 @@ def scripted(rounding: ActionTokenizer | None = None) -> Decide:
     ) -> Sequence[np.ndarray]:
         del observations
         actions = [expert.act(env.state, env.start, env.task) for env in envs]
-        return actions if rounding is None else rounding.decode(rounding.encode(np.stack(actions)))
+        return list(rounding.decode(rounding.encode(np.stack(actions)))) if rounding else actions
 
     return decide
 
@@ -267,7 +269,7 @@ def summary(run: Run) -> dict[str, Any]:
     result['out_of_reach'] = sum(rollout.out_of_reach for rollout in rollouts)
     # Every robot of a call waits for the whole call.
     waits = np.repeat(run.decision_seconds, run.decisions_a_call) * 1000
-    result['decision_ms'] = report.percentiles(waits) | {
+    result['decision_ms'] = report.percentiles(waits.tolist()) | {
         'robots_a_call': max(run.decisions_a_call),
         'decisions': len(waits),
     }

@@ -123,7 +123,7 @@ def actions(policy: Policy, examples: Sequence[Example], batch: int = 64) -> dic
         bin, and the accuracy of the terminate flag where there is one.
     """
     tokenizer = policy.action_tokenizer
-    truth = np.stack([example.action for example in examples])
+    truth = np.stack([np.asarray(example.action) for example in examples])
     losses, hits = _teacher_forced(policy, examples, tokenizer.encode(truth), batch)
     answers = policy.act_batch(
         [example.frames for example in examples],
@@ -169,7 +169,7 @@ def _teacher_forced(
         target_in = jnp.pad(
             target[:, :-1], [(0, 0), (1, 0)], constant_values=policy.tokenizer.pad_id
         )
-        logits = policy.model.apply({'params': policy.params}, images, prompt, target_in)
+        logits: Any = policy.model.apply({'params': policy.params}, images, prompt, target_in)
         log_p = jnp.take_along_axis(jax.nn.log_softmax(logits), target[..., None], axis=-1)
         return -log_p[..., 0], logits.argmax(-1) == target
 

@@ -111,12 +111,13 @@ class Server:
                     max_size=None,
                     additional_headers=self._headers,
                 )
-                robot = self._open.enter_context(opening)
-                robot.recv()  # the metadata again
+                connection = self._open.enter_context(opening)
+                connection.recv()  # the metadata again
+                self._robots[id(env)] = connection
             else:
-                robot = self._open.enter_context(requests.Session())
-                robot.headers.update(self._headers)
-            self._robots[id(env)] = robot
+                session = self._open.enter_context(requests.Session())
+                session.headers.update(self._headers)
+                self._robots[id(env)] = session
         return self._robots[id(env)]
 
     def _begins(self, env: Any) -> bool:

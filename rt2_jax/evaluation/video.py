@@ -51,7 +51,7 @@ def write(path: Any, rollouts: Sequence[Rollout], *, columns: int = 3, fps: floa
     ):
         for start in range(0, len(films), page):
             for frame in grid(films[start : start + page], columns, page):
-                writer.append_data(frame)
+                writer.append_data(frame)  # type: ignore[attr-defined]  # a plugin adds it
 
 
 def film(rollout: Rollout) -> list[np.ndarray]:

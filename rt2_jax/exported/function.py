@@ -106,9 +106,7 @@ def _values(tokenizer: ActionTokenizer, ids: jax.Array, convention: Convention) 
     return jnp.concatenate([terminate, values], axis=1)
 
 
-def _serialise(
-    function: Callable[..., Any], policy: Policy, platforms: Sequence[str], rows: Any
-) -> bytes:
+def _serialise(function: Any, policy: Policy, platforms: Sequence[str], rows: Any) -> bytes:
     shapes = {
         name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in weights_of(policy).items()
     }

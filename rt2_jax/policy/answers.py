@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -54,27 +54,28 @@ class Answer:
 def decode_answer(samples: Samples, actions: ActionTokenizer, tokenizer: Tokenizer) -> Answer:
     """The answer of kind ACTION or PLAN in one sample of `Runner.run`."""
     length = actions.length
-    tokens, plan_tokens = samples.tokens[-length:], samples.tokens[:-length]
+    tokens, log_probs, entropies = map(
+        np.asarray, (samples.tokens, samples.log_probs, samples.entropies)
+    )
+    tokens, plan_tokens = tokens[-length:], tokens[:-length]
     return Answer(
         action=actions.decode(tokens),
-        log_prob=float(samples.log_probs.sum()),
-        entropies=samples.entropies[-length:],
+        log_prob=float(log_probs.sum()),
+        entropies=entropies[-length:],
         plan=prompts.plan_text(tokenizer.decode(plan_tokens.tolist())),
         tokens=tokens,
-        log_probs=samples.log_probs[-length:],
+        log_probs=log_probs[-length:],
         plan_tokens=plan_tokens,
-        alternatives=_alternatives(samples, actions) if samples.top_k else (),
+        alternatives=_alternatives(tokens, samples.top_k, actions) if samples.top_k else (),
     )
 
 
 def _alternatives(
-    samples: Samples, actions: ActionTokenizer
+    tokens: np.ndarray, top_k: tuple[Any, Any], actions: ActionTokenizer
 ) -> tuple[tuple[Alternative, ...], ...]:
-    length = actions.length
-    tokens = samples.tokens[-length:]
-    ids, log_probs = (x[-length:] for x in samples.top_k)
+    ids, log_probs = (np.asarray(x)[-len(tokens) :] for x in top_k)
     alternatives = []
-    for position in range(length):
+    for position in range(len(tokens)):
         allowed = log_probs[position] > -np.inf
         # A token's meaning depends on its position, so whole actions are decoded that differ in this
         # number alone.

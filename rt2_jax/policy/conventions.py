@@ -77,7 +77,7 @@ class Convention:
         Raises:
             ValueError: an action of another length, or no robot where one is needed.
         """
-        if self.name == 'internal':
+        if self.name == 'internal' or self.card is None:
             return np.asarray(action, np.float64)[self.space.terminate :]
         if self.needs_memory:
             if robot is None:
@@ -91,7 +91,7 @@ class Convention:
         Raises:
             ValueError: the convention `needs_memory`, so there is no one value.
         """
-        if self.needs_memory:
+        if self.card and self.needs_memory:
             raise ValueError(
                 f"The convention 'position' follows the gripper of {self.card.name!r} from step to "
                 "step, which a function without memory cannot; 'robot' gives its changes."
@@ -108,7 +108,7 @@ class Convention:
         (that close and open a relative one), and `hold`, which leaves a relative one as it is.
         """
         low, high = (list(map(float, ends)) for ends in (self.space.low, self.space.high))
-        description = {
+        description: dict[str, Any] = {
             'convention': self.name,
             'action_names': list(self.space.names),
             'action_units': list(self.space.units),
@@ -125,10 +125,8 @@ class Convention:
             description['gripper']['hold'] = (closed + opened) / 2
         index = self.space.names.index('gripper')
         if self.name != 'internal':
-            ends = [low[index], high[index]]
-            if self.needs_memory:
-                ends = [-1.0, 1.0]
-            low[index], high[index] = sorted(gripper.to_command(ends).tolist())
+            ends = (-1.0, 1.0) if self.needs_memory else (low[index], high[index])
+            low[index], high[index] = sorted(gripper.to_command(np.array(ends)).tolist())
         return description
 
 

@@ -82,7 +82,8 @@ class Policy:
         self.image_size, self.prompt_length = settings.image_size, settings.prompt_length
         self.frames, self.frame_stride = settings.frames, settings.frame_stride
         self.plan, self.embodiment = settings.plan, settings.embodiment
-        self.source, self.sources = '', ()
+        self.source = ''
+        self.sources: tuple[str, ...] = ()
         self.cards: dict[str, RobotCard] = {}
         self.config: Any = None
         self.step: int | None = None

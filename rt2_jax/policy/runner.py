@@ -83,8 +83,10 @@ class Runner:
         Raises:
             ValueError: a forced plan is longer than the grammar's longest.
         """
-        fresh = seed is None
-        key = jax.random.fold_in(self._key, next(self._calls)) if fresh else jax.random.key(seed)
+        if seed is None:
+            key = jax.random.fold_in(self._key, next(self._calls))
+        else:
+            key = jax.random.key(seed)
         samples = []
         for number, start in enumerate(range(0, len(inputs), self.batch_sizes[-1])):
             batch = list(inputs[start : start + self.batch_sizes[-1]])

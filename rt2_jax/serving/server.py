@@ -235,7 +235,7 @@ def http_protocol(seconds: float) -> type[asyncio.Protocol]:
     """HTTP/1.1 whose headers must be there within `seconds` of connecting or of their first byte."""
 
     class TimedHTTP(H11Protocol):
-        def connection_made(self, transport: asyncio.Transport) -> None:
+        def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
             self._timeout = _Timeout(seconds, self._too_slow)
             self._timeout.run(True)
@@ -264,7 +264,7 @@ def websocket_protocol(seconds: float) -> type[asyncio.Protocol]:
     """Websockets whose messages must be there within `seconds` of their first byte."""
 
     class TimedWebSocket(WebSocketsSansIOProtocol):
-        def connection_made(self, transport: asyncio.Transport) -> None:
+        def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
             self._timeout = _Timeout(seconds, self._too_slow)
 

@@ -46,7 +46,7 @@ def journey(request, tmp_path_factory, tiny):
         tiny.config(), tiny.params(1), tiny.tokenizer, source.action_space, embodiment=card
     )
     policy.source = name
-    tokens = [policy.action_tokenizer.encode(source.action(i)) for i in range(len(source))]
+    tokens = [policy.action_tokenizer.encode(source.table.action(i)) for i in range(len(source))]
     return card, raw, tokens, policy
 
 

@@ -75,9 +75,11 @@ def learnt(request, tiny, tokenizer, tmp_path):
             policy = Policy.from_config(
                 config, jax.device_get(state.params), tokenizer, source.action_space
             )
-            wanted = [policy.action_tokenizer.encode(source.action(i)) for i in range(len(source))]
+            wanted = [
+                policy.action_tokenizer.encode(source.table.action(i)) for i in range(len(source))
+            ]
             frames = [source.frames(i) for i in range(len(source))]
-            words = [source.raw(i)['instruction'] for i in range(len(source))]
+            words = [source.table.raw(i)['instruction'] for i in range(len(source))]
             decisions = policy.act_batch(frames, words)
             right = np.mean([d.tokens == w for d, w in zip(decisions, wanted, strict=True)])
             print(f'{name}: step {number}, {right:.1%} of the tokens', flush=True)
@@ -99,7 +101,7 @@ def test_what_was_learnt_by_heart_is_what_the_robot_is_sent(learnt):
     with running(policy) as server, server.robot() as robot:
         posted, answers = [], []
         for i in range(len(source)):
-            frame, instruction = source.frames(i)[0], source.raw(i)['instruction']
+            frame, instruction = source.frames(i)[0], source.table.raw(i)['instruction']
             message = codec.dumps({'image': frame, 'instruction': instruction})
             reply = requests.post(f'{server.http}/act', message, timeout=60)
             posted.append(codec.loads(reply.text))
