@@ -98,7 +98,7 @@ def compact_model(model: Any, platform: str) -> Backbone:
             part = getattr(model, field.name)
             if isinstance(part, Mapping) and 'depth' in part:
                 changed[field.name] = {**part, 'unroll': 0, 'remat': 'none'}
-    return CompactModel(model.clone(**changed))  # type: ignore[return-value]  # by __getattr__
+    return CompactModel(model.clone(**changed))
 
 
 def shapes(model: Backbone, weights: str, inputs: Sequence[Any], mesh: Mesh | None = None) -> Any:
