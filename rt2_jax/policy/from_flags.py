@@ -48,6 +48,8 @@ def local_mesh(axes: Sequence[str]) -> Mesh | None:
     """
     if not axes:
         return None
+    if bare := [axis for axis in axes if not axis.rpartition('=')[2].isdigit()]:
+        raise FlagError(f'--mesh={",".join(bare)}: an axis has a size, such as tensor=4')
     try:
         sizes = {axis: int(size) for axis, size in (part.split('=') for part in axes)}
         return mesh_lib.make_mesh(sizes, jax.local_devices())
