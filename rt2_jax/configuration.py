@@ -205,7 +205,12 @@ def _config_error(argv: Sequence[str]) -> str:
     for name in arguments:
         key = name.removeprefix('config.')
         if key != name and key not in valid:
-            return f'--config.{key}: the config has no such field{nearest(key, valid)}'
+            return (
+                f'--config.{key}: the config has no such field{nearest(key, valid)} '
+                '(one that the model has and the config leaves out is set in the config file)'
+                if key.startswith('model.')
+                else f'--config.{key}: the config has no such field{nearest(key, valid)}'
+            )
     return ''
 
 

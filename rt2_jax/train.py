@@ -28,8 +28,8 @@ from rt2_jax.training import (
     flops as flops_lib,
     hooks,
     program as program_lib,
-    state as state_lib,
     stopping,
+    train_state as state_lib,
 )
 from rt2_jax.training.hooks import say
 from rt2_jax.training.validation import Validation

@@ -17,7 +17,7 @@ from rt2_jax.checkpoints import assets, checkpoint
 from rt2_jax.models import backbone
 from rt2_jax.text.actions import ActionSpace, ActionTokenizer
 from rt2_jax.text.tokenizer import Tokenizer
-from rt2_jax.training.state import TrainState
+from rt2_jax.training.train_state import TrainState
 
 
 def pytest_configure(config):

@@ -20,7 +20,7 @@ from rt2_jax.data.readers import tfds_directory
 from rt2_jax.data.readers.rlds_episodes import Rlds
 from rt2_jax.data.readers.web_format import WebFormat
 from rt2_jax.data.robot import rlds
-from rt2_jax.data.web import sources as web_sources
+from rt2_jax.data.web import web_sources as web_sources
 from rt2_jax.data.web.web_source import WebSource
 
 PICTURES = 256  # files that the lines of a JSONL name by turns

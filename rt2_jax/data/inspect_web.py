@@ -22,7 +22,7 @@ from rt2_jax import command, paths
 from rt2_jax.data.data_config import WEB_KINDS, WebSet
 from rt2_jax.data.index.web_table import WebTable
 from rt2_jax.data.looking import contact_sheet
-from rt2_jax.data.web import sources as web_sources, tasks as web_tasks
+from rt2_jax.data.web import web_sources as web_sources, web_tasks as web_tasks
 from rt2_jax.data.web.web_cards import TEXTS
 from rt2_jax.data.web.web_source import WebSource
 from rt2_jax.text import places

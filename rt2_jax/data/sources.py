@@ -10,8 +10,8 @@ from etils import epath
 from rt2_jax.data.data_config import DataConfig, SmallWebSet, WebSet
 from rt2_jax.data.example import Source
 from rt2_jax.data.mixture import Sources, Weighted
-from rt2_jax.data.robot import sources as robot_sources, splits
-from rt2_jax.data.web import sources as web_sources, splits as web_splits
+from rt2_jax.data.robot import episode_splits, robot_sources as robot_sources
+from rt2_jax.data.web import record_splits as web_splits, web_sources as web_sources
 
 INDEXES = 'indexes'  # in a run's directory: the indexes of its data
 
@@ -73,7 +73,7 @@ def open_validation(
     for web_set, part in _held_out(data.web, web, 'web'):
         _add(opened, Sources({}, {web_set.name: _open_web(web_set, part, indexes)}))
     validated = opened.by_name()
-    splits.check_apart(trained, validated)
+    episode_splits.check_apart(trained, validated)
     web_splits.check_apart(trained, validated)
     return Sources.of(*({name: (source, 1.0) for name, (source, _) in s.items()} for s in opened))
 

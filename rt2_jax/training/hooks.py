@@ -17,7 +17,7 @@ from rt2_jax.errors import UserError
 from rt2_jax.parallel import distributed
 from rt2_jax.text.actions import ActionSpace
 from rt2_jax.training import metrics, optimizer as optimizer_lib, shares, step as step_lib
-from rt2_jax.training.state import TrainState
+from rt2_jax.training.train_state import TrainState
 
 STEPS_AHEAD = 2  # that the host may be ahead of the device
 PROFILED = 5  # steps of a trace

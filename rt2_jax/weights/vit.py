@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rt2_jax.weights import siglip
+from rt2_jax.weights.config_fields import Settings
 from rt2_jax.weights.rules import Rule
-from rt2_jax.weights.settings import Settings
 
 MODEL_TYPES = ('vit',)
 

@@ -10,9 +10,9 @@ import pytest
 import web_files
 
 from rt2_jax.data import images
-from rt2_jax.data.errors import DataSetError
+from rt2_jax.data.data_errors import DataSetError
 from rt2_jax.data.readers import tfrecord
-from rt2_jax.data.web import sources as web_sources
+from rt2_jax.data.web import web_sources as web_sources
 
 LLAVA = {
     'image': '0/0000.jpg',

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import web_files
 
-from rt2_jax.data import errors, images
+from rt2_jax.data import data_errors, images
 from rt2_jax.data.index import index_build
 from rt2_jax.data.readers import jsonl as jsonl_reader, tfrecord
-from rt2_jax.data.web import sources as web_sources
+from rt2_jax.data.web import web_sources as web_sources
 
 ALL = {'caption': 1.0, 'vqa': 1.0, 'ocr': 1.0, 'detect': 1.0}
 
@@ -284,17 +284,19 @@ def test_index_of_other_data(kind, request):
     said, other = b'thing 1, said the 0th', b'thong 1, said the 0th'
     assert said in data
     file.write_bytes(data.replace(said, other))
-    with pytest.raises(errors.IndexMismatch, match='same sizes, other records'):
+    with pytest.raises(data_errors.IndexMismatch, match='same sizes, other records'):
         if kind == 'coco':  # whose framing has the payload's checksum
             rewrite(file)
         opened(folder)
     with open(file, 'ab') as appended:
         appended.write(b'\n')
-    with pytest.raises(errors.IndexMismatch, match='bytes; the index .* Delete .* index again'):
+    with pytest.raises(
+        data_errors.IndexMismatch, match='bytes; the index .* Delete .* index again'
+    ):
         opened(folder)
     (folder / f'z{file.name}').write_bytes(data)
     if kind != 'coco':  # where dataset_info.json says which files there are
-        with pytest.raises(errors.IndexMismatch, match='covers . files'):
+        with pytest.raises(data_errors.IndexMismatch, match='covers . files'):
             opened(folder)
 
 
@@ -310,7 +312,9 @@ def rewrite(file):
 def test_classes_without_names_are_refused(coco):
     """TFDS would call them '0', '1' and so on."""
     (coco / 'objects-label.labels.txt').unlink()
-    with pytest.raises(errors.DataSetError, match='lacks objects-label.labels.txt, which names'):
+    with pytest.raises(
+        data_errors.DataSetError, match='lacks objects-label.labels.txt, which names'
+    ):
         open_coco(coco)
 
 
@@ -321,15 +325,17 @@ def test_a_damaged_index_is_found_and_named(tar):
     damaged = web_sources.open_table(
         web_sources.open_format('webdataset', tar, fields=web_files.TAR_FIELDS)
     )
-    with pytest.raises(errors.IndexMismatch, match='caption.npy is damaged.*Delete .* index again'):
+    with pytest.raises(
+        data_errors.IndexMismatch, match='caption.npy is damaged.*Delete .* index again'
+    ):
         damaged.verify()
 
 
 def test_sets_that_are_not_there(tmp_path, jsonl):
-    with pytest.raises(errors.DataSetError, match="no such directory.*did you mean 'jsonl'"):
+    with pytest.raises(data_errors.DataSetError, match="no such directory.*did you mean 'jsonl'"):
         open_jsonl(tmp_path / 'jsonll')
-    with pytest.raises(errors.DataSetError, match=r"no file '\*\.tar'; it holds 0, 1, 2, all"):
+    with pytest.raises(data_errors.DataSetError, match=r"no file '\*\.tar'; it holds 0, 1, 2, all"):
         open_tar(jsonl)
     (jsonl / 'all.jsonl').write_text('\n\n')
-    with pytest.raises(errors.DataSetError, match='no readable records'):
+    with pytest.raises(data_errors.DataSetError, match='no readable records'):
         open_jsonl(jsonl)

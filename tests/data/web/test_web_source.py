@@ -12,7 +12,7 @@ from rt2_jax.data import images
 from rt2_jax.data.data_config import WebSet
 from rt2_jax.data.index import index_build
 from rt2_jax.data.readers import jsonl as jsonl_reader
-from rt2_jax.data.web import sources as web_sources, tasks as web_tasks
+from rt2_jax.data.web import web_sources as web_sources, web_tasks as web_tasks
 from rt2_jax.data.web.web_cards import WebCard
 from rt2_jax.data.web.web_source import WebSource
 from rt2_jax.text import places

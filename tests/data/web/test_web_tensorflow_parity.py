@@ -6,7 +6,7 @@ import web_files
 
 from rt2_jax.data import images
 from rt2_jax.data.robot import rlds_writer
-from rt2_jax.data.web import sources as web_sources
+from rt2_jax.data.web import web_sources as web_sources
 
 tf = pytest.importorskip(
     'tensorflow',
