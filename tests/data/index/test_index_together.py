@@ -39,7 +39,7 @@ from rt2_jax.parallel import distributed
 distributed.initialize()
 from rt2_jax.data import sources
 from rt2_jax.data.robot import rlds
-from rt2_jax.data.web import sources as web_sources
+from rt2_jax.data.web import web_sources
 if kind == 'robot':
     source = rlds.open_source(address, 'tabletop', indexes=indexes or None)
 else:
