@@ -91,5 +91,7 @@ def test_a_part_or_value_of_another_kind(field, value, message):
 
 def test_a_model_part_that_has_no_fields():
     model = configuration.load(CONFIGS / 'tabletop.py').model.to_dict() | {'vision': None}
-    with pytest.raises(ValueError, match='config.model.vision is None; a part of a model has fields'):
+    with pytest.raises(
+        ValueError, match='config.model.vision is None; a part of a model has fields'
+    ):
         backbone.build(model, 1000, [1, 2, 3])
