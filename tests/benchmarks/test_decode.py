@@ -30,6 +30,7 @@ def test_transformers_gives_the_same_probabilities_and_decodes_the_same(director
     np.testing.assert_array_equal(peer.generate(*question[:2], 8, question[2]), question[2])
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures('quick_compile')
 def test_our_half_gives_a_row_for_each_action(directory):
     rows = decode.actions(directory / 'ours', 'int8', 3, prefill=False)

@@ -26,9 +26,14 @@ MODELS = {
     't5gemma2': dict(
         encoder=_GEMMA | dict(attention=_GROUPED),
         decoder=_GEMMA | dict(attention=_GROUPED),
-        image_tokens=4, before_image=(2, 8), after_image=(9, 8), end_of_image=9,
+        image_tokens=4,
+        before_image=(2, 8),
+        after_image=(9, 8),
+        end_of_image=9,
     ),
-}  # fmt: skip
+}
+# Of the backbones the first always, the others with -m slow.
+ONE_QUICK = [pytest.param(name, marks=[pytest.mark.slow] * (name != 'pali')) for name in MODELS]  # fmt: skip
 
 
 @pytest.fixture(scope='module')
