@@ -281,21 +281,21 @@ def check(config: Any) -> None:
     Raises:
         ConfigError: names the field and the nearest valid one, or the least value.
     """
-    known = leaves(defaults())
+    values, known = leaves(config), leaves(defaults())
     for name in unknown_fields(config):
         raise ConfigError(f'config.{name}: there is no such field{closest(name, known)}')
-    values, sections = leaves(config), _sections(defaults())
-    if missing := [name for name in sections if name in values]:
-        name = missing[0]
-        raise ConfigError(f'config.{name} is {values[name]!r}; it has fields of its own, dict(...)')
+    for name in _sections(defaults()):
+        if name in values:
+            raise ConfigError(
+                f'config.{name} is {values[name]!r}; it has fields of its own, dict(...)'
+            )
     for name, value in values.items():
         if name in known:
             _check_kind(name, value, known[name])
         least = _LEAST.get(name)
         if name.startswith('model.'):
             least = _LEAST_OF_MODELS.get(name.rpartition('.')[2])
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if least is not None and number and not value >= least:
+        if least is not None and _is_number(value) and not value >= least:
             raise ConfigError(f'config.{name} is {value}; it must be at least {least}')
 
 
@@ -318,16 +318,15 @@ def _sections(config: Any, prefix: str = '') -> list[str]:
 
 def _check_kind(name: str, value: Any, default: Any) -> None:
     """ConfigError where a number or a list is needed and something else is there."""
-    is_number = lambda x: isinstance(x, (int, float)) and not isinstance(x, bool)
-    if is_number(default) and not is_number(value):
+    if _is_number(default) and not _is_number(value):
         raise ConfigError(f'config.{name} is {value!r}; a number is needed')
-    if (
-        isinstance(default, list)
-        and default
-        and not (isinstance(value, list) and len(value) == len(default))
-        and all(map(is_number, default))
-    ):
+    several_numbers = isinstance(default, list) and default and all(map(_is_number, default))
+    if several_numbers and not (isinstance(value, list) and len(value) == len(default)):
         raise ConfigError(f'config.{name} is {value!r}; {len(default)} numbers are needed')
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def from_record(

@@ -126,11 +126,6 @@ class TinyPaLI:
         ).lock()
 
 
-@pytest.fixture(scope='module')
-def quick_compile():
-    """What all tests have."""
-
-
 @pytest.fixture
 def full_compile():
     """Compiles as for users, but for QUICK_XLA."""

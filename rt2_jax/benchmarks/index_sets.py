@@ -16,6 +16,8 @@ from rt2_jax.benchmarks import kitchen
 from rt2_jax.data import images
 from rt2_jax.data.data_config import WebSet
 from rt2_jax.data.index import index_build
+from rt2_jax.data.index.opened_index import open_index
+from rt2_jax.data.index.web_table import WebTable
 from rt2_jax.data.readers import tfds_directory
 from rt2_jax.data.readers.rlds_episodes import Rlds
 from rt2_jax.data.readers.web_format import WebFormat
@@ -127,7 +129,7 @@ class Web:
 
     def open(self, location: str) -> Any:
         """Opens the index as a source, which is selected by language and score."""
-        table = web_sources.open_table(self._format(), location=location)
+        table = open_index(WebTable, self._format(), location=location)
         tasks = {'caption': 1.0, 'vqa': 1.0}
         settings = WebSet(self.kind, self.directory, tasks, languages=WEIGHTS, keep_top=KEEP_TOP)
         return WebSource(table, settings)

@@ -20,6 +20,7 @@ import numpy as np
 
 from rt2_jax import command, paths
 from rt2_jax.data.data_config import WEB_KINDS, WebSet
+from rt2_jax.data.index.opened_index import open_index
 from rt2_jax.data.index.web_table import WebTable
 from rt2_jax.data.looking import contact_sheet
 from rt2_jax.data.web import web_sources as web_sources, web_tasks as web_tasks
@@ -183,7 +184,7 @@ def main(argv: list[str]) -> None:
         files=FLAGS.files,
         pictures=FLAGS.pictures,
     )
-    table = web_sources.open_table(dataset, location=FLAGS.location, on_corrupt=FLAGS.on_corrupt)
+    table = open_index(WebTable, dataset, location=FLAGS.location, on_corrupt=FLAGS.on_corrupt)
     print(f'opened in {time.perf_counter() - begin:.1f} s')
     report = report_of(table)
     print('\n'.join(as_lines(report)))

@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 
 from rt2_jax.checkpoints import loading
 from rt2_jax.errors import UserError
-from rt2_jax.parallel import mesh as mesh_lib
+from rt2_jax.parallel import compilation, mesh as mesh_lib
 from rt2_jax.policy.policy import Policy
 
 
@@ -31,8 +31,7 @@ def load_policy(workdir: str, step: int | None, **settings: Any) -> Policy:
     """
     cache = loading.locate(workdir) / 'compile_cache'
     if cache.exists():
-        jax.config.update('jax_compilation_cache_dir', str(cache))
-        jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.5)
+        compilation.use_cache(cache)
     settings = {name: value for name, value in settings.items() if value is not None}
     try:
         return Policy.from_checkpoint(workdir, step, **settings)

@@ -27,12 +27,6 @@ class LossNotFinite(UserError, FloatingPointError):
     """The loss or its gradient is not a number any more."""
 
 
-def say(line: str) -> None:
-    """Prints a line of progress, on process 0."""
-    if distributed.is_leader():
-        print(line, flush=True)
-
-
 class Clock:
     """Wall time between two log points, and how much of it did not go into steps."""
 
@@ -182,7 +176,7 @@ class Log:
         values |= shares.realised(self._batches, begin, step, np.asarray(sums.source.examples))
         values |= more or {}
         self._writer.write(step, values | {f'speed/{name}': x for name, x in rates.items()})
-        say(self._line(step, values, rates))
+        distributed.say(self._line(step, values, rates))
 
     def write_only(self, step: int, values: Mapping[str, float]) -> None:
         """Logs values at a step that is no log point."""
@@ -301,4 +295,6 @@ class Profile:
             trace, self._trace = self._trace, None
             jax.profiler.stop_trace()
             trace.close()
-            say(f'up to {PROFILED} steps from {self._first} on are in the folder profile')
+            distributed.say(
+                f'up to {PROFILED} steps from {self._first} on are in the folder profile'
+            )

@@ -15,7 +15,6 @@ def directory(tmp_path_factory):
     return directory
 
 
-@pytest.mark.usefixtures('quick_compile')
 def test_transformers_gives_the_same_probabilities_and_decodes_the_same(directory):
     torch = pytest.importorskip('torch', reason="the peer needs pip install 'rt2_jax[parity]'")
     pytest.importorskip('transformers')
@@ -31,7 +30,6 @@ def test_transformers_gives_the_same_probabilities_and_decodes_the_same(director
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures('quick_compile')
 def test_our_half_gives_a_row_for_each_action(directory):
     rows = decode.actions(directory / 'ours', 'int8', 3, prefill=False)
     assert len(set(next(rows))) == 3 and len(next(rows)) == 3

@@ -81,7 +81,6 @@ def test_few_inputs_and_many_meet_the_same_weights(kind, count):
     assert (abs(y - exact) <= bound + 1e-4).all()
 
 
-@pytest.mark.usefixtures('quick_compile')
 @pytest.mark.parametrize('name', ONE_QUICK)
 def test_a_large_picture_gives_nearly_the_same_logits(name):
     rng = np.random.default_rng(0)
@@ -118,7 +117,6 @@ def test_a_product_does_not_write_the_weights_out_again(kind, count):
     assert memory.temp_size_in_bytes < 1 << 17
 
 
-@pytest.mark.usefixtures('quick_compile')
 @pytest.mark.parametrize('name', ONE_QUICK)
 def test_int8_logits_are_those_of_the_same_numbers_in_float32(name, batch):
     model = backbone.build(dict(name=name, dtype='float32', vision=_VISION) | MODELS[name], VOCAB)
@@ -158,7 +156,6 @@ def back(ints, params):
     return flax.traverse_util.unflatten_dict(found, sep='/')
 
 
-@pytest.mark.usefixtures('quick_compile')
 def test_actions_of_int8_are_those_of_bfloat16_but_for_a_few(tiny, tokenizer, action_tokenizer):
     """Random weights decide by a hair, so this is far below what trained ones do (BUILD_NOTES)."""
     grammar = Grammar.create(tokenizer, action_tokenizer)

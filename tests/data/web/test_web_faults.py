@@ -13,6 +13,8 @@ import web_files
 
 from rt2_jax.data import data_errors, images
 from rt2_jax.data.index import index_build
+from rt2_jax.data.index.opened_index import open_index
+from rt2_jax.data.index.web_table import WebTable
 from rt2_jax.data.readers import jsonl as jsonl_reader, tfrecord
 from rt2_jax.data.web import web_sources as web_sources
 
@@ -223,7 +225,7 @@ def test_indexing_goes_on_where_it_was(jsonl, monkeypatch, tmp_path):
     index_build.build(dataset, processes=1, progress=lambda k, n: done.append((k, n)))
     assert 0 < len(done) < units and done[-1] == (units, units)
     assert not location.with_name(f'{location.name}.building').exists()
-    table = web_sources.open_table(dataset)
+    table = open_index(WebTable, dataset)
     fresh = index_build.build(dataset, location=tmp_path / 'fresh')
     about = json.loads((fresh / 'index.json').read_text())
     assert about == table.about and (jsonl / 'all.jsonl').read_bytes() == good
@@ -253,7 +255,7 @@ def test_a_full_disk_is_named_and_leaves_nothing_half(jsonl, monkeypatch):
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         assert not location.exists() and not [*jsonl.joinpath('rt2_index').rglob('*incompl*')]
     index_build.build(dataset)
-    assert len(web_sources.open_table(dataset)) == 12
+    assert len(open_index(WebTable, dataset)) == 12
 
 
 def test_changed_files_are_not_taken_from_an_earlier_try(jsonl):
@@ -266,7 +268,7 @@ def test_changed_files_are_not_taken_from_an_earlier_try(jsonl):
     replace_line(jsonl, 1, b'{"image": "0/0000.jpg", "captions": ["new"]}')
     (jsonl / 'b.jsonl').unlink()
     index_build.build(dataset)
-    table = web_sources.open_table(dataset)
+    table = open_index(WebTable, dataset)
     assert len(table) == 12 and table.texts('caption', 0) == ['new']
 
 
@@ -322,8 +324,8 @@ def test_a_damaged_index_is_found_and_named(tar):
     table = open_tar(tar).table
     table.verify()
     flip(table.location / 'caption.npy', 200)
-    damaged = web_sources.open_table(
-        web_sources.open_format('webdataset', tar, fields=web_files.TAR_FIELDS)
+    damaged = open_index(
+        WebTable, web_sources.open_format('webdataset', tar, fields=web_files.TAR_FIELDS)
     )
     with pytest.raises(
         data_errors.IndexMismatch, match='caption.npy is damaged.*Delete .* index again'

@@ -11,6 +11,8 @@ import web_files
 from rt2_jax.data import images
 from rt2_jax.data.data_config import WebSet
 from rt2_jax.data.index import index_build
+from rt2_jax.data.index.opened_index import open_index
+from rt2_jax.data.index.web_table import WebTable
 from rt2_jax.data.readers import jsonl as jsonl_reader
 from rt2_jax.data.web import web_sources as web_sources, web_tasks as web_tasks
 from rt2_jax.data.web.web_cards import WebCard
@@ -54,7 +56,7 @@ def tables(jsonl, tmp_path_factory):
         'coco': web_sources.open_format('tfds', coco, card='coco_captions'),
         'vqa': web_sources.open_format('tfds', vqa, card='vqa'),
     }
-    return {name: web_sources.open_table(dataset) for name, dataset in formats.items()}
+    return {name: open_index(WebTable, dataset) for name, dataset in formats.items()}
 
 
 @pytest.mark.parametrize(
