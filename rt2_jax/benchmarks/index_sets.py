@@ -22,7 +22,7 @@ from rt2_jax.data.readers import tfds_directory
 from rt2_jax.data.readers.rlds_episodes import Rlds
 from rt2_jax.data.readers.web_format import WebFormat
 from rt2_jax.data.robot import rlds
-from rt2_jax.data.web import web_sources as web_sources
+from rt2_jax.data.web import open_web
 from rt2_jax.data.web.web_source import WebSource
 
 PICTURES = 256  # files that the lines of a JSONL name by turns
@@ -148,7 +148,7 @@ class Web:
         return source.table.texts('caption', row), source.table.place(row)
 
     def _format(self) -> WebFormat:
-        return web_sources.open_format(self.kind, self.directory, fields=FIELDS[self.kind])
+        return open_web.open_format(self.kind, self.directory, fields=FIELDS[self.kind])
 
 
 def _record(number: int) -> dict[str, Any]:

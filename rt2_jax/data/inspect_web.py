@@ -23,7 +23,7 @@ from rt2_jax.data.data_config import WEB_KINDS, WebSet
 from rt2_jax.data.index.opened_index import open_index
 from rt2_jax.data.index.web_table import WebTable
 from rt2_jax.data.looking import contact_sheet
-from rt2_jax.data.web import web_sources as web_sources, web_tasks as web_tasks
+from rt2_jax.data.web import open_web, web_tasks
 from rt2_jax.data.web.web_cards import TEXTS
 from rt2_jax.data.web.web_source import WebSource
 from rt2_jax.text import places
@@ -175,7 +175,7 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f'unknown arguments {argv[1:]}')
     logging.set_verbosity(logging.WARNING)
     output, begin = paths.of(FLAGS.output), time.perf_counter()
-    dataset = web_sources.open_format(
+    dataset = open_web.open_format(
         FLAGS.kind,
         FLAGS.dataset,
         card=FLAGS.card,

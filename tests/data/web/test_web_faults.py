@@ -16,7 +16,7 @@ from rt2_jax.data.index import index_build
 from rt2_jax.data.index.opened_index import open_index
 from rt2_jax.data.index.web_table import WebTable
 from rt2_jax.data.readers import jsonl as jsonl_reader, tfrecord
-from rt2_jax.data.web import web_sources as web_sources
+from rt2_jax.data.web import open_web
 
 ALL = {'caption': 1.0, 'vqa': 1.0, 'ocr': 1.0, 'detect': 1.0}
 
@@ -39,20 +39,20 @@ def coco(tmp_path):
 
 
 def open_jsonl(folder, **settings):
-    return web_sources.open_source(
+    return open_web.open_source(
         'jsonl', folder, fields=web_files.JSONL_FIELDS, tasks=ALL, **settings
     )
 
 
 def open_tar(folder, **settings):
-    return web_sources.open_source(
+    return open_web.open_source(
         'webdataset', folder, fields=web_files.TAR_FIELDS, tasks=ALL, **settings
     )
 
 
 def open_coco(folder, **settings):
     tasks = {'caption': 1.0, 'detect': 1.0}
-    return web_sources.open_source('tfds', folder, card='coco_captions', tasks=tasks, **settings)
+    return open_web.open_source('tfds', folder, card='coco_captions', tasks=tasks, **settings)
 
 
 def replace_line(folder, number: int, line: bytes) -> int:
@@ -89,7 +89,7 @@ def test_a_bad_line_is_named(jsonl, line, reason, caplog):
     ):
         open_jsonl(jsonl)
     with pytest.raises(FileNotFoundError):
-        web_sources.WebTable(web_sources.open_format('jsonl', jsonl, fields=web_files.JSONL_FIELDS))
+        open_web.WebTable(open_web.open_format('jsonl', jsonl, fields=web_files.JSONL_FIELDS))
     source = open_jsonl(jsonl, on_corrupt='skip')
     assert len(source) == 11 and source.table.about['skipped_count'] == 1
     assert source.encoded(3) == web_files.picture(4)
@@ -211,7 +211,7 @@ def test_a_picture_that_does_not_decode_is_named(tar):
 
 def test_indexing_goes_on_where_it_was(jsonl, monkeypatch, tmp_path):
     monkeypatch.setattr(jsonl_reader, 'UNIT_BYTES', 600)
-    dataset = web_sources.open_format('jsonl', jsonl, fields=web_files.JSONL_FIELDS)
+    dataset = open_web.open_format('jsonl', jsonl, fields=web_files.JSONL_FIELDS)
     good = (jsonl / 'all.jsonl').read_bytes()
     units = count_units(dataset)
     picture = jsonl / web_files.record(9)['image']
@@ -236,7 +236,7 @@ def test_indexing_goes_on_where_it_was(jsonl, monkeypatch, tmp_path):
 def test_a_full_disk_is_named_and_leaves_nothing_half(jsonl, monkeypatch):
     """Files are limited in size, which fails as a full disk does."""
     monkeypatch.setattr(jsonl_reader, 'UNIT_BYTES', 600)
-    dataset = web_sources.open_format('jsonl', jsonl, fields=web_files.JSONL_FIELDS)
+    dataset = open_web.open_format('jsonl', jsonl, fields=web_files.JSONL_FIELDS)
     location = index_build.place(dataset)
     limits, units = resource.getrlimit(resource.RLIMIT_FSIZE), count_units(dataset)
 
@@ -259,7 +259,7 @@ def test_a_full_disk_is_named_and_leaves_nothing_half(jsonl, monkeypatch):
 
 
 def test_changed_files_are_not_taken_from_an_earlier_try(jsonl):
-    dataset = web_sources.open_format('jsonl', jsonl, fields=web_files.JSONL_FIELDS)
+    dataset = open_web.open_format('jsonl', jsonl, fields=web_files.JSONL_FIELDS)
     shutil.copy(jsonl / 'all.jsonl', jsonl / 'b.jsonl')
     with open(jsonl / 'b.jsonl', 'a') as file:
         file.write('{\n')
@@ -325,7 +325,7 @@ def test_a_damaged_index_is_found_and_named(tar):
     table.verify()
     flip(table.location / 'caption.npy', 200)
     damaged = open_index(
-        WebTable, web_sources.open_format('webdataset', tar, fields=web_files.TAR_FIELDS)
+        WebTable, open_web.open_format('webdataset', tar, fields=web_files.TAR_FIELDS)
     )
     with pytest.raises(
         data_errors.IndexMismatch, match='caption.npy is damaged.*Delete .* index again'

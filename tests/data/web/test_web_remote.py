@@ -13,7 +13,7 @@ import web_files
 from rt2_jax import paths
 from rt2_jax.data import data_errors, read_ahead, remote_files
 from rt2_jax.data.readers import tfrecord
-from rt2_jax.data.web import web_sources as web_sources
+from rt2_jax.data.web import open_web
 
 pytest.importorskip('obstore', reason="remote data need pip install 'rt2_jax[remote]'")
 
@@ -42,7 +42,7 @@ def open_set(address, name, **settings):
         settings['files'] = 'part/web-{000..002}.tar' if http else 'part/*.tar'
     elif name == 'jsonl' and str(address).startswith('http'):
         settings['files'] = settings.get('files', 'a{0..0}.jsonl')
-    return web_sources.open_source(settings.pop('kind'), address, **settings)
+    return open_web.open_source(settings.pop('kind'), address, **settings)
 
 
 def same(a, b):
@@ -131,7 +131,7 @@ def test_pictures_may_be_elsewhere(store, tmp_path):
     """The lines here, the pictures there."""
     folder = write(tmp_path, 'jsonl')
     write(store.root / 'bucket', 'jsonl')
-    source = web_sources.open_source(
+    source = open_web.open_source(
         directory=folder, pictures=f'{store.url}/bucket/jsonl', **SETTINGS['jsonl']
     )
     assert source.encoded(7) == web_files.picture(7)

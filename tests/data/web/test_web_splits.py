@@ -11,7 +11,7 @@ import web_files
 from rt2_jax import configuration
 from rt2_jax.data import data_errors, holdouts, sources
 from rt2_jax.data.data_config import DataConfig
-from rt2_jax.data.web import record_splits, web_sources as web_sources
+from rt2_jax.data.web import open_web, record_splits
 
 TASKS = {'caption': 1.0}
 
@@ -19,7 +19,7 @@ TASKS = {'caption': 1.0}
 def open_part(folder, part, holdout=0.3, kind='jsonl', **settings):
     fields = {'jsonl': web_files.JSONL_FIELDS, 'webdataset': web_files.TAR_FIELDS}[kind]
     settings = {'tasks': TASKS, 'fields': fields} | settings
-    return web_sources.open_source(kind, folder, holdout=holdout, part=part, **settings)
+    return open_web.open_source(kind, folder, holdout=holdout, part=part, **settings)
 
 
 def split(folder, holdout=0.3, **settings):

@@ -2,7 +2,7 @@
 
 The first use makes the index; later ones map it.
 
-    source = web_sources.open_source('tfds', 'data/coco_captions/2014/1.1.0', card='coco_captions',
+    source = open_web.open_source('tfds', 'data/coco_captions/2014/1.1.0', card='coco_captions',
                                      tasks={'caption': 1.0})
     source[12345]
 """
