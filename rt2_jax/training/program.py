@@ -27,6 +27,7 @@ from rt2_jax.training import (
     train_state as state_lib,
 )
 from rt2_jax.training.action_metrics import ActionTables
+from rt2_jax.training.flat_products import FlatProducts
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -117,7 +118,7 @@ def build(
     optimizer = optimizer_lib.make_optimizer(learning, config.total_steps, params)
     state = state_lib.abstract_state(model, optimizer, batch, mesh)
     step = step_lib.make_train_step(
-        model,
+        FlatProducts(model) if mesh.size == 1 and _platform(mesh) == 'cpu' else model,
         optimizer,
         (len(sources), len(kinds)),
         accumulate=config.accumulate,
@@ -140,6 +141,10 @@ def build(
         seed=config.seed,
         step=jax.jit(on_mesh, donate_argnums=0, out_shardings=shardings),
     )
+
+
+def _platform(mesh: Mesh) -> str:
+    return mesh.devices.flat[0].platform
 
 
 def open_batches(
