@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 from absl import app, flags, logging
 
 from rt2_jax import command
+from rt2_jax.errors import MissingPackage
 from rt2_jax.nearest import check
 from rt2_jax.policy import Policy, from_flags
 from rt2_jax.policy.conventions import CONVENTIONS
@@ -30,9 +31,12 @@ from rt2_jax.policy.from_flags import local_mesh
 from rt2_jax.policy.runner import batch_divisor
 
 if TYPE_CHECKING:  # needs the extra `serve`
+    from rt2_jax.serving.demo import Demo
     from rt2_jax.serving.server import Server
+    from rt2_jax.serving.service import Service
 
 FLAGS = flags.FLAGS
+_ALTERNATIVES = 3  # likeliest values of each number, shown on the page
 _EXTRA = ('uvicorn', 'starlette', 'websockets', 'msgpack', 'prometheus_client')
 
 
@@ -110,12 +114,27 @@ def make_server(policy: Policy) -> Server:
                 threads=FLAGS.threads,
                 temperature=FLAGS.temperature,
                 convention=FLAGS.convention,
+                alternatives=_ALTERNATIVES if FLAGS.demo else 0,
             ),
         )
         api_key = limits.read_key(FLAGS.api_key_file)
+        demo = make_demo(shared_policy) if FLAGS.demo else None
     except ValueError as error:
         raise app.UsageError(str(error)) from error
-    return server.Server(shared_policy, host=FLAGS.host, port=FLAGS.port, api_key=api_key)
+    return server.Server(
+        shared_policy, host=FLAGS.host, port=FLAGS.port, api_key=api_key, demo=demo
+    )
+
+
+def make_demo(service: Service) -> Demo:
+    """The page to play with; prints its address."""
+    try:
+        from rt2_jax.serving.demo import Demo
+    except ImportError as error:
+        raise MissingPackage('--demo', str(error.name), 'sim') from error
+    demo = Demo(service)
+    print(f'A page to play with: http://{FLAGS.host}:{FLAGS.port}/demo', flush=True)
+    return demo
 
 
 def define_flags() -> None:
@@ -152,6 +171,7 @@ def define_flags() -> None:
     flags.DEFINE_float(
         'seconds_to_send', 10.0, 'Most time for headers, or for a message.', lower_bound=0.1
     )
+    flags.DEFINE_bool('demo', False, 'A page to play with on the tabletop, at /demo (extra: sim).')
     flags.mark_flag_as_required('workdir')
 
 

@@ -159,6 +159,10 @@ class TabletopEnv(gymnasium.Env):
         frame = self._renderer.draw(self.stage.data, large, large)
         return cv2.resize(frame, (size, size), interpolation=cv2.INTER_AREA)
 
+    def frame(self, size: int) -> np.ndarray:
+        """The present frame as the camera sees it, also in the middle of a move: uint8 [S, S, 3]."""
+        return self._renderer.draw(self.stage.data, size, size)
+
     def close(self) -> None:
         """Frees the renderer."""
         self._renderer.close()
