@@ -2,14 +2,14 @@
 
 GET /demo is the page (demo.html), ws /demo/play one person's table. The simulator runs in a thread of
 this process; the policy is the one that robots are served by, through the same batches. Messages are
-JSON texts: a person's have `do`, the server's `kind`; see `_Session`.
+JSON texts: a person's have `do`, the server's `kind`; see `_Page`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 import concurrent.futures
 import contextlib
 import dataclasses
@@ -30,15 +30,13 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from rt2_jax.envs.tabletop import suites, tasks, wordings
 from rt2_jax.envs.tabletop.env import TabletopEnv
-from rt2_jax.policy.decision import Decision
-from rt2_jax.serving.refusals import Malformed, NotReady, Refusal
-from rt2_jax.serving.requests import Asked
-from rt2_jax.serving.robots import Connected
-from rt2_jax.serving.service import Answered, Service
+from rt2_jax.policy.answers import Answer
+from rt2_jax.serving.limits import Malformed, NotReady, Refusal
+from rt2_jax.serving.messages import Request
+from rt2_jax.serving.service import Service, Session
 from rt2_jax.text import prompts
 from rt2_jax.text.actions import ActionSpace
 
-ALTERNATIVES = 3  # likeliest values shown of each number
 SUITES = ('seen', 'unseen_objects', 'unseen_backgrounds', 'unseen_environments', 'emergent')
 _TABLES = 24  # most pages that play at once
 _MAX_STEPS = 20  # of an instruction, as in the suites
@@ -54,7 +52,7 @@ T = TypeVar('T')
 class Table:
     """One person's tabletop. Every call comes from the one thread that owns its OpenGL context."""
 
-    def __init__(self, image_size: int):
+    def __init__(self, image_size: int) -> None:
         self._env = TabletopEnv(image_size=image_size, max_steps=10**9, render_size=_SIDE)
         self._judged: tuple[tasks.Task, tuple[int, ...]] | None = None
 
@@ -110,7 +108,8 @@ class Table:
         """Frees the renderer."""
         self._env.close()
 
-    def _shown(self, frame: np.ndarray) -> str:
+    def _shown(self, frame: np.ndarray | None) -> str:
+        assert frame is not None
         jpeg = simplejpeg.encode_jpeg(np.ascontiguousarray(frame), 85)
         return 'data:image/jpeg;base64,' + base64.b64encode(jpeg).decode()
 
@@ -125,7 +124,7 @@ class Demo:
         ValueError: the policy does not act in the tabletop's action space.
     """
 
-    def __init__(self, service: Service):
+    def __init__(self, service: Service) -> None:
         names = service.policy.action_tokenizer.space.number_names
         if names != ActionSpace.rt1_bounds().number_names:
             raise ValueError(
@@ -176,9 +175,9 @@ class Demo:
         self.open_tables += 1
         table = None
         try:
-            await self.service.warm()
+            await self.service.wait_until_warm()
             table = await self.simulate(Table, self.service.policy.image_size)
-            await _Session(self, socket, table).run()
+            await _Page(self, socket, table).run()
         except NotReady as refusal:
             await socket.close(_RESTART, str(refusal))
         except (WebSocketDisconnect, OSError):
@@ -189,20 +188,21 @@ class Demo:
                 await asyncio.shield(self.simulate(table.close))
 
 
-class _Session:
-    """One page. A person sends
+class _Page:
+    """One page in a browser.
 
+    A person sends
     {do: 'scene', suite, seed}, {do: 'act', text, attention}, {do: 'ask', text} or {do: 'stop'},
 
     and is sent, by `kind`: 'welcome', then 'scene'; to an instruction 'begin', of every step a
     'decision' and 'frame's, and 'end'; to a question 'answer'; and 'error' where something can't be.
     """
 
-    def __init__(self, demo: Demo, socket: WebSocket, table: Table):
+    def __init__(self, demo: Demo, socket: WebSocket, table: Table) -> None:
         self._demo, self._socket, self._table = demo, socket, table
         self._service = demo.service
         self._policy = demo.service.policy
-        self._robot = self._new_robot()
+        self._session = self._new_session()
         self._acting: asyncio.Task | None = None
 
     async def run(self) -> None:
@@ -231,9 +231,13 @@ class _Session:
             raise Malformed(f'A message has at most {_MESSAGE_CHARACTERS} characters.')
         try:
             fields = json.loads(message)
-            call = {'scene': self._scene, 'act': self._act, 'ask': self._ask, 'stop': self._stop}[
-                fields.pop('do')
-            ]
+            calls: dict[str, Callable[..., Awaitable[None]]] = {
+                'scene': self._scene,
+                'act': self._act,
+                'ask': self._ask,
+                'stop': self._stop,
+            }
+            call = calls[fields.pop('do')]
             awaitable = call(**fields)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise Malformed(
@@ -255,8 +259,8 @@ class _Session:
     async def _ask(self, text: str) -> None:
         question = self._service.limits.check_text('The question', text).strip().rstrip('?').strip()
         image = await self._demo.simulate(self._table.observe)
-        asked = Asked(image[None], prompts.web(question.lower()), wants_text=True)
-        answer = (await self._answered(asked, self._new_robot())).answer
+        request = Request(image[None], prompts.web(question.lower()), wants_text=True)
+        answer = str(await self._answer(request, self._new_session()))
         points = [[int(u) / 1000, int(v) / 1000] for u, v in _PLACE.findall(answer)]
         await self._send(
             'answer', question=f'{question}?', text=answer or '(nothing)', points=points
@@ -274,14 +278,14 @@ class _Session:
         reason, success, step = 'stopped', None, 0
         try:
             await self._send('begin', instruction=instruction)
-            self._robot = self._new_robot()
+            self._session = self._new_session()
             image = await self._demo.simulate(self._table.begin, instruction)
             for step in range(1, _MAX_STEPS + 1):
-                decision = await self._decide(step, image, instruction, attention)
-                if decision.action[0] >= 0.5:
+                answer = await self._decide(step, image, instruction, attention)
+                if answer.action[0] >= 0.5:
                     reason = f'the robot says so after {step - 1} steps'
                     break
-                image = await self._move(decision.action)
+                image = await self._move(answer.action)
             else:
                 reason = f'out of steps after {_MAX_STEPS}'
             success = await self._demo.simulate(self._table.succeeded)
@@ -290,33 +294,37 @@ class _Session:
         except Refusal as refusal:
             reason = str(refusal)
             await self._send('error', text=reason)
-        except (WebSocketDisconnect, OSError, RuntimeError):
+        except (WebSocketDisconnect, OSError):
             return  # the page was closed
         except asyncio.CancelledError:
             with contextlib.suppress(Exception):
                 await self._send('end', instruction=instruction, success=None, reason=reason)
             raise
+        except Exception:
+            logging.exception('an episode of the page failed')
+            reason = 'the server failed, and has logged why'
         await self._send('end', instruction=instruction, success=success, reason=reason)
 
     async def _decide(
         self, step: int, image: np.ndarray, instruction: str, attention: bool
-    ) -> Decision:
+    ) -> Answer:
         begin = time.monotonic()
-        decision = (await self._answered(Asked(image[None], instruction), self._robot)).answer
+        answer = await self._answer(Request(image[None], instruction), self._session)
+        assert isinstance(answer, Answer)
         milliseconds = round(1000 * (time.monotonic() - begin))
         looks = None
         if attention:
-            attend = lambda: self._policy.attention(image, instruction, decision)[:, -1]
+            attend = lambda: self._policy.attention(image, instruction, answer)[:, -1]
             looks = _whole(await asyncio.to_thread(attend))
         await self._send(
             'decision',
             step=step,
-            plan=decision.plan,
-            numbers=_numbers(self._policy.action_tokenizer.space, decision),
+            plan=answer.plan,
+            numbers=_numbers(self._policy.action_tokenizer.space, answer),
             attention=looks,
             milliseconds=milliseconds,
         )
-        return decision
+        return answer
 
     async def _move(self, action: np.ndarray) -> np.ndarray:
         """One action on the table, its frames sent as they are drawn."""
@@ -329,22 +337,23 @@ class _Session:
             await self._send('frame', frame=frame)
         return await moving
 
-    async def _answered(self, asked: Asked, robot: Connected) -> Answered:
+    async def _answer(self, request: Request, session: Session) -> Answer | str | None:
         """The policy's answer, in one batch with whoever asks meanwhile."""
-        with self._service.counted('demo') as request, self._service.slot():
-            return await self._service.answer(request, lambda: asked, robot)
+        with self._service.count_request('demo') as labels, self._service.slot():
+            _, answer, _ = await self._service.answer(labels, lambda: request, session)
+        return answer
 
-    def _new_robot(self) -> Connected:
-        return self._service.new_robot(self._service.convention('internal'))
+    def _new_session(self) -> Session:
+        return self._service.new_session(self._service.convention('internal'))
 
     async def _send(self, kind: str, **fields: Any) -> None:
         await self._socket.send_text(json.dumps({'kind': kind, **fields}))
 
 
-def _numbers(space: Any, decision: Decision) -> list[dict[str, Any]]:
+def _numbers(space: ActionSpace, answer: Answer) -> list[dict[str, Any]]:
     """Each number of an action: its value in its unit, its entropy in nats, what else it could be."""
     units = ('',) * space.terminate + tuple(space.units)
-    alternatives = decision.alternatives or ((),) * len(units)
+    alternatives = answer.alternatives or ((),) * len(units)
     return [
         {
             'name': name,
@@ -354,12 +363,7 @@ def _numbers(space: Any, decision: Decision) -> list[dict[str, Any]]:
             'alternatives': [[f'{value:.3g}', round(p, 3)] for value, p in likeliest],
         }
         for name, unit, value, entropy, likeliest in zip(
-            space.number_names,
-            units,
-            decision.action,
-            decision.entropies,
-            alternatives,
-            strict=True,
+            space.number_names, units, answer.action, answer.entropies, alternatives, strict=True
         )
     ]
 

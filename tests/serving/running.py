@@ -80,12 +80,13 @@ class Robot:
 
 
 @contextlib.contextmanager
-def running(policy, *, api_key=None, wait=True, **settings):
-    """A server of `policy`; `settings` are the service's."""
+def running(policy, *, api_key=None, wait=True, demo=None, **settings):
+    """A server of `policy`, with the page `demo(service)` if there is one; `settings` are the service's."""
     listener = socket.socket()
     listener.bind(('127.0.0.1', 0))
     listener.listen()
-    server = Server(Service(policy, **settings), api_key=api_key)
+    service = Service(policy, **settings)
+    server = Server(service, api_key=api_key, demo=demo and demo(service))
     thread = threading.Thread(target=server.serve_until_stopped, args=[listener])
     thread.start()
     found = Running(server, listener.getsockname()[1], thread)
