@@ -205,8 +205,23 @@ def _config_error(argv: Sequence[str]) -> str:
     for name in arguments:
         key = name.removeprefix('config.')
         if key != name and key not in valid:
-            return f'--config.{key}: the config has no such field{nearest(key, valid)}'
+            hint = f'{closest(key, valid)}{_siblings(key, config)}'
+            return f'--config.{key}: the config has no such field{hint}'
     return ''
+
+
+def _siblings(key: str, config: Any) -> str:
+    """What the deepest part of a config that a dotted name leads to has."""
+    part, path = config, 'config'
+    for name in key.split('.'):
+        if not isinstance(part, ml_collections.ConfigDict) or name not in part:
+            break
+        part, path = part[name], f'{path}.{name}'
+    if not isinstance(part, ml_collections.ConfigDict):
+        return f'. {path} has no parts'
+    if not part or path.startswith('config.model'):
+        return f'. {path} has {", ".join(sorted(part)) or "none here"}; more are set in the config file'
+    return f'. {path} has {", ".join(sorted(part))}'
 
 
 def _assignments(argv: Sequence[str]) -> Iterator[tuple[str, str]]:
@@ -266,23 +281,52 @@ def check(config: Any) -> None:
     Raises:
         ConfigError: names the field and the nearest valid one, or the least value.
     """
-    known = leaves(defaults())
+    values, known = leaves(config), leaves(defaults())
     for name in unknown_fields(config):
         raise ConfigError(f'config.{name}: there is no such field{closest(name, known)}')
-    for name, value in leaves(config).items():
+    for name in _sections(defaults()):
+        if name in values:
+            raise ConfigError(
+                f'config.{name} is {values[name]!r}; it has fields of its own, dict(...)'
+            )
+    for name, value in values.items():
+        if name in known:
+            _check_kind(name, value, known[name])
         least = _LEAST.get(name)
         if name.startswith('model.'):
             least = _LEAST_OF_MODELS.get(name.rpartition('.')[2])
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if least is not None and number and not value >= least:
+        if least is not None and _is_number(value) and not value >= least:
             raise ConfigError(f'config.{name} is {value}; it must be at least {least}')
 
 
 def unknown_fields(config: Any) -> list[str]:
     """Dotted names of unknown fields, but for those below `FREE`."""
-    known = leaves(defaults())
+    known = {*leaves(defaults()), *_sections(defaults())}
     is_free = lambda name: any(name == part or name.startswith(f'{part}.') for part in FREE)
-    return [name for name in leaves(config) if name not in known and not is_free(name)]
+    names = [*leaves(config), *_sections(config)]
+    return [name for name in names if name not in known and not is_free(name)]
+
+
+def _sections(config: Any, prefix: str = '') -> list[str]:
+    """Dotted names of all parts that have fields, or could have."""
+    names = []
+    for key, value in config.items():
+        if isinstance(value, (dict, ml_collections.ConfigDict)):
+            names += [prefix + key, *_sections(value, f'{prefix}{key}.')]
+    return names
+
+
+def _check_kind(name: str, value: Any, default: Any) -> None:
+    """ConfigError where a number or a list is needed and something else is there."""
+    if _is_number(default) and not _is_number(value):
+        raise ConfigError(f'config.{name} is {value!r}; a number is needed')
+    several_numbers = isinstance(default, list) and default and all(map(_is_number, default))
+    if several_numbers and not (isinstance(value, list) and len(value) == len(default)):
+        raise ConfigError(f'config.{name} is {value!r}; {len(default)} numbers are needed')
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def from_record(

@@ -53,7 +53,7 @@ import jax
 
 from rt2_jax import command, configuration, paths
 from rt2_jax.decoding import compact
-from rt2_jax.estimation import advice, job as job_lib, program, run, text
+from rt2_jax.estimation import advice, compiled_job, estimate_text, job as job_lib, run
 from rt2_jax.manifest import make_manifest
 from rt2_jax.nearest import check
 from rt2_jax.parallel import compilation, mesh as mesh_lib, roofline, slices, topology
@@ -101,16 +101,22 @@ def estimate(
     devices = topology.devices(options.topology)
     mesh = mesh_lib.make_mesh(config.mesh, devices)
     job = job_lib.build(config, mesh, options.mode, options.batch_size, options.weights)
+    size = f'{job.parameters / 1e6:.2f} M parameters'
+    print(
+        f'{size}, {options.topology}: tracing and compiling',
+        file=progress or sys.stderr,
+        flush=True,
+    )
     with topology.quiet() as stderr:
         traced, compiled, seconds = compilation.trace_and_compile(job.trace, progress or stderr)
     fields = _job_fields(job, options, devices) | {'compile_seconds': round(seconds, 1)}
     ordered = list(mesh.devices.flat)
     if isinstance(compiled, compilation.Failure):
-        fields |= program.refusal(compiled, job, ordered)
+        fields |= compiled_job.refusal(compiled, job, ordered)
         return fields | {'advice': advice.advice(fields, config)}, ''
     hlo = compiled.as_text()
     executed = flops.count_flops(traced.jaxpr)
-    fields |= program.report(compiled, hlo, executed, job, ordered)
+    fields |= compiled_job.report(compiled, hlo, executed, job, ordered)
     fields['advice'] = advice.advice(fields, config)
     if options.mode == 'train' and 'step_seconds' in fields:
         hosts = _hosts(options.topology, devices)
@@ -218,7 +224,7 @@ def main(argv: list[str]) -> None:
     except KeyboardInterrupt:
         print('\nestimate: interrupted', file=sys.stderr, flush=True)
         os._exit(command.INTERRUPTED)  # else Python waits for the compiler's thread
-    print(text.table(fields))
+    print(estimate_text.table(fields))
     fields['manifest'] = make_manifest(config=FLAGS.config.to_dict())
     for path, content in zip(outputs, (json.dumps(fields, indent=2), hlo), strict=True):
         if path:

@@ -51,7 +51,7 @@ from rt2_jax.text.actions import ActionSpace, ActionTokenizer
 from rt2_jax.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:  # needs the extra `serve`
-    from rt2_jax.evaluation.remote import Server
+    from rt2_jax.evaluation.remote_policy import Server
 
 FLAGS = flags.FLAGS
 
@@ -199,10 +199,10 @@ def connect(options: Options) -> Server | None:
     """The server of --server; None without one."""
     if not options.server:
         return None
-    from rt2_jax.evaluation import remote  # needs the extra `serve`
+    from rt2_jax.evaluation import remote_policy
 
     try:
-        server = remote.Server(options.server, options.parallel)
+        server = remote_policy.Server(options.server, options.parallel)
     except ValueError as error:
         raise FlagError(f'--server={error}') from error
     flag = ['terminate'] if server.metadata['terminate'] else []

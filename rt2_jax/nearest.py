@@ -14,6 +14,8 @@ def nearest(name: str, valid: Iterable[str]) -> str:
     "; did you mean 'seen'? Valid: emergent, seen"
     """
     valid = sorted(valid)
+    if not valid:
+        return '; there is none'
     close = difflib.get_close_matches(str(name), valid, n=1, cutoff=0.5)
     hint = f'; did you mean {close[0]!r}?' if close else '.'
     return f'{hint} Valid: {", ".join(valid)}'

@@ -1,7 +1,7 @@
 """Paths that a user names: folders of this machine, gs://BUCKET/... and s3://BUCKET/...
 
 `of` makes an `epath.Path` of what the user wrote. Objects are read, written and listed by obstore, which
-is also the client of the data (rt2_jax/data/remote.py), with the same credentials and retries; etils,
+is also the client of the data (rt2_jax/data/remote_files.py), with the same credentials and retries; etils,
 and with it Orbax and JAX's compilation cache, reaches it through fsspec (rt2_jax/bucket_filesystem.py).
 
 A bucket has no folders and no appending: an object is written whole. `writing` and `Mirror` serve what

@@ -28,10 +28,9 @@ from rt2_jax.training import (
     flops as flops_lib,
     hooks,
     program as program_lib,
-    state as state_lib,
     stopping,
+    train_state as state_lib,
 )
-from rt2_jax.training.hooks import say
 from rt2_jax.training.validation import Validation
 
 FLAGS = flags.FLAGS
@@ -102,13 +101,13 @@ def train(config: Any, workdir: epath.Path) -> bool:
         if start:
             state, position = checkpoints.restore(start, program.state)
             batches.set_state(position)
-            say(f'resumed at step {start} of {config.total_steps}')
+            distributed.say(f'resumed at step {start} of {config.total_steps}')
         else:
             params = init_from.initial_params(config.init_from, config.init_parts, tokenizer)
             state = program.init(params)
         if distributed.is_leader():
             assets.write_assets(workdir, config, tokenizer, spaces)
-        say(
+        distributed.say(
             f'{state_lib.count_parameters(state.params) / 1e6:.2f} M parameters, '
             f'mesh {dict(mesh.shape)}, {jax.devices()[0].device_kind}'
         )
@@ -120,7 +119,7 @@ def train(config: Any, workdir: epath.Path) -> bool:
         update = traced.lower().compile()
         chip, dtype = topology.chip_of(jax.devices()[0]), jnp.dtype(config.model.dtype)
         peak = jax.device_count() * (chip.device_flops if chip else flops_lib.matmul_peak(dtype))
-        say(
+        distributed.say(
             f'compiled in {time.perf_counter() - begin:.1f} s: {flops / 1e9:.2f} GFLOP a step; '
             f'{"at their peak the chips do" if chip else "a plain matmul reaches"} '
             f'{peak / 1e9:.0f} GFLOP/s'
@@ -149,7 +148,7 @@ def train(config: Any, workdir: epath.Path) -> bool:
             if validation and (step % config.validation.every == 0 or last):
                 with log.paused():
                     scores = validation(state.params)
-                say(f'step {step}/{config.total_steps}  {validation.line(scores)}')
+                distributed.say(f'step {step}/{config.total_steps}  {validation.line(scores)}')
             # A save is a log point, so that no sum has to be saved.
             saves = step % config.checkpoint_every == 0 or last
             if step % config.log_every == 0 or saves:
@@ -165,14 +164,16 @@ def train(config: Any, workdir: epath.Path) -> bool:
             save(state, step)
         checkpoints.wait()
         if step == config.total_steps:
-            say(f'done: {config.total_steps} steps in {workdir}')
+            distributed.say(f'done: {config.total_steps} steps in {workdir}')
         elif step:
-            say(
+            distributed.say(
                 f'stopped by a signal at step {step}, which is saved; '
                 'the same command goes on from it'
             )
         else:
-            say('stopped by a signal before the first step; the same command begins anew')
+            distributed.say(
+                'stopped by a signal before the first step; the same command begins anew'
+            )
         return step == config.total_steps
 
 

@@ -17,7 +17,7 @@ from rt2_jax.checkpoints import assets, checkpoint
 from rt2_jax.models import backbone
 from rt2_jax.text.actions import ActionSpace, ActionTokenizer
 from rt2_jax.text.tokenizer import Tokenizer
-from rt2_jax.training.state import TrainState
+from rt2_jax.training.train_state import TrainState
 
 
 def pytest_configure(config):
@@ -43,8 +43,26 @@ def compile_quickly(config):
     jax.config.update('jax_disable_most_optimizations', True)
 
 
+# Files that take longest, longest first.
+LONG_FILES = (
+    'test_train.py',
+    'test_compact.py',
+    'test_backbone.py',
+    'test_estimate.py',
+    'test_sampler.py',
+    'test_exit_codes.py',
+    'test_notebooks.py',
+    'test_convert.py',
+    'test_policy.py',
+    'test_mixed_robots.py',
+)
+
+
 def pytest_collection_modifyitems(config, items):
-    """Leaves slow tests out where no marker is asked for."""
+    """Leaves slow tests out where no marker is asked for; long files begin, so that workers end together."""
+    last = len(LONG_FILES)
+    places = {name: place for place, name in enumerate(LONG_FILES)}
+    items.sort(key=lambda item: places.get(item.path.name, last))
     if not config.option.markexpr:
         slow = [item for item in items if item.get_closest_marker('slow')]
         config.hook.pytest_deselected(items=slow)
@@ -106,11 +124,6 @@ class TinyPaLI:
                 },
             }
         ).lock()
-
-
-@pytest.fixture(scope='module')
-def quick_compile():
-    """What all tests have."""
 
 
 @pytest.fixture

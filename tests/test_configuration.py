@@ -64,3 +64,34 @@ def test_an_unknown_field_of_a_model_names_the_nearest(file, argument, section, 
     message = f"config.model.{section}: '{misspelt}'; did you mean '{nearest}'"
     with pytest.raises(ValueError, match=message):
         backbone.build(model, 1000, [1, 2, 3])
+
+
+@pytest.mark.parametrize(
+    'field, value, message',
+    [
+        ('optimiser', {}, "config.optimiser: .*did you mean 'optimizer.lr'"),
+        ('data.robot', None, r'config.data.robot is None; it has fields of its own'),
+        ('optimizer.lr', None, 'config.optimizer.lr is None; a number is needed'),
+        ('batch_size', 'many', "config.batch_size is 'many'; a number is needed"),
+        ('data.augment.scale', 0.8, 'config.data.augment.scale is 0.8; 2 numbers are needed'),
+        ('data.augment.scale', (0.8,), r'scale is \[0.8\]; 2 numbers are needed'),
+    ],
+)
+def test_a_part_or_value_of_another_kind(field, value, message):
+    config = configuration.load(CONFIGS / 'tabletop.py').unlock()
+    section, _, name = field.rpartition('.')
+    part = config
+    for step in filter(None, section.split('.')):
+        part = part[step]
+    with config.ignore_type():
+        part[name] = value
+    with pytest.raises(configuration.ConfigError, match=message):
+        configuration.check(config)
+
+
+def test_a_model_part_that_has_no_fields():
+    model = configuration.load(CONFIGS / 'tabletop.py').model.to_dict() | {'vision': None}
+    with pytest.raises(
+        ValueError, match='config.model.vision is None; a part of a model has fields'
+    ):
+        backbone.build(model, 1000, [1, 2, 3])

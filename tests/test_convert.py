@@ -137,6 +137,7 @@ def co_fine_tune(directories, episodes, workdir, *flags):
     return loading.load_for_inference(workdir).params
 
 
+@pytest.mark.slow
 def test_a_language_model_and_a_tower_co_fine_tune(converted, episodes, tmp_path):
     """What is given starts as it came, the projection and the words behind theirs at random."""
     still = '--config.optimizer.frozen=^(?!projection|embedding)'

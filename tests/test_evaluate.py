@@ -25,8 +25,6 @@ from rt2_jax.policy import Policy
 from rt2_jax.policy.from_flags import FlagError
 from rt2_jax.text import prompts
 
-pytestmark = pytest.mark.usefixtures('quick_compile')
-
 
 @pytest.fixture(scope='module', autouse=True)
 def parsed_flags():

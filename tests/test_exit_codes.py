@@ -58,6 +58,7 @@ def test_ctrl_c_saves_and_says_that_there_is_more_to_do(endless, tmp_path):
     assert [path for path in (tmp_path / 'run/checkpoints').iterdir() if path.name.isdigit()]
 
 
+@pytest.mark.slow
 def test_a_second_ctrl_c_ends_at_once(endless):
     endless.send_signal(signal.SIGINT)
     wait_for(endless.stderr, 'once more ends without it')

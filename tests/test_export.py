@@ -23,8 +23,6 @@ from rt2_jax.exported.exported_policy import ExportedPolicy
 from rt2_jax.policy import Policy
 from rt2_jax.text.actions import ActionSpace
 
-pytestmark = pytest.mark.usefixtures('quick_compile')
-
 INSTRUCTIONS = ['pick banana', 'push bell to car.']
 # What policy.json says of calling, in an interpreter in which nothing of ours can be imported.
 ALONE = """

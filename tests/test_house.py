@@ -212,23 +212,13 @@ def test_readme_files_exist():
 SAME_NAMES = {
     '__init__.py': 'packages',
     'conftest.py': 'pytest',
-    'errors.py': 'errors that the user can mend, and those of data',
     'inspect.py': 'the commands that inspect data and checkpoints',
     'serve.py': 'the command, and its benchmark',
+    # A backbone, and the rules of its public weights.
+    'gemma.py': 'models, weights',
+    't5gemma2.py': 'models, weights',
+    'vit.py': 'models, weights',
 }
-# A backbone and the rules of its public weights; what robot data and web data do in the same way; what a
-# room calls its own batches, metrics, programs, settings, state and text.
-SAME_NAMES |= dict.fromkeys(['gemma.py', 't5gemma2.py', 'vit.py'], 'models, weights')
-SAME_NAMES |= dict.fromkeys(
-    ['selection.py', 'sources.py', 'splits.py', 'tasks.py', 'remote.py'], 'data of two makes'
-)
-SAME_NAMES |= dict.fromkeys(
-    [
-        *('answers.py', 'batching.py', 'metrics.py', 'program.py'),
-        *('settings.py', 'state.py', 'text.py'),
-    ],
-    'rooms that do not meet',
-)
 
 
 @pytest.mark.parametrize('folder', ['rt2_jax', 'tests'])

@@ -29,8 +29,8 @@ from rt2_jax.parallel import mesh as mesh_lib, sharding
 from rt2_jax.training import (
     flops as flops_lib,
     optimizer as optimizer_lib,
-    state as state_lib,
     step as step_lib,
+    train_state as state_lib,
 )
 
 _TINY_STACK = dict(width=128, depth=2, heads=4, head_dim=32, mlp=384, unroll=2)

@@ -16,11 +16,13 @@ from rt2_jax.benchmarks import kitchen
 from rt2_jax.data import images
 from rt2_jax.data.data_config import WebSet
 from rt2_jax.data.index import index_build
+from rt2_jax.data.index.opened_index import open_index
+from rt2_jax.data.index.web_table import WebTable
 from rt2_jax.data.readers import tfds_directory
 from rt2_jax.data.readers.rlds_episodes import Rlds
 from rt2_jax.data.readers.web_format import WebFormat
 from rt2_jax.data.robot import rlds
-from rt2_jax.data.web import sources as web_sources
+from rt2_jax.data.web import open_web
 from rt2_jax.data.web.web_source import WebSource
 
 PICTURES = 256  # files that the lines of a JSONL name by turns
@@ -127,7 +129,7 @@ class Web:
 
     def open(self, location: str) -> Any:
         """Opens the index as a source, which is selected by language and score."""
-        table = web_sources.open_table(self._format(), location=location)
+        table = open_index(WebTable, self._format(), location=location)
         tasks = {'caption': 1.0, 'vqa': 1.0}
         settings = WebSet(self.kind, self.directory, tasks, languages=WEIGHTS, keep_top=KEEP_TOP)
         return WebSource(table, settings)
@@ -146,7 +148,7 @@ class Web:
         return source.table.texts('caption', row), source.table.place(row)
 
     def _format(self) -> WebFormat:
-        return web_sources.open_format(self.kind, self.directory, fields=FIELDS[self.kind])
+        return open_web.open_format(self.kind, self.directory, fields=FIELDS[self.kind])
 
 
 def _record(number: int) -> dict[str, Any]:

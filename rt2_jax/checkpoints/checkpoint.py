@@ -19,7 +19,7 @@ from rt2_jax import paths
 from rt2_jax.checkpoints.assets import CheckpointError
 from rt2_jax.checkpoints.save_failures import explain
 from rt2_jax.parallel import distributed
-from rt2_jax.training import state as state_lib
+from rt2_jax.training import train_state as state_lib
 
 # Without it, a device's part of a parameter is one chunk, which is only read as a whole.
 _IN_CHUNKS = ocp.SaveArgs(chunk_byte_size=16 << 20)

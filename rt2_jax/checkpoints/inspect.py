@@ -19,7 +19,7 @@ import time
 from absl import app, flags, logging
 
 from rt2_jax import command, paths
-from rt2_jax.checkpoints.inspection import opened, survey, text
+from rt2_jax.checkpoints.inspection import inspection_text, opened, survey
 from rt2_jax.manifest import as_json, make_manifest
 
 FLAGS = flags.FLAGS
@@ -48,7 +48,7 @@ def main(argv: list[str]) -> None:
     this = opened.open_checkpoint(FLAGS.checkpoint, FLAGS.step)
     against = opened.open_checkpoint(other, FLAGS.against_step) if other else None
     inspected = survey.survey(this, against, values=FLAGS.values, depth=FLAGS.depth)
-    print(text.as_text(inspected, FLAGS.depth))
+    print(inspection_text.as_text(inspected, FLAGS.depth))
     if output:
         seconds = round(time.perf_counter() - begin, 2)
         content = inspected | {'seconds': seconds, 'manifest': make_manifest()}

@@ -30,8 +30,8 @@ from rt2_jax.parallel import sharding
 from rt2_jax.parallel.sharding import named_leaves
 from rt2_jax.text.actions import ActionSpace
 from rt2_jax.text.tokenizer import Tokenizer
-from rt2_jax.training import adapters, state as state_lib
-from rt2_jax.training.state import SavedArray
+from rt2_jax.training import adapters, train_state as state_lib
+from rt2_jax.training.train_state import SavedArray
 from rt2_jax.weights import tensors
 
 PACKAGE = 'package:'

@@ -14,7 +14,7 @@ from rt2_jax.models import backbone
 from rt2_jax.models.backbone import Backbone
 from rt2_jax.parallel import sharding
 from rt2_jax.text.tokenizer import Tokenizer
-from rt2_jax.training import adapters, state as state_lib
+from rt2_jax.training import adapters, train_state as state_lib
 
 
 def shapes(config: Any, tokenizer: Tokenizer, mesh: Mesh | None = None) -> Any:

@@ -17,7 +17,7 @@ import json
 from typing import Any
 
 from rt2_jax.data import files
-from rt2_jax.data.errors import CardError, lfs_remedy
+from rt2_jax.data.data_errors import CardError, lfs_remedy
 from rt2_jax.data.robot_card import ActionPart, Gripper, RobotCard
 from rt2_jax.nearest import nearest
 from rt2_jax.text.actions import ActionSpace

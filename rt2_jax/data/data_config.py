@@ -13,7 +13,7 @@ import dataclasses
 from typing import Any
 
 from rt2_jax.data.augmentation import Augmentation
-from rt2_jax.data.errors import ON_CORRUPT
+from rt2_jax.data.data_errors import ON_CORRUPT
 from rt2_jax.data.robot_card import RobotCard
 from rt2_jax.data.schedules import Schedule
 from rt2_jax.data.web.small_web import SmallWeb

@@ -13,18 +13,18 @@ from typing import Any, BinaryIO, TypeAlias, TypeVar
 
 from etils import epath
 
-from rt2_jax.data import remote
+from rt2_jax.data import remote_files
 
 # Requests at once for many files.
 THREADS = 32
 
-Path: TypeAlias = epath.Path | remote.RemotePath
-AnyPath: TypeAlias = epath.PathLike | remote.RemotePath
+Path: TypeAlias = epath.Path | remote_files.RemotePath
+AnyPath: TypeAlias = epath.PathLike | remote_files.RemotePath
 Result = TypeVar('Result')
 
 
 class LocalFile:
-    """A file of this machine, with the interface of remote.RemoteFile."""
+    """A file of this machine, with the interface of remote_files.RemoteFile."""
 
     def __init__(self, path: epath.PathLike) -> None:
         self.path = path
@@ -61,31 +61,31 @@ class LocalFile:
 
 def path(address: AnyPath) -> Path:
     """A path of this machine or of a remote store, by how it starts."""
-    if remote.is_remote(address):
-        return remote.RemotePath(os.fspath(address))
+    if remote_files.is_remote(address):
+        return remote_files.RemotePath(os.fspath(address))
     return epath.Path(address).expanduser()
 
 
 def open_file(
     address: AnyPath, stamp: dict[str, Any] | None = None
-) -> LocalFile | remote.RemoteFile:
+) -> LocalFile | remote_files.RemoteFile:
     """Opens a file for reading, a remote one in the version that `stamp` names."""
-    if remote.is_remote(address):
-        return remote.RemoteFile(remote.RemotePath(os.fspath(address)), stamp)
+    if remote_files.is_remote(address):
+        return remote_files.RemoteFile(remote_files.RemotePath(os.fspath(address)), stamp)
     return LocalFile(os.path.expanduser(address))
 
 
 def read(address: str) -> bytes:
     """A file whole; a remote one by one request."""
-    if remote.is_remote(address):
-        return remote.RemotePath(address).read_bytes()
+    if remote_files.is_remote(address):
+        return remote_files.RemotePath(address).read_bytes()
     with open(os.path.expanduser(address), 'rb', buffering=0) as file:
         return file.read()
 
 
 def within(folder: str, name: str) -> str:
     """The path of a file in a folder, of this machine or remote."""
-    if remote.is_remote(folder):
+    if remote_files.is_remote(folder):
         return os.fspath(path(folder) / name)
     return os.path.join(folder, name)
 
@@ -109,15 +109,15 @@ def default_cache() -> epath.Path:
 
 
 def _stamp(path: Path) -> dict[str, Any]:
-    if isinstance(path, remote.RemotePath):
-        return remote.stamp(path)
+    if isinstance(path, remote_files.RemotePath):
+        return remote_files.stamp(path)
     status = os.stat(path)
     return {'size': status.st_size, 'mtime_ns': status.st_mtime_ns}
 
 
 def _of_each(function: Callable[[Path], Result], paths: Iterable[Path]) -> list[Result]:
     paths = list(paths)
-    if not any(map(remote.is_remote, paths)):
+    if not any(map(remote_files.is_remote, paths)):
         return [function(path) for path in paths]
     with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
         return list(pool.map(function, paths))

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from rt2_jax.data.errors import DataSetError
+from rt2_jax.data.data_errors import DataSetError
 from rt2_jax.errors import UserError
 
 PARTS = ('train', 'validation')

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import simplejpeg
 
-from rt2_jax.data.errors import lfs_remedy
+from rt2_jax.data.data_errors import lfs_remedy
 
 JPEG_MAGIC = b'\xff\xd8\xff'
 PNG_MAGIC = b'\x89PNG\r\n\x1a\n'

@@ -21,7 +21,7 @@ import numpy as np
 from rt2_jax import command, paths
 from rt2_jax.data import cards
 from rt2_jax.data.data_config import RobotSet
-from rt2_jax.data.errors import CardError, DataSetError
+from rt2_jax.data.data_errors import CardError, DataSetError
 from rt2_jax.data.looking import charts, contact_sheet, robot_report
 from rt2_jax.data.readers import tfds_directory, tfrecord
 from rt2_jax.data.robot import rlds, step_pictures

@@ -20,9 +20,10 @@ import numpy as np
 
 from rt2_jax import command, paths
 from rt2_jax.data.data_config import WEB_KINDS, WebSet
+from rt2_jax.data.index.opened_index import open_index
 from rt2_jax.data.index.web_table import WebTable
 from rt2_jax.data.looking import contact_sheet
-from rt2_jax.data.web import sources as web_sources, tasks as web_tasks
+from rt2_jax.data.web import open_web, web_tasks
 from rt2_jax.data.web.web_cards import TEXTS
 from rt2_jax.data.web.web_source import WebSource
 from rt2_jax.text import places
@@ -174,7 +175,7 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f'unknown arguments {argv[1:]}')
     logging.set_verbosity(logging.WARNING)
     output, begin = paths.of(FLAGS.output), time.perf_counter()
-    dataset = web_sources.open_format(
+    dataset = open_web.open_format(
         FLAGS.kind,
         FLAGS.dataset,
         card=FLAGS.card,
@@ -183,7 +184,7 @@ def main(argv: list[str]) -> None:
         files=FLAGS.files,
         pictures=FLAGS.pictures,
     )
-    table = web_sources.open_table(dataset, location=FLAGS.location, on_corrupt=FLAGS.on_corrupt)
+    table = open_index(WebTable, dataset, location=FLAGS.location, on_corrupt=FLAGS.on_corrupt)
     print(f'opened in {time.perf_counter() - begin:.1f} s')
     report = report_of(table)
     print('\n'.join(as_lines(report)))

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from rt2_jax.data import files, images, remote
+from rt2_jax.data import files, images, remote_files
 from rt2_jax.data.readers import tfrecord
 
 # Files kept open at once: some of what a process may open, which often is 1,024. A set of a thousand
@@ -33,7 +33,7 @@ class PictureFiles:
 
     def __init__(self, paths: Sequence[files.Path], stamps: Sequence[dict[str, Any]]) -> None:
         self.paths, self._stamps = list(paths), list(stamps)
-        self._opened: dict[int, files.LocalFile | remote.RemoteFile] = {}
+        self._opened: dict[int, files.LocalFile | remote_files.RemoteFile] = {}
         self._lock = threading.Lock()
 
     def read(self, number: int, spans: Sequence[tuple[int, int]]) -> list[bytes]:
@@ -63,7 +63,7 @@ class PictureFiles:
         with self._open(number) as file:
             return file.read_many(spans)
 
-    def _open(self, number: int) -> files.LocalFile | remote.RemoteFile:
+    def _open(self, number: int) -> files.LocalFile | remote_files.RemoteFile:
         return files.open_file(self.paths[number], self._stamps[number])
 
     def __getstate__(self) -> dict[str, Any]:

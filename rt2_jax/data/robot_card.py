@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from rt2_jax.data.errors import CardError
+from rt2_jax.data.data_errors import CardError
 from rt2_jax.nearest import check, nearest
 from rt2_jax.text.actions import ActionSpace
 

@@ -10,8 +10,8 @@ from etils import epath
 from rt2_jax.data.data_config import DataConfig, SmallWebSet, WebSet
 from rt2_jax.data.example import Source
 from rt2_jax.data.mixture import Sources, Weighted
-from rt2_jax.data.robot import sources as robot_sources, splits
-from rt2_jax.data.web import sources as web_sources, splits as web_splits
+from rt2_jax.data.robot import episode_splits, open_robot
+from rt2_jax.data.web import open_web, record_splits
 
 INDEXES = 'indexes'  # in a run's directory: the indexes of its data
 
@@ -29,7 +29,7 @@ def open_sources(data: DataConfig, indexes: epath.PathLike | None = None) -> Sou
     opened = Sources({}, {})
     for robot_set in data.robot.values():
         per_step = data.weights_per == 'step'
-        _add(opened, robot_sources.open_robot(robot_set, per_step=per_step, indexes=indexes))
+        _add(opened, open_robot.open_robot(robot_set, per_step=per_step, indexes=indexes))
     for name, web_set in data.web.items():
         _add(opened, Sources({}, {name: _open_web(web_set, indexes=indexes)}))
     return opened
@@ -69,12 +69,12 @@ def open_validation(
     web = data.web_sets('config.validation', config.validation.web)
     opened = Sources({}, {})
     for robot_set, part in _held_out(data.robot, robot, 'robot'):
-        _add(opened, robot_sources.open_robot(robot_set, part, indexes=indexes))
+        _add(opened, open_robot.open_robot(robot_set, part, indexes=indexes))
     for web_set, part in _held_out(data.web, web, 'web'):
         _add(opened, Sources({}, {web_set.name: _open_web(web_set, part, indexes)}))
     validated = opened.by_name()
-    splits.check_apart(trained, validated)
-    web_splits.check_apart(trained, validated)
+    episode_splits.check_apart(trained, validated)
+    record_splits.check_apart(trained, validated)
     return Sources.of(*({name: (source, 1.0) for name, (source, _) in s.items()} for s in opened))
 
 
@@ -110,4 +110,4 @@ def _open_web(
 ) -> Weighted:
     if isinstance(web_set, SmallWebSet):
         return Weighted(web_set.source, web_set.weight)
-    return Weighted(web_sources.open_set(web_set, part, indexes), web_set.weight)
+    return Weighted(open_web.open_set(web_set, part, indexes), web_set.weight)

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 import dataclasses
 from typing import Any
 
-from rt2_jax.estimation.text import gib
+from rt2_jax.estimation.estimate_text import gib
 from rt2_jax.parallel import slices
 
 # Of a chip's memory: estimates are not exact, and the compiler fragments what it allocates.

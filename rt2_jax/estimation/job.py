@@ -21,7 +21,7 @@ from rt2_jax.nearest import check
 from rt2_jax.parallel import sharding
 from rt2_jax.text.actions import ActionSpace, ActionTokenizer
 from rt2_jax.text.tokenizer import Tokenizer
-from rt2_jax.training import program as program_lib, state as state_lib
+from rt2_jax.training import program as program_lib, train_state as state_lib
 
 
 class EstimateError(UserError, ValueError):

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from rt2_jax.data import cards, files, remote, schedules
+from rt2_jax.data import cards, files, remote_files, schedules
 from rt2_jax.data.index import index_build
 from rt2_jax.data.readers.rlds_episodes import Rlds
 from rt2_jax.estimation import job as job_lib
@@ -226,7 +226,7 @@ def _picture_bytes(settings: Mapping[str, Any]) -> np.ndarray | None:
     """Bytes of each picture [steps, cameras] of a robot set that is indexed on this machine."""
     location, directory = settings.get('location'), settings['directory']
     card = cards.known(settings['card'])
-    if card is None or remote.is_remote(location or directory):
+    if card is None or remote_files.is_remote(location or directory):
         return None
     if not files.path(directory).exists():
         return None

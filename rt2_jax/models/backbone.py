@@ -147,7 +147,7 @@ def build(config: Mapping, vocab: int, integers: Iterable[int] = ()) -> Backbone
     known = {field.name for field in dataclasses.fields(_BACKBONES[name])} - {'parent', 'name'}
     for key in attributes:
         check(f'field of config.model of {name!r}:', key, known)
-    for part, kind in _PARTS[name].items():
+    for part, kind in _PARTS.get(name, {}).items():
         if part in attributes:
             kind.parse(attributes[part], f'config.model.{part}', dtype=dtype)
     if attributes.get('number_line'):

@@ -117,9 +117,13 @@ class PaLI(nn.Module):
         self, intermediates: Mapping, images: jax.Array, prompt: jax.Array
     ) -> jax.Array:
         """Attention of the target to the image, [L, B, T, F, rows, columns]; see `Backbone`."""
-        del prompt
         weights = intermediates['text_decoder']['layers']['cross_attention']['weights'][0].mean(2)
         grid = images.shape[1], *vit.grid(images.shape[2:4], self.vision['patch'])
+        if weights.shape[-1] != math.prod(grid) + prompt.shape[1]:
+            raise ValueError(
+                f'the decoder attends to {weights.shape[-1]} places, not to {math.prod(grid)} image '
+                f'tokens and {prompt.shape[1]} words: this backbone needs an image_attention of its own'
+            )
         return weights[..., : math.prod(grid)].reshape(*weights.shape[:-1], *grid)
 
     def _logits(self, x: jax.Array, columns: jax.Array | None = None) -> jax.Array:

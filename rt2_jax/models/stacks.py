@@ -36,6 +36,8 @@ class Config:
         Raises:
             ValueError: an unknown field, with the nearest valid one, or a missing one.
         """
+        if not hasattr(fields, 'items'):  # ConfigDict is no Mapping
+            raise ValueError(f'{where} is {fields!r}; a part of a model has fields')
         known = {field.name: field for field in dataclasses.fields(cls)}
         for name in fields:
             check(f'field of {where}:', name, known.keys() - more.keys())

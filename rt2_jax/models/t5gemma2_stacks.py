@@ -203,7 +203,7 @@ class Decoder(nn.Module):
     def prefill(self, encoded: jax.Array, valid: jax.Array, max_length: int) -> DecodeState:
         """The state before the first of up to `max_length` tokens, for encoder states [B, S, D]."""
         config, heads = self.config, self.config.attention
-        shape = (config.depth, len(encoded), max_length, heads.kv_heads, heads.head_dim)
+        shape = (config.depth, encoded.shape[0], max_length, heads.kv_heads, heads.head_dim)
         empty = jnp.zeros(shape, config.dtype)
         cache = LayerCache(empty, empty, is_global=config.global_layers())
         _, cache = self.layers.prefill(None, cache, encoded)

@@ -232,7 +232,7 @@ class ViT(nn.Module):
             first = self._learned('class_token', 1)
             if config.class_token == 'placed':
                 first += self._learned('class_position', 1)
-            x = jnp.concatenate([jnp.broadcast_to(first, (len(x), 1, config.width)), x], axis=1)
+            x = jnp.concatenate([jnp.broadcast_to(first, (x.shape[0], 1, config.width)), x], axis=1)
         blocks = stacks.stack(
             _BLOCKS[config.block], config, broadcast={'__call__': 0}, name='blocks'
         )

@@ -79,6 +79,9 @@ class ImageAttention:
         *,
         count: int,
     ) -> jax.Array:
+        if not hasattr(self.model, 'image_attention'):
+            kind = type(self.model).__name__
+            raise ValueError(f'{kind} has no image_attention (rt2_jax/models/backbone.py)')
         _, sown = self.model.apply(
             {'params': params}, images, prompt, target_in, mutable=['intermediates']
         )

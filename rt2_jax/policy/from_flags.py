@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 
 from rt2_jax.checkpoints import loading
 from rt2_jax.errors import UserError
-from rt2_jax.parallel import mesh as mesh_lib
+from rt2_jax.parallel import compilation, mesh as mesh_lib
 from rt2_jax.policy.policy import Policy
 
 
@@ -31,8 +31,7 @@ def load_policy(workdir: str, step: int | None, **settings: Any) -> Policy:
     """
     cache = loading.locate(workdir) / 'compile_cache'
     if cache.exists():
-        jax.config.update('jax_compilation_cache_dir', str(cache))
-        jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.5)
+        compilation.use_cache(cache)
     settings = {name: value for name, value in settings.items() if value is not None}
     try:
         return Policy.from_checkpoint(workdir, step, **settings)
@@ -48,6 +47,8 @@ def local_mesh(axes: Sequence[str]) -> Mesh | None:
     """
     if not axes:
         return None
+    if bare := [axis for axis in axes if not axis.rpartition('=')[2].isdigit()]:
+        raise FlagError(f'--mesh={",".join(bare)}: an axis has a size, such as tensor=4')
     try:
         sizes = {axis: int(size) for axis, size in (part.split('=') for part in axes)}
         return mesh_lib.make_mesh(sizes, jax.local_devices())

@@ -32,14 +32,14 @@ from rt2_jax.nearest import check
 from rt2_jax.policy.answers import Answer, decode_answer
 from rt2_jax.policy.attention import ImageAttention
 from rt2_jax.policy.conventions import Convention
+from rt2_jax.policy.policy_settings import Settings
 from rt2_jax.policy.prompt_encoder import PromptEncoder, check_text
 from rt2_jax.policy.robot import Robot
 from rt2_jax.policy.runner import Inputs, Runner
-from rt2_jax.policy.settings import Settings
 from rt2_jax.text import prompts
 from rt2_jax.text.actions import ActionSpace, ActionTokenizer
 from rt2_jax.text.tokenizer import Tokenizer
-from rt2_jax.training import state as state_lib
+from rt2_jax.training import train_state as state_lib
 
 Plan = bool | str
 

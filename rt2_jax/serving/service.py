@@ -24,7 +24,6 @@ from rt2_jax.policy import Policy
 from rt2_jax.policy.answers import Answer
 from rt2_jax.policy.conventions import CONVENTIONS, Convention
 from rt2_jax.policy.runner import Inputs
-from rt2_jax.serving.batching import Batcher
 from rt2_jax.serving.limits import (
     SEND_AGAIN,
     Expired,
@@ -36,7 +35,8 @@ from rt2_jax.serving.limits import (
     Refusal,
 )
 from rt2_jax.serving.messages import Request
-from rt2_jax.serving.metrics import Metrics
+from rt2_jax.serving.request_batcher import Batcher
+from rt2_jax.serving.request_metrics import Metrics
 
 
 @dataclasses.dataclass(frozen=True)

@@ -80,8 +80,14 @@ class Tokenizer:
         """Reads a model file, as `read` does.
 
         Raises:
+            FileNotFoundError: no such file.
             ValueError: as the constructor and `read`, with the path.
         """
+        if not epath.Path(path).exists():
+            raise FileNotFoundError(
+                f'no tokenizer {path}; `python -m rt2_jax.text.build_vocabulary --output={path}` makes '
+                "the tabletop's (the config says how), rt2_jax.convert brings that of open weights"
+            )
         try:
             return cls(read(path))
         except ValueError as error:

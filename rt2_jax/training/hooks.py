@@ -17,7 +17,7 @@ from rt2_jax.errors import UserError
 from rt2_jax.parallel import distributed
 from rt2_jax.text.actions import ActionSpace
 from rt2_jax.training import metrics, optimizer as optimizer_lib, shares, step as step_lib
-from rt2_jax.training.state import TrainState
+from rt2_jax.training.train_state import TrainState
 
 STEPS_AHEAD = 2  # that the host may be ahead of the device
 PROFILED = 5  # steps of a trace
@@ -25,12 +25,6 @@ PROFILED = 5  # steps of a trace
 
 class LossNotFinite(UserError, FloatingPointError):
     """The loss or its gradient is not a number any more."""
-
-
-def say(line: str) -> None:
-    """Prints a line of progress, on process 0."""
-    if distributed.is_leader():
-        print(line, flush=True)
 
 
 class Clock:
@@ -182,7 +176,7 @@ class Log:
         values |= shares.realised(self._batches, begin, step, np.asarray(sums.source.examples))
         values |= more or {}
         self._writer.write(step, values | {f'speed/{name}': x for name, x in rates.items()})
-        say(self._line(step, values, rates))
+        distributed.say(self._line(step, values, rates))
 
     def write_only(self, step: int, values: Mapping[str, float]) -> None:
         """Logs values at a step that is no log point."""
@@ -301,4 +295,6 @@ class Profile:
             trace, self._trace = self._trace, None
             jax.profiler.stop_trace()
             trace.close()
-            say(f'up to {PROFILED} steps from {self._first} on are in the folder profile')
+            distributed.say(
+                f'up to {PROFILED} steps from {self._first} on are in the folder profile'
+            )

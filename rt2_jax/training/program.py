@@ -23,8 +23,8 @@ from rt2_jax.training import (
     adapters,
     flops,
     optimizer as optimizer_lib,
-    state as state_lib,
     step as step_lib,
+    train_state as state_lib,
 )
 from rt2_jax.training.action_metrics import ActionTables
 

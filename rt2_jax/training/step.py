@@ -16,7 +16,7 @@ from rt2_jax.parallel.sharding import parameter_name
 from rt2_jax.text.actions import ActionSpace
 from rt2_jax.training import action_metrics
 from rt2_jax.training.action_metrics import PAD, ActionSums, ActionTables
-from rt2_jax.training.state import TrainState
+from rt2_jax.training.train_state import TrainState
 
 Batch = dict[str, jax.Array]
 

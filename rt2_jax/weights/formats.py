@@ -12,9 +12,9 @@ from rt2_jax import paths, records
 from rt2_jax.nearest import check
 from rt2_jax.weights import (
     big_vision,
+    config_fields,
     paligemma,
     paligemma_npz,
-    settings,
     siglip,
     t5,
     t5gemma2,
@@ -183,7 +183,7 @@ def open_source(source: epath.PathLike, name: str) -> Source:
         config = records.read(path, SourceError)
         if not isinstance(config, dict):
             raise SourceError(f'{path} must hold an object')
-        settings.check_preprocessing(path.parent)
+        config_fields.check_preprocessing(path.parent)
         kind = config.get('model_type')
         if kind not in form.model_types:
             other = [n for n, f in FORMATS.items() if kind in f.model_types]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from rt2_jax.weights.config_fields import Settings
 from rt2_jax.weights.rules import HEADS_IN, HEADS_OUT, PRODUCT, Rule
-from rt2_jax.weights.settings import Settings
 
 KINDS = 'sliding_attention', 'full_attention'  # by models.gemma's LOCAL and GLOBAL
 

@@ -11,8 +11,8 @@ from typing import Any
 
 from rt2_jax.models.gemma import pattern
 from rt2_jax.weights import gemma, siglip
+from rt2_jax.weights.config_fields import Settings
 from rt2_jax.weights.rules import PRODUCT, Rule
-from rt2_jax.weights.settings import Settings
 
 MODEL_TYPES = ('paligemma',)
 # Names in transformers 5 -> those in the files that version 4 and its own `save_pretrained` write.

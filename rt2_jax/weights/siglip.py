@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from rt2_jax.weights.config_fields import Settings
 from rt2_jax.weights.rules import HEADS_IN, HEADS_OUT, PRODUCT, Rule
-from rt2_jax.weights.settings import Settings
 from rt2_jax.weights.tensors import SourceError
 
 MODEL_TYPES = ('siglip', 'siglip_vision_model')
@@ -144,10 +144,18 @@ def side(settings: Settings, name: str, default: int) -> int:
 
 def theirs(model: Mapping[str, Any], image_size: int = 224) -> dict[str, Any]:
     """Their config.json of a tower alone, from our `config.model`."""
-    vision = model['vision']
     return dict(
         model_type='siglip_vision_model',
         architectures=['SiglipVisionModel'],
+        **tower_fields(model, image_size),
+        vision_use_head=False,
+    )
+
+
+def tower_fields(model: Mapping[str, Any], image_size: int) -> dict[str, Any]:
+    """The fields that their config.json of any tower has, from our `config.model`."""
+    vision = model['vision']
+    return dict(
         hidden_size=vision['width'],
         num_hidden_layers=vision['depth'],
         num_attention_heads=vision['heads'],
@@ -156,5 +164,4 @@ def theirs(model: Mapping[str, Any], image_size: int = 224) -> dict[str, Any]:
         image_size=model.get('image_size', image_size),
         hidden_act=ACTIVATION_NAMES[vision.get('activation', 'gelu')],
         layer_norm_eps=vision.get('epsilon', 1e-6),
-        vision_use_head=False,
     )

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from rt2_jax.weights.config_fields import Settings
 from rt2_jax.weights.rules import HEADS_IN, HEADS_OUT, PRODUCT, Rule
-from rt2_jax.weights.settings import Settings
 from rt2_jax.weights.tensors import SourceError, Tensor
 
 MODEL_TYPES = ('t5', 'mt5')

@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rt2_jax.weights import siglip
+from rt2_jax.weights.config_fields import Settings
 from rt2_jax.weights.rules import Rule
-from rt2_jax.weights.settings import Settings
 
 MODEL_TYPES = ('vit',)
 
@@ -83,16 +83,6 @@ def model(theirs: Mapping[str, Any]) -> dict[str, Any]:
 
 def theirs(model: Mapping[str, Any], image_size: int = 224) -> dict[str, Any]:
     """Their config.json, from our `config.model`."""
-    vision = model['vision']
     return dict(
-        model_type='vit',
-        architectures=['ViTModel'],
-        hidden_size=vision['width'],
-        num_hidden_layers=vision['depth'],
-        num_attention_heads=vision['heads'],
-        intermediate_size=vision['mlp'],
-        patch_size=vision['patch'],
-        image_size=model.get('image_size', image_size),
-        hidden_act=siglip.ACTIVATION_NAMES[vision.get('activation', 'gelu')],
-        layer_norm_eps=vision.get('epsilon', 1e-6),
+        model_type='vit', architectures=['ViTModel'], **siglip.tower_fields(model, image_size)
     )

@@ -18,7 +18,6 @@ def test_bins_apart_are_counted_by_integer_by_action_and_by_place():
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures('quick_compile')
 def test_each_frame_of_the_expert_gets_eight_integers():
     steps = agreement.expert_frames('seen', 2)
     found = agreement.integers('package:tabletop_pretrained', 'int8', steps)

@@ -15,7 +15,6 @@ def directory(tmp_path_factory):
     return directory
 
 
-@pytest.mark.usefixtures('quick_compile')
 def test_transformers_gives_the_same_probabilities_and_decodes_the_same(directory):
     torch = pytest.importorskip('torch', reason="the peer needs pip install 'rt2_jax[parity]'")
     pytest.importorskip('transformers')
@@ -30,7 +29,7 @@ def test_transformers_gives_the_same_probabilities_and_decodes_the_same(director
     np.testing.assert_array_equal(peer.generate(*question[:2], 8, question[2]), question[2])
 
 
-@pytest.mark.usefixtures('quick_compile')
+@pytest.mark.slow
 def test_our_half_gives_a_row_for_each_action(directory):
     rows = decode.actions(directory / 'ours', 'int8', 3, prefill=False)
     assert len(set(next(rows))) == 3 and len(next(rows)) == 3

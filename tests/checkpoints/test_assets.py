@@ -12,7 +12,7 @@ import pytest
 import rt2_jax
 from rt2_jax import records
 from rt2_jax.checkpoints import assets, checkpoint, loading
-from rt2_jax.checkpoints.inspection import opened, survey, text
+from rt2_jax.checkpoints.inspection import inspection_text, opened, survey
 from rt2_jax.data.cards import TABLETOP
 
 PACKAGED = pathlib.Path(rt2_jax.__file__).parent / 'weights' / 'tabletop_pretrained'
@@ -32,7 +32,7 @@ def change(path, change):
 
 def test_the_packaged_checkpoint_can_be_looked_into():
     shown = opened.open_checkpoint('package:tabletop_pretrained')
-    lines = text.as_text(survey.survey(shown, None, values=False, depth=2), 2)
+    lines = inspection_text.as_text(survey.survey(shown, None, values=False, depth=2), 2)
     assert 'card tabletop: delta actions at 3 Hz' in lines
     assert shown.embodiment['embodiment']['motion'] == 'delta' and shown.embodiment['cards'] == {}
     assert shown.config.data.frame_stride == 1  # a field that it does not have

@@ -14,7 +14,7 @@ from sentencepiece import sentencepiece_model_pb2 as proto
 
 from rt2_jax import configuration
 from rt2_jax.checkpoints import assets, checkpoint, loading, packing
-from rt2_jax.training import metrics, state as state_lib
+from rt2_jax.training import metrics, train_state as state_lib
 
 CONFIG = ml_collections.ConfigDict(
     {

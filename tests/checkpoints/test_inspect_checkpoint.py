@@ -14,9 +14,9 @@ import pytest
 
 from rt2_jax.checkpoints import checkpoint, loading, packing
 from rt2_jax.checkpoints.assets import CheckpointError
-from rt2_jax.checkpoints.inspection import opened, survey, text
+from rt2_jax.checkpoints.inspection import inspection_text, opened, survey
 from rt2_jax.parallel.sharding import named_leaves
-from rt2_jax.training.state import TrainState
+from rt2_jax.training.train_state import TrainState
 from rt2_jax.weights import tensors
 from rt2_jax.weights.tensors import SourceError
 
@@ -100,7 +100,7 @@ def test_every_kind_of_directory_holds_the_same(run, tiny, tmp_path):
     assert len(report['against']['other_dtype']) == len(named_leaves(params))
     change = report['against']['parameters'][KERNEL]
     assert not change['equal'] and 0 < change['relative'] < 2**-8
-    assert 'other type, float32 there and bfloat16 here (all' in text.as_text(report, 2)
+    assert 'other type, float32 there and bfloat16 here (all' in inspection_text.as_text(report, 2)
 
 
 def test_what_changed_between_two_steps(run):
@@ -124,7 +124,9 @@ def test_what_changed_between_two_steps(run):
         'text_encoder/norm/scale'
     ]
     assert found['other_shape']['head/kernel'] == [[32, 3072], [32, 3064]]
-    assert 'checkpoint lacks, text_encoder/norm/scale' in (words := text.as_text(report, 2))
+    assert 'checkpoint lacks, text_encoder/norm/scale' in (
+        words := inspection_text.as_text(report, 2)
+    )
     assert 'the same in both: tokenizer, action space, sources, config, versions' in words
     assert "head/kernel is [32, 3064]; the config's model has [32, 3072]" in words
 
@@ -142,7 +144,7 @@ def test_damaged_parameters_are_named(run):
     assert 'projection/kernel is all zeros' in report['warnings']
     assert report['modules']['text_encoder/layers']['nan'] == 5
     assert math.isfinite(report['total']['norm'])
-    assert 'warnings (3)\n' in text.as_text(report, 2)
+    assert 'warnings (3)\n' in inspection_text.as_text(report, 2)
 
 
 def test_files_that_are_missing_or_truncated_are_named(run, tiny, tmp_path):
@@ -230,4 +232,4 @@ def test_without_values_nothing_is_read(run):
     told = report['parameters'][KERNEL]
     assert told['shape'] == list(named_leaves(params)[KERNEL].shape) and 'norm' not in told
     assert not report['against']['parameters']
-    assert '2x32x64  float32' in text.as_text(report, 2)
+    assert '2x32x64  float32' in inspection_text.as_text(report, 2)

@@ -15,7 +15,7 @@ import pytest
 from rt2_jax import paths
 from rt2_jax.checkpoints import assets, checkpoint, loading, save_failures
 from rt2_jax.checkpoints.inspection import opened
-from rt2_jax.training import state as state_lib
+from rt2_jax.training import train_state as state_lib
 
 
 def state(step: int, megabytes: float = 0.1) -> state_lib.TrainState:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from rt2_jax.checkpoints.inspection import opened, survey
-from rt2_jax.colab import acting, checkpoint as description, robot_data, weights
+from rt2_jax.colab import acting, checkpoint_views as description, robot_data, weights
 from rt2_jax.models import embedding
 from rt2_jax.parallel import sharding
 from rt2_jax.text.actions import ActionSpace

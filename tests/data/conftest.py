@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 
 from rt2_jax import buckets
-from rt2_jax.data import remote
+from rt2_jax.data import remote_files
 from rt2_jax.data.robot import rlds_writer
 from rt2_jax.envs.tabletop import schema
 
 SIZE = 64
 SHARDS = 3
-LIMITS = remote.Limits(
+LIMITS = remote_files.Limits(
     tries=4, seconds=20, request_seconds=5, stall_seconds=0.2, first_pause=0.01, longest_pause=0.05
 )
 
@@ -127,7 +127,7 @@ def store(tmp_path, monkeypatch):
             'XDG_CACHE_HOME': str(tmp_path / 'cache'),
         }.items():
             monkeypatch.setenv(name, value)
-        monkeypatch.setattr(remote, 'LIMITS', LIMITS)
+        monkeypatch.setattr(remote_files, 'LIMITS', LIMITS)
         buckets.client.cache_clear()
         yield server
         buckets.client.cache_clear()

@@ -9,7 +9,7 @@ import numpy as np
 import open_x
 import pytest
 
-from rt2_jax.data import errors, inspect
+from rt2_jax.data import data_errors, inspect
 from rt2_jax.errors import MissingPackage
 
 PICTURES = ('actions.png', 'frames.png', 'lengths.png')
@@ -74,7 +74,7 @@ def test_decoded_examples_and_what_is_wrong(name, tmp_path):
 def test_no_card_of_that_name(whole_dataset, tmp_path):
     done = run(f'--dataset={whole_dataset}', f'--output={tmp_path}', '--card=fractal')
     assert done.returncode == 1 and "no embodiment card called 'fractal'" in done.stderr
-    with pytest.raises(errors.DataSetError, match='no such directory'):
+    with pytest.raises(data_errors.DataSetError, match='no such directory'):
         inspect.inspect(tmp_path / 'nothing', tmp_path)
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from rt2_jax import configuration
 from rt2_jax.checkpoints import acting_robot, assets
-from rt2_jax.data import cards, errors, named_mixtures, sources
+from rt2_jax.data import cards, data_errors, named_mixtures, sources
 from rt2_jax.data.data_config import DataConfig
 from rt2_jax.data.robot import rlds
 
@@ -66,14 +66,14 @@ WRONG = {
 def test_a_wrong_card_names_file_and_field(tmp_path, text, message):
     path = tmp_path / 'card.json'
     path.write_text(text)
-    with pytest.raises(errors.CardError, match=f'card.json.*{message}'):
+    with pytest.raises(data_errors.CardError, match=f'card.json.*{message}'):
         cards.find(str(path))
 
 
 def test_no_such_card():
-    with pytest.raises(errors.CardError, match="did you mean 'tabletop'.*FILE.json"):
+    with pytest.raises(data_errors.CardError, match="did you mean 'tabletop'.*FILE.json"):
         cards.find('tabeltop')
-    with pytest.raises(errors.CardError, match='no card at /nowhere/card.json'):
+    with pytest.raises(data_errors.CardError, match='no card at /nowhere/card.json'):
         cards.find('/nowhere/card.json')
 
 

@@ -14,7 +14,7 @@ import object_server
 import pytest
 
 from rt2_jax import paths
-from rt2_jax.data import cards, errors, files, remote
+from rt2_jax.data import cards, data_errors, files, remote_files
 from rt2_jax.data.data_config import DataConfig
 from rt2_jax.data.index import index_build
 from rt2_jax.data.mixture import Schedule, Sources
@@ -98,7 +98,7 @@ def test_giving_up_names_file_range_tries_and_cause(server, blob, fault):
     file = files.open_file(path)
     first = server.requests
     server.fault = lambda number: fault
-    with pytest.raises(remote.RemoteError, match='limit is 4 tries') as caught:
+    with pytest.raises(remote_files.RemoteError, match='limit is 4 tries') as caught:
         file.read(1000, 500)
     assert server.requests == first + LIMITS.tries
     message = str(caught.value)
@@ -112,10 +112,10 @@ def test_what_trying_again_cannot_mend_is_asked_once(server, blob):
     file = files.open_file(path)
     first = server.requests
     server.fault = lambda number: '403'
-    with pytest.raises(remote.RemoteError, match='bytes 0 to 5.*privileges'):
+    with pytest.raises(remote_files.RemoteError, match='bytes 0 to 5.*privileges'):
         file.read(0, 5)
     server.fault = lambda number: 'no ranges'
-    with pytest.raises(remote.RemoteError, match="doesn't serve byte ranges"):
+    with pytest.raises(remote_files.RemoteError, match="doesn't serve byte ranges"):
         file.read(0, 5)
     server.fault = lambda number: ''
     (server.root / 'bucket/blob').unlink()
@@ -134,17 +134,17 @@ def test_two_versions_never_mix(server, blob, conditional, weak):
     with file.reader() as reader:
         assert reader.read(10) == data[:10]
     server.touched.add('bucket/blob')
-    with pytest.raises(remote.ChangedFile, match='blob, bytes 0 to 9'):
+    with pytest.raises(remote_files.ChangedFile, match='blob, bytes 0 to 9'):
         file.read(0, 9)
 
 
 def test_a_shard_that_changes_while_it_is_indexed(server, address, monkeypatch):
-    monkeypatch.setattr(remote, 'AHEAD', 1)
-    monkeypatch.setattr(remote, 'AHEAD_BYTES', 1000)
+    monkeypatch.setattr(remote_files, 'AHEAD', 1)
+    monkeypatch.setattr(remote_files, 'AHEAD_BYTES', 1000)
     records = tfrecord.scan(files.path(address) / SHARD)
     next(records)
     server.touched.add(f'bucket/tabletop/{SHARD}')
-    with pytest.raises(remote.ChangedFile, match=SHARD):
+    with pytest.raises(remote_files.ChangedFile, match=SHARD):
         list(records)
 
 
@@ -154,7 +154,7 @@ def test_shards_are_read_as_indexed(server, address):
     source[last]
     name = source.index.files[2].name
     server.touched.add(f'bucket/tabletop/{name}')
-    with pytest.raises(remote.ChangedFile, match=name):
+    with pytest.raises(remote_files.ChangedFile, match=name):
         source[last]
     # The same records uploaded once more are another version, and as good.
     rlds.open_source(address, 'tabletop')[last]
@@ -163,23 +163,23 @@ def test_shards_are_read_as_indexed(server, address):
     record = next(iter(tfrecord.scan(path)))
     data[12 + record.length] ^= 1
     path.write_bytes(data)
-    with pytest.raises(errors.IndexMismatch, match='same sizes, other records'):
+    with pytest.raises(data_errors.IndexMismatch, match='same sizes, other records'):
         rlds.open_source(address, 'tabletop')
     (server.root / 'bucket/tabletop' / SHARD).unlink()
-    with pytest.raises(errors.DataSetError, match=f'lacks 1 of 3.*{SHARD}'):
+    with pytest.raises(data_errors.DataSetError, match=f'lacks 1 of 3.*{SHARD}'):
         rlds.open_source(address, 'tabletop')
 
 
 def test_a_lost_connection_is_no_corrupt_record(server, address):
     source = rlds.open_source(address, 'tabletop', on_corrupt='skip')
     server.fault = lambda number: 'drop'
-    with pytest.raises(remote.RemoteError, match='limit is 4 tries'):
+    with pytest.raises(remote_files.RemoteError, match='limit is 4 tries'):
         source[0]
     assert source.skipped == 0
 
 
 def test_missing_data_set(server):
-    with pytest.raises(errors.DataSetError, match='no dataset_info.json'):
+    with pytest.raises(data_errors.DataSetError, match='no dataset_info.json'):
         rlds.open_source(f'{server.url}/bucket/nothing', 'tabletop')
     with pytest.raises(ValueError, match="can't have a query"):
         rlds.open_source(f'{server.url}/bucket/tabletop?token=1', 'tabletop')
@@ -194,7 +194,7 @@ def test_reading_ahead_yields_every_byte_once(server, blob, monkeypatch, size):
     data, path = blob
     data = data[: 30_000 * size] if size < 10 else data
     (server.root / 'bucket/blob').write_bytes(data)
-    monkeypatch.setattr(remote, 'AHEAD_BYTES', 70_000)
+    monkeypatch.setattr(remote_files, 'AHEAD_BYTES', 70_000)
     server.fault = lambda number: '' if number % 10 else ('drop', 'truncate')[number // 10 % 2]
     with files.open_file(path) as file, file.reader() as reader:
         got = b''.join(iter(lambda: reader.read(size), b''))
@@ -205,28 +205,30 @@ def test_reading_ahead_yields_every_byte_once(server, blob, monkeypatch, size):
 
 @pytest.mark.parametrize('ahead', [True, False])
 def test_a_reader_that_failed_leaves_no_gap(server, blob, monkeypatch, ahead):
-    monkeypatch.setattr(remote, 'AHEAD_BYTES', 10_000)
+    monkeypatch.setattr(remote_files, 'AHEAD_BYTES', 10_000)
     data, path = blob
     with files.open_file(path) as file, file.reader(ahead=ahead) as reader:
         assert reader.read(5) == data[:5]
         server.fault = lambda number: 'drop'
-        with pytest.raises(remote.RemoteError):
+        with pytest.raises(remote_files.RemoteError):
             reader.read(100_000)
         server.fault = lambda number: ''
-        with pytest.raises(remote.RemoteError):
+        with pytest.raises(remote_files.RemoteError):
             reader.read(10)
         reader.seek(5)
         assert reader.read(100_000) == data[5:100_005]
 
 
 def test_a_slow_reader_holds_a_bounded_number_of_bytes(server, blob, monkeypatch):
-    monkeypatch.setattr(remote, 'AHEAD_BYTES', 100_000)
+    monkeypatch.setattr(remote_files, 'AHEAD_BYTES', 100_000)
     _, path = blob
     with files.open_file(path) as file, file.reader() as reader:
         for used in (1, 500_000):
             reader.read(used)
             time.sleep(0.3)
-            assert server.bytes_served() <= used + (remote.AHEAD + 1) * remote.AHEAD_BYTES
+            assert (
+                server.bytes_served() <= used + (remote_files.AHEAD + 1) * remote_files.AHEAD_BYTES
+            )
 
 
 def test_ranges_close_together_are_one_request(server, address, blob):
@@ -243,7 +245,7 @@ def test_ranges_close_together_are_one_request(server, address, blob):
 
 
 def test_walking_the_framing_skips_the_payloads(server, address, monkeypatch):
-    monkeypatch.setattr(remote, 'FRAMING_BYTES', 64)
+    monkeypatch.setattr(remote_files, 'FRAMING_BYTES', 64)
     before = server.bytes_served()
     path = files.path(address) / SHARD
     there = list(tfrecord.scan(path, payloads=False))
@@ -252,7 +254,7 @@ def test_walking_the_framing_skips_the_payloads(server, address, monkeypatch):
 
 
 def test_connections_are_bounded(server, blob, monkeypatch):
-    monkeypatch.setattr(remote, '_connections', threading.BoundedSemaphore(3))
+    monkeypatch.setattr(remote_files, '_connections', threading.BoundedSemaphore(3))
     data, path = blob
     server.latency = 0.02
     running, most, lock = [0], [0], threading.Lock()

@@ -14,7 +14,7 @@ from etils import epath
 import numpy as np
 import pytest
 
-from rt2_jax.data import cards, errors, history, images, robot_card
+from rt2_jax.data import cards, data_errors, history, images, robot_card
 from rt2_jax.data.index import index_build
 from rt2_jax.data.readers import tfds_directory, tfrecord
 from rt2_jax.data.readers.rlds_episodes import Rlds
@@ -189,7 +189,9 @@ def test_index_of_other_data(dataset):
     shard = first_shard(dataset)
     with open(shard, 'ab') as file:
         tfrecord.write_record(file, b'more')
-    with pytest.raises(errors.IndexMismatch, match='bytes; the index .* Delete .* index again'):
+    with pytest.raises(
+        data_errors.IndexMismatch, match='bytes; the index .* Delete .* index again'
+    ):
         rlds.open_source(dataset, 'tabletop')
 
 
@@ -204,7 +206,7 @@ def test_index_of_changed_data_of_the_same_size(dataset):
     data[tfrecord.HEADER_BYTES : end] = changed
     data[end : end + 4] = stored.to_bytes(4, 'little')
     first_shard(dataset).write_bytes(bytes(data))
-    with pytest.raises(errors.IndexMismatch, match='same sizes, other records'):
+    with pytest.raises(data_errors.IndexMismatch, match='same sizes, other records'):
         rlds.open_source(dataset, 'tabletop')
 
 
@@ -218,26 +220,28 @@ def test_each_card_has_an_index_of_its_own(dataset):
     rlds.open_source(dataset, 'tabletop')
     other = dataclasses.replace(cards.TABLETOP, columns=())
     assert len(rlds.open_source(dataset, other)) == len(STEPS)
-    with pytest.raises(errors.IndexMismatch, match='card_fingerprint'):
+    with pytest.raises(data_errors.IndexMismatch, match='card_fingerprint'):
         location = index_build.place(Rlds(dataset, cards.TABLETOP))
         rlds.open_source(dataset, other, location=location)
 
 
 def test_bad_directories(dataset, tmp_path):
-    with pytest.raises(errors.DataSetError, match="no such.*did you mean 'tabletop'"):
+    with pytest.raises(data_errors.DataSetError, match="no such.*did you mean 'tabletop'"):
         rlds.open_source(tmp_path / 'table_top', 'tabletop')
-    with pytest.raises(errors.DataSetError, match="no split 'trian'; did you mean 'train'"):
+    with pytest.raises(data_errors.DataSetError, match="no split 'trian'; did you mean 'train'"):
         rlds.open_source(dataset, 'tabletop', split='trian')
-    with pytest.raises(errors.CardError, match="did you mean 'tabletop'"):
+    with pytest.raises(data_errors.CardError, match="did you mean 'tabletop'"):
         rlds.open_source(dataset, 'tabeltop')
     wrong = dataclasses.replace(cards.TABLETOP, instruction='observation/instruction')
-    with pytest.raises(errors.DataSetError, match="no feature 'steps/observation/instruction'"):
+    with pytest.raises(
+        data_errors.DataSetError, match="no feature 'steps/observation/instruction'"
+    ):
         rlds.open_source(dataset, wrong)
     first_shard(dataset).unlink()
-    with pytest.raises(errors.DataSetError, match='lacks 1 of 3 shards'):
+    with pytest.raises(data_errors.DataSetError, match='lacks 1 of 3 shards'):
         rlds.open_source(dataset, 'tabletop')
     (dataset / 'dataset_info.json').unlink()
-    with pytest.raises(errors.DataSetError, match='half-written'):
+    with pytest.raises(data_errors.DataSetError, match='half-written'):
         rlds.open_source(dataset, 'tabletop')
 
 
@@ -325,11 +329,11 @@ def test_a_folder_above_versions_is_its_only_version(dataset, tmp_path):
     dataset.rename(above / '1.0.0')
     source = rlds.open_source(above, 'tabletop')
     assert source.index.directory == epath.Path(above / '1.0.0') and len(source)
-    with pytest.raises(errors.DataSetError, match='is the folder above a version: add 1.0.0'):
+    with pytest.raises(data_errors.DataSetError, match='is the folder above a version: add 1.0.0'):
         tfds_directory.shard_names(above)
     shutil.copytree(above / '1.0.0', above / '1.1.0')
     with pytest.raises(
-        errors.DataSetError, match=r'several versions of the data set: 1.0.0, 1.1.0'
+        data_errors.DataSetError, match=r'several versions of the data set: 1.0.0, 1.1.0'
     ):
         rlds.open_source(above, 'tabletop')
 
@@ -360,7 +364,7 @@ def test_shards_by_a_template_of_their_own(dataset):
     np.testing.assert_array_equal(source[20].frames, expected)
     info['splits'][0]['filepathTemplate'] = '{SPLIT}/data-{SHARD}.{FILEFORMAT}'
     (dataset / 'dataset_info.json').write_text(json.dumps(info))
-    with pytest.raises(errors.DataSetError, match='SHARD}.*names something else than DATASET'):
+    with pytest.raises(data_errors.DataSetError, match='SHARD}.*names something else than DATASET'):
         rlds.open_source(dataset, 'tabletop')
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from rt2_jax.data import cards, errors, inspect, robot_card
+from rt2_jax.data import cards, data_errors, inspect, robot_card
 from rt2_jax.data.data_config import TaskSettings
 from rt2_jax.data.readers import tfrecord
 from rt2_jax.data.robot import frame_questions, plans, prediction_tasks, rlds, rlds_writer
@@ -97,7 +97,7 @@ SAID_BY_THE_SCHEMA = {
 @pytest.mark.parametrize('changed, message', SAID_BY_THE_SCHEMA.values(), ids=SAID_BY_THE_SCHEMA)
 def test_what_the_schema_tells_is_said_before_a_record_is_read(tmp_path, changed, message):
     directory = write(tmp_path / 'mine', [], schema(**changed))  # no record could be read
-    with pytest.raises(errors.DataSetError, match=message):
+    with pytest.raises(data_errors.DataSetError, match=message):
         rlds.open_source(directory, CARD)
 
 
@@ -105,7 +105,7 @@ def test_all_that_does_not_fit_is_said_at_once(tmp_path):
     directory = write(tmp_path / 'mine', [], schema(instruction=f.Sequence(f.Text())))
     card = dataclasses.replace(CARD, columns=('sate',))
     with pytest.raises(
-        errors.DataSetError, match=r"several texts.*; there is no feature 'steps/sate'"
+        data_errors.DataSetError, match=r"several texts.*; there is no feature 'steps/sate'"
     ):
         rlds.open_source(directory, card)
 
@@ -125,7 +125,7 @@ def test_an_unused_camera_stops_nothing(tmp_path, changed):
     source = rlds.open_source(directory, CARD)
     assert [source[t].frames[0, 0, 0, 0] for t in range(4)] == [0, 50, 100, 150]
     with pytest.raises(
-        errors.DataSetError, match=r"12 of 12 steps.*'wrist'.*another camera: 0 \(front\)"
+        data_errors.DataSetError, match=r"12 of 12 steps.*'wrist'.*another camera: 0 \(front\)"
     ):
         rlds.open_source(directory, CARD, camera=1)
     report = inspect.inspect(directory, tmp_path / 'report', card=card_file(tmp_path))
@@ -172,7 +172,9 @@ def test_a_video_in_the_schema_stops_nothing(tmp_path):
 def test_episodes_with_a_missing_picture_are_left_out_if_asked(tmp_path):
     gap = lambda number, t: b'' if (number, t) == (1, 2) else png()
     directory = write(tmp_path / 'mine', [episode(n, wrist=gap) for n in range(3)])
-    with pytest.raises(errors.DataSetError, match='1 of 12 steps, in 1 of 3.*step 2 of episode 1'):
+    with pytest.raises(
+        data_errors.DataSetError, match='1 of 12 steps, in 1 of 3.*step 2 of episode 1'
+    ):
         rlds.open_source(directory, CARD, camera=1)
     source = rlds.open_source(directory, CARD, camera=1, on_corrupt='skip')
     assert source.table.episodes.tolist() == [0, 2]

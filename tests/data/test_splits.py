@@ -6,20 +6,20 @@ import ml_collections
 import numpy as np
 import pytest
 
-from rt2_jax.data import errors, sources
+from rt2_jax.data import data_errors, sources
 from rt2_jax.data.data_config import DataConfig
-from rt2_jax.data.robot import rlds, splits
+from rt2_jax.data.robot import episode_splits, rlds
 
 
 def split(directory, holdout, **settings):
     return {
         part: rlds.open_source(directory, 'tabletop', holdout=holdout, part=part, **settings)
-        for part in splits.PARTS
+        for part in episode_splits.PARTS
     }
 
 
 def known(source):
-    return set(splits.identities(source.index)[source.table.episodes].tolist())
+    return set(episode_splits.identities(source.index)[source.table.episodes].tolist())
 
 
 def test_every_episode_is_on_one_side(whole_dataset):
@@ -46,7 +46,7 @@ def test_every_episode_is_on_one_side(whole_dataset):
 def test_an_episode_stays_on_its_side_when_others_are_added_and_all_change_places(write):
     few = split(write('few', range(20)), 0.3)
     many = split(write('many', [*range(60, 40, -1), *range(19, -1, -1)]), 0.3)
-    for part in splits.PARTS:
+    for part in episode_splits.PARTS:
         assert known(few[part]) < known(many[part])
 
 
@@ -60,11 +60,13 @@ def test_a_copy_in_another_set_is_found_and_named(whole_dataset, write):
     parts = split(whole_dataset, 0.3)
     held = int(parts['validation'].table.episodes[0])
     copy = rlds.open_source(write('copy', [50, held]), 'tabletop', name='copy')
-    splits.check_apart({'tabletop': parts['train']}, {'tabletop': parts['validation']})
+    episode_splits.check_apart({'tabletop': parts['train']}, {'tabletop': parts['validation']})
     with pytest.raises(
-        splits.Leakage, match=f'1 episodes.*\n  episode {held} of val = episode 1 of copy'
+        episode_splits.Leakage, match=f'1 episodes.*\n  episode {held} of val = episode 1 of copy'
     ):
-        splits.check_apart({'x': parts['train'], 'copy': copy}, {'val': parts['validation']})
+        episode_splits.check_apart(
+            {'x': parts['train'], 'copy': copy}, {'val': parts['validation']}
+        )
 
 
 def test_another_take_of_one_layout_is_logged(write, caplog):
@@ -75,15 +77,15 @@ def test_another_take_of_one_layout_is_logged(write, caplog):
         for name, episode in (('first', take), ('second', shorter))
     )
     second.table.episodes = second.table.episodes[1:]
-    splits.check_apart({'a': first}, {'b': second})
+    episode_splits.check_apart({'a': first}, {'b': second})
     assert 'episode 1 of b = episode 1 of a' in caplog.text
 
 
 def test_bad_holdouts(whole_dataset):
     for holdout in (-1, 1.5, 30, 31):
-        with pytest.raises(errors.DataSetError, match='a number of its 30 episodes from 1 up'):
+        with pytest.raises(data_errors.DataSetError, match='a number of its 30 episodes from 1 up'):
             split(whole_dataset, holdout)
-    with pytest.raises(errors.DataSetError, match='holds out none of the 30'):
+    with pytest.raises(data_errors.DataSetError, match='holds out none of the 30'):
         split(whole_dataset, 1e-9)
     with pytest.raises(ValueError, match="part 'trian'; did you mean 'train'"):
         rlds.open_source(whole_dataset, 'tabletop', part='trian')
@@ -123,7 +125,7 @@ def test_sources_of_a_config(whole_dataset, write, tmp_path):
     assert not known(held['tabletop'][0]) & known(robot['tabletop'][0])
     leaking = config(shutil.copytree(whole_dataset, tmp_path / 'copy'))
     leaking.data.robot.tabletop.holdout = 0.6
-    with pytest.raises(splits.Leakage, match='of tabletop = episode'):
+    with pytest.raises(episode_splits.Leakage, match='of tabletop = episode'):
         sources.open_validation(leaking, trained)
     leaking.data.robot.tabletop.holdout = 0
     with pytest.raises(ValueError, match='nothing is held out: set config.data.robot.NAME.holdout'):

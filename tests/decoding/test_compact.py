@@ -26,9 +26,14 @@ MODELS = {
     't5gemma2': dict(
         encoder=_GEMMA | dict(attention=_GROUPED),
         decoder=_GEMMA | dict(attention=_GROUPED),
-        image_tokens=4, before_image=(2, 8), after_image=(9, 8), end_of_image=9,
+        image_tokens=4,
+        before_image=(2, 8),
+        after_image=(9, 8),
+        end_of_image=9,
     ),
-}  # fmt: skip
+}
+# Of the backbones the first always, the others with -m slow.
+ONE_QUICK = [pytest.param(name, marks=[pytest.mark.slow] * (name != 'pali')) for name in MODELS]  # fmt: skip
 
 
 @pytest.fixture(scope='module')
@@ -76,8 +81,7 @@ def test_few_inputs_and_many_meet_the_same_weights(kind, count):
     assert (abs(y - exact) <= bound + 1e-4).all()
 
 
-@pytest.mark.usefixtures('quick_compile')
-@pytest.mark.parametrize('name', MODELS)
+@pytest.mark.parametrize('name', ONE_QUICK)
 def test_a_large_picture_gives_nearly_the_same_logits(name):
     rng = np.random.default_rng(0)
     large = dict(name=name, dtype='float32', vision=_VISION | dict(patch=4)) | MODELS[name]
@@ -113,8 +117,7 @@ def test_a_product_does_not_write_the_weights_out_again(kind, count):
     assert memory.temp_size_in_bytes < 1 << 17
 
 
-@pytest.mark.usefixtures('quick_compile')
-@pytest.mark.parametrize('name', MODELS)
+@pytest.mark.parametrize('name', ONE_QUICK)
 def test_int8_logits_are_those_of_the_same_numbers_in_float32(name, batch):
     model = backbone.build(dict(name=name, dtype='float32', vision=_VISION) | MODELS[name], VOCAB)
     params = jax.jit(lambda key: nn.meta.unbox(model.init(key, *batch)['params']))(
@@ -153,7 +156,6 @@ def back(ints, params):
     return flax.traverse_util.unflatten_dict(found, sep='/')
 
 
-@pytest.mark.usefixtures('quick_compile')
 def test_actions_of_int8_are_those_of_bfloat16_but_for_a_few(tiny, tokenizer, action_tokenizer):
     """Random weights decide by a hair, so this is far below what trained ones do (BUILD_NOTES)."""
     grammar = Grammar.create(tokenizer, action_tokenizer)

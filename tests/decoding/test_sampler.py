@@ -14,7 +14,6 @@ from rt2_jax.decoding.sampler import Sampler
 from rt2_jax.text import prompts
 from rt2_jax.text.actions import ActionSpace, ActionTokenizer
 
-pytestmark = pytest.mark.usefixtures('quick_compile')
 BATCH = 12
 
 

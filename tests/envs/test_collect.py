@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from rt2_jax import paths
-from rt2_jax.data import errors, images
+from rt2_jax.data import data_errors, images
 from rt2_jax.data.robot import rlds
 from rt2_jax.envs.tabletop import collect, detours as detours_lib, tasks
 
@@ -68,7 +68,7 @@ def test_processes_and_interruption_change_nothing(collection, tmp_path):
     for name in names[:3]:
         (part / name).write_bytes((whole / name).read_bytes())
     (part / f'{paths.NEW}1-{names[3]}').write_bytes(b'half a shard')
-    with pytest.raises(errors.DataSetError, match='half-written.*run the same command again'):
+    with pytest.raises(data_errors.DataSetError, match='half-written.*run the same command again'):
         rlds.open_source(part, 'tabletop')
     collect.collect(part, SETTINGS, processes=1)
     assert shards(part) == shards(whole)

@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from rt2_jax.envs.tabletop import detours, expert, stage, tasks
-from rt2_jax.envs.tabletop.state import Pose, State
+from rt2_jax.envs.tabletop.table_state import Pose, State
 
 X, Y, OTHER = (0.1, 0.1), (-0.1, 0.1), (0.0, -0.1)
 PUSH = tasks.Task('push', 'push X to Y', plan='push X to Y')

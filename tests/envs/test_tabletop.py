@@ -14,7 +14,7 @@ from rt2_jax.data.web import pictures
 from rt2_jax.envs.tabletop import expert, scene as scenes, suites, tasks
 from rt2_jax.envs.tabletop.env import TabletopEnv
 from rt2_jax.envs.tabletop.stage import OPENING, TILE_HEIGHT, WORKSPACE, Stage
-from rt2_jax.envs.tabletop.state import Pose, State
+from rt2_jax.envs.tabletop.table_state import Pose, State
 
 STAY = np.array([0, 0, 0, 0, 0, 0, 0, -1], np.float32)
 

@@ -12,7 +12,7 @@ from rt2_jax import configuration
 from rt2_jax.data.robot import rlds
 from rt2_jax.estimation import advice, job as job_lib, run
 from rt2_jax.parallel import mesh as mesh_lib
-from rt2_jax.training.state import TrainState
+from rt2_jax.training.train_state import TrainState
 
 WRITERS = pathlib.Path(__file__).parents[1] / 'data/conftest.py'
 GIB = 1 << 30

@@ -8,8 +8,6 @@ import pytest
 
 from rt2_jax.models import backbone, embedding, layers, stacks, vit
 
-pytestmark = pytest.mark.usefixtures('quick_compile')
-
 VOCAB = 50
 PYRAMID = dict(
     width=16,

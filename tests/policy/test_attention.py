@@ -4,13 +4,10 @@ import functools
 
 import jax
 import numpy as np
-import pytest
 
 from rt2_jax.decoding.grammar import Kind
 from rt2_jax.policy.attention import ImageAttention
 from rt2_jax.policy.runner import Inputs
-
-pytestmark = pytest.mark.usefixtures('quick_compile')
 
 PLAN, COUNT, LONGEST = 5, 8, 16
 

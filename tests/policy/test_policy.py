@@ -47,8 +47,6 @@ except ValueError as error:
     assert 'multiples of 4 = data x fsdp' in str(error), error
 """
 
-pytestmark = pytest.mark.usefixtures('quick_compile')
-
 
 def make_policy(tiny, **settings):
     settings = {'batch_sizes': (4,)} | settings

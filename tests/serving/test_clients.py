@@ -15,8 +15,6 @@ from rt2_jax.evaluation import closed_loop
 from rt2_jax.policy import Policy
 from rt2_jax.policy.from_flags import FlagError
 
-pytestmark = pytest.mark.usefixtures('quick_compile')
-
 
 @pytest.fixture(scope='module')
 def policy(tiny):
@@ -24,7 +22,7 @@ def policy(tiny):
 
 
 @pytest.fixture(scope='module')
-def server(policy, quick_compile):
+def server(policy):
     with running(policy) as found:
         yield found
 

@@ -16,7 +16,7 @@ from websockets.exceptions import InvalidStatus
 from rt2_jax.data import cards
 from rt2_jax.data.robot import rlds
 from rt2_jax.decoding.sampler import Samples
-from rt2_jax.evaluation import remote
+from rt2_jax.evaluation import remote_policy
 from rt2_jax.policy import Policy
 from rt2_jax.policy.answers import Answer, decode_answer
 from rt2_jax.policy.conventions import CONVENTIONS, Convention, to_internal
@@ -182,7 +182,7 @@ def test_evaluation_turns_them_back(journey, scheme, convention):
     robot = policy.robot()
     wanted = [robot.to_absolute_gripper(action) for action in decisions]
     with emitting(policy, tokens, settings=Settings(convention=convention)) as running_server:
-        server = remote.Server(f'{scheme}://127.0.0.1:{running_server.port}{query}', 1)
+        server = remote_policy.Server(f'{scheme}://127.0.0.1:{running_server.port}{query}', 1)
         # What closed_loop.run does with the card: positions for the tabletop's gripper.
         follows = Robot(card=server.embodiment)
         environment = type('Environment', (), {'scene': 0})()

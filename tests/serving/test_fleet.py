@@ -9,8 +9,6 @@ from running import running, tiny_policy, twelve_pictures
 from rt2_jax.benchmarks import fleet
 from rt2_jax.serving.service import Settings
 
-pytestmark = pytest.mark.usefixtures('quick_compile')
-
 
 @pytest.fixture(scope='module')
 def policy(tiny):
@@ -18,7 +16,7 @@ def policy(tiny):
 
 
 @pytest.fixture(scope='module')
-def asked(policy, quick_compile):
+def asked(policy):
     return fleet.exchanges(policy, twelve_pictures())
 
 

@@ -21,8 +21,6 @@ from rt2_jax.policy import Policy
 from rt2_jax.serving import codec
 from rt2_jax.training import program as program_lib
 
-pytestmark = pytest.mark.usefixtures('quick_compile')
-
 MOST_STEPS, ROUND = 3000, 250
 
 

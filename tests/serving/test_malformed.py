@@ -5,13 +5,10 @@ import threading
 import time
 
 import numpy as np
-import pytest
 from running import running, tiny_policy, twelve_pictures
 
 from rt2_jax.benchmarks import malformed
 from rt2_jax.serving.limits import Limits
-
-pytestmark = pytest.mark.usefixtures('quick_compile')
 
 LIMITS = Limits(message_bytes=2**20, seconds_to_send=1.0)
 CASES = 500

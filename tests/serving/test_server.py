@@ -27,9 +27,6 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 QUESTION = 'Q: what is on the table? A:'
 
 
-pytestmark = pytest.mark.usefixtures('quick_compile')
-
-
 @pytest.fixture(scope='module')
 def policy(tiny):
     return tiny_policy(tiny)
@@ -42,7 +39,7 @@ def compiled_before(policy):
 
 
 @pytest.fixture(scope='module')
-def server(policy, quick_compile, compiled_before):
+def server(policy, compiled_before):
     with running(policy) as found:
         yield found
 

@@ -151,7 +151,7 @@ def test_plans_are_targets_and_come_through_the_grammar(family, coder, text):
         encoder.check_answers([prompts.plan('pick. Action: now')], 'plans')
 
 
-def test_a_model_plans_and_acts(vocabularies, quick_compile):
+def test_a_model_plans_and_acts(vocabularies):
     """Random weights of a tiny PaLI, with a vocabulary like Gemma's."""
     from tests.conftest import TinyPaLI
 

@@ -16,7 +16,6 @@ from rt2_jax.parallel.sharding import named_leaves
 from rt2_jax.training import adapters, metrics
 
 ROOT = pathlib.Path(__file__).parents[2]
-pytestmark = pytest.mark.usefixtures('quick_compile')
 PATTERNS = ('(query|value|out)/kernel$', 'mlp.*/kernel$')
 
 

@@ -109,7 +109,6 @@ def test_errors_are_in_the_units_of_each_robot(trained):
     assert 0 <= values['action/table/decodable'] <= 1
 
 
-@pytest.mark.usefixtures('quick_compile')
 def test_a_policy_acts_for_either_robot(trained, config):
     workdir, _ = trained
     frame = np.zeros((16, 20, 3), np.uint8)

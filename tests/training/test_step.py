@@ -11,8 +11,8 @@ from rt2_jax.text.actions import ActionSpace, ActionTokenizer
 from rt2_jax.training import (
     action_metrics,
     flops as flops_lib,
-    state as state_lib,
     step as step_lib,
+    train_state as state_lib,
 )
 from rt2_jax.training.action_metrics import ActionTables
 

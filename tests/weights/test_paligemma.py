@@ -13,7 +13,6 @@ from rt2_jax.weights import paligemma, paligemma_npz, rules, tensors
 torch = pytest.importorskip('torch', reason="parity needs pip install 'rt2_jax[parity]'")
 transformers = pytest.importorskip('transformers')
 
-pytestmark = pytest.mark.usefixtures('quick_compile')
 
 VOCAB, SIZE, SOFT, SEPARATOR = 97, 24, 90, 8
 KINDS = {

@@ -16,7 +16,6 @@ from rt2_jax.weights import rules, t5, tensors
 torch = pytest.importorskip('torch', reason="parity needs pip install 'rt2_jax[parity]'")
 transformers = pytest.importorskip('transformers')
 
-pytestmark = pytest.mark.usefixtures('quick_compile')
 
 CASES = {
     'gelu': dict(

@@ -13,7 +13,6 @@ from rt2_jax.weights import rules, t5gemma2, tensors
 torch = pytest.importorskip('torch', reason="parity needs pip install 'rt2_jax[parity]'")
 transformers = pytest.importorskip('transformers')
 
-pytestmark = pytest.mark.usefixtures('quick_compile')
 
 VOCAB, SIZE, SOFT = 97, 24, 90
 BEFORE, AFTER = (2, 18, 88), (89, 18)

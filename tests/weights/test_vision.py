@@ -15,7 +15,6 @@ from rt2_jax.weights import big_vision, formats, rules, tensors
 torch = pytest.importorskip('torch', reason="parity needs pip install 'rt2_jax[parity]'")
 transformers = pytest.importorskip('transformers')
 
-pytestmark = pytest.mark.usefixtures('quick_compile')
 
 PATCH, SIZE = 6, 30
 

@@ -14,7 +14,7 @@ from etils import epath
 import google_crc32c
 import numpy as np
 
-from rt2_jax.data.errors import IndexMismatch
+from rt2_jax.data.data_errors import IndexMismatch
 
 _VERIFY_ROWS = 1 << 18
 

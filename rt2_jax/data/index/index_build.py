@@ -26,7 +26,7 @@ from absl import logging
 from etils import epath
 
 from rt2_jax.data import files
-from rt2_jax.data.errors import ON_CORRUPT, DataSetError
+from rt2_jax.data.data_errors import ON_CORRUPT, DataSetError
 from rt2_jax.data.index import index_arrays, index_jobs, index_places
 from rt2_jax.data.index.indexable import Indexable, Part, Unit
 from rt2_jax.data.readers.tfrecord import CorruptRecord

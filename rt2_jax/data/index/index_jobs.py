@@ -19,8 +19,8 @@ from absl import logging
 from etils import epath
 
 from rt2_jax import paths
-from rt2_jax.data import remote
-from rt2_jax.data.errors import DataSetError, IndexMismatch
+from rt2_jax.data import remote_files
+from rt2_jax.data.data_errors import DataSetError, IndexMismatch
 from rt2_jax.data.index import index_places
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -69,7 +69,7 @@ def ask_once(question: Callable[[], list], directory: epath.PathLike, together: 
         together: whether all processes of the job call this.
     """
     processes = processes_of(together)
-    if remote.is_remote(directory):
+    if remote_files.is_remote(directory):
         return processes.by_leader(question)
     results = []
     processes.together(lambda: results.extend(question()))

@@ -9,7 +9,7 @@ from etils import epath
 
 from rt2_jax import records
 from rt2_jax.data import files
-from rt2_jax.data.errors import IndexMismatch
+from rt2_jax.data.data_errors import IndexMismatch
 from rt2_jax.data.index import index_arrays, index_build, index_jobs, index_places
 from rt2_jax.data.index.indexable import Indexable
 from rt2_jax.data.readers.tfrecord import CorruptRecord

@@ -13,8 +13,8 @@ import re
 
 from etils import epath
 
-from rt2_jax.data import files, remote
-from rt2_jax.data.errors import DataSetError
+from rt2_jax.data import files, remote_files
+from rt2_jax.data.data_errors import DataSetError
 from rt2_jax.nearest import beside
 
 _NUMBERS = re.compile(r'\{(\d+)\.\.(\d+)\}')
@@ -33,7 +33,7 @@ def matching(directory: str, pattern: str) -> list[str]:
         )
     if _NUMBERS.search(pattern):
         return _all_there(folder, _expanded(pattern))
-    if isinstance(folder, remote.RemotePath):
+    if isinstance(folder, remote_files.RemotePath):
         names = sorted(_listed(folder, pattern.split('/')))
     else:
         names = sorted(os.path.relpath(path, directory) for path in folder.glob(pattern))
@@ -64,7 +64,7 @@ def _all_there(folder: files.Path, names: list[str]) -> list[str]:
     return names
 
 
-def _listed(folder: remote.RemotePath, parts: list[str], before: str = '') -> Iterator[str]:
+def _listed(folder: remote_files.RemotePath, parts: list[str], before: str = '') -> Iterator[str]:
     """Names of objects, folder by folder: beside the files there may be millions of pictures."""
     first, rest = parts[0], parts[1:]
     if rest and not re.search(r'[*?[]', first):
@@ -79,7 +79,7 @@ def _listed(folder: remote.RemotePath, parts: list[str], before: str = '') -> It
 
 
 def _holds(folder: files.Path) -> str:
-    if isinstance(folder, remote.RemotePath):
+    if isinstance(folder, remote_files.RemotePath):
         present = sorted(sum(folder.names(), []))
     else:
         present = sorted(path.name for path in folder.iterdir())

@@ -17,8 +17,8 @@ import json
 import os
 from typing import Any
 
-from rt2_jax.data import files, remote
-from rt2_jax.data.errors import lfs_remedy
+from rt2_jax.data import files, remote_files
+from rt2_jax.data.data_errors import lfs_remedy
 from rt2_jax.data.index.indexable import Unit
 from rt2_jax.data.readers import file_patterns, json_objects, tfrecord, web_records
 from rt2_jax.data.readers.web_format import WebFormat
@@ -58,7 +58,7 @@ class Jsonl(WebFormat):
     @functools.cached_property
     def folder(self) -> str:
         """Where the pictures are."""
-        if not self.pictures or remote.is_remote(self.pictures):
+        if not self.pictures or remote_files.is_remote(self.pictures):
             return self.pictures or self.directory
         return os.fspath(files.path(self.directory) / self.pictures)
 
@@ -78,7 +78,7 @@ class Jsonl(WebFormat):
         self, path: str, unit: Unit, digest: Any
     ) -> Iterator[Record | tfrecord.CorruptRecord]:
         """Of the objects that begin inside the unit."""
-        together = TOGETHER if remote.is_remote(self.folder) else 1
+        together = TOGETHER if remote_files.is_remote(self.folder) else 1
         numbers = _LineNumbers(path)
         with concurrent.futures.ThreadPoolExecutor(files.THREADS) as pool:
             run = pool.map if together > 1 else map
@@ -90,7 +90,7 @@ class Jsonl(WebFormat):
                         yield from records
                         continue
                     # To count lines means to read all that is before them.
-                    place = '' if remote.is_remote(path) else f'line {numbers(offset)}: '
+                    place = '' if remote_files.is_remote(path) else f'line {numbers(offset)}: '
                     yield tfrecord.CorruptRecord(path, offset, f'{place}{records}')
 
     def framing(self, path: str, unit: Unit, digest: Any) -> None:
@@ -140,7 +140,7 @@ class Jsonl(WebFormat):
         path = files.within(self.folder, name)
         try:
             return files.read(path)
-        except remote.RemoteError:  # the picture may be whole
+        except remote_files.RemoteError:  # the picture may be whole
             raise
         except OSError as error:
             raise ValueError(f'picture {path}: {error.strerror or "no such file"}') from error

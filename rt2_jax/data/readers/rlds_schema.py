@@ -15,7 +15,7 @@ from etils import epath
 import numpy as np
 
 from rt2_jax.data import robot_card
-from rt2_jax.data.errors import DataSetError
+from rt2_jax.data.data_errors import DataSetError
 from rt2_jax.data.readers import tfds_directory
 from rt2_jax.nearest import nearest
 

@@ -9,8 +9,8 @@ from typing import Any
 from absl import logging
 from etils import epath
 
-from rt2_jax.data import files, remote
-from rt2_jax.data.errors import DataSetError, lfs_remedy
+from rt2_jax.data import files, remote_files
+from rt2_jax.data.data_errors import DataSetError, lfs_remedy
 from rt2_jax.nearest import beside, nearest
 
 # tensorflow_datasets/core/naming.py, DEFAULT_FILENAME_TEMPLATE; a split may name another.
@@ -161,7 +161,7 @@ def class_names(directory: epath.PathLike, keys: Sequence[str]) -> tuple[str, ..
 def _versions(path: files.Path) -> list[str]:
     """Folders of a local folder that are data sets, where it is none itself."""
     if (
-        isinstance(path, remote.RemotePath)
+        isinstance(path, remote_files.RemotePath)
         or not path.is_dir()
         or (path / 'dataset_info.json').exists()
     ):

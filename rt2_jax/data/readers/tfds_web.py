@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 import dataclasses
 from typing import Any
 
-from rt2_jax.data import remote
-from rt2_jax.data.errors import DataSetError
+from rt2_jax.data import remote_files
+from rt2_jax.data.data_errors import DataSetError
 from rt2_jax.data.index.indexable import Unit
 from rt2_jax.data.readers import tf_example, tfds_directory, tfrecord, web_records
 from rt2_jax.data.readers.web_format import WebFormat
@@ -79,7 +79,7 @@ class Tfds(WebFormat):
     def framing(self, path: str, unit: Unit, digest: Any) -> None:
         """From the lengths and checksums that the file itself holds."""
         # Of a remote shard all is read: a request for each record takes longer than a picture.
-        for record in tfrecord.scan(path, payloads=remote.is_remote(path)):
+        for record in tfrecord.scan(path, payloads=remote_files.is_remote(path)):
             _update(digest, record)
 
     def keys(self) -> list[str]:

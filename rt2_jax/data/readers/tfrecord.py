@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 import google_crc32c
 
 from rt2_jax.data import files
-from rt2_jax.data.errors import lfs_remedy
+from rt2_jax.data.data_errors import lfs_remedy
 from rt2_jax.errors import UserError
 
 HEADER_BYTES = 12

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from etils import epath
 
-from rt2_jax.data.errors import DataSetError
+from rt2_jax.data.data_errors import DataSetError
 from rt2_jax.data.index import web_columns
 from rt2_jax.data.index.indexable import Indexable, Part
 from rt2_jax.data.web.web_cards import TEXTS, WebCard, find

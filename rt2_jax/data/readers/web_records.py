@@ -12,7 +12,7 @@ import numpy as np
 import simplejpeg
 
 from rt2_jax.data import encoded_text, images
-from rt2_jax.data.errors import lfs_remedy
+from rt2_jax.data.data_errors import lfs_remedy
 from rt2_jax.data.readers import conversations, tfrecord
 from rt2_jax.data.web.web_cards import TEXTS, WebCard
 

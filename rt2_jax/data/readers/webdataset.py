@@ -17,8 +17,8 @@ import re
 import tarfile
 from typing import Any
 
-from rt2_jax.data import files, remote
-from rt2_jax.data.errors import lfs_remedy
+from rt2_jax.data import files, remote_files
+from rt2_jax.data.data_errors import lfs_remedy
 from rt2_jax.data.index.indexable import Unit
 from rt2_jax.data.readers import file_patterns, tfrecord, web_records
 from rt2_jax.data.readers.web_format import WebFormat
@@ -81,7 +81,7 @@ class WebDataset(WebFormat):
     def framing(self, path: str, unit: Unit, digest: Any) -> None:
         """Of all headers and of the texts; pictures are checked when they are read."""
         # Of a remote shard all is read: a request for each text takes longer than a picture.
-        for sample in _samples(path, () if remote.is_remote(path) else self._pictures):
+        for sample in _samples(path, () if remote_files.is_remote(path) else self._pictures):
             self._update(digest, sample)
 
     def keys(self) -> list[str]:

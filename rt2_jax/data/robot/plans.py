@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from absl import logging
 import numpy as np
 
-from rt2_jax.data.errors import DataSetError
+from rt2_jax.data.data_errors import DataSetError
 from rt2_jax.data.example import Example
 from rt2_jax.data.robot.derived import Derived
 from rt2_jax.data.robot.step_source import Step, StepSource

@@ -25,7 +25,7 @@ import numpy as np
 
 from rt2_jax.data import history
 from rt2_jax.data.data_config import TaskSettings
-from rt2_jax.data.errors import DataSetError
+from rt2_jax.data.data_errors import DataSetError
 from rt2_jax.data.example import Example
 from rt2_jax.data.robot.derived import Derived
 from rt2_jax.data.robot.step_source import StepSource

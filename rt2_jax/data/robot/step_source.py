@@ -16,10 +16,10 @@ import numpy as np
 
 from rt2_jax.data import history
 from rt2_jax.data.data_config import RobotSet
-from rt2_jax.data.errors import DataSetError
+from rt2_jax.data.data_errors import DataSetError
 from rt2_jax.data.example import Example
 from rt2_jax.data.index.episode_index import EpisodeIndex
-from rt2_jax.data.robot import action_statistics, selection
+from rt2_jax.data.robot import action_statistics, step_selection
 from rt2_jax.data.robot.paraphrases import Paraphrases
 from rt2_jax.data.robot.step_pictures import Pictures, Place
 from rt2_jax.data.robot.step_table import StepTable
@@ -88,7 +88,7 @@ class StepSource(SkipCorrupt):
         )
         history.check('frames', settings.frames)
         history.check('frame_stride', settings.frame_stride)
-        episodes, self.unlabelled = selection.choose(index, settings, part)
+        episodes, self.unlabelled = step_selection.choose(index, settings, part)
         self.table = StepTable(index, self.name, episodes, paraphrases)
         if not len(self):
             raise DataSetError(

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from rt2_jax.data.errors import DataSetError
+from rt2_jax.data.data_errors import DataSetError
 from rt2_jax.data.index.episode_index import EpisodeIndex
 from rt2_jax.data.robot.paraphrases import Paraphrases
 from rt2_jax.nearest import nearest

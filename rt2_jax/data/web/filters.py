@@ -12,7 +12,7 @@ import dataclasses
 import numpy as np
 
 from rt2_jax.data import holdouts
-from rt2_jax.data.errors import DataSetError
+from rt2_jax.data.data_errors import DataSetError
 from rt2_jax.data.index.web_table import WebTable
 
 ROWS = 1 << 18

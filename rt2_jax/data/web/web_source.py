@@ -15,13 +15,13 @@ import numpy as np
 
 from rt2_jax.data import files, picture_files
 from rt2_jax.data.data_config import WebSet
-from rt2_jax.data.errors import DataSetError
+from rt2_jax.data.data_errors import DataSetError
 from rt2_jax.data.example import Example
 from rt2_jax.data.index.web_table import WebTable
 from rt2_jax.data.picture_files import PictureFiles
 from rt2_jax.data.skip_corrupt import SkipCorrupt
-from rt2_jax.data.web import tasks as web_tasks
-from rt2_jax.data.web.selection import Selection, Shares, language_shares, select
+from rt2_jax.data.web import web_tasks
+from rt2_jax.data.web.record_selection import Selection, Shares, language_shares, select
 from rt2_jax.nearest import check
 
 

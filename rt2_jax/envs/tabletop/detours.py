@@ -12,7 +12,7 @@ import math
 import numpy as np
 
 from rt2_jax.envs.tabletop import expert, scene, stage
-from rt2_jax.envs.tabletop.state import State
+from rt2_jax.envs.tabletop.table_state import State
 
 MOST = 6  # in an episode
 FAR = 0.05  # an action that goes farther across the table, metres, always qualifies

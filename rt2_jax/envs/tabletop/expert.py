@@ -24,7 +24,7 @@ import numpy as np
 from rt2_jax import command
 from rt2_jax.envs.tabletop import stage, suites, tasks
 from rt2_jax.envs.tabletop.env import TabletopEnv
-from rt2_jax.envs.tabletop.state import Pose, State
+from rt2_jax.envs.tabletop.table_state import Pose, State
 from rt2_jax.envs.tabletop.tasks import QUARTER, Task, wrap
 from rt2_jax.text.actions import ActionSpace
 from rt2_jax.text.tokenizer import BINS

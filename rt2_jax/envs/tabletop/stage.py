@@ -16,7 +16,7 @@ import numpy as np
 
 from rt2_jax.envs.tabletop import looks
 from rt2_jax.envs.tabletop.scene import MAX_CLUTTER, MAX_TILES, Scene
-from rt2_jax.envs.tabletop.state import Pose, State
+from rt2_jax.envs.tabletop.table_state import Pose, State
 
 TILE_SIDE = 0.09
 TILE_HEIGHT = 0.04

@@ -11,7 +11,7 @@ Instruction    Goal
 import dataclasses
 import math
 
-from rt2_jax.envs.tabletop.state import State
+from rt2_jax.envs.tabletop.table_state import State
 from rt2_jax.nearest import check
 
 KINDS = ('pick', 'push', 'turn')

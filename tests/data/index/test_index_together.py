@@ -39,11 +39,11 @@ from rt2_jax.parallel import distributed
 distributed.initialize()
 from rt2_jax.data import sources
 from rt2_jax.data.robot import rlds
-from rt2_jax.data.web import sources as web_sources
+from rt2_jax.data.web import open_web
 if kind == 'robot':
     source = rlds.open_source(address, 'tabletop', indexes=indexes or None)
 else:
-    source = web_sources.open_source(kind, address, tasks={'caption': 1.0}, indexes=indexes or None)
+    source = open_web.open_source(kind, address, tasks={'caption': 1.0}, indexes=indexes or None)
 print('fingerprint', source.fingerprint)
 """
 

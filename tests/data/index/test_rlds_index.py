@@ -13,7 +13,7 @@ import numpy as np
 import open_x
 import pytest
 
-from rt2_jax.data import cards, errors
+from rt2_jax.data import cards, data_errors
 from rt2_jax.data.index import episode_index, index_build, index_places
 from rt2_jax.data.readers import tfrecord
 from rt2_jax.data.readers.rlds_episodes import Rlds
@@ -145,7 +145,11 @@ def test_100_flipped_bytes_are_named_or_harmless(small, when, tmp_path):
             # Once indexed, only pictures are read again.
             before = when == 'before indexing'
             assert name.endswith('.json') or not (before or (name, place) in pictures)
-        except (errors.DataSetError, errors.IndexMismatch, tfrecord.CorruptRecord) as error:
+        except (
+            data_errors.DataSetError,
+            data_errors.IndexMismatch,
+            tfrecord.CorruptRecord,
+        ) as error:
             assert str(damaged) in str(error), error
             detected += 1
         shutil.copyfile(directory / name, damaged / name)
@@ -170,7 +174,7 @@ def test_a_shard_vanishes_while_in_use(dataset, caplog):
         source[last]
     np.testing.assert_array_equal(lenient[last].frames, source[0].frames)
     assert lenient.skipped == 1 and 'has vanished' in caplog.text
-    with pytest.raises(errors.DataSetError, match='lacks 1 of 3 shards'):
+    with pytest.raises(data_errors.DataSetError, match='lacks 1 of 3 shards'):
         rlds.open_source(dataset, CARD)
 
 
@@ -181,7 +185,7 @@ def test_a_damaged_index_is_found_by_verify(dataset):
     data = bytearray(path.read_bytes())
     data[1000] ^= 4
     path.write_bytes(data)
-    with pytest.raises(errors.IndexMismatch, match='action.npy is damaged'):
+    with pytest.raises(data_errors.IndexMismatch, match='action.npy is damaged'):
         episode_index.EpisodeIndex(Rlds(dataset, CARD)).verify()
 
 
@@ -227,7 +231,7 @@ def test_missing_instructions(tmp_path, caplog):
     assert {source.table.instruction(i) for i in range(len(source))} == {'pick apple', 'pick can'}
     assert source.index.about['unlabelled_steps'] == len(episodes[1]['steps'])
     assert '1 of 3 episodes have steps without an instruction' in caplog.text
-    with pytest.raises(errors.DataSetError, match='first episode 1'):
+    with pytest.raises(data_errors.DataSetError, match='first episode 1'):
         rlds.open_source(directory, name, missing_instructions='raise')
 
 
@@ -251,8 +255,8 @@ def test_an_instruction_that_is_no_text(tmp_path):
     with pytest.raises(tfrecord.CorruptRecord, match="byte 0: .*instruction' isn't UTF-8"):
         rlds.open_source(directory, name)
     card = dataclasses.replace(cards.LANGUAGE_TABLE, instruction='observation/rgb')
-    with pytest.raises(errors.DataSetError, match="rgb' is picture .*neither text nor"):
+    with pytest.raises(data_errors.DataSetError, match="rgb' is picture .*neither text nor"):
         rlds.open_source(directory, card)
     card = dataclasses.replace(card, instruction='observation/effector_translation')
-    with pytest.raises(errors.DataSetError, match='float32 .*neither text nor'):
+    with pytest.raises(data_errors.DataSetError, match='float32 .*neither text nor'):
         rlds.open_source(directory, card)

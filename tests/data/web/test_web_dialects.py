@@ -10,9 +10,9 @@ import pytest
 import web_files
 
 from rt2_jax.data import images
-from rt2_jax.data.errors import DataSetError
+from rt2_jax.data.data_errors import DataSetError
 from rt2_jax.data.readers import tfrecord
-from rt2_jax.data.web import sources as web_sources
+from rt2_jax.data.web import open_web
 
 LLAVA = {
     'image': '0/0000.jpg',
@@ -35,7 +35,7 @@ def folder_with(tmp_path, content, name='all.jsonl'):
 
 
 def examples(folder, kind='jsonl', tasks=None, **settings):
-    source = web_sources.open_source(kind, folder, tasks=tasks or {'vqa': 1.0}, **settings)
+    source = open_web.open_source(kind, folder, tasks=tasks or {'vqa': 1.0}, **settings)
     return [source[i] for i in range(len(source))]
 
 

@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 import web_files
 
-from rt2_jax.data import errors, images
+from rt2_jax.data import data_errors, images
 from rt2_jax.data.index import index_build
+from rt2_jax.data.index.opened_index import open_index
+from rt2_jax.data.index.web_table import WebTable
 from rt2_jax.data.readers import jsonl as jsonl_reader, tfrecord
-from rt2_jax.data.web import sources as web_sources
+from rt2_jax.data.web import open_web
 
 ALL = {'caption': 1.0, 'vqa': 1.0, 'ocr': 1.0, 'detect': 1.0}
 
@@ -37,20 +39,20 @@ def coco(tmp_path):
 
 
 def open_jsonl(folder, **settings):
-    return web_sources.open_source(
+    return open_web.open_source(
         'jsonl', folder, fields=web_files.JSONL_FIELDS, tasks=ALL, **settings
     )
 
 
 def open_tar(folder, **settings):
-    return web_sources.open_source(
+    return open_web.open_source(
         'webdataset', folder, fields=web_files.TAR_FIELDS, tasks=ALL, **settings
     )
 
 
 def open_coco(folder, **settings):
     tasks = {'caption': 1.0, 'detect': 1.0}
-    return web_sources.open_source('tfds', folder, card='coco_captions', tasks=tasks, **settings)
+    return open_web.open_source('tfds', folder, card='coco_captions', tasks=tasks, **settings)
 
 
 def replace_line(folder, number: int, line: bytes) -> int:
@@ -87,7 +89,7 @@ def test_a_bad_line_is_named(jsonl, line, reason, caplog):
     ):
         open_jsonl(jsonl)
     with pytest.raises(FileNotFoundError):
-        web_sources.WebTable(web_sources.open_format('jsonl', jsonl, fields=web_files.JSONL_FIELDS))
+        open_web.WebTable(open_web.open_format('jsonl', jsonl, fields=web_files.JSONL_FIELDS))
     source = open_jsonl(jsonl, on_corrupt='skip')
     assert len(source) == 11 and source.table.about['skipped_count'] == 1
     assert source.encoded(3) == web_files.picture(4)
@@ -209,7 +211,7 @@ def test_a_picture_that_does_not_decode_is_named(tar):
 
 def test_indexing_goes_on_where_it_was(jsonl, monkeypatch, tmp_path):
     monkeypatch.setattr(jsonl_reader, 'UNIT_BYTES', 600)
-    dataset = web_sources.open_format('jsonl', jsonl, fields=web_files.JSONL_FIELDS)
+    dataset = open_web.open_format('jsonl', jsonl, fields=web_files.JSONL_FIELDS)
     good = (jsonl / 'all.jsonl').read_bytes()
     units = count_units(dataset)
     picture = jsonl / web_files.record(9)['image']
@@ -223,7 +225,7 @@ def test_indexing_goes_on_where_it_was(jsonl, monkeypatch, tmp_path):
     index_build.build(dataset, processes=1, progress=lambda k, n: done.append((k, n)))
     assert 0 < len(done) < units and done[-1] == (units, units)
     assert not location.with_name(f'{location.name}.building').exists()
-    table = web_sources.open_table(dataset)
+    table = open_index(WebTable, dataset)
     fresh = index_build.build(dataset, location=tmp_path / 'fresh')
     about = json.loads((fresh / 'index.json').read_text())
     assert about == table.about and (jsonl / 'all.jsonl').read_bytes() == good
@@ -234,7 +236,7 @@ def test_indexing_goes_on_where_it_was(jsonl, monkeypatch, tmp_path):
 def test_a_full_disk_is_named_and_leaves_nothing_half(jsonl, monkeypatch):
     """Files are limited in size, which fails as a full disk does."""
     monkeypatch.setattr(jsonl_reader, 'UNIT_BYTES', 600)
-    dataset = web_sources.open_format('jsonl', jsonl, fields=web_files.JSONL_FIELDS)
+    dataset = open_web.open_format('jsonl', jsonl, fields=web_files.JSONL_FIELDS)
     location = index_build.place(dataset)
     limits, units = resource.getrlimit(resource.RLIMIT_FSIZE), count_units(dataset)
 
@@ -253,11 +255,11 @@ def test_a_full_disk_is_named_and_leaves_nothing_half(jsonl, monkeypatch):
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         assert not location.exists() and not [*jsonl.joinpath('rt2_index').rglob('*incompl*')]
     index_build.build(dataset)
-    assert len(web_sources.open_table(dataset)) == 12
+    assert len(open_index(WebTable, dataset)) == 12
 
 
 def test_changed_files_are_not_taken_from_an_earlier_try(jsonl):
-    dataset = web_sources.open_format('jsonl', jsonl, fields=web_files.JSONL_FIELDS)
+    dataset = open_web.open_format('jsonl', jsonl, fields=web_files.JSONL_FIELDS)
     shutil.copy(jsonl / 'all.jsonl', jsonl / 'b.jsonl')
     with open(jsonl / 'b.jsonl', 'a') as file:
         file.write('{\n')
@@ -266,7 +268,7 @@ def test_changed_files_are_not_taken_from_an_earlier_try(jsonl):
     replace_line(jsonl, 1, b'{"image": "0/0000.jpg", "captions": ["new"]}')
     (jsonl / 'b.jsonl').unlink()
     index_build.build(dataset)
-    table = web_sources.open_table(dataset)
+    table = open_index(WebTable, dataset)
     assert len(table) == 12 and table.texts('caption', 0) == ['new']
 
 
@@ -284,17 +286,19 @@ def test_index_of_other_data(kind, request):
     said, other = b'thing 1, said the 0th', b'thong 1, said the 0th'
     assert said in data
     file.write_bytes(data.replace(said, other))
-    with pytest.raises(errors.IndexMismatch, match='same sizes, other records'):
+    with pytest.raises(data_errors.IndexMismatch, match='same sizes, other records'):
         if kind == 'coco':  # whose framing has the payload's checksum
             rewrite(file)
         opened(folder)
     with open(file, 'ab') as appended:
         appended.write(b'\n')
-    with pytest.raises(errors.IndexMismatch, match='bytes; the index .* Delete .* index again'):
+    with pytest.raises(
+        data_errors.IndexMismatch, match='bytes; the index .* Delete .* index again'
+    ):
         opened(folder)
     (folder / f'z{file.name}').write_bytes(data)
     if kind != 'coco':  # where dataset_info.json says which files there are
-        with pytest.raises(errors.IndexMismatch, match='covers . files'):
+        with pytest.raises(data_errors.IndexMismatch, match='covers . files'):
             opened(folder)
 
 
@@ -310,7 +314,9 @@ def rewrite(file):
 def test_classes_without_names_are_refused(coco):
     """TFDS would call them '0', '1' and so on."""
     (coco / 'objects-label.labels.txt').unlink()
-    with pytest.raises(errors.DataSetError, match='lacks objects-label.labels.txt, which names'):
+    with pytest.raises(
+        data_errors.DataSetError, match='lacks objects-label.labels.txt, which names'
+    ):
         open_coco(coco)
 
 
@@ -318,18 +324,20 @@ def test_a_damaged_index_is_found_and_named(tar):
     table = open_tar(tar).table
     table.verify()
     flip(table.location / 'caption.npy', 200)
-    damaged = web_sources.open_table(
-        web_sources.open_format('webdataset', tar, fields=web_files.TAR_FIELDS)
+    damaged = open_index(
+        WebTable, open_web.open_format('webdataset', tar, fields=web_files.TAR_FIELDS)
     )
-    with pytest.raises(errors.IndexMismatch, match='caption.npy is damaged.*Delete .* index again'):
+    with pytest.raises(
+        data_errors.IndexMismatch, match='caption.npy is damaged.*Delete .* index again'
+    ):
         damaged.verify()
 
 
 def test_sets_that_are_not_there(tmp_path, jsonl):
-    with pytest.raises(errors.DataSetError, match="no such directory.*did you mean 'jsonl'"):
+    with pytest.raises(data_errors.DataSetError, match="no such directory.*did you mean 'jsonl'"):
         open_jsonl(tmp_path / 'jsonll')
-    with pytest.raises(errors.DataSetError, match=r"no file '\*\.tar'; it holds 0, 1, 2, all"):
+    with pytest.raises(data_errors.DataSetError, match=r"no file '\*\.tar'; it holds 0, 1, 2, all"):
         open_tar(jsonl)
     (jsonl / 'all.jsonl').write_text('\n\n')
-    with pytest.raises(errors.DataSetError, match='no readable records'):
+    with pytest.raises(data_errors.DataSetError, match='no readable records'):
         open_jsonl(jsonl)

@@ -11,9 +11,9 @@ import pytest
 import web_files
 
 from rt2_jax import paths
-from rt2_jax.data import errors, read_ahead, remote
+from rt2_jax.data import data_errors, read_ahead, remote_files
 from rt2_jax.data.readers import tfrecord
-from rt2_jax.data.web import sources as web_sources
+from rt2_jax.data.web import open_web
 
 pytest.importorskip('obstore', reason="remote data need pip install 'rt2_jax[remote]'")
 
@@ -42,7 +42,7 @@ def open_set(address, name, **settings):
         settings['files'] = 'part/web-{000..002}.tar' if http else 'part/*.tar'
     elif name == 'jsonl' and str(address).startswith('http'):
         settings['files'] = settings.get('files', 'a{0..0}.jsonl')
-    return web_sources.open_source(settings.pop('kind'), address, **settings)
+    return open_web.open_source(settings.pop('kind'), address, **settings)
 
 
 def same(a, b):
@@ -70,8 +70,8 @@ def read(source):
 )
 def test_a_failing_store_gives_what_the_disk_gives(store, tmp_path, monkeypatch, scheme, name):
     # Many threads ask at once, so that on a busy machine an answer may take as long as a stall.
-    limits = dataclasses.replace(remote.LIMITS, tries=10, stall_seconds=0.5)
-    monkeypatch.setattr(remote, 'LIMITS', limits)
+    limits = dataclasses.replace(remote_files.LIMITS, tries=10, stall_seconds=0.5)
+    monkeypatch.setattr(remote_files, 'LIMITS', limits)
     write(store.root / 'bucket', name)
     if name == 'jsonl':
         (store.root / 'bucket/jsonl/all.jsonl').rename(store.root / 'bucket/jsonl/a0.jsonl')
@@ -131,7 +131,7 @@ def test_pictures_may_be_elsewhere(store, tmp_path):
     """The lines here, the pictures there."""
     folder = write(tmp_path, 'jsonl')
     write(store.root / 'bucket', 'jsonl')
-    source = web_sources.open_source(
+    source = open_web.open_source(
         directory=folder, pictures=f'{store.url}/bucket/jsonl', **SETTINGS['jsonl']
     )
     assert source.encoded(7) == web_files.picture(7)
@@ -147,13 +147,13 @@ def test_a_lost_connection_is_no_corrupt_record(store):
     hidden.rename(picture)
     failing = {number for number in range(20, 1000)}
     store.fault = lambda number: '503' if number in failing else ''
-    with pytest.raises(remote.RemoteError, match='limit is 4 tries'):
+    with pytest.raises(remote_files.RemoteError, match='limit is 4 tries'):
         open_set('s3://bucket/jsonl', 'jsonl', on_corrupt='skip')
     store.fault = lambda number: ''
     source = open_set('s3://bucket/jsonl', 'jsonl', on_corrupt='skip')
     assert len(source) == 24
     store.fault = lambda number: '503'
-    with pytest.raises(remote.RemoteError, match='limit is 4 tries'):
+    with pytest.raises(remote_files.RemoteError, match='limit is 4 tries'):
         source[0]
     assert source.skipped == 0
     store.fault = lambda number: ''
@@ -165,24 +165,26 @@ def test_shards_are_read_as_indexed(store):
     write(store.root / 'bucket', 'tar')
     source = open_set('s3://bucket/tar', 'tar')
     store.touched.add('bucket/tar/part/web-001.tar')
-    with pytest.raises(remote.ChangedFile, match='web-001.tar'):
+    with pytest.raises(remote_files.ChangedFile, match='web-001.tar'):
         source[10]
     # The same records uploaded once more are another version, and as good.
     open_set('s3://bucket/tar', 'tar')[10]
     path = store.root / 'bucket/tar/part/web-001.tar'
     path.write_bytes(path.read_bytes().replace(b'thing 10, said', b'thong 10, said'))
-    with pytest.raises(errors.IndexMismatch, match='same sizes, other records'):
+    with pytest.raises(data_errors.IndexMismatch, match='same sizes, other records'):
         open_set('s3://bucket/tar', 'tar')
 
 
 def test_what_is_not_there_is_named(store):
     write(store.root / 'bucket', 'tar')
     address = f'{store.url}/bucket/tar'
-    with pytest.raises(errors.DataSetError, match='lacks 1 of 4 files, first .*web-003.tar'):
+    with pytest.raises(data_errors.DataSetError, match='lacks 1 of 4 files, first .*web-003.tar'):
         open_set(address, 'tar', files='part/web-{000..003}.tar')
-    with pytest.raises(errors.DataSetError, match=r"doesn't say which files .* name them, as {000"):
+    with pytest.raises(
+        data_errors.DataSetError, match=r"doesn't say which files .* name them, as {000"
+    ):
         open_set(address, 'tar', files='part/*.tar')
-    with pytest.raises(errors.DataSetError, match=r"no file '\*\.tarr'; it holds part"):
+    with pytest.raises(data_errors.DataSetError, match=r"no file '\*\.tarr'; it holds part"):
         open_set('s3://bucket/tar', 'tar', files='*.tarr')
     with pytest.raises(
         paths.PathError, match='http: is not supported; use a folder, gs:// or s3://'

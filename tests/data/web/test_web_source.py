@@ -11,8 +11,10 @@ import web_files
 from rt2_jax.data import images
 from rt2_jax.data.data_config import WebSet
 from rt2_jax.data.index import index_build
+from rt2_jax.data.index.opened_index import open_index
+from rt2_jax.data.index.web_table import WebTable
 from rt2_jax.data.readers import jsonl as jsonl_reader
-from rt2_jax.data.web import sources as web_sources, tasks as web_tasks
+from rt2_jax.data.web import open_web, web_tasks
 from rt2_jax.data.web.web_cards import WebCard
 from rt2_jax.data.web.web_source import WebSource
 from rt2_jax.text import places
@@ -23,7 +25,7 @@ RECORDS = 60
 
 def open_jsonl(folder, **settings):
     settings = {'fields': web_files.JSONL_FIELDS, 'tasks': EVERYTHING} | settings
-    return web_sources.open_source('jsonl', folder, **settings)
+    return open_web.open_source('jsonl', folder, **settings)
 
 
 def source_of(table, **settings):
@@ -49,12 +51,12 @@ def tables(jsonl, tmp_path_factory):
         tmp_path_factory.mktemp('vqa'), web_files.vqa_features(), web_files.vqa_example, 'vqa'
     )
     formats = {
-        'jsonl': web_sources.open_format('jsonl', jsonl, fields=web_files.JSONL_FIELDS),
-        'tar': web_sources.open_format('webdataset', tar, fields=web_files.TAR_FIELDS),
-        'coco': web_sources.open_format('tfds', coco, card='coco_captions'),
-        'vqa': web_sources.open_format('tfds', vqa, card='vqa'),
+        'jsonl': open_web.open_format('jsonl', jsonl, fields=web_files.JSONL_FIELDS),
+        'tar': open_web.open_format('webdataset', tar, fields=web_files.TAR_FIELDS),
+        'coco': open_web.open_format('tfds', coco, card='coco_captions'),
+        'vqa': open_web.open_format('tfds', vqa, card='vqa'),
     }
-    return {name: web_sources.open_table(dataset) for name, dataset in formats.items()}
+    return {name: open_index(WebTable, dataset) for name, dataset in formats.items()}
 
 
 @pytest.mark.parametrize(
@@ -262,7 +264,7 @@ def test_boxes_in_pixels(tmp_path):
 
 
 def test_one_process_or_several_stretches_give_the_same_index(jsonl, tmp_path, monkeypatch):
-    dataset = web_sources.open_format('jsonl', jsonl, fields=web_files.JSONL_FIELDS)
+    dataset = open_web.open_format('jsonl', jsonl, fields=web_files.JSONL_FIELDS)
     one = index_build.build(dataset, location=tmp_path / 'one', processes=1)
     monkeypatch.setattr(jsonl_reader, 'UNIT_BYTES', 1000)
     assert len(dataset.units([jsonl.joinpath('all.jsonl').stat().st_size])) > 10
@@ -287,11 +289,11 @@ def test_mistyped_settings_are_named(jsonl, tables):
     with pytest.raises(ValueError, match="language of .*'eng'; did you mean 'en'"):
         open_jsonl(jsonl, languages={'eng': 1.0})
     with pytest.raises(ValueError, match="called 'coco_caption'; did you mean 'coco_captions'"):
-        web_sources.open_format('tfds', jsonl, card='coco_caption')
+        open_web.open_format('tfds', jsonl, card='coco_caption')
     with pytest.raises(ValueError, match='box_form'):
         WebCard('x', box_form='yx')
     with pytest.raises(ValueError, match='as file'):
-        web_sources.open_format('jsonl', jsonl.parent, files='*.as file').files()
+        open_web.open_format('jsonl', jsonl.parent, files='*.as file').files()
     with pytest.raises(
         ValueError, match="no record of language 'de' is left, though its weight is 1"
     ):
@@ -304,7 +306,7 @@ def test_a_schema_that_lacks_the_card_is_named(tables, tmp_path):
     with pytest.raises(
         ValueError, match="no feature 'captions/txt', .* did you mean 'captions/text'"
     ):
-        web_sources.open_source(
+        open_web.open_source(
             'tfds',
             tables['coco'].directory,
             card='coco_captions',

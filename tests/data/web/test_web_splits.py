@@ -9,9 +9,9 @@ import pytest
 import web_files
 
 from rt2_jax import configuration
-from rt2_jax.data import errors, holdouts, sources
+from rt2_jax.data import data_errors, holdouts, sources
 from rt2_jax.data.data_config import DataConfig
-from rt2_jax.data.web import sources as web_sources, splits
+from rt2_jax.data.web import open_web, record_splits
 
 TASKS = {'caption': 1.0}
 
@@ -19,7 +19,7 @@ TASKS = {'caption': 1.0}
 def open_part(folder, part, holdout=0.3, kind='jsonl', **settings):
     fields = {'jsonl': web_files.JSONL_FIELDS, 'webdataset': web_files.TAR_FIELDS}[kind]
     settings = {'tasks': TASKS, 'fields': fields} | settings
-    return web_sources.open_source(kind, folder, holdout=holdout, part=part, **settings)
+    return open_web.open_source(kind, folder, holdout=holdout, part=part, **settings)
 
 
 def split(folder, holdout=0.3, **settings):
@@ -71,7 +71,7 @@ def test_the_best_are_those_of_the_whole_set(web):
 
 def test_a_record_that_is_trained_on_elsewhere_is_found_and_named(web, tmp_path, caplog):
     parts = split(web)
-    splits.check_apart({'a': parts['train']}, {'b': parts['validation']})
+    record_splits.check_apart({'a': parts['train']}, {'b': parts['validation']})
     assert not caplog.text
     copy = web_files.write_jsonl(tmp_path / 'copy')
     whole = open_part(copy, 'train', 0)
@@ -79,11 +79,11 @@ def test_a_record_that_is_trained_on_elsewhere_is_found_and_named(web, tmp_path,
     with pytest.raises(
         holdouts.Leakage, match=f'5 records or more.*\n  record {row} of b = record {row} of c'
     ):
-        splits.check_apart({'a': parts['train'], 'c': whole}, {'b': parts['validation']})
+        record_splits.check_apart({'a': parts['train'], 'c': whole}, {'b': parts['validation']})
     # The same pictures with other texts: the tar has the first caption alone.
     other = open_part(web_files.write_tar(tmp_path / 'tar'), 'train', 0, kind='webdataset')
     lines = [row for row in (parts['validation'].row(i) for i in range(8)) if row % 3]
-    splits.check_apart({'d': _without(other, row_modulo=0)}, {'b': parts['validation']})
+    record_splits.check_apart({'d': _without(other, row_modulo=0)}, {'b': parts['validation']})
     assert f'record {lines[0]} of b = record {lines[0]} of d' in caplog.text
 
 
@@ -97,9 +97,9 @@ def _without(source, row_modulo):
 
 def test_bad_holdouts(web):
     for holdout in (-1, 1.5, 60):
-        with pytest.raises(errors.DataSetError, match='a number of its 60 records from 1 up'):
+        with pytest.raises(data_errors.DataSetError, match='a number of its 60 records from 1 up'):
             split(web, holdout)
-    with pytest.raises(errors.DataSetError, match='holds out none of the 60 records'):
+    with pytest.raises(data_errors.DataSetError, match='holds out none of the 60 records'):
         split(web, 1e-9)
     with pytest.raises(ValueError, match="part 'trian'; did you mean 'train'"):
         open_part(web, 'trian')

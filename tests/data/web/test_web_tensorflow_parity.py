@@ -6,7 +6,7 @@ import web_files
 
 from rt2_jax.data import images
 from rt2_jax.data.robot import rlds_writer
-from rt2_jax.data.web import sources as web_sources
+from rt2_jax.data.web import open_web
 
 tf = pytest.importorskip(
     'tensorflow',
@@ -40,7 +40,7 @@ def written(request, tmp_path):
 
 def test_we_read_what_tfds_writes(written):
     name, folder = written
-    source = web_sources.open_source('tfds', folder, card=name, tasks={'caption': 1.0, 'vqa': 1.0})
+    source = open_web.open_source('tfds', folder, card=name, tasks={'caption': 1.0, 'vqa': 1.0})
     table = source.table
     builder = tfds.builder_from_directory(str(folder))
     theirs = list(tfds.as_numpy(builder.as_dataset(split='train')))

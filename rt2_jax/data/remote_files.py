@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 import urllib.parse
 
 from rt2_jax.buckets import CONNECTIONS, Limits, client
-from rt2_jax.data.errors import DataSetError
+from rt2_jax.data.data_errors import DataSetError
 from rt2_jax.data.read_ahead import ReadAhead
 from rt2_jax.errors import UserError
 

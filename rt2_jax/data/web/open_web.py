@@ -2,7 +2,7 @@
 
 The first use makes the index; later ones map it.
 
-    source = web_sources.open_source('tfds', 'data/coco_captions/2014/1.1.0', card='coco_captions',
+    source = open_web.open_source('tfds', 'data/coco_captions/2014/1.1.0', card='coco_captions',
                                      tasks={'caption': 1.0})
     source[12345]
 """
@@ -69,32 +69,6 @@ def open_format(
     return WebDataset(directory, find(card or kind, fields), **pattern)
 
 
-def open_table(
-    dataset: WebFormat,
-    *,
-    location: epath.PathLike | None = None,
-    indexes: epath.PathLike | None = None,
-    on_corrupt: str = 'raise',
-) -> WebTable:
-    """A web set's index, made first if there is none.
-
-    Args:
-        dataset: the set.
-        location: the index's folder, of this machine or of a bucket; for the default see
-            `index_places.place`.
-        indexes: a folder that all processes of a job reach and that all of them give, to make and
-            check the index together; None for a process that is alone.
-        on_corrupt: 'raise' or 'skip', for unreadable records.
-
-    Raises:
-        tfrecord.CorruptRecord: an unreadable record, or an index that leaves some out, with
-            on_corrupt='raise'.
-    """
-    return opened_index.open_index(
-        WebTable, dataset, location=location, indexes=indexes, on_corrupt=on_corrupt
-    )
-
-
 def open_set(
     web_set: WebSet, part: str = 'train', indexes: epath.PathLike | None = None
 ) -> WebSource:
@@ -103,10 +77,10 @@ def open_set(
     Args:
         web_set: the set.
         part: 'train' for the records that aren't held out, 'validation' for those that are.
-        indexes: as for `open_table`.
+        indexes: as for `opened_index.open_index`.
 
     Raises:
-        Exception: as `open_format`, `open_table` and WebSource.
+        Exception: as `open_format`, `open_index` and WebSource.
     """
     dataset = open_format(
         web_set.kind,
@@ -117,8 +91,8 @@ def open_set(
         files=web_set.files,
         pictures=web_set.pictures,
     )
-    table = open_table(
-        dataset, location=web_set.location, indexes=indexes, on_corrupt=web_set.on_corrupt
+    table = opened_index.open_index(
+        WebTable, dataset, location=web_set.location, indexes=indexes, on_corrupt=web_set.on_corrupt
     )
     return WebSource(table, web_set, part)
 

@@ -6,9 +6,9 @@ from absl import logging
 import numpy as np
 
 from rt2_jax.data.data_config import RobotSet
-from rt2_jax.data.errors import DataSetError
+from rt2_jax.data.data_errors import DataSetError
 from rt2_jax.data.index.episode_index import EpisodeIndex
-from rt2_jax.data.robot import splits
+from rt2_jax.data.robot import episode_splits
 from rt2_jax.nearest import check
 
 MISSING_INSTRUCTIONS = ('drop', 'raise')
@@ -32,11 +32,11 @@ def choose(index: EpisodeIndex, settings: RobotSet, part: str = 'train') -> tupl
         DataSetError: the data don't say what a setting needs, or too few episodes are left.
     """
     check('missing_instructions', settings.missing_instructions, MISSING_INSTRUCTIONS)
-    check('part', part, splits.PARTS)
+    check('part', part, episode_splits.PARTS)
     chosen, unlabelled = _labelled(index, settings.missing_instructions)
     chosen = _seen(index, chosen, settings.camera, settings.on_corrupt)
     if settings.holdout:
-        chosen = chosen[np.isin(chosen, splits.part_of(index, settings.holdout, part))]
+        chosen = chosen[np.isin(chosen, episode_splits.part_of(index, settings.holdout, part))]
     if settings.success_only:
         chosen = chosen[_success(index)[chosen] == 1]
     if settings.episodes is not None:

@@ -23,7 +23,7 @@ import numpy as np
 
 from rt2_jax import records
 from rt2_jax.data.data_config import WebSet
-from rt2_jax.data.errors import IndexMismatch
+from rt2_jax.data.data_errors import IndexMismatch
 from rt2_jax.data.holdouts import PARTS
 from rt2_jax.data.index import index_places
 from rt2_jax.data.index.web_table import WebTable

@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from rt2_jax.weights import formats, paligemma, settings, siglip, t5, t5gemma2, vit
+from rt2_jax.weights import config_fields, formats, paligemma, siglip, t5, t5gemma2, vit
 from rt2_jax.weights.tensors import SourceError
 
 TOWER = dict(
@@ -117,7 +117,7 @@ def without_effect(case):
     """Names on the lists of a format, whose parts are those of other formats too."""
     modules = [MODULES[case.split(',')[0]], siglip]
     lists = [value for m in modules for name, value in vars(m).items() if 'IGNORED' in name]
-    return settings.COMMON.union(*lists)
+    return config_fields.COMMON.union(*lists)
 
 
 @pytest.mark.parametrize('case', CONFIGS)
@@ -215,13 +215,13 @@ def test_another_normalisation_of_frames_is_refused(file, tmp_path):
     write = lambda values: (tmp_path / file).write_text(
         json.dumps(values if file.startswith('pre') else {'image_processor': values})
     )
-    settings.check_preprocessing(tmp_path)
+    config_fields.check_preprocessing(tmp_path)
     write(PREPROCESSOR)
-    settings.check_preprocessing(tmp_path)
+    config_fields.check_preprocessing(tmp_path)
     for name in ('image_mean', 'image_std', 'rescale_factor', 'do_rescale', 'do_normalize'):
         write(PREPROCESSOR | {name: other(PREPROCESSOR[name])})
         with pytest.raises(SourceError, match=rf'{file}: .*{name} is .*; the model here computes'):
-            settings.check_preprocessing(tmp_path)
+            config_fields.check_preprocessing(tmp_path)
     write(PREPROCESSOR | {'gamma': 2.2})
     with pytest.raises(SourceError, match='gamma is 2.2; this field is not known here'):
-        settings.check_preprocessing(tmp_path)
+        config_fields.check_preprocessing(tmp_path)
