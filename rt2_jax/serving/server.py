@@ -74,7 +74,7 @@ class Server(uvicorn.Server):
         demo: Demo | None = None,
         drain_seconds: float = 30.0,
     ) -> None:
-        self.service, self._drain_seconds = service, drain_seconds
+        self.service, self._drain_seconds, self._demo = service, drain_seconds, demo
         limits = service.limits
         super().__init__(
             uvicorn.Config(
@@ -113,6 +113,9 @@ class Server(uvicorn.Server):
         for server in self.servers:
             for listener in server.sockets:
                 logging.info('listening on %s:%d', *listener.getsockname()[:2])
+        if self._demo:
+            port = self.servers[0].sockets[0].getsockname()[1]
+            print(self._demo.addresses(self.config.host, port), flush=True)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Stops; uvicorn's own method would end the process by the same signal, and not with 0."""

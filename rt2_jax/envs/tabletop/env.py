@@ -1,5 +1,6 @@
 """The tabletop as a gymnasium environment."""
 
+import math
 from typing import Any
 
 from absl import logging
@@ -162,6 +163,25 @@ class TabletopEnv(gymnasium.Env):
     def frame(self, size: int) -> np.ndarray:
         """The present frame as the camera sees it, also in the middle of a move: uint8 [S, S, 3]."""
         return self._renderer.draw(self.stage.data, size, size)
+
+    def clear_hand(self) -> dict[str, Any]:
+        """Another episode on the table as it lies: the hand lets go and goes back to its start.
+
+        Returns:
+            The observation. Nothing moves where the hand is open at its start already.
+        """
+        now, (x, y, yaw) = self.state, self.scene.gripper
+        here = now.x, now.y
+        if now.closed:
+            self.stage.move(*here, stages.GRIPPER_LOW, now.yaw, (0, 0), closed=True)
+            self.stage.move(*here, stages.GRIPPER_LOW, now.yaw, (0, 0), closed=False)
+        if math.dist((*here, now.z), (x, y, stages.GRIPPER_HIGH)) > 0.005:
+            self.stage.move(*here, stages.GRIPPER_HIGH, now.yaw, (0, 0), closed=False)
+            self.stage.move(x, y, stages.GRIPPER_HIGH, yaw, (0, 0), closed=False)
+        self.start = self.state = self.stage.state()
+        self._steps = self._clipped = self._out_of_reach = 0
+        self._over = False
+        return self._observe()
 
     def close(self) -> None:
         """Frees the renderer."""
