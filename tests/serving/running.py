@@ -80,10 +80,11 @@ class Robot:
 
 
 @contextlib.contextmanager
-def running(policy, *, api_key=None, wait=True, demo=None, **settings):
+def running(policy, *, api_key=None, wait=True, demo=None, port=0, **settings):
     """A server of `policy`, with the page `demo(service)` if there is one; `settings` are the service's."""
     listener = socket.socket()
-    listener.bind(('127.0.0.1', 0))
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind(('127.0.0.1', port))
     listener.listen()
     service = Service(policy, **settings)
     server = Server(service, api_key=api_key, demo=demo and demo(service))
