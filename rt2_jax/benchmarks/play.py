@@ -21,7 +21,7 @@ from absl import app, flags, logging
 import psutil
 
 from rt2_jax import command
-from rt2_jax.benchmarks import browser, harness, serve
+from rt2_jax.benchmarks import browser, harness
 from rt2_jax.evaluation import report
 
 FLAGS = flags.FLAGS
@@ -84,7 +84,7 @@ def measure() -> dict[str, Any]:
             samples.append(process.memory_info().rss)
 
     with (
-        serve.served(FLAGS.workdir, '--demo') as (port, process),
+        harness.served(FLAGS.workdir, '--demo') as (port, process),
         tempfile.TemporaryDirectory() as profile,
         browser.browser(pathlib.Path(profile)) as chromium,
     ):
