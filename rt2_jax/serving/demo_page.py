@@ -174,7 +174,9 @@ class Page:
         self._simulator.moving += 1
         try:
             await self._send('begin', instruction=instruction)
-            await self._service.wait_until_warm()
+            while not self._stopping and not self._service.ready:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._service.wait_until_warm(), 0.1)
             ended = await self._steps(instruction)
             success, text = await self._simulator.run(self._table.judge)
             text = f'{text}; {ended}'

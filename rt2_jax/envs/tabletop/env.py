@@ -175,7 +175,8 @@ class TabletopEnv(gymnasium.Env):
         if now.closed:
             self.stage.move(*here, stages.GRIPPER_LOW, now.yaw, (0, 0), closed=True)
             self.stage.move(*here, stages.GRIPPER_LOW, now.yaw, (0, 0), closed=False)
-        if math.dist((*here, now.z), (x, y, stages.GRIPPER_HIGH)) > 0.005:
+        away = math.dist((*here, now.z, now.yaw), (x, y, stages.GRIPPER_HIGH, yaw))
+        if away > 0.005 or now.closed:
             self.stage.move(*here, stages.GRIPPER_HIGH, now.yaw, (0, 0), closed=False)
             self.stage.move(x, y, stages.GRIPPER_HIGH, yaw, (0, 0), closed=False)
         self.start = self.state = self.stage.state()
