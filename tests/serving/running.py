@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import json
 import os
 import pathlib
 import socket
@@ -77,6 +78,37 @@ class Robot:
     def infer(self, picture, prompt='pick banana', **more):
         self.send(picture, prompt, **more)
         return self.receive()
+
+
+class Person:
+    """Someone who plays, without a browser."""
+
+    def __init__(self, server, origin=None):
+        address = f'127.0.0.1:{server.port}'
+        self._open = contextlib.ExitStack()
+        opening = connect(f'ws://{address}/demo/play', origin=origin or f'http://{address}')
+        self.socket = self._open.enter_context(opening)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._open.close()
+
+    def send(self, do, **fields):
+        self.socket.send(json.dumps({'do': do, **fields}))
+
+    def until(self, kind):
+        """The messages up to the first of a kind."""
+        messages = []
+        while not messages or messages[-1]['kind'] != kind:
+            messages.append(json.loads(self.socket.recv(timeout=60)))
+        return messages
+
+    def ask_for(self, kind, do, **fields):
+        """Sends a message, and gives the first of a kind that comes then."""
+        self.send(do, **fields)
+        return self.until(kind)[-1]
 
 
 @contextlib.contextmanager

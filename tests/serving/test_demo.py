@@ -12,7 +12,7 @@ from absl import app
 import numpy as np
 import pytest
 import requests
-from running import running, tiny_policy
+from running import Person, running, tiny_policy
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
@@ -31,7 +31,7 @@ from rt2_jax.text.actions import ActionSpace, ActionTokenizer
 
 ACTS = os.environ.get('DEMO_WORKDIR', 'package:tabletop_policy')  # a policy that succeeds
 needs_browser = pytest.mark.skipif(
-    not browser.PROGRAM, reason=f'{browser.WITHOUT}; pytest {__file__}'
+    not browser.PROGRAM, reason=f'{browser.WITHOUT}; bash launch/test.sh tests/serving/test_demo.py'
 )
 MARKUP = '<img src=x>'
 
@@ -58,37 +58,6 @@ def server(policy):
 def chromium(tmp_path_factory):
     with browser.browser(tmp_path_factory.mktemp('profile')) as chromium:
         yield chromium
-
-
-class Person:
-    """Someone who plays, without a browser."""
-
-    def __init__(self, server, origin=None):
-        address = f'127.0.0.1:{server.port}'
-        self._open = contextlib.ExitStack()
-        opening = connect(f'ws://{address}/demo/play', origin=origin or f'http://{address}')
-        self.socket = self._open.enter_context(opening)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self._open.close()
-
-    def send(self, do, **fields):
-        self.socket.send(json.dumps({'do': do, **fields}))
-
-    def until(self, kind):
-        """The messages up to the first of a kind."""
-        messages = []
-        while not messages or messages[-1]['kind'] != kind:
-            messages.append(json.loads(self.socket.recv(timeout=60)))
-        return messages
-
-    def ask_for(self, kind, do, **fields):
-        """Sends a message, and gives the first of a kind that comes then."""
-        self.send(do, **fields)
-        return self.until(kind)[-1]
 
 
 def wait_until(condition):
@@ -400,5 +369,5 @@ def test_a_person_sees_the_success(chromium):
         tab.wait("document.querySelectorAll('#log li').length == 1")
         assert entries(tab)[0].startswith(f'Success: pick {name} (the {name} is '), entries(tab)
         assert tab.text('#score') == '1 of 1 instructions done.'
-        assert tab.text('#plan').startswith('Plan: ') == policy.plan
+        assert tab.text('#plan').startswith('Plan: ') is policy.plan
         assert tab.complaints == []
