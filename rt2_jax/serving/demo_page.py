@@ -299,7 +299,15 @@ def _in_words(name: str, value: float) -> str:
         return 'yes' if value >= 0.5 else 'no'
     if name == 'gripper':
         return 'close' if value > 0 else 'open'
-    return f'{math.degrees(value):+.0f}°' if name.startswith('dr') else f'{100 * value:+.1f} cm'
+    if name.startswith('dr'):
+        return f'{_signed(math.degrees(value), 0)}°'
+    return f'{_signed(100 * value, 1)} cm'
+
+
+def _signed(value: float, digits: int) -> str:
+    """A number with its sign; 0 has none."""
+    text = f'{value:+.{digits}f}'
+    return text if float(text) else text[1:]
 
 
 def _merged(alternatives: list[tuple[str, float]]) -> list[tuple[str, float]]:
