@@ -103,7 +103,9 @@ setuptools.setup(
     license='Apache-2.0',
     license_files=['LICENSE'],
     packages=[*setuptools.find_packages(include=['rt2_jax', 'rt2_jax.*']), 'rt2_jax.inspect'],
-    package_data={'rt2_jax': ['text/tokenizer.model', 'weights/*/*', 'colab/*.ipynb']},
+    package_data={
+        'rt2_jax': ['text/tokenizer.model', 'weights/*/*', 'colab/*.ipynb', 'serving/demo.html']
+    },
     python_requires='>=3.11',
     install_requires=CORE,
     extras_require=EXTRAS,

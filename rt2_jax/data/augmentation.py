@@ -130,15 +130,18 @@ class Augmentation:
     def evaluation(
         self, frames: np.ndarray, size: int, cropped: bool, out: np.ndarray | None = None
     ) -> np.ndarray:
-        """Frames uint8 [F, size, size, 3] as a policy sees them: where training crops, the centre.
+        """Frames uint8 [F, size, size, 3] as a policy sees them: where training crops, the centre."""
+        side = self.side(cropped)
+        if side < 1:
+            frames = crop(frames, ((1 - side) / 2, (1 - side) / 2, side, side))
+        return images.resize(frames, size, out)
+
+    def side(self, cropped: bool) -> float:
+        """Share of the frame's height and width that a policy sees.
 
         It keeps the mean of the shares of the area that training keeps.
         """
-        scale = sum(self.scale) / 2
-        if cropped and scale < 1:
-            side = scale**0.5
-            frames = crop(frames, ((1 - side) / 2, (1 - side) / 2, side, side))
-        return images.resize(frames, size, out)
+        return min(1.0, (sum(self.scale) / 2) ** 0.5) if cropped else 1.0
 
     def box(self, draws: np.ndarray) -> tuple[float, float, float, float]:
         """Top, left, height and width of a crop, in shares of the frame, from 6 draws in [0, 1)."""

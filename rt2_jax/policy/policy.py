@@ -378,8 +378,7 @@ class Policy:
                 f'apart; got {len(frames)}. Policy.robot() keeps them.'
             )
         settings = self.settings
-        cropped = kind == Kind.ACTION or (kind == Kind.PLAN and not settings.whole_plans)
-        return settings.augment.evaluation(frames, self.image_size, cropped)
+        return settings.augment.evaluation(frames, self.image_size, settings.crops(kind))
 
     def prompt_array(self, texts: Sequence[str]) -> np.ndarray:
         """Whole prompts to ids int32 [B, P], padded on the right; raises as `act_batch`."""

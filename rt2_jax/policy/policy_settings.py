@@ -8,6 +8,7 @@ from typing import Any
 
 from rt2_jax.data.augmentation import Augmentation
 from rt2_jax.data.robot_card import RobotCard
+from rt2_jax.decoding.grammar import Kind
 from rt2_jax.nearest import check
 from rt2_jax.text.actions import ActionSpace
 
@@ -81,3 +82,7 @@ class Settings:
             'whole_plans': any(shares),
         }
         return cls(**(implied | changes))
+
+    def crops(self, kind: Kind) -> bool:
+        """Whether answers of a kind are made on the crop."""
+        return kind == Kind.ACTION or (kind == Kind.PLAN and not self.whole_plans)

@@ -120,13 +120,15 @@ class Limits:
                 raise ValueError(f'{field.name} is {getattr(self, field.name)}; above 0 is needed.')
 
     def check_text(self, what: str, text: Any) -> str:
-        """Returns `text`; Malformed if it is none or empty, TooLarge if it is too long."""
+        """Returns `text`; Malformed if it is none, empty or no Unicode, TooLarge if it is too long."""
         if isinstance(text, (np.str_, np.ndarray)):
             text = str(text) if isinstance(text, np.str_) or text.dtype.kind == 'U' else text
         if not isinstance(text, str):
             raise Malformed(f'{what} must be a text; got {type(text).__name__}.')
         if not text.strip():
             raise Malformed(f'{what} is empty.')
+        if any('\ud800' <= character <= '\udfff' for character in text):
+            raise Malformed(f'{what} holds half a character (a lone surrogate).')
         if len(text) > self.text_characters:
             raise TooLarge(
                 f'{what} has {len(text)} characters; this server takes {self.text_characters}.'

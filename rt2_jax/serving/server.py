@@ -20,7 +20,7 @@ import signal
 import socket
 import time
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from absl import logging
 import h11
@@ -40,6 +40,9 @@ from rt2_jax.serving import limits, openpi, openvla
 from rt2_jax.serving.limits import Overloaded, Refusal
 from rt2_jax.serving.service import Service
 
+if TYPE_CHECKING:
+    from rt2_jax.serving.demo import Demo  # needs the simulator, an extra
+
 PATHS = ('/', '/act', '/answer', '/healthz', '/metrics')
 # Robots that vanish without a word are noticed after two of these, seconds.
 _PING = 10.0
@@ -57,6 +60,7 @@ class Server(uvicorn.Server):
         host: where to listen.
         port: where to listen; 0 is any free one.
         api_key: that clients must send, None for none.
+        demo: see `make_app`.
         drain_seconds: the most that accepted requests are waited for.
     """
 
@@ -67,13 +71,14 @@ class Server(uvicorn.Server):
         host: str = '127.0.0.1',
         port: int = 8000,
         api_key: str | None = None,
+        demo: Demo | None = None,
         drain_seconds: float = 30.0,
     ) -> None:
-        self.service, self._drain_seconds = service, drain_seconds
+        self.service, self._drain_seconds, self._demo = service, drain_seconds, demo
         limits = service.limits
         super().__init__(
             uvicorn.Config(
-                make_app(service, api_key=api_key, failed=self._leave),
+                make_app(service, api_key=api_key, failed=self._leave, demo=demo),
                 host=host,
                 port=port,
                 http=http_protocol(limits.seconds_to_send),
@@ -108,6 +113,9 @@ class Server(uvicorn.Server):
         for server in self.servers:
             for listener in server.sockets:
                 logging.info('listening on %s:%d', *listener.getsockname()[:2])
+        if self._demo:
+            port = self.servers[0].sockets[0].getsockname()[1]
+            print(self._demo.addresses(self.config.host, port), flush=True)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Stops; uvicorn's own method would end the process by the same signal, and not with 0."""
@@ -130,13 +138,16 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
 
-def make_app(service: Service, *, api_key: str | None, failed: Callable[[], None]) -> Starlette:
+def make_app(
+    service: Service, *, api_key: str | None, failed: Callable[[], None], demo: Demo | None = None
+) -> Starlette:
     """The ASGI application.
 
     Args:
         service: that answers; it is started and stopped with the application.
         api_key: that clients must send, None for none. /healthz is open to all.
         failed: called if the warm-up fails.
+        demo: a page to play with; its simulator ends with the application.
     """
 
     @contextlib.asynccontextmanager
@@ -144,6 +155,8 @@ def make_app(service: Service, *, api_key: str | None, failed: Callable[[], None
         service.start(failed)
         yield
         await service.stop()
+        if demo:
+            demo.close()
 
     def guarded(handle: Callable[[Request], Awaitable[Response]]) -> Callable[..., Any]:
         async def handler(request: Request) -> Response:
@@ -192,6 +205,7 @@ def make_app(service: Service, *, api_key: str | None, failed: Callable[[], None
             Route('/act', act, methods=['POST']),
             Route('/answer', answer, methods=['POST']),
             WebSocketRoute('/', websocket),
+            *(demo.routes() if demo else ()),
         ],
         exception_handlers={HTTPException: _http_error},
         lifespan=lifespan,

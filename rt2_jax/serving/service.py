@@ -51,6 +51,7 @@ class Settings:
         temperature: of what is sampled; 0 takes the likeliest.
         convention: in whose numbers clients are answered that ask for no other
             (`policy/conventions.py`); None for 'robot', or 'internal' where the policy knows no card.
+        alternatives: how many of the likeliest values an answer holds for each number of the action.
     """
 
     longest_wait: float = 0.0
@@ -59,6 +60,7 @@ class Settings:
     threads: int = 2
     temperature: float = 0.0
     convention: str | None = None
+    alternatives: int = 0
 
     def __post_init__(self) -> None:
         if self.queue < 1 or self.threads < 1 or self.deadline <= 0:
@@ -330,7 +332,8 @@ class Service:
             raise Malformed(str(error)) from error
 
     def _compute(self, batch: Sequence[Inputs]) -> list[Answer | str]:
-        return self.policy.run(batch, temperature=self.settings.temperature)
+        temperature, alternatives = self.settings.temperature, self.settings.alternatives
+        return self.policy.run(batch, temperature=temperature, alternatives=alternatives)
 
     def _warm_up(self) -> None:
         """Every batch size and kind of answer that will be used."""
@@ -339,6 +342,6 @@ class Service:
                 if self._stopping:
                     return
                 begin = time.monotonic()
-                self.policy.warm_up([size], [kind])
+                self.policy.warm_up([size], [kind], self.settings.alternatives)
                 took = time.monotonic() - begin
                 logging.info('warmed up %s for batches of %d: %.1f s', kind.name, size, took)

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import json
 import os
 import pathlib
 import socket
@@ -79,13 +80,46 @@ class Robot:
         return self.receive()
 
 
+class Person:
+    """Someone who plays, without a browser."""
+
+    def __init__(self, server, origin=None):
+        address = f'127.0.0.1:{server.port}'
+        self._open = contextlib.ExitStack()
+        opening = connect(f'ws://{address}/demo/play', origin=origin or f'http://{address}')
+        self.socket = self._open.enter_context(opening)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._open.close()
+
+    def send(self, do, **fields):
+        self.socket.send(json.dumps({'do': do, **fields}))
+
+    def until(self, kind):
+        """The messages up to the first of a kind."""
+        messages = []
+        while not messages or messages[-1]['kind'] != kind:
+            messages.append(json.loads(self.socket.recv(timeout=60)))
+        return messages
+
+    def ask_for(self, kind, do, **fields):
+        """Sends a message, and gives the first of a kind that comes then."""
+        self.send(do, **fields)
+        return self.until(kind)[-1]
+
+
 @contextlib.contextmanager
-def running(policy, *, api_key=None, wait=True, **settings):
-    """A server of `policy`; `settings` are the service's."""
+def running(policy, *, api_key=None, wait=True, demo=None, port=0, **settings):
+    """A server of `policy`, with the page `demo(service)` if there is one; `settings` are the service's."""
     listener = socket.socket()
-    listener.bind(('127.0.0.1', 0))
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind(('127.0.0.1', port))
     listener.listen()
-    server = Server(Service(policy, **settings), api_key=api_key)
+    service = Service(policy, **settings)
+    server = Server(service, api_key=api_key, demo=demo and demo(service))
     thread = threading.Thread(target=server.serve_until_stopped, args=[listener])
     thread.start()
     found = Running(server, listener.getsockname()[1], thread)

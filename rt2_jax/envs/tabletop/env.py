@@ -1,5 +1,6 @@
 """The tabletop as a gymnasium environment."""
 
+import math
 from typing import Any
 
 from absl import logging
@@ -158,6 +159,30 @@ class TabletopEnv(gymnasium.Env):
         large = min(2 * size, stages.FRAME_BUFFER)
         frame = self._renderer.draw(self.stage.data, large, large)
         return cv2.resize(frame, (size, size), interpolation=cv2.INTER_AREA)
+
+    def frame(self, size: int) -> np.ndarray:
+        """The present frame as the camera sees it, also in the middle of a move: uint8 [S, S, 3]."""
+        return self._renderer.draw(self.stage.data, size, size)
+
+    def clear_hand(self) -> dict[str, Any]:
+        """Another episode on the table as it lies: the hand lets go and goes back to its start.
+
+        Returns:
+            The observation. Nothing moves where the hand is open at its start already.
+        """
+        now, (x, y, yaw) = self.state, self.scene.gripper
+        here = now.x, now.y
+        if now.closed:
+            self.stage.move(*here, stages.GRIPPER_LOW, now.yaw, (0, 0), closed=True)
+            self.stage.move(*here, stages.GRIPPER_LOW, now.yaw, (0, 0), closed=False)
+        away = math.dist((*here, now.z, now.yaw), (x, y, stages.GRIPPER_HIGH, yaw))
+        if away > 0.005 or now.closed:
+            self.stage.move(*here, stages.GRIPPER_HIGH, now.yaw, (0, 0), closed=False)
+            self.stage.move(x, y, stages.GRIPPER_HIGH, yaw, (0, 0), closed=False)
+        self.start = self.state = self.stage.state()
+        self._steps = self._clipped = self._out_of_reach = 0
+        self._over = False
+        return self._observe()
 
     def close(self) -> None:
         """Frees the renderer."""

@@ -7,7 +7,8 @@ Frame: x to the right, y away from the camera, z up, origin on the middle of the
 metres and radians, yaw counter-clockwise seen from above.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+import contextlib
 import math
 
 import mujoco
@@ -56,6 +57,7 @@ class Stage:
         self.model = mujoco.MjModel.from_xml_string(_mjcf())
         self.data = mujoco.MjData(self.model)
         self._closed = False
+        self._film: tuple[Callable[[], None], int] | None = None
         self._count = 0
         name = lambda kind, text: mujoco.mj_name2id(self.model, kind, text)
         body = mujoco.mjtObj.mjOBJ_BODY
@@ -133,9 +135,20 @@ class Stage:
                 target, start_yaw + across * (yaw - start_yaw), (across * tilt[0], across * tilt[1])
             )
             mujoco.mj_step(self.model, data)
+            if self._film and i < steps and i % self._film[1] == 0:
+                self._film[0]()
         # Positions are integrated after the kinematics that the renderer reads.
         mujoco.mj_forward(self.model, data)
         self._light_lamps()
+
+    @contextlib.contextmanager
+    def filmed(self, draw: Callable[[], None], frames: int) -> Iterator[None]:
+        """Within it, `draw` is called this many times on the way of each move."""
+        self._film = draw, math.ceil(round(1 / CONTROL_HZ / TIMESTEP) / (frames + 1))
+        try:
+            yield
+        finally:
+            self._film = None
 
     def state(self) -> State:
         """Returns the present state."""
