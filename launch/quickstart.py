@@ -1,11 +1,11 @@
-"""From nothing to a policy that follows instructions: collect, co-fine-tune, evaluate.
+"""From nothing to a policy that follows instructions: the packaged one acts, then one is made.
 
 launch/quickstart.sh runs this once its set-up is done. Every stage is one of the documented command
 lines, printed before it starts, so that any of them can be run again by hand. A stage that is done
 is not run again; one that was interrupted goes on where it was.
 
 WORKDIR/results.json holds the results of the last run that ended, WORKDIR/rollouts.mp4 its video,
-WORKDIR/full (or WORKDIR/quick) all the rest.
+WORKDIR/packaged.mp4 that of the packaged policy, WORKDIR/full (or WORKDIR/quick) all the rest.
 """
 
 from __future__ import annotations
@@ -30,8 +30,14 @@ from typing import Any
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 CONFIG = 'configs/tabletop.py:quickstart'
 SUITES = ('seen', 'unseen_objects')
+PACKAGED = 'package:tabletop_policy'
 # Name in the results -> the name for `evaluate --policy`.
-POLICIES = {'cofinetuned': 'checkpoint', 'untrained': 'untrained', 'expert': 'expert'}
+POLICIES = {
+    'packaged': 'checkpoint',
+    'cofinetuned': 'checkpoint',
+    'untrained': 'untrained',
+    'expert': 'expert',
+}
 AGAIN = 'The same command again goes on from here.'
 
 
@@ -52,8 +58,8 @@ class Size:
     evaluated: Mapping[str, int]
 
 
-FULL = Size(1_500, None, 250, {'cofinetuned': 50, 'untrained': 20, 'expert': 20})
-QUICK = Size(200, 250, 50, {'cofinetuned': 10, 'untrained': 5, 'expert': 5})
+FULL = Size(1_500, None, 250, {'packaged': 5, 'cofinetuned': 50, 'untrained': 20, 'expert': 20})
+QUICK = Size(200, 250, 50, {'packaged': 5, 'cofinetuned': 10, 'untrained': 5, 'expert': 5})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,24 +96,32 @@ def make_stages(
     def stage(name: str, module: str, product: pathlib.Path, *arguments: str) -> Stage:
         return Stage(name, name.split()[0], ('-m', f'rt2_jax.{module}', *arguments), product)
 
+    def evaluation(policy: str, *options: str) -> Stage:
+        output = runs / 'evaluate' / f'{policy}.json'
+        made = stage(
+            f'evaluate {policy}', 'evaluate', output, f'--policy={POLICIES[policy]}',
+            f'--suite={",".join(SUITES)}', f'--episodes={size.evaluated[policy]}',
+            f'--output={shown(output)}', *options,
+        )  # fmt: skip
+        return dataclasses.replace(made, timed='act') if policy == 'packaged' else made
+
     collect = f'--episodes={size.episodes}', f'--output={shown(data)}'
-    stages = [
+    workdir_option = f'--workdir={shown(train)}'
+    return [
+        evaluation(
+            'packaged', f'--workdir={PACKAGED}', f'--video={shown(runs / "packaged.mp4")}'
+        ),
         stage('collect', 'envs.tabletop.collect', data / 'dataset_info.json', *collect),
         stage(
             'train', 'train', train / 'checkpoints' / str(steps), f'--config={CONFIG}',
-            f'--workdir={shown(train)}', f'--config.data.robot.tabletop.directory={shown(data)}',
+            workdir_option, f'--config.data.robot.tabletop.directory={shown(data)}',
             f'--config.total_steps={steps}', f'--config.checkpoint_every={size.checkpoint_every}',
             *train_arguments,
         ),
+        evaluation('cofinetuned', workdir_option, f'--video={shown(runs / "rollouts.mp4")}'),
+        evaluation('untrained', workdir_option),
+        evaluation('expert'),
     ]  # fmt: skip
-    for policy, episodes in size.evaluated.items():
-        output = runs / 'evaluate' / f'{policy}.json'
-        options = [f'--policy={POLICIES[policy]}', f'--suite={",".join(SUITES)}']
-        options += [f'--episodes={episodes}', f'--output={shown(output)}']
-        options += [f'--workdir={shown(train)}'] if policy != 'expert' else []
-        options += [f'--video={shown(runs / "rollouts.mp4")}'] if policy == 'cofinetuned' else []
-        stages.append(stage(f'evaluate {policy}', 'evaluate', output, *options))
-    return stages
 
 
 def shown(path: pathlib.Path) -> str:
@@ -220,7 +234,7 @@ def gather(stages: Sequence[Stage], seconds: Mapping[str, float]) -> dict[str, A
         measured = json.loads(products[f'evaluate {policy}'].read_text())['policies'][name]
         keys = ('success', 'episodes', 'interval')
         policies[policy] = {suite: {key: measured[suite][key] for key in keys} for suite in SUITES}
-    spent = {'setup': seconds.get('setup', 0.0), 'collect': 0.0, 'train': 0.0, 'evaluate': 0.0}
+    spent = dict(setup=seconds.get('setup', 0.0), act=0.0, collect=0.0, train=0.0, evaluate=0.0)
     for stage in stages:
         spent[stage.timed] += seconds[stage.name]
     spent['total'] = sum(spent.values())
@@ -259,8 +273,9 @@ def run(options: argparse.Namespace) -> None:
     if options.workdir:
         workdir = pathlib.Path(options.workdir).expanduser().resolve()
     stages = make_stages(size, workdir, name, options.train_arguments)
+    steps = next(stage.product.name for stage in stages if stage.name == 'train')
     print(
-        f'{size.episodes} episodes, {stages[1].product.name} steps of training, '
+        f'{size.episodes} episodes, {steps} steps of training, '
         f'{size.evaluated["cofinetuned"]} episodes a suite to measure it; all in {shown(workdir)}'
     )
     (workdir / name).mkdir(parents=True, exist_ok=True)
@@ -274,14 +289,33 @@ def run(options: argparse.Namespace) -> None:
                 continue
             progress.begin(stage, stages[position + 1 :])
             run_stage(stage, progress, lock)
+            if stage.name == 'evaluate packaged':
+                print(_invitation(stage, workdir / name / 'packaged.mp4'), flush=True)
         results = gather(stages, progress.seconds)
         results['manifest'] = _manifest(name, stages)
-        shutil.copyfile(workdir / name / 'rollouts.mp4', workdir / 'rollouts.mp4')
+        for video in ('rollouts.mp4', 'packaged.mp4'):
+            shutil.copyfile(workdir / name / video, workdir / video)
         _write(workdir / 'results.json', results)
     outputs = (
         f'results: {shown(workdir / "results.json")}\nvideo:   {shown(workdir / "rollouts.mp4")}'
     )
     print(f'\n{table(results)}\n\n{outputs}')
+
+
+def _invitation(stage: Stage, video: pathlib.Path) -> str:
+    """What the packaged policy did, and how to play with it."""
+    measured = json.loads(stage.product.read_text())['policies'][POLICIES['packaged']]
+    successes = ', '.join(
+        f'{round(measured[suite]["success"] * measured[suite]["episodes"])} of '
+        f'{measured[suite]["episodes"]} {suite}'
+        for suite in SUITES
+    )
+    python = pathlib.Path(sys.executable)
+    return (
+        f'\nThe packaged policy followed {successes} instructions. Its video: {shown(video)}\n'
+        f'Play with it in your browser: {shown(python)} -m rt2_jax.serve --workdir={PACKAGED} --demo\n'
+        'Next, you make one yourself.'
+    )
 
 
 def _manifest(name: str, stages: Sequence[Stage]) -> dict[str, Any]:
@@ -304,9 +338,10 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog='launch/quickstart.sh',
         allow_abbrev=False,
-        description='Collects episodes of the tabletop, co-fine-tunes the packaged tiny PaLI on '
-        'them and on the small web, and measures the policy beside an untrained one and the '
-        'expert: at most 25 minutes on 2 cores. The same command again goes on where it was.',
+        description='The packaged policy acts on the tabletop; then episodes are collected, the '
+        'packaged tiny PaLI is co-fine-tuned on them and on the small web, and the policy is '
+        'measured beside an untrained one and the expert: at most 25 minutes on 2 cores. The same '
+        'command again goes on where it was.',
     )
     add, hidden = parser.add_argument, argparse.SUPPRESS
     add('--quick', action='store_true', help='less than 5 minutes, with smaller numbers')

@@ -123,14 +123,14 @@ def test_results_have_the_promised_shape(tmp_path):
     seconds = {'setup': 10.0} | {one.name: 60.0 for one in stages}
     for one in stages:
         one.product.parent.mkdir(parents=True, exist_ok=True)
-        if one.timed == 'evaluate':
+        if one.timed in ('act', 'evaluate'):
             policy = one.command[2].removeprefix('--policy=')
             measured = {
                 suite: report.proportion(7, 10) | {'tasks': {}} for suite in quickstart.SUITES
             }
             one.product.write_text(json.dumps({'policies': {policy: measured}}))
     results = quickstart.gather(stages, seconds)
-    assert list(results['policies']) == ['cofinetuned', 'untrained', 'expert']
+    assert list(results['policies']) == ['packaged', 'cofinetuned', 'untrained', 'expert']
     assert results['policies']['expert']['unseen_objects'] == {
         'success': 0.7,
         'episodes': 10,
@@ -138,10 +138,11 @@ def test_results_have_the_promised_shape(tmp_path):
     }
     assert results['seconds'] == {
         'setup': 10.0,
+        'act': 60.0,
         'collect': 60.0,
         'train': 60.0,
         'evaluate': 180.0,
-        'total': 310.0,
+        'total': 370.0,
     }
     assert '70 % (40 to 89 %) of 10' in quickstart.table(results)
 
@@ -149,13 +150,15 @@ def test_results_have_the_promised_shape(tmp_path):
 def test_commands_are_those_of_the_binaries(tmp_path):
     house = load('tests_house', ROOT / 'tests/test_house.py')
     stages = quickstart.make_stages(quickstart.FULL, ROOT / 'runs/quickstart', 'full', [])
-    assert stages[0].command[-1] == '--output=runs/quickstart/full/data'
+    act, collect, train, *_ = stages
+    assert act.timed == 'act' and '--workdir=package:tabletop_policy' in act.command
+    assert collect.command[-1] == '--output=runs/quickstart/full/data'
     for one in stages:
         known = house.flags_of(one.command[1])
         for word in one.command[2:]:
             assert word.removeprefix('--').partition('=')[0].split('.')[0] in known
     total = house.load_config(quickstart.CONFIG).total_steps
-    assert stages[1].product == ROOT / f'runs/quickstart/full/train/checkpoints/{total}'
+    assert train.product == ROOT / f'runs/quickstart/full/train/checkpoints/{total}'
 
 
 @pytest.mark.parametrize('arguments', [['--quik'], ['--steps=0'], ['--episodes=many']])
