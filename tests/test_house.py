@@ -47,7 +47,7 @@ NEED_SIM = (
 )
 COLAB = ('matplotlib', 'mediapy', 'IPython')
 LONGEST = 400
-PRETRAINED_MB = 12
+PACKAGED_MB = 12
 
 # Imports the modules that it is given, without the packages that it is given. Flags are defined
 # only by what is run, so that any two modules can be imported together.
@@ -155,10 +155,11 @@ def test_package_is_complete(tmp_path):
     assert (tmp_path / 'rt2_jax/serving/demo.html').stat().st_size > 0
     notebooks = [path.name for path in (PACKAGE / 'colab').glob('*.ipynb')]
     assert notebooks and all((tmp_path / 'rt2_jax/colab' / name).exists() for name in notebooks)
-    checkpoint = tmp_path / 'rt2_jax/weights/tabletop_pretrained'
-    names = {path.name for path in checkpoint.iterdir()}
-    assert {'config.json', 'params.npz', 'tokenizer.model', 'embodiment.json'} <= names
-    assert sum(path.stat().st_size for path in checkpoint.iterdir()) < PRETRAINED_MB * 2**20
+    for name in ('tabletop_pretrained', 'tabletop_policy'):
+        checkpoint = tmp_path / 'rt2_jax/weights' / name
+        names = {path.name for path in checkpoint.iterdir()}
+        assert {'config.json', 'params.npz', 'tokenizer.model', 'embodiment.json'} <= names
+        assert sum(path.stat().st_size for path in checkpoint.iterdir()) < PACKAGED_MB * 2**20
 
 
 def commands() -> list[str]:

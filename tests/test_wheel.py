@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -40,7 +41,8 @@ def python(tmp_path_factory):
     [wheel] = folder.glob('rt2_jax-*.whl')
     run(sys.executable, '-m', 'venv', folder / 'venv', folder=folder)
     python = folder / 'venv' / 'bin' / 'python'
-    run(python, *pip, 'install', '-c', ROOT / 'launch/constraints.txt', wheel, folder=folder)
+    what = '-c', ROOT / 'launch/constraints.txt', f'{wheel}[sim]'
+    run(python, *pip, 'install', *what, folder=folder)
     return python
 
 
@@ -48,6 +50,12 @@ def python(tmp_path_factory):
 def test_the_packaged_model_answers(python, tmp_path):
     location, answer = run(python, '-c', ANSWER, folder=tmp_path).splitlines()[-2:]
     assert pathlib.Path(location).is_relative_to(python.parents[1]) and len(answer) > 2
+
+
+@pytest.mark.slow
+def test_the_first_lines_of_the_readme_act(python, tmp_path):
+    lines = re.search(r'```python\n(.*?)```', (ROOT / 'README.md').read_text(), re.DOTALL)[1]
+    assert run(python, '-c', f'{lines}print(success)', folder=tmp_path).split()[-1] == '1.0'
 
 
 @pytest.mark.slow
