@@ -53,6 +53,7 @@ def get_config(arg: str = 'cofinetune') -> ml_collections.ConfigDict:
         raise ValueError(f'configs/tabletop.py has no {arg!r}{nearest(arg, ARGUMENTS)}')
     config = configuration.defaults()
     config.total_steps = 4_500
+    config.cpu_products = 'bfloat16'
     config.model = _tiny_pali()
     config.data.web.web = dict(weight=1.0, seed=0, kinds=dict())
     if arg == 'vision':
@@ -82,8 +83,6 @@ def get_config(arg: str = 'cofinetune') -> ml_collections.ConfigDict:
             config.data.robot_share.start = 1.0
         if arg == 'quickstart':
             config.total_steps = 2_000
-            # Two updates for one of 64, in the same time: at so few examples that is worth more.
-            config.batch_size = 32
         elif arg == 'overfit':
             config.total_steps = 800
             config.data.robot.tabletop.directory = 'runs/data/overfit'

@@ -58,7 +58,7 @@ class Size:
     evaluated: Mapping[str, int]
 
 
-FULL = Size(1_500, None, 250, {'packaged': 5, 'cofinetuned': 50, 'untrained': 20, 'expert': 20})
+FULL = Size(1_500, None, 250, {'packaged': 5, 'cofinetuned': 50, 'untrained': 10, 'expert': 10})
 QUICK = Size(200, 250, 50, {'packaged': 5, 'cofinetuned': 10, 'untrained': 5, 'expert': 5})
 
 

@@ -47,6 +47,9 @@ def defaults() -> ml_collections.ConfigDict:
             seed=0,
             total_steps=1_000,
             batch_size=64,
+            # The type in which one CPU multiplies: 'bfloat16' where it has instructions for it (AMX). Other
+            # devices multiply in the model's dtype.
+            cpu_products='float32',
             accumulate=1,  # parts that a batch is computed in, one after another
             log_every=50,
             log_examples=False,  # which examples were in each batch, into the workdir's examples folder

@@ -82,9 +82,8 @@ class Linear(nn.Module):
             (*inputs, *self.features),
             jnp.float32,
         )
-        dims = tuple(range(x.ndim - self.contract, x.ndim)), tuple(range(self.contract))
         kernel = gather_kernel(kernel.astype(self.dtype), self.axes)
-        y = jax.lax.dot_general(x.astype(self.dtype), kernel, (dims, ((), ())))
+        y = self.product(x.astype(self.dtype), kernel)
         if not self.bias:
             return y
         # A bias along the width is small: whole on every device, it needs no gathering.
@@ -93,6 +92,11 @@ class Linear(nn.Module):
             'bias', with_axes(nn.initializers.zeros, list(axes)), tuple(self.features), jnp.float32
         )
         return y + bias.astype(self.dtype)
+
+    def product(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
+        """X [..., *inputs] times a kernel [*inputs, *features]; `training.flat_products` replaces it."""
+        dims = tuple(range(x.ndim - self.contract, x.ndim)), tuple(range(self.contract))
+        return jax.lax.dot_general(x, kernel, (dims, ((), ())))
 
 
 class RMSNorm(nn.Module):

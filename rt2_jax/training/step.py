@@ -91,7 +91,7 @@ def measure(
 ) -> tuple[dict[str, jax.Array], dict[str, jax.Array] | None]:
     """The values of each row that `GroupSums` and `ActionSums` sum, for logits [B,T,V]."""
     loss, mask = cross_entropy(logits, batch['target'])
-    predicted = jnp.argmax(logits, axis=-1)
+    predicted = _argmax(logits)
     correct = (predicted == batch['target']) * mask
     rows = dict(
         loss=loss.sum(1),
@@ -103,6 +103,13 @@ def measure(
         return rows, None
     target, source, kind = (batch[name] for name in ('target', 'source', 'kind'))
     return rows, action_metrics.action_rows(predicted, target, source, kind, tables)
+
+
+def _argmax(logits: jax.Array) -> jax.Array:
+    """The first of the largest of [B,T,V]; on a CPU three times as fast as `jnp.argmax`."""
+    vocabulary = jnp.arange(logits.shape[-1], dtype=jnp.int32)
+    largest = logits == logits.max(axis=-1, keepdims=True)
+    return jnp.where(largest, vocabulary, logits.shape[-1]).min(axis=-1)
 
 
 def _sum(rows: dict[str, jax.Array], group: jax.Array, number: int) -> dict[str, jax.Array]:

@@ -7,7 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from rt2_jax.training import flat_products
 from rt2_jax.training.flat_products import FlatProducts
+
+needs_amx = pytest.mark.skipif(
+    not flat_products.multiplies_bfloat16(),
+    reason='this CPU has no instructions for bfloat16 (AMX)',
+)
 
 
 @pytest.fixture(scope='module')
@@ -37,3 +43,33 @@ def test_no_activation_is_copied_out_transposed(tiny, inputs, full_compile):
         return re.findall(rf'= f32\[64,{rows}\]\{{1,0\}} \w+\(', compiled.as_text())
 
     assert transposed(tiny.model) and not transposed(FlatProducts(tiny.model))
+
+
+@needs_amx
+def test_bfloat16_differs_by_rounding(tiny, inputs):
+    params = tiny.params(0)
+    flat = jax.tree.leaves(jax.jit(gradient(FlatProducts(tiny.model), inputs))(params))
+    rounded = flat_products.for_one_cpu(tiny.model, 'bfloat16')
+    assert rounded.multiply is flat_products.multiply_bfloat16
+    ours = jax.tree.leaves(jax.jit(gradient(rounded, inputs))(params))
+    # A key's bias has no gradient but for rounding.
+    least = 1e-3 * max(map(np.linalg.norm, flat))
+    for x, y in zip(ours, flat, strict=True):
+        assert np.linalg.norm(x - y) < 0.05 * np.linalg.norm(y) + least
+
+
+@needs_amx
+@pytest.mark.parametrize('shape', [(1, 1, 1), (7, 3, 1), (64, 432, 128), (3840, 128, 384)])
+def test_bfloat16_takes_every_shape(shape):
+    rows, inputs, outputs = shape
+    x = jax.random.normal(jax.random.key(0), (rows, inputs))
+    kernel = jax.random.normal(jax.random.key(1), (inputs, outputs))
+    y, pullback = jax.vjp(flat_products.multiply_bfloat16, x, kernel)
+    of_x, of_kernel = jax.jit(pullback)(y)
+    for ours, theirs in (y, x @ kernel), (of_x, y @ kernel.T), (of_kernel, x.T @ y):
+        assert np.linalg.norm(ours - theirs) <= 0.01 * np.linalg.norm(theirs)
+
+
+def test_an_unknown_type_is_named():
+    with pytest.raises(ValueError, match="did you mean 'bfloat16'"):
+        flat_products.for_one_cpu(None, 'bfloat')
