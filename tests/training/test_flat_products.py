@@ -55,7 +55,7 @@ def test_bfloat16_differs_by_rounding(tiny, inputs):
     # A key's bias has no gradient but for rounding.
     least = 1e-3 * max(map(np.linalg.norm, flat))
     for x, y in zip(ours, flat, strict=True):
-        assert np.linalg.norm(x - y) < 0.05 * np.linalg.norm(y) + least
+        assert np.linalg.norm(x - y) < 0.1 * np.linalg.norm(y) + least
 
 
 @needs_amx
