@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 import math
 from typing import Any
+import warnings
 
 import cv2
 import imageio.v2 as imageio
@@ -37,6 +38,7 @@ def write(path: Any, rollouts: Sequence[Rollout], *, columns: int = 3, fps: floa
     columns = min(columns, len(films))
     page = columns * min(2, math.ceil(len(films) / columns))
     with (
+        warnings.catch_warnings(),
         paths.writing(path) as local,
         imageio.get_writer(
             str(local),
@@ -49,6 +51,8 @@ def write(path: Any, rollouts: Sequence[Rollout], *, columns: int = 3, fps: floa
             output_params=['-movflags', '+faststart'],
         ) as writer,
     ):
+        # ffmpeg is another program at once: what jax warns of, forked Python, does not come about.
+        warnings.filterwarnings('ignore', 'os.fork', RuntimeWarning)
         for start in range(0, len(films), page):
             for frame in grid(films[start : start + page], columns, page):
                 writer.append_data(frame)  # type: ignore[attr-defined]  # a plugin adds it
