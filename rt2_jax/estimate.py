@@ -44,6 +44,7 @@ Fields of the JSON; bytes, seconds and FLOPs throughout:
 import dataclasses
 import json
 import os
+import signal
 import sys
 from typing import Any, TextIO
 
@@ -219,11 +220,15 @@ def main(argv: list[str]) -> None:
     if not options.topology.startswith('gpu'):
         # The TPU's compiler would look for a TPU here.
         jax.config.update('jax_platforms', 'cpu')
-    try:
-        fields, hlo = estimate(FLAGS.config, options)
-    except KeyboardInterrupt:
-        print('\nestimate: interrupted', file=sys.stderr, flush=True)
-        os._exit(command.INTERRUPTED)  # else Python waits for the compiler's thread
+    terminal = os.dup(sys.stderr.fileno())  # the compiler's messages are sent elsewhere meanwhile
+
+    def end_at_once(*_: Any) -> None:
+        # An exception can be lost in a callback of jax's, and Python would wait for the compiler.
+        os.write(terminal, b'\nestimate: interrupted\n')
+        os._exit(command.INTERRUPTED)
+
+    signal.signal(signal.SIGINT, end_at_once)
+    fields, hlo = estimate(FLAGS.config, options)
     print(estimate_text.table(fields))
     fields['manifest'] = make_manifest(config=FLAGS.config.to_dict())
     for path, content in zip(outputs, (json.dumps(fields, indent=2), hlo), strict=True):
