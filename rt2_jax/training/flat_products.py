@@ -58,7 +58,7 @@ class FlatProducts:
     ) -> Any:
         module, method = context.module, context.method_name
         if isinstance(module, layers.Linear) and method == 'product':
-            return _flat(self.multiply, *args, module.contract)
+            return _flat(self.multiply, args[0], args[1], module.contract)
         if all(x is None for x in args[1:]):  # no `columns`
             if isinstance(module, embedding.Embedding) and method == 'logits':
                 return _flat(jnp.matmul, args[0], module.table().T, 1)
