@@ -177,6 +177,7 @@ def test_no_tokenizer_file_is_needed_where_the_config_has_the_vocabulary(toy):
         (['--topology=v5q:4x4'], "did you mean 'v5p'"),
         (['--topology=cpu:4', '--mode=trane'], "did you mean 'train'"),
         (['--topology=cpu:4', '--config.batch_size=6'], 'not divisible'),
+        (['--topology=cpu:4', '--config.cpu_products=bfloat'], "did you mean 'bfloat16'"),
         (['--topology=cpu:64'], '4 cpu devices are here'),
         (['--topology=cpu:4', '--output=README.md/report.json'], 'README.md'),
     ],

@@ -23,7 +23,6 @@ from jax.experimental.layout import Layout, with_layout_constraint
 import jax.numpy as jnp
 
 from rt2_jax.models import embedding, layers
-from rt2_jax.nearest import check
 
 TYPES = ('float32', 'bfloat16')
 Multiply = Callable[[jax.Array, jax.Array], jax.Array]  # [N, K] and [K, M] to [N, M]
@@ -76,12 +75,7 @@ def _flat(multiply: Multiply, x: jax.Array, kernel: jax.Array, contract: int) ->
 
 
 def for_one_cpu(model: Any, products: str) -> FlatProducts:
-    """The model with flat products of a type of `TYPES`; float32 where the CPU is slow at bfloat16.
-
-    Raises:
-        ValueError: another type.
-    """
-    check('config.cpu_products', products, TYPES)
+    """The model with flat products of a type of `TYPES`; float32 where the CPU is slow at bfloat16."""
     if products == 'bfloat16' and multiplies_bfloat16():
         return FlatProducts(model, multiply_bfloat16)
     return FlatProducts(model)

@@ -16,18 +16,19 @@ from rt2_jax.data.data_config import DataConfig
 from rt2_jax.data.mixture import Sources
 from rt2_jax.models import backbone
 from rt2_jax.models.backbone import Backbone
+from rt2_jax.nearest import check
 from rt2_jax.parallel import sharding
 from rt2_jax.text.actions import ActionSpace
 from rt2_jax.text.tokenizer import Tokenizer
 from rt2_jax.training import (
     adapters,
+    flat_products,
     flops,
     optimizer as optimizer_lib,
     step as step_lib,
     train_state as state_lib,
 )
 from rt2_jax.training.action_metrics import ActionTables
-from rt2_jax.training.flat_products import for_one_cpu
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -145,12 +146,13 @@ def build(
 
 def _for_devices(model: Any, mesh: Mesh, config: Any) -> Any:
     """The model as the devices of the mesh compute it fastest."""
+    products = config.get('cpu_products', 'float32')
+    check('config.cpu_products', products, flat_products.TYPES)
     on_one_cpu = mesh.size == 1 and mesh.devices.flat[0].platform == 'cpu'
-    if not on_one_cpu or isinstance(
-        model, adapters.Adapted
-    ):  # whose products are another library's
+    # The products of adapters are another library's.
+    if not on_one_cpu or isinstance(model, adapters.Adapted):
         return model
-    return for_one_cpu(model, config.get('cpu_products', 'float32'))
+    return flat_products.for_one_cpu(model, products)
 
 
 def open_batches(

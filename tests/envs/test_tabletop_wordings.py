@@ -43,9 +43,9 @@ def test_other_wordings():
 
 
 @pytest.mark.parametrize(
-    'kind, said', [('pick', 'cm above the table'), ('push', 'cm from'), ('turn', 'degrees to the')]
+    'kind, words', [('pick', 'cm above the table'), ('push', 'cm from'), ('turn', 'degrees to the')]
 )
-def test_outcome_says_what_the_expert_did(kind, said):
+def test_outcome_says_what_the_expert_did(kind, words):
     env = TabletopEnv(render_mode=None)
     try:
         env.reset(seed=4, options={'task': kind})
@@ -56,7 +56,7 @@ def test_outcome_says_what_the_expert_did(kind, said):
             _, _, terminated, _, info = env.step(expert.act(env.state, env.start, env.task))
         assert info['success']
         text = wordings.outcome(env.task, names, env.start, env.state)
-        assert said in text and names[0] in text
+        assert words in text and names[0] in text
         if kind != 'pick':
             return
         before = env.scene.gripper

@@ -30,7 +30,7 @@ def test_it_follows_instructions(policy, suite):
     assert successes >= 4
 
 
-def test_its_plan_says_where_what_it_was_told_is(policy):
+def test_its_plan_says_where_the_named_picture_is(policy):
     env = TabletopEnv('seen')
     observation, _ = env.reset(seed=0)
     first = env.scene.names()[0]

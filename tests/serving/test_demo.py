@@ -344,13 +344,13 @@ def test_a_success_is_shown(server, chromium, monkeypatch):
 
     monkeypatch.setattr(Page, '_answer', experts)
     tab = open_page(chromium, server)
-    for number, (seed, said) in enumerate(((9, 'cm above the table'), (10, 'near enough'))):
+    for number, (seed, words) in enumerate(((9, 'cm above the table'), (10, 'near enough'))):
         tab.run(f"document.getElementById('seed').value = {seed}; scene()")
         offered = json.dumps(suites.draw('seen', seed).task.instruction)
         tab.wait(f"document.querySelector('#offered button').textContent == {offered}")
         tab.run("document.querySelector('#offered button').click()")
         tab.wait(f"document.querySelectorAll('#log li').length == {number + 1}")
-        assert entries(tab)[0].startswith('Success: ') and said in entries(tab)[0]
+        assert entries(tab)[0].startswith('Success: ') and words in entries(tab)[0]
     assert tab.text('#score') == '2 of 2 instructions done.'
     assert tab.complaints == []
 

@@ -71,8 +71,3 @@ def test_bfloat16_takes_every_shape(shape):
     of_x, of_kernel = jax.jit(pullback)(y)
     for ours, theirs in (y, x @ kernel), (of_x, y @ kernel.T), (of_kernel, x.T @ y):
         assert np.linalg.norm(ours - theirs) <= 0.01 * np.linalg.norm(theirs)
-
-
-def test_an_unknown_type_is_named():
-    with pytest.raises(ValueError, match="did you mean 'bfloat16'"):
-        flat_products.for_one_cpu(None, 'bfloat')
