@@ -220,7 +220,7 @@ def main(argv: list[str]) -> None:
     if not options.topology.startswith('gpu'):
         # The TPU's compiler would look for a TPU here.
         jax.config.update('jax_platforms', 'cpu')
-    terminal = os.dup(sys.stderr.fileno())  # the compiler's messages are sent elsewhere meanwhile
+    terminal = os.dup(2)  # the compiler's messages are sent elsewhere meanwhile
 
     def end_at_once(*_: Any) -> None:
         # An exception can be lost in a callback of jax's, and Python would wait for the compiler.
