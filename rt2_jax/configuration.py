@@ -47,7 +47,7 @@ def defaults() -> ml_collections.ConfigDict:
             seed=0,
             total_steps=1_000,
             batch_size=64,
-            # The type in which one CPU multiplies: 'bfloat16' where it has instructions for it (AMX). Other
+            # The type in which one CPU multiplies: 'bfloat16' where it has instructions for it. Other
             # devices multiply in the model's dtype.
             cpu_products='float32',
             accumulate=1,  # parts that a batch is computed in, one after another
@@ -57,6 +57,9 @@ def defaults() -> ml_collections.ConfigDict:
             keep=2,  # checkpoints
             tokenizer='',  # a SentencePiece model or a tokenizer.json; '' for the project's own
             embodiment='tabletop',  # card of the robot that the policy acts for: its name or FILE.json
+            # Bins that near numbers of an action are pooled over as the likeliest is taken; see
+            # Sampler.smoothing.
+            action_smoothing=0.0,
             init_from='',  # checkpoint directories by comma, see checkpoints/init_from.py
             init_parts=(),  # top-level parts of the model that are taken from init_from; all if empty
             data=dict(

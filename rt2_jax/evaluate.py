@@ -77,6 +77,7 @@ class Options:
     policy: str = 'checkpoint'
     plan: bool | None = None
     temperature: float = 0.0
+    smoothing: float | None = None
     execution_noise: float = 0.0
     parallel: int = 16
     weights: str = compact.STORED
@@ -189,6 +190,7 @@ def load_policy(options: Options) -> Policy | None:
         mesh=local_mesh(options.mesh),
         weights=options.weights,
         plan=options.plan,
+        smoothing=options.smoothing,
     )
     if set(options.suite) - {'web'}:
         check_arm(f'--workdir={options.workdir}', policy.action_tokenizer.space.number_names)
@@ -335,6 +337,7 @@ def manifest_of(options: Options, policy: Policy | None) -> dict[str, Any]:
             'step': policy.step,
             'source': policy.source,
             'plan': policy.plan,
+            'smoothing': policy.settings.smoothing,
             'clipped_prompts': sum(distributed.gather(policy.clipped_prompts)),
             'config': policy.config.to_dict(),
         }
@@ -366,7 +369,7 @@ def define_flags() -> None:
     flags.DEFINE_integer('questions', 1000, 'Questions of the small web.', lower_bound=1)
     flags.DEFINE_integer('web_seed', 1_000_003, 'Which small web the questions are from.')
     flags.DEFINE_string('policy', 'checkpoint', 'checkpoint, untrained, expert, expert_rounded')
-    flags.DEFINE_bool('plan', None, 'Plan before each action; by default as it was trained.')
+    from_flags.define_decision_flags()
     flags.DEFINE_float('temperature', 0.0, '0 takes the likeliest action.', lower_bound=0)
     flags.DEFINE_float('execution_noise', 0.0, 'See TabletopEnv.', lower_bound=0)
     flags.DEFINE_integer('parallel', 16, 'Episodes under way at a time.', lower_bound=1)

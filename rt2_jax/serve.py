@@ -79,6 +79,7 @@ def load_policy() -> Policy:
         mesh=mesh,
         long_prompts='clip' if FLAGS.clip_prompts else 'raise',
         plan=FLAGS.plan,
+        smoothing=FLAGS.smoothing,
         weights=FLAGS.weights,
     )
 
@@ -150,7 +151,7 @@ def define_flags() -> None:
     flags.DEFINE_string('source', '', 'Robot data set in whose action space to act.')
     flags.DEFINE_enum('weights', 'stored', ['stored', 'bfloat16', 'int8'], 'How weights are kept.')
     flags.DEFINE_list('mesh', [], "Split over this machine's devices, 'tensor=4'; else one device.")
-    flags.DEFINE_bool('plan', None, 'Plan before each action; by default as it was trained.')
+    from_flags.define_decision_flags()
     flags.DEFINE_float('temperature', 0.0, '0 takes the likeliest action.', lower_bound=0)
     flags.DEFINE_string(
         'convention', None, "Convention of the actions: 'robot' (default), position, internal."

@@ -26,31 +26,13 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceShardin
 from rt2_jax.decoding import compact_layers, rows
 from rt2_jax.models import embedding, layers
 from rt2_jax.models.backbone import Backbone
+from rt2_jax.models.intercepted import InterceptedModel
 from rt2_jax.nearest import check
 from rt2_jax.parallel import sharding
 
 STORED = 'stored'
 TYPES = {'bfloat16': jnp.bfloat16, 'int8': jnp.int8}
 WEIGHTS = (STORED, *TYPES)
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class CompactModel:
-    """A model whose layers compute with compact weights.
-
-    Attributes:
-        model: the module.
-    """
-
-    model: Any
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.model, name)
-
-    def apply(self, variables: Any, *inputs: Any, **settings: Any) -> Any:
-        """As `nn.Module.apply`."""
-        with nn.intercept_methods(compact_layers.intercept):
-            return self.model.apply(variables, *inputs, **settings)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,7 +80,7 @@ def compact_model(model: Any, platform: str) -> Backbone:
             part = getattr(model, field.name)
             if isinstance(part, Mapping) and 'depth' in part:
                 changed[field.name] = {**part, 'unroll': 0, 'remat': 'none'}
-    return CompactModel(model.clone(**changed))
+    return InterceptedModel(model.clone(**changed), compact_layers.intercept)
 
 
 def shapes(model: Backbone, weights: str, inputs: Sequence[Any], mesh: Mesh | None = None) -> Any:

@@ -18,7 +18,13 @@ def log_softmax(logits: jax.Array, allowed: jax.Array) -> jax.Array:
     return jnp.where(allowed, jax.nn.log_softmax(masked, axis=-1), MASKED)
 
 
-def choose(log_p: jax.Array, uniform: jax.Array, temperature: jax.Array, top_p: float) -> jax.Array:
+def choose(
+    log_p: jax.Array,
+    uniform: jax.Array,
+    temperature: jax.Array,
+    top_p: float,
+    scores: jax.Array | None = None,
+) -> jax.Array:
     """Draws a column of each row of `log_p` [B, C] by one `uniform` number [B] in [0, 1).
 
     The inverse of the cumulative distribution is used, and not Gumbel noise, because a masked
@@ -29,11 +35,12 @@ def choose(log_p: jax.Array, uniform: jax.Array, temperature: jax.Array, top_p: 
         uniform: numbers in [0, 1).
         temperature: float [B]; where 0, the likeliest column is taken.
         top_p: see `Sampler.top_p`.
+        scores: float [B, C], by which the likeliest column is chosen; `log_p` by default.
 
     Returns:
         int32 [B].
     """
-    likeliest = jnp.argmax(log_p, axis=-1)
+    likeliest = jnp.argmax(log_p if scores is None else scores, axis=-1)
     tempered = log_p / jnp.maximum(temperature, 1e-6)[:, None]
     weights = jax.nn.softmax(jnp.maximum(tempered, MASKED), axis=-1)
     if top_p < 1:
@@ -44,6 +51,18 @@ def choose(log_p: jax.Array, uniform: jax.Array, temperature: jax.Array, top_p: 
     target = jnp.minimum(uniform * total, jnp.nextafter(total, jnp.zeros_like(total)))
     drawn = jnp.argmax(cumulative > target[:, None], axis=-1)
     return jnp.where(temperature > 0, drawn, likeliest).astype(jnp.int32)
+
+
+def spread(log_p: jax.Array, width: float) -> jax.Array:
+    """Scores [B, C], the log of the probability on and near each column, weighted by a Gaussian.
+
+    Args:
+        log_p: log-probabilities.
+        width: its standard deviation, columns.
+    """
+    places = jnp.arange(log_p.shape[-1], dtype=jnp.float32)
+    kernel = jnp.exp(-0.5 * ((places[:, None] - places) / width) ** 2)
+    return jnp.log(jnp.exp(log_p) @ kernel)
 
 
 def _nucleus(weights: jax.Array, top_p: float) -> jax.Array:

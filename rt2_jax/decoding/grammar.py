@@ -147,6 +147,10 @@ class Grammar:
         """Which rows' next token is an action token, bool [B]."""
         return state[:, 0] == Kind.ACTION
 
+    def in_number(self, state: jax.Array) -> jax.Array:
+        """Which rows' next token is a number of an action, and not its flag, bool [B]."""
+        return self.in_action(state) & ((state[:, 2] > 0) | (not self.terminate))
+
     def allowed(self, state: jax.Array, columns: np.ndarray | None, width: int) -> jax.Array:
         """Which of `columns` (all `width` ids where None) may come next, bool [B, C].
 

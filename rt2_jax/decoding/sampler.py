@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rt2_jax.decoding import compact
-from rt2_jax.decoding.draw import MASKED, choose, log_softmax
+from rt2_jax.decoding.draw import MASKED, choose, log_softmax, spread
 from rt2_jax.decoding.grammar import Grammar, Kind
 from rt2_jax.models.backbone import Backbone
 from rt2_jax.models.decode_state import DecodeState
@@ -101,6 +101,9 @@ class Sampler:
         grammar: what may come next.
         top_p: draw only from the fewest tokens that together have at least this probability (of the
             restricted distribution, after the temperature). 1 draws from all.
+        smoothing: bins. Where the likeliest number of an action is taken, probabilities are spread over
+            near bins first, by a Gaussian of this standard deviation: many near bins can outweigh a
+            single one, such as that of no movement. 0 takes the likeliest bin by itself.
         restrict: multiply only the allowed columns where they are few; False multiplies all of them
             and masks (the same answers, slower; for tests and benchmarks).
     """
@@ -108,11 +111,14 @@ class Sampler:
     model: Backbone
     grammar: Grammar
     top_p: float = 1.0
+    smoothing: float = 0.0
     restrict: bool = True
 
     def __post_init__(self) -> None:
         if not 0 < self.top_p <= 1:
             raise ValueError(f'top_p is {self.top_p}; it must lie in (0, 1].')
+        if not self.smoothing >= 0:
+            raise ValueError(f'smoothing is {self.smoothing}; it must be 0 or more bins.')
 
     def __call__(
         self,
@@ -305,7 +311,8 @@ class Sampler:
         allowed = grammar.allowed(loop.grammar_state, columns, logits.shape[-1])
         log_p = log_softmax(logits, allowed | done[:, None])
         uniform = jax.vmap(lambda key: jax.random.uniform(jax.random.fold_in(key, step)))(keys)
-        chosen = choose(log_p, uniform, call.temperature, self.top_p)
+        scores = self._scores(log_p, loop.grammar_state, columns)
+        chosen = choose(log_p, uniform, call.temperature, self.top_p, scores)
         ids = jnp.arange(logits.shape[-1]) if columns is None else jnp.asarray(columns)
         forced = call.forced[:, step]
         is_forced = forced != grammar.pad_id
@@ -327,6 +334,18 @@ class Sampler:
             entropies=loop.entropies.at[:, step].set(jnp.where(done, 0, entropy)),
             top_k=loop.top_k and self._write_top_k(loop.step, loop.top_k, log_p, ids, done),
         )
+
+    def _scores(
+        self, log_p: jax.Array, grammar_state: jax.Array, columns: np.ndarray | None
+    ) -> jax.Array:
+        """What the likeliest token is chosen by: `log_p`, smoothed where an action's number comes next."""
+        bins = np.asarray(self.grammar.bin_ids)  # in the order of their numbers
+        if not self.smoothing or (columns is not None and len(columns) < len(bins)):
+            return log_p
+        places = bins if columns is None else np.searchsorted(columns, bins)
+        plain = log_p[:, places]
+        numbers = self.grammar.in_number(grammar_state)[:, None]
+        return log_p.at[:, places].set(jnp.where(numbers, spread(plain, self.smoothing), plain))
 
     def _write_top_k(
         self, step: jax.Array, top_k: _TopK, log_p: jax.Array, ids: jax.Array, done: jax.Array

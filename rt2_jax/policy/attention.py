@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 import numpy as np
 
+from rt2_jax.decoding.grammar import Grammar, Kind
 from rt2_jax.decoding.sampler import padded
 from rt2_jax.models import stacks
 from rt2_jax.models.backbone import Backbone
@@ -28,34 +29,32 @@ class ImageAttention:
 
     Attributes:
         model: the backbone.
+        grammar: of the answers, each of which ends in an action.
         prompt_length: what prompts are padded to, P.
         mesh: devices that share the work; None for one.
     """
 
     model: Backbone
+    grammar: Grammar
     prompt_length: int
     mesh: Mesh | None = None
 
-    def __call__(
-        self, params: Any, inputs: Inputs, tokens: Sequence[int], count: int, longest: int
-    ) -> np.ndarray:
-        """Attention of the last `count` tokens of an answer.
+    def __call__(self, params: Any, inputs: Inputs, tokens: Sequence[int]) -> np.ndarray:
+        """Attention of the action's tokens, the last L of an answer.
 
         It is that of the position that predicts the token, so it depends on the tokens before alone.
 
         Args:
             params: the model's parameter tree, on the mesh where there is one.
             inputs: what was answered.
-            tokens: ids of the answer, at most `longest`.
-            count: static: another number compiles anew.
-            longest: static: what answers are padded to.
+            tokens: ids of the answer: a plan, if there is one, and the action.
 
         Returns:
-            float32 [layers, count, F, rows, columns], mean over heads: the share of a layer's attention
+            float32 [layers, L, F, rows, columns], mean over heads: the share of a layer's attention
             that each image token has. The rest to 1 went to the prompt and, in layers that attend to
             the answer too, to its tokens.
         """
-        size = batch_divisor(self.mesh)
+        size, longest = batch_divisor(self.mesh), self.grammar.max_length(frozenset({Kind.PLAN}))
         target_in = padded([[0, *tokens[:-1]]] * size, longest, 0)
         prompt = padded([inputs.prompt] * size, self.prompt_length, 0)
         arrays = np.stack([inputs.frames] * size), prompt, target_in
@@ -63,12 +62,11 @@ class ImageAttention:
             attention = self._attention(
                 params,
                 *(place(array, self.mesh) for array in arrays),
-                len(tokens) - count,
-                count=count,
+                len(tokens) - self.grammar.action_length,
             )
         return np.asarray(attention)[:, 0]
 
-    @functools.partial(jax.jit, static_argnames=('self', 'count'))
+    @functools.partial(jax.jit, static_argnames='self')
     def _attention(
         self,
         params: Any,
@@ -76,8 +74,6 @@ class ImageAttention:
         prompt: jax.Array,
         target_in: jax.Array,
         first: jax.Array,
-        *,
-        count: int,
     ) -> jax.Array:
         if not hasattr(self.model, 'image_attention'):
             kind = type(self.model).__name__
@@ -88,4 +84,6 @@ class ImageAttention:
         attention = self.model.image_attention(
             stacks.stack_trees(sown['intermediates']), images, prompt
         )
-        return jax.lax.dynamic_slice_in_dim(attention, first, count, axis=2).astype(jnp.float32)
+        return jax.lax.dynamic_slice_in_dim(
+            attention, first, self.grammar.action_length, axis=2
+        ).astype(jnp.float32)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from absl import flags
 import jax
 from jax.sharding import Mesh
 
@@ -12,6 +13,12 @@ from rt2_jax.checkpoints import loading
 from rt2_jax.errors import UserError
 from rt2_jax.parallel import compilation, mesh as mesh_lib
 from rt2_jax.policy.policy import Policy
+
+
+def define_decision_flags() -> None:
+    """How actions are decided; None leaves it to the checkpoint."""
+    flags.DEFINE_bool('plan', None, 'Plan before each action; by default as it was trained.')
+    flags.DEFINE_float('smoothing', None, 'Bins; see Sampler. By default as the config says.')
 
 
 class FlagError(UserError, ValueError):

@@ -93,13 +93,13 @@ class Policy:
             text_length=settings.text_length,
             plan_length=settings.plan_length,
         )
-        self.sampler = Sampler(model, grammar, top_p=settings.top_p)
+        self.sampler = Sampler(model, grammar, settings.top_p, settings.smoothing)
         self._runner = Runner(
             self.sampler, params, self.prompt_length, settings.batch_sizes, mesh, settings.seed
         )
         self.params, self.batch_sizes = self._runner.params, self._runner.batch_sizes
         self._prompts = PromptEncoder(tokenizer, self.prompt_length, settings.long_prompts)
-        self._image_attention = ImageAttention(model, self.prompt_length, mesh)
+        self._image_attention = ImageAttention(model, grammar, self.prompt_length, mesh)
 
     @classmethod
     def from_checkpoint(
@@ -329,8 +329,7 @@ class Policy:
         kind = Kind.PLAN if len(answer.plan_tokens) else Kind.ACTION
         inputs = self.prepare(image_processing.observed(image), instruction, kind, raw=raw)
         tokens = [*answer.plan_tokens, *answer.tokens]
-        longest = self.sampler.grammar.max_length(frozenset({Kind.PLAN}))
-        attention = self._image_attention(self.params, inputs, tokens, length, longest)
+        attention = self._image_attention(self.params, inputs, tokens)
         return attention if per_layer else attention.mean(0)
 
     def robot(self) -> Robot:
@@ -361,11 +360,19 @@ class Policy:
 
         A batch of several kinds, and each number of alternatives, is a program of its own.
         """
-        frames = np.zeros([self.frames, self.image_size, self.image_size, 3], np.uint8)
         for size in batch_sizes or self.batch_sizes:
             for kind in kinds:
-                inputs = [Inputs(frames, [self.tokenizer.eos_id], kind)] * size
+                inputs = [self._empty_inputs(kind)] * size
                 self._runner.run(inputs, seed=0, alternatives=alternatives)
+
+    def warm_up_attention(self) -> None:
+        """Compiles `attention`."""
+        tokens = [self.tokenizer.eos_id] * self.action_tokenizer.length
+        self._image_attention(self.params, self._empty_inputs(Kind.ACTION), tokens)
+
+    def _empty_inputs(self, kind: Kind) -> Inputs:
+        frames = np.zeros([self.frames, self.image_size, self.image_size, 3], np.uint8)
+        return Inputs(frames, [self.tokenizer.eos_id], kind)
 
     def preprocess(self, image: Any, kind: Kind = Kind.ACTION) -> np.ndarray:
         """An observation as the model sees it for a kind of answer: uint8 [F, S, S, 3]; see `act_batch`."""

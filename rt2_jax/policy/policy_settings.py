@@ -28,7 +28,7 @@ class Settings:
         augment: the augmentation of training; actions are decided on the centre of its crop,
             questions are answered on whole frames.
         whole_plans: whether plans, which name places, are made on whole frames too.
-        top_p: see `Sampler`.
+        top_p: see `Sampler`; so is `smoothing`.
         long_prompts: what happens to prompts that are too long, see `PromptEncoder`.
         batch_sizes: see `runner.check_batch_sizes`.
         embodiment: the card of the robot that the policy acts for, None if unknown.
@@ -45,6 +45,7 @@ class Settings:
     augment: Augmentation = Augmentation()
     whole_plans: bool = True
     top_p: float = 1.0
+    smoothing: float = 0.0
     long_prompts: str = 'raise'
     batch_sizes: Sequence[int] | None = None
     embodiment: RobotCard | None = None
@@ -80,6 +81,7 @@ class Settings:
             'plan': bool(shares) and min(shares) >= 0.5,
             'augment': Augmentation.from_config(data.get('augment', {})),
             'whole_plans': any(shares),
+            'smoothing': config.get('action_smoothing', 0.0),
         }
         return cls(**(implied | changes))
 

@@ -6,7 +6,9 @@ a thread of this process; the policy is the one that robots are served by, throu
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import contextlib
 import hashlib
 from importlib import resources
 import re
@@ -20,6 +22,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from rt2_jax.serving.demo_page import Page
 from rt2_jax.serving.demo_table import Simulator
+from rt2_jax.serving.limits import NotReady
 from rt2_jax.serving.service import Service
 from rt2_jax.text.actions import ActionSpace
 
@@ -71,6 +74,13 @@ class Demo:
                 'whoever reaches this address can play.'
             )
         return line
+
+    async def warm_up(self) -> None:
+        """Compiles what the page shows beside answers, as soon as the service is warm."""
+        # A backbone without attention to show says so when it is asked.
+        with contextlib.suppress(NotReady, ValueError):
+            await self.service.wait_until_warm()
+            await asyncio.to_thread(self.service.policy.warm_up_attention)
 
     def close(self) -> None:
         """Ends the simulator."""

@@ -153,9 +153,12 @@ def make_app(
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         service.start(failed)
+        if demo:
+            warming = asyncio.create_task(demo.warm_up())
         yield
         await service.stop()
         if demo:
+            await warming
             demo.close()
 
     def guarded(handle: Callable[[Request], Awaitable[Response]]) -> Callable[..., Any]:

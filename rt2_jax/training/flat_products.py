@@ -2,9 +2,9 @@
 
 XLA on a CPU takes a gradient of a kernel from activations [B, T, D] by writing them out transposed, and
 computes once more, element by element, what they were made of. From activations [B * T, D] it reads them
-as they lie: the miniature's training step is a fifth shorter. CPUs with instructions for it (AMX)
-multiply bfloat16 at three times the speed of float32, summing in float32, as TPUs do by default; that
-is `config.cpu_products='bfloat16'` (BUILD_NOTES.md, "The training step").
+as they lie: the miniature's training step is a fifth shorter. CPUs with instructions for it (AMX,
+AVX512-BF16) multiply bfloat16 at two to three times the speed of float32, summing in float32, as TPUs
+do by default; that is `config.cpu_products='bfloat16'` (BUILD_NOTES.md, "The training step").
 
 Axes: N rows, K inputs, M outputs.
 """
@@ -12,7 +12,6 @@ Axes: N rows, K inputs, M outputs.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-import dataclasses
 import math
 import pathlib
 from typing import Any
@@ -23,33 +22,22 @@ from jax.experimental.layout import Layout, with_layout_constraint
 import jax.numpy as jnp
 
 from rt2_jax.models import embedding, layers
+from rt2_jax.models.intercepted import InterceptedModel
 
 TYPES = ('float32', 'bfloat16')
+BFLOAT16_FLAGS = {'amx_bf16', 'avx512_bf16'}  # of /proc/cpuinfo
 Multiply = Callable[[jax.Array, jax.Array], jax.Array]  # [N, K] and [K, M] to [N, M]
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class FlatProducts:
-    """A model whose layers multiply matrices, for one CPU.
+def flat(model: Any, multiply: Multiply = jnp.matmul) -> InterceptedModel:
+    """The model with layers that multiply matrices.
 
-    Attributes:
+    Args:
         model: the module, or another that wraps it.
         multiply: how `Linear` layers multiply; logits are always float32.
     """
 
-    model: Any
-    multiply: Multiply = jnp.matmul
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.model, name)
-
-    def apply(self, variables: Any, *inputs: Any, **settings: Any) -> Any:
-        """As `nn.Module.apply`."""
-        with nn.intercept_methods(self._intercept):
-            return self.model.apply(variables, *inputs, **settings)
-
-    def _intercept(
-        self,
+    def intercept(
         call: Callable[..., Any],
         args: Sequence[Any],
         settings: Mapping[str, Any],
@@ -57,13 +45,15 @@ class FlatProducts:
     ) -> Any:
         module, method = context.module, context.method_name
         if isinstance(module, layers.Linear) and method == 'product':
-            return _flat(self.multiply, args[0], args[1], module.contract)
+            return _flat(multiply, args[0], args[1], module.contract)
         if all(x is None for x in args[1:]):  # no `columns`
             if isinstance(module, embedding.Embedding) and method == 'logits':
                 return _flat(jnp.matmul, args[0], module.table().T, 1)
             if isinstance(module, embedding.Head) and method == '__call__':
                 return _flat(jnp.matmul, args[0], module.get_variable('params', 'kernel'), 1)
         return call(*args, **settings)
+
+    return InterceptedModel(model, intercept)
 
 
 def _flat(multiply: Multiply, x: jax.Array, kernel: jax.Array, contract: int) -> jax.Array:
@@ -74,17 +64,17 @@ def _flat(multiply: Multiply, x: jax.Array, kernel: jax.Array, contract: int) ->
     return y.reshape(*lead, *kernel.shape[contract:])
 
 
-def for_one_cpu(model: Any, products: str) -> FlatProducts:
+def for_one_cpu(model: Any, products: str) -> InterceptedModel:
     """The model with flat products of a type of `TYPES`; float32 where the CPU is slow at bfloat16."""
     if products == 'bfloat16' and multiplies_bfloat16():
-        return FlatProducts(model, multiply_bfloat16)
-    return FlatProducts(model)
+        return flat(model, multiply_bfloat16)
+    return flat(model)
 
 
 def multiplies_bfloat16() -> bool:
-    """Whether this CPU has instructions for products of bfloat16 (AMX), and XLA's library uses them."""
+    """Whether this CPU has instructions for products of bfloat16, and XLA's library uses them."""
     cpus = pathlib.Path('/proc/cpuinfo')
-    if not cpus.exists() or ' amx_bf16' not in cpus.read_text():
+    if not cpus.exists() or not BFLOAT16_FLAGS & set(cpus.read_text().split()):
         return False
     try:
         jax.jit(jax.grad(lambda x: multiply_bfloat16(x, x).sum()))(jnp.ones((16, 16)))

@@ -1,6 +1,7 @@
-"""Adafactor or AdamW from a config: schedule, clipping, rates by part, weight decay."""
+"""Adafactor, AdamW or Muon from a config: schedule, clipping, rates by part, weight decay."""
 
 from collections.abc import Callable, Mapping, Sequence
+import math
 import re
 from typing import Any
 
@@ -12,7 +13,7 @@ from rt2_jax.nearest import nearest
 from rt2_jax.parallel.sharding import named_leaves, parameter_name
 
 SCHEDULES = ('constant', 'cosine', 'rsqrt')
-OPTIMIZERS = ('adafactor', 'adamw')
+OPTIMIZERS = ('adafactor', 'adamw', 'muon')
 
 
 def make_schedule(config: Any, total_steps: int) -> Callable[[jax.Array], jax.Array]:
@@ -73,8 +74,14 @@ def _multipliers(rates: Mapping[str, float], params: Any) -> Any:
 def decays(path: Any, leaf: Any) -> bool:
     """Whether weight decay applies: to matrices, not to norms, biases and other vectors."""
     name = parameter_name(path).split('/')
-    stacked = 'layers' in name or any(part.endswith('_layers') for part in name)
-    return name[-1] not in ('bias', 'scale') and leaf.ndim - int(stacked and leaf.ndim > 1) >= 2
+    return (
+        name[-1] not in ('bias', 'scale') and leaf.ndim - int(_stacked(name) and leaf.ndim > 1) >= 2
+    )
+
+
+def _stacked(parts: Sequence[str]) -> bool:
+    """Whether a parameter of this name has a leading layer axis."""
+    return any(part in ('layers', 'blocks') or part.endswith('_layers') for part in parts)
 
 
 def make_optimizer(config: Any, total_steps: int, params: Any) -> optax.GradientTransformation:
@@ -82,7 +89,9 @@ def make_optimizer(config: Any, total_steps: int, params: Any) -> optax.Gradient
 
     `config` holds name, lr, schedule, warmup, end_fraction, clip (global norm, 0: off),
     weight_decay (decoupled, times the learning rate), b1, b2, eps, frozen (list of patterns) and
-    part_lr (pattern -> factor on the rate). Patterns are regular expressions searched in
+    part_lr (pattern -> factor on the rate). 'muon' (Jordan et al., 2024) moves matrices between layers
+    along their momentum made orthogonal, scaled as AdamW's updates are (arXiv 2502.16982), and all else
+    by AdamW; b2 is its momentum. Patterns are regular expressions searched in
     slash-separated parameter names. Frozen parts have no optimizer state.
 
     Raises:
@@ -95,7 +104,9 @@ def make_optimizer(config: Any, total_steps: int, params: Any) -> optax.Gradient
     schedule = make_schedule(config, total_steps)
     chain = [optax.clip_by_global_norm(config.clip)] if config.clip else []
     if config.name == 'adamw':
-        chain.append(optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps))
+        chain.append(_scale_by_adam(config))
+    elif config.name == 'muon':
+        chain.append(_scale_by_muon(config, params))
     else:
         chain += [
             optax.scale_by_factored_rms(decay_rate=config.decay_rate),
@@ -121,6 +132,54 @@ def make_optimizer(config: Any, total_steps: int, params: Any) -> optax.Gradient
         lambda path, _: 'frozen' if parameter_name(path) in frozen else 'trained', params
     )
     return optax.partition({'trained': trained, 'frozen': optax.set_to_zero()}, labels)
+
+
+def _scale_by_adam(config: Any) -> optax.GradientTransformation:
+    return optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps)
+
+
+def _scale_by_muon(config: Any, params: Any) -> optax.GradientTransformation:
+    """Muon for kernels, as long as Adam's updates (0.2 is their usual root mean square); Adam for others."""
+
+    def lengthen(path: Any, update: jax.Array) -> jax.Array:
+        axes = _matrix_axes(path, update)
+        assert axes
+        sides = [
+            math.prod(update.shape[axis] for axis in side)
+            for side in (axes.reduction_axis, axes.output_axis)
+        ]
+        return 0.2 * max(sides) ** 0.5 * update
+
+    by_path = jax.tree_util.tree_map_with_path
+    muon = optax.chain(
+        optax.contrib.scale_by_muon(
+            beta=config.b2, weight_dimension_numbers=lambda tree: by_path(_matrix_axes, tree)
+        ),
+        optax.stateless(lambda updates, _: by_path(lengthen, updates)),
+    )
+    labels = by_path(lambda *leaf: 'muon' if _matrix_axes(*leaf) else 'adam', params)
+    return optax.partition({'muon': muon, 'adam': _scale_by_adam(config)}, labels)
+
+
+def _matrix_axes(path: Any, leaf: Any) -> optax.contrib.MuonDimensionNumbers | None:
+    """Which axes of a kernel are inputs and which outputs; None if Adam is to train it.
+
+    The embedding, the output matrix, convolutions, norms and biases are no matrices between layers.
+    """
+    *parts, last = parameter_name(path).split('/')
+    if last != 'kernel' or 'head' in parts:
+        return None
+    inputs, outputs = {
+        'query': ((-3,), (-2, -1)),
+        'key': ((-3,), (-2, -1)),
+        'value': ((-3,), (-2, -1)),
+        'out': ((-3, -2), (-1,)),
+    }.get(parts[-1], ((-2,), (-1,)))
+    layers = leaf.ndim - len(inputs) - len(outputs)
+    if layers not in (0, 1) or (layers and not _stacked(parts)):
+        return None
+    positive = lambda axes: tuple(axis + leaf.ndim for axis in axes)
+    return optax.contrib.MuonDimensionNumbers(positive(inputs), positive(outputs))
 
 
 def frozen_names(config: Any, params: Any) -> frozenset[str]:

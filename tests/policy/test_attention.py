@@ -5,20 +5,21 @@ import functools
 import jax
 import numpy as np
 
-from rt2_jax.decoding.grammar import Kind
+from rt2_jax.decoding.grammar import Grammar, Kind
 from rt2_jax.policy.attention import ImageAttention
 from rt2_jax.policy.runner import Inputs
 
-PLAN, COUNT, LONGEST = 5, 8, 16
+PLAN, COUNT = 5, 8
 
 
-def test_looks_are_the_softmax_of_queries_and_keys(tiny):
+def test_looks_are_the_softmax_of_queries_and_keys(tiny, tokenizer, action_tokenizer):
     params, rng = tiny.params(0), np.random.default_rng(0)
     frames = rng.integers(0, 256, (2, tiny.image_size, tiny.image_size, 3), np.uint8)
     answer = rng.integers(2, 200, PLAN + COUNT).tolist()
     inputs = Inputs(frames, rng.integers(2, 200, 9).tolist(), Kind.PLAN)
-    attention = ImageAttention(tiny.model, tiny.prompt_length)
-    looks = attention(params, inputs, answer, COUNT, LONGEST)
+    grammar = Grammar.create(tokenizer, action_tokenizer, plan_length=8)
+    attention = ImageAttention(tiny.model, grammar, tiny.prompt_length)
+    looks = attention(params, inputs, answer)
     assert looks.shape == (2, COUNT, 2, 2, 2) and looks.dtype == np.float32
 
     # Another call, without any padding, and what its two products before the softmax gave.
@@ -40,5 +41,5 @@ def test_looks_are_the_softmax_of_queries_and_keys(tiny):
     rest = 1 - looks.sum((2, 3, 4))
     np.testing.assert_allclose(rest, whole[..., 8:].sum(-1), atol=1e-5)
     # A later word changes none of the looks that came before it.
-    other = attention(params, inputs, [*answer[:-1], 7], COUNT, LONGEST)
+    other = attention(params, inputs, [*answer[:-1], 7])
     np.testing.assert_array_equal(other, looks)
