@@ -1,5 +1,6 @@
 """What tests of several rooms share: the project's vocabulary and a tiny PaLI with random weights."""
 
+import gc
 import io
 import os
 import shutil
@@ -23,6 +24,8 @@ from rt2_jax.training.train_state import TrainState
 def pytest_configure(config):
     config.addinivalue_line('markers', 'slow: takes minutes; bash launch/test.sh -m slow runs it')
     compile_quickly(config)
+    # What jax traced makes a large heap, which the default looks through every few milliseconds.
+    gc.set_threshold(50_000, 20, 50)
 
 
 def compile_quickly(config):

@@ -49,7 +49,7 @@ def command(*flags):
 
 def environment(devices=4):
     fake = f'--xla_force_host_platform_device_count={devices}'
-    return os.environ | {'XLA_FLAGS': fake, 'JAX_PLATFORMS': 'cpu'}
+    return os.environ | {'XLA_FLAGS': f'{os.environ["XLA_FLAGS"]} {fake}', 'JAX_PLATFORMS': 'cpu'}
 
 
 def run(*flags, devices=4):

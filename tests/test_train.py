@@ -361,7 +361,8 @@ def test_eight_devices_give_the_same_curve_and_one_goes_on_from_them(
     trained, episodes, cache, tmp_path
 ):
     axes = [f'--config.mesh.{axis}=2' for axis in ('data', 'fsdp', 'tensor')]
-    eight = {'XLA_FLAGS': '--xla_force_host_platform_device_count=8'}
+    fake = '--xla_force_host_platform_device_count=8'
+    eight = {'XLA_FLAGS': f'{os.environ["XLA_FLAGS"]} {fake}'}
     arguments = tmp_path / 'run', cache, episodes
     result = run(*arguments, '--config.total_steps=6', *axes, environment=eight)
     assert result.returncode == 0, result.stderr
