@@ -122,8 +122,7 @@ def test_greedy_continuations(theirs, ours):
         max_new_tokens=32, min_new_tokens=32, do_sample=False,
         use_cache=False,  # theirs takes its size from the encoder's depth
     ).numpy()[:, 1:]  # fmt: skip
-    prefill = jax.jit(lambda *inputs: model.apply(*inputs, 32, method='prefill'))
-    cache = prefill(params, prompt, valid)
+    cache = parity.prefill(model, params, prompt, valid)
     np.testing.assert_array_equal(parity.greedy(model, params, cache, 3), expected)
 
 
