@@ -15,5 +15,6 @@ if [[ ${PARITY:-1} != 0 ]]; then
 fi
 cd "$ROOT"
 export JAX_PLATFORMS=cpu
-# A file stays with one process, so that what its tests share is made once.
-exec python -m pytest -n 2 --dist=loadfile --durations=10 "$@"
+# A file stays with one process, so that what its tests share is made once; files begin in the order of
+# tests/conftest.py, longest first, and not those of the most tests.
+exec python -m pytest -n 2 --dist=loadfile --no-loadscope-reorder --durations=10 "$@"

@@ -1,5 +1,6 @@
 """What tests of several rooms share: the project's vocabulary and a tiny PaLI with random weights."""
 
+import gc
 import io
 import os
 import shutil
@@ -23,6 +24,8 @@ from rt2_jax.training.train_state import TrainState
 def pytest_configure(config):
     config.addinivalue_line('markers', 'slow: takes minutes; bash launch/test.sh -m slow runs it')
     compile_quickly(config)
+    # What jax traced makes a large heap, which the default looks through every few milliseconds.
+    gc.set_threshold(50_000, 20, 50)
 
 
 def compile_quickly(config):
@@ -43,18 +46,32 @@ def compile_quickly(config):
     jax.config.update('jax_disable_most_optimizations', True)
 
 
-# Files that take longest, longest first.
+# Files that take longest, longest first. What is left at the end is then short, and both workers end
+# together; it takes pytest's --no-loadscope-reorder, as in launch/test.sh.
 LONG_FILES = (
     'test_train.py',
-    'test_compact.py',
+    'test_index_together.py',
     'test_backbone.py',
-    'test_estimate.py',
-    'test_sampler.py',
-    'test_exit_codes.py',
     'test_notebooks.py',
-    'test_convert.py',
+    'test_sampler.py',
+    'test_configs.py',
     'test_policy.py',
+    'test_estimate.py',
+    'test_compact.py',
+    'test_exit_codes.py',
+    'test_evaluate.py',
+    'test_demo.py',
+    'test_export.py',
     'test_mixed_robots.py',
+    'test_convert.py',
+    'test_collect.py',
+    'test_step.py',
+    'test_house.py',
+    'test_t5.py',
+    'test_paligemma.py',
+    'test_tpu_vm.py',
+    'test_server.py',
+    'test_packaged_policy.py',
 )
 
 

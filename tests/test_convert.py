@@ -7,6 +7,7 @@ import runpy
 import subprocess
 import sys
 
+import in_process
 import numpy as np
 import pytest
 import sentencepiece
@@ -218,7 +219,7 @@ def test_the_tabletop_with_each_family(family, converted, tmp_path):
         ('dtype', 'shared.weight in'),
     ],
 )
-def test_wrong_input_names_the_file_and_the_tensor(public, tmp_path, change, message):
+def test_wrong_input_names_the_file_and_the_tensor(monkeypatch, public, tmp_path, change, message):
     folder = tmp_path / 't5'
     folder.mkdir()
     for path in (public / 't5').iterdir():
@@ -242,6 +243,5 @@ def test_wrong_input_names_the_file_and_the_tensor(public, tmp_path, change, mes
     else:
         config = json.loads((folder / 'config.json').read_text())
         (folder / 'config.json').write_text(json.dumps(config | {'vocab_size': 7000}))
-    result = convert(f'--source={folder}', f'--format={name}', f'--output={tmp_path / "out"}')
-    assert result.returncode != 0 and message in result.stderr
-    assert 'Traceback' not in result.stderr
+    flags = f'--source={folder}', f'--format={name}', f'--output={tmp_path / "out"}'
+    assert message in in_process.run(monkeypatch, 'convert', *flags)

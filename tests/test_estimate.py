@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 
+import in_process
 import pytest
 
 from rt2_jax import command as command_line, estimate
@@ -49,7 +50,7 @@ def command(*flags):
 
 def environment(devices=4):
     fake = f'--xla_force_host_platform_device_count={devices}'
-    return os.environ | {'XLA_FLAGS': fake, 'JAX_PLATFORMS': 'cpu'}
+    return os.environ | {'XLA_FLAGS': f'{os.environ["XLA_FLAGS"]} {fake}', 'JAX_PLATFORMS': 'cpu'}
 
 
 def run(*flags, devices=4):
@@ -175,17 +176,22 @@ def test_no_tokenizer_file_is_needed_where_the_config_has_the_vocabulary(toy):
     [
         (['--topology=v5p:8x8x4'], 'nearest: v5p:4x8x8 (v5p-512)'),
         (['--topology=v5q:4x4'], "did you mean 'v5p'"),
-        (['--topology=cpu:4', '--mode=trane'], "did you mean 'train'"),
-        (['--topology=cpu:4', '--config.batch_size=6'], 'not divisible'),
-        (['--topology=cpu:4', '--config.cpu_products=bfloat'], "did you mean 'bfloat16'"),
-        (['--topology=cpu:64'], '4 cpu devices are here'),
-        (['--topology=cpu:4', '--output=README.md/report.json'], 'README.md'),
+        (['--topology=cpu:1', '--mode=trane'], "did you mean 'train'"),
+        (['--topology=cpu:1', '--config.cpu_products=bfloat'], "did you mean 'bfloat16'"),
+        (['--topology=cpu:64'], '1 cpu devices are here'),
+        (['--topology=cpu:1', '--output=README.md/report.json'], 'README.md'),
     ],
 )
-def test_what_cannot_be_is_one_line(flags, message, toy):
-    result = run(f'--config={toy()}', *flags)
+def test_what_cannot_be_is_one_line(monkeypatch, flags, message, toy):
+    monkeypatch.chdir(ROOT)
+    line = in_process.run(monkeypatch, 'estimate', f'--config={toy()}', *flags)
+    assert line.startswith('estimate: ') and message in line
+
+
+def test_a_batch_that_does_not_split_is_one_line_of_the_command(toy):
+    result = run(f'--config={toy()}', '--topology=cpu:4', '--config.batch_size=6')
     assert result.returncode == 1
-    assert result.stderr.startswith('estimate: ') and message in result.stderr
+    assert result.stderr.startswith('estimate: ') and 'not divisible' in result.stderr
     assert len(result.stderr.splitlines()) == 1
 
 

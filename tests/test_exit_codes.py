@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import in_process
 import jax
 import pytest
 
@@ -66,13 +67,14 @@ def test_a_second_ctrl_c_ends_at_once(endless):
     assert endless.wait(timeout=5) in (-signal.SIGINT, exit_codes.STOPPED)
 
 
-@pytest.mark.parametrize(
-    'flag, says', [('--config.batch_sise=4', 'batch_sise'), ('--workdirr=x', 'workdirr')]
-)
-def test_a_typo_is_the_users_to_mend(tmp_path, flag, says):
-    process = start('rt2_jax.train', CONFIG, f'--workdir={tmp_path / "run"}', flag)
+def test_a_typo_is_the_users_to_mend(tmp_path, monkeypatch):
+    process = start(
+        'rt2_jax.train', CONFIG, f'--workdir={tmp_path / "run"}', '--config.batch_sise=4'
+    )
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == exit_codes.USER_ERROR and says in errors
+    assert process.returncode == exit_codes.USER_ERROR and 'batch_sise' in errors
+    monkeypatch.chdir(ROOT)
+    assert 'workdirr' in in_process.run(monkeypatch, 'train', CONFIG, '--workdirr=x')
 
 
 def test_a_lost_host_is_no_error_of_the_user():

@@ -52,7 +52,8 @@ PACKAGED_MB = 12
 # Imports the modules that it is given, without the packages that it is given. Flags are defined
 # only by what is run, so that any two modules can be imported together.
 IMPORT_ALL = """
-import importlib, sys
+import gc, importlib, sys
+gc.disable()  # what is imported stays
 modules, blocked = (argument.split() for argument in sys.argv[1:])
 for name in blocked:
     sys.modules[name] = None

@@ -1,9 +1,7 @@
 """What the user can mend is one line on stderr and exit code 1, in every binary."""
 
-import contextlib
 import importlib
 import inspect
-import io
 import os
 import pathlib
 import pkgutil
@@ -13,7 +11,7 @@ import socket
 import subprocess
 import sys
 
-from absl import app, flags
+from in_process import BINARIES, run
 import numpy as np
 import pytest
 
@@ -25,47 +23,8 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 PACKAGED = ROOT / 'rt2_jax' / 'weights' / 'tabletop_pretrained'
 MODEL = 'package:tabletop_pretrained'
 TINY = 'tests/training/tiny_config.py:web'
-BINARIES = {
-    'train': 'rt2_jax.train',
-    'evaluate': 'rt2_jax.evaluate',
-    'serve': 'rt2_jax.serve',
-    'export': 'rt2_jax.export',
-    'convert': 'rt2_jax.convert',
-    'inspect': 'rt2_jax.checkpoints.inspect',
-    'estimate': 'rt2_jax.estimate',
-    'collect': 'rt2_jax.envs.tabletop.collect',
-    'expert': 'rt2_jax.envs.tabletop.expert',
-    'data.inspect': 'rt2_jax.data.inspect',
-    'inspect_web': 'rt2_jax.data.inspect_web',
-    'preview': 'rt2_jax.data.preview',
-}
 # Errors that go to a client of the server as an answer, not to whoever started it.
 INTERNAL = {'rt2_jax.serving.limits.Refusal'}
-
-
-def run(monkeypatch, name: str, *arguments: str) -> str:
-    """Runs a binary in this process; returns the line that it ends with."""
-    module = importlib.import_module(BINARIES[name])
-    app.define_help_flags()
-    before = set(flags.FLAGS)
-    module.define_flags()
-    argv = [name, *arguments]
-    monkeypatch.setattr(sys, 'argv', argv)  # --config.KEY is read from there
-    parser = 'config' in flags.FLAGS and {'flags_parser': configuration.parse_flags} or {}
-    printed = io.StringIO()
-    try:
-        with pytest.raises(SystemExit) as ended, contextlib.redirect_stderr(printed):
-            command.run(name, module.main, argv, **parser)
-    finally:
-        flags.FLAGS.unparse_flags()
-        for flag in set(flags.FLAGS) - before:
-            delattr(flags.FLAGS, flag)
-    line = printed.getvalue().strip()
-    assert ended.value.code == exit_codes.USER_ERROR, (
-        f'{arguments}: ended with {ended.value.code!r}'
-    )
-    assert line and '\n' not in line and 'Traceback' not in line, line
-    return line
 
 
 def modules():

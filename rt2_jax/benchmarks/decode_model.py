@@ -7,6 +7,7 @@ the same numbers in both. They are bfloat16 on the disk, so that no type rounds 
 from __future__ import annotations
 
 from collections.abc import Mapping
+import functools
 import json
 from typing import Any
 import zlib
@@ -112,12 +113,9 @@ def bytes_read(size: str, kind: str, batch: int) -> dict[str, int]:
     """
     config = SIZES[size]
     vocab, length = config['vocab'], LENGTH
-    built = backbone.build(config | {'dtype': 'bfloat16'}, vocab)
     if kind == compact.STORED:
         raise ValueError('what is read of weights in float32 is twice that of bfloat16')
-    model = compact.compact_model(built, jax.default_backend())
-    shapes = compact.shapes(model, kind, inputs(1, vocab))
-    sizes = {n: x.size * x.dtype.itemsize for n, x in sharding.named_leaves(shapes).items()}
+    sizes, dtype = _stored_bytes(size, kind)
     # Cross-attention's keys and values are made of the encoder's states, once.
     once = ('cross_attention/key/', 'cross_attention/value/')
     prefill = steps = 0
@@ -135,5 +133,15 @@ def bytes_read(size: str, kind: str, batch: int) -> dict[str, int]:
     states = (IMAGE_SIZE // vision['patch']) ** 2 + PROMPT_LENGTH
     kept = 2 * decoder['depth'] * decoder['heads'] * decoder['head_dim']
     own = sum(range(1, length + 1))
-    steps += batch * kept * (length * states + own) * np.dtype(model.dtype).itemsize
+    steps += batch * kept * (length * states + own) * np.dtype(dtype).itemsize
     return {'prefill': int(prefill), 'steps': int(steps)}
+
+
+@functools.cache
+def _stored_bytes(size: str, kind: str) -> tuple[dict[str, int], Any]:
+    """Bytes of each parameter of a compact model, and the model's dtype; tracing it takes seconds."""
+    config = SIZES[size]
+    built = backbone.build(config | {'dtype': 'bfloat16'}, config['vocab'])
+    model = compact.compact_model(built, jax.default_backend())
+    named = sharding.named_leaves(compact.shapes(model, kind, inputs(1, config['vocab'])))
+    return {name: x.size * x.dtype.itemsize for name, x in named.items()}, model.dtype

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+import dataclasses
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -87,7 +89,24 @@ def _boxed(config: Any, tokenizer: Tokenizer, stored: bool = False) -> tuple[Any
     model, inputs = _model(config, tokenizer)
     if stored:
         model = adapters.add_adapters(model, config)
-    return jax.eval_shape(model.init, jax.random.key(0), *inputs)['params'], model.dtype
+    asked = _Asked((repr(model), tokenizer.integer_ids.tobytes()), inputs, model)
+    # A tree of its own for each caller.
+    return jax.tree.map(lambda x: x, _traced(asked)), model.dtype
+
+
+@dataclasses.dataclass(frozen=True)
+class _Asked:
+    """A model and shapes of its inputs, compared by what they say: modules have no hash."""
+
+    name: tuple
+    inputs: tuple
+    model: Any = dataclasses.field(compare=False)
+
+
+@functools.lru_cache(maxsize=16)
+def _traced(asked: _Asked) -> Any:
+    """Shapes of a model's parameters. Tracing takes a second, and a policy asks for them twice."""
+    return jax.eval_shape(asked.model.init, jax.random.key(0), *asked.inputs)['params']
 
 
 def _layout(boxed: Any) -> dict[str, tuple]:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 
 def proportion(successes: int, number: int) -> dict[str, Any]:
@@ -18,6 +17,8 @@ def proportion(successes: int, number: int) -> dict[str, Any]:
     Raises:
         ValueError: where `number` is not positive.
     """
+    from scipy import stats  # takes half a second, which no other command needs
+
     if number < 1:
         raise ValueError('A share of no episodes is not defined.')
     interval = stats.binomtest(int(successes), int(number)).proportion_ci(0.95, method='wilson')

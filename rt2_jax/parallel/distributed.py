@@ -11,7 +11,6 @@ from absl import logging
 import jax
 from jax.experimental import multihost_utils
 import numpy as np
-import orbax.checkpoint as ocp
 
 from rt2_jax.errors import UserError
 
@@ -110,6 +109,8 @@ def gather(value: Any) -> list[Any]:
     """
     if jax.process_count() == 1:
         return [value]
+    import orbax.checkpoint as ocp  # a quarter of a second, which most commands need not wait
+
     # Collectives give up after half a minute; a share of the work may take longer than another.
     barrier = ocp.multihost.get_barrier_sync_fn()
     barrier(key=f'gather {next(_gathered)}', timeout_ms=1000 * _PATIENCE)

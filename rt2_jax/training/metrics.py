@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping
 import json
+import sys
+from typing import Any
 
 from absl import logging
 from etils import epath
@@ -35,8 +37,7 @@ class Writer:
     def __init__(
         self, workdir: epath.PathLike, resume_step: int = 0, wandb_project: str = ''
     ) -> None:
-        import tensorboardX
-
+        tensorboardX = _tensorboard()
         workdir = paths.of(workdir)
         _drop_after(workdir / FILE, resume_step)
         self._mirror = paths.Mirror(workdir, fetch=[FILE])
@@ -69,6 +70,19 @@ class Writer:
         self._mirror.close()
         if self._wandb is not None:
             self._wandb.close()
+
+
+def _tensorboard() -> Any:
+    """tensorboardX, without PyTorch: where that is installed, it would import it for a second or two."""
+    hidden = 'torch' not in sys.modules and 'tensorboardX' not in sys.modules
+    if hidden:
+        sys.modules['torch'] = None  # type: ignore[assignment]
+    try:
+        import tensorboardX
+    finally:
+        if hidden:
+            del sys.modules['torch']
+    return tensorboardX
 
 
 class ExampleLog:

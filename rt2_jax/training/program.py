@@ -40,6 +40,7 @@ class Program:
         optimizer: the gradient transformation.
         mesh: of devices.
         batch: shapes of a batch, with shardings.
+        shapes: of the parameters, boxed with their logical axes.
         state: shapes of the state, with shardings.
         step: jitted step(state, batch) -> (state, `step.Sums`); the state is donated.
         seed: of the initial parameters.
@@ -49,6 +50,7 @@ class Program:
     optimizer: optax.GradientTransformation
     mesh: Mesh
     batch: dict[str, jax.ShapeDtypeStruct]
+    shapes: Any
     state: state_lib.TrainState
     step: Any
     seed: int
@@ -56,7 +58,7 @@ class Program:
     def init(self, params: Any = None) -> state_lib.TrainState:
         """The state to start from; `params` as for `state.init_state`."""
         return state_lib.init_state(
-            self.model, self.optimizer, self.batch, self.mesh, self.seed, params
+            self.model, self.optimizer, self.batch, self.mesh, self.seed, params, self.shapes
         )
 
     def trace(self) -> Any:
@@ -115,9 +117,10 @@ def build(
     if isinstance(model, adapters.Adapted):
         learning.frozen = (f'^(?!{adapters.PART}/)',)
     batch = batch_shapes(config, mesh)
-    params = nn.meta.unbox(state_lib.parameter_shapes(model, batch))
+    shapes = state_lib.parameter_shapes(model, batch)
+    params = nn.meta.unbox(shapes)
     optimizer = optimizer_lib.make_optimizer(learning, config.total_steps, params)
-    state = state_lib.abstract_state(model, optimizer, batch, mesh)
+    state = state_lib.abstract_state(shapes, optimizer, mesh)
     step = step_lib.make_train_step(
         _for_devices(model, mesh, config),
         optimizer,
@@ -138,6 +141,7 @@ def build(
         optimizer=optimizer,
         mesh=mesh,
         batch=batch,
+        shapes=shapes,
         state=state,
         seed=config.seed,
         step=jax.jit(on_mesh, donate_argnums=0, out_shardings=shardings),

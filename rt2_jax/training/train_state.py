@@ -85,11 +85,14 @@ def state_shardings(shapes: Any, optimizer: optax.GradientTransformation, mesh: 
     )
 
 
-def abstract_state(
-    model: Any, optimizer: optax.GradientTransformation, batch: Mapping[str, Any], mesh: Mesh
-) -> TrainState:
-    """The state as `ShapeDtypeStruct`s with shardings, onto which a checkpoint is restored."""
-    boxed = parameter_shapes(model, batch)
+def abstract_state(boxed: Any, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
+    """The state as `ShapeDtypeStruct`s with shardings, onto which a checkpoint is restored.
+
+    Args:
+        boxed: as `parameter_shapes` gives them.
+        optimizer: its `init` makes the optimizer state.
+        mesh: where the arrays go.
+    """
     params = nn.meta.unbox(boxed)
     shapes = TrainState(
         step=jax.ShapeDtypeStruct((), jnp.int32),
@@ -110,6 +113,7 @@ def init_state(
     mesh: Mesh,
     seed: int,
     params: Any = None,
+    shapes: Any = None,
 ) -> TrainState:
     """Makes the state, each array where it will live, so that no process holds the whole model.
 
@@ -121,11 +125,12 @@ def init_state(
         seed: of the initial parameters.
         params: parameters to start from, a tree as for `place`. Top-level parts of the model that
             it lacks start at random, and so do the rows of a longer vocabulary.
+        shapes: as `parameter_shapes` gives them, for a caller that has them: they take seconds.
 
     Raises:
         ValueError: `params` does not fit the model; names and shapes that differ are listed.
     """
-    shapes = parameter_shapes(model, batch)
+    shapes = parameter_shapes(model, batch) if shapes is None else shapes
     shardings = state_shardings(shapes, optimizer, mesh)
     init = _init_function(model, batch)
 

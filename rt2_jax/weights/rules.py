@@ -19,7 +19,6 @@ import jax
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
-from scipy import ndimage
 
 from rt2_jax.weights.tensors import SourceError, Tensor, of_array
 
@@ -108,6 +107,8 @@ def _resized(x: np.ndarray, tokens: int) -> np.ndarray:
     old, new = math.isqrt(x.shape[0]), math.isqrt(tokens)
     if old * old != x.shape[0] or new * new != tokens:
         raise ValueError(f'{x.shape[0]} or {tokens} positions are no square')
+    from scipy import ndimage  # takes a third of a second, and other rules do without
+
     grid = x.reshape(old, old, -1).astype(np.float32)
     return (
         ndimage.zoom(grid, (new / old, new / old, 1), order=1).reshape(tokens, -1).astype(x.dtype)

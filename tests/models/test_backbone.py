@@ -45,30 +45,32 @@ def batch():
 
 
 @pytest.fixture(scope='module', params=[False, True], ids=['untied', 'tied'])
-def model_and_params(batch, request):
+def apply_and_params(batch, request):
     positions = 'sincos' if request.param else 'none'
     options = config(tied=request.param, positions=positions) | {'number_line': request.param}
     options['prompt_positions'] = 1.5 * request.param
     model = backbone.build(options, VOCAB, integers=range(10, 40))
-    return model, nn.meta.unbox(jax.jit(model.init)(jax.random.key(0), *batch))
+    # One function for all tests, so that it compiles once.
+    apply = jax.jit(model.apply, static_argnames=('method', 'max_length'))
+    return apply, nn.meta.unbox(jax.jit(model.init)(jax.random.key(0), *batch))
 
 
-def test_step_by_step_gives_the_logits_of_teacher_forcing(model_and_params, batch):
-    model, params = model_and_params
+def test_step_by_step_gives_the_logits_of_teacher_forcing(apply_and_params, batch):
+    apply, params = apply_and_params
     images, prompt, target = batch
-    whole = jax.jit(model.apply)(params, *batch)
-    cache = model.apply(params, images, prompt, 5, method='prefill')
+    whole = apply(params, *batch)
+    cache = apply(params, images, prompt, max_length=5, method='prefill')
     for place in range(target.shape[1]):
-        logits, cache = model.apply(params, cache, target[:, place], method='step')
+        logits, cache = apply(params, cache, target[:, place], method='step')
         np.testing.assert_allclose(logits, whole[:, place], atol=1e-5)
 
 
-def test_columns_are_columns_of_all_logits(model_and_params, batch):
-    model, params = model_and_params
-    cache = model.apply(params, *batch[:2], 3, method='prefill')
+def test_columns_are_columns_of_all_logits(apply_and_params, batch):
+    apply, params = apply_and_params
+    cache = apply(params, *batch[:2], max_length=5, method='prefill')
     token, columns = jnp.zeros(2, jnp.int32), jnp.array([3, 17, 40])
-    whole, _ = model.apply(params, cache, token, method='step')
-    some, _ = model.apply(params, cache, token, columns, method='step')
+    whole, _ = apply(params, cache, token, method='step')
+    some, _ = apply(params, cache, token, columns, method='step')
     np.testing.assert_allclose(some, whole[:, columns], atol=1e-6)
 
 
@@ -147,60 +149,66 @@ def test_near_numbers_have_near_vectors():
         backbone.build(config() | {'number_line': True}, VOCAB)
 
 
-def test_padding_of_the_prompt_changes_nothing(model_and_params, batch):
-    model, params = model_and_params
+def test_padding_of_the_prompt_changes_nothing(apply_and_params, batch):
+    apply, params = apply_and_params
     images, prompt, target = batch
     longer = np.pad(prompt, ((0, 0), (0, 5)))
     np.testing.assert_allclose(
-        jax.jit(model.apply)(params, images, longer, target),
-        jax.jit(model.apply)(params, *batch),
-        atol=1e-5,
+        apply(params, images, longer, target), apply(params, *batch), atol=1e-5
     )
 
 
-def test_targets_see_no_later_targets(model_and_params, batch):
-    model, params = model_and_params
+def test_targets_see_no_later_targets(apply_and_params, batch):
+    apply, params = apply_and_params
     images, prompt, target = batch
     other = target.copy()
     other[:, 2] = 30
-    a, b = (jax.jit(model.apply)(params, images, prompt, t) for t in (target, other))
+    a, b = (apply(params, images, prompt, t) for t in (target, other))
     np.testing.assert_allclose(a[:, :2], b[:, :2], atol=1e-6)
     assert float(jnp.abs(a[:, 2] - b[:, 2]).max()) > 1e-3
 
 
-def test_frames_come_one_after_the_other(model_and_params, batch):
-    model, params = model_and_params
+def test_frames_come_one_after_the_other(apply_and_params, batch):
+    apply, params = apply_and_params
     images, prompt, target = batch
     two = np.concatenate([images, images[:, :, ::-1]], axis=1)
     swapped = two[:, ::-1]
-    a, b = (jax.jit(model.apply)(params, x, prompt, target) for x in (two, swapped))
+    a, b = (apply(params, x, prompt, target) for x in (two, swapped))
     assert a.shape == (2, 3, VOCAB)
     assert float(jnp.abs(a - b).max()) > 1e-4
+
+
+def gradient(model, params, batch):
+    return jax.jit(jax.grad(lambda p: jnp.sum(model.apply(p, *batch) ** 2)))(params)
+
+
+@pytest.fixture(scope='module')
+def plain_gradient(batch):
+    """Parameters of the plain model, and their gradient."""
+    model = backbone.build(config(), VOCAB)
+    params = nn.meta.unbox(jax.jit(model.init)(jax.random.key(0), *batch))
+    return params, gradient(model, params, batch)
 
 
 @pytest.mark.parametrize(
     'change', [dict(remat='full'), dict(remat='dots_saveable'), dict(unroll=2)]
 )
-def test_remat_and_unroll_change_neither_values_nor_gradients(batch, change):
-    model = backbone.build(config(), VOCAB)
-    params = nn.meta.unbox(jax.jit(model.init)(jax.random.key(0), *batch))
+def test_remat_and_unroll_change_neither_values_nor_gradients(batch, plain_gradient, change):
+    params, expected = plain_gradient
     changed = config()
     changed = {k: v | change if isinstance(v, dict) else v for k, v in changed.items()}
-    other = backbone.build(changed, VOCAB)
-    gradients = [
-        jax.jit(jax.grad(lambda p: jnp.sum(m.apply(p, *batch) ** 2)))(params)
-        for m in (model, other)
-    ]
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), *gradients)
+    found = gradient(backbone.build(changed, VOCAB), params, batch)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), found, expected
+    )
 
 
 def test_every_parameter_matters(batch):
     model = backbone.build(config() | {'vision': PYRAMID}, VOCAB)
     params = nn.meta.unbox(jax.jit(model.init)(jax.random.key(1), *batch))
-    gradient = jax.jit(jax.grad(lambda p: jnp.sum(model.apply(p, *batch) ** 2)))(params)
     still = [
         jax.tree_util.keystr(path)
-        for path, g in jax.tree_util.tree_leaves_with_path(gradient)
+        for path, g in jax.tree_util.tree_leaves_with_path(gradient(model, params, batch))
         if not np.any(g)
     ]
     # A bias of keys moves all logits of a query alike, and softmax forgets it.
@@ -237,13 +245,13 @@ def test_a_classifiers_tower_fits_pali(batch):
     params = nn.meta.unbox(jax.jit(classifier.init)(jax.random.key(0), images, prompt, target))[
         'params'
     ]
-    whole = nn.meta.unbox(
-        backbone.build(config() | {'vision': PYRAMID}, VOCAB).init(jax.random.key(0), *batch)
-    )
+    pali = backbone.build(config() | {'vision': PYRAMID}, VOCAB)
+    whole = nn.meta.unbox(jax.eval_shape(pali.init, jax.random.key(0), *batch))
     for part in ('tower', 'projection', 'embedding'):
-        shapes = [jax.tree.map(jnp.shape, tree[part]) for tree in (params, whole['params'])]
+        shapes = [jax.tree.map(lambda x: x.shape, tree[part]) for tree in (params, whole['params'])]
         assert shapes[0] == shapes[1]
-    assert classifier.apply({'params': params}, images, prompt, target).shape == (2, 7, VOCAB)
+    logits = jax.jit(classifier.apply)({'params': params}, images, prompt, target)
+    assert logits.shape == (2, 7, VOCAB)
     with pytest.raises(ValueError, match='6 image tokens and the end are 7 tokens'):
         classifier.apply({'params': params}, *batch)
 

@@ -323,7 +323,7 @@ def test_devices_of_a_process_share_the_work(tiny_checkpoint):
         text=True,
         env=os.environ
         | {
-            'XLA_FLAGS': '--xla_force_host_platform_device_count=8',
+            'XLA_FLAGS': os.environ['XLA_FLAGS'] + ' --xla_force_host_platform_device_count=8',
             'JAX_PLATFORMS': 'cpu',
             'JAX_DISABLE_MOST_OPTIMIZATIONS': '1',
         },

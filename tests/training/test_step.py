@@ -107,7 +107,7 @@ def test_decoder_reads_the_target_one_place_late():
 
 def test_sums_are_split_by_source_and_kind(tiny, batch, advanced):
     _, sums = advanced
-    logits = tiny.model.apply(
+    logits = jax.jit(tiny.model.apply)(
         {'params': tiny.params(0)},
         batch['images'],
         batch['prompt'],

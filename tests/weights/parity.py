@@ -26,6 +26,11 @@ def variables(params):
     return {'params': flax.traverse_util.unflatten_dict(params, sep='/')}
 
 
+def prefill(model, params, *inputs, length=32):
+    """The cache for `length` tokens; one program, where `model.apply` compiles every operation."""
+    return jax.jit(lambda *inputs: model.apply(*inputs, length, method='prefill'))(params, *inputs)
+
+
 def greedy(model, params, cache, rows, length=32):
     """The likeliest tokens, int32 [rows, length], none of them the end token, by our cache."""
     step = jax.jit(lambda cache, token: model.apply(params, cache, token, method='step'))

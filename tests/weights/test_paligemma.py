@@ -89,9 +89,8 @@ def test_logits_and_looks_at_the_image(theirs, ours, inputs):
     model, params, *_ = ours
     images, prompt, target = inputs
     target_in = np.pad(target[:, :-1], ((0, 0), (1, 0)))
-    logits, left = model.apply(
-        parity.variables(params), images, prompt, target_in, mutable=['intermediates']
-    )
+    apply = jax.jit(lambda *inputs: model.apply(*inputs, mutable=['intermediates']))
+    logits, left = apply(parity.variables(params), images, prompt, target_in)
     looks = model.image_attention(left['intermediates'], images, prompt)
     theirs.set_attn_implementation('eager')
     for row in range(3):
@@ -109,7 +108,7 @@ def test_greedy_continuations(theirs, ours, inputs):
     model, params, *_ = ours
     images, prompt, _ = inputs
     params = parity.variables(params)
-    cache = model.apply(params, images, prompt, 32, method='prefill')
+    cache = parity.prefill(model, params, images, prompt)
     found = parity.greedy(model, params, cache, 3)
     for row in range(3):
         told = given(images, prompt, row)

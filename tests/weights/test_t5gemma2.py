@@ -101,11 +101,13 @@ def test_states_logits_and_looks_at_the_image(theirs, ours, inputs):
     with torch.no_grad():
         told = dict(decoder_input_ids=torch.tensor(target_in), output_attentions=True)
         found = theirs(**given, **told)
-    states, valid = model.apply(params, images, prompt, method='encode')
+    encode = jax.jit(lambda *inputs: model.apply(*inputs, method='encode'))
+    states, valid = encode(params, images, prompt)
     expected = found.encoder_last_hidden_state.numpy()
     np.testing.assert_allclose(states[valid], expected[valid], atol=1e-4)
     shifted = target_in * (np.arange(19) > 0)
-    logits, left = model.apply(params, images, prompt, shifted, mutable=['intermediates'])
+    apply = jax.jit(lambda *inputs: model.apply(*inputs, mutable=['intermediates']))
+    logits, left = apply(params, images, prompt, shifted)
     assert found.logits.std() > 0.3
     np.testing.assert_allclose(logits, found.logits.numpy(), atol=1e-4)
     looks = model.image_attention(left['intermediates'], images, prompt)
@@ -122,5 +124,5 @@ def test_greedy_continuations(theirs, ours, inputs):
     expected = theirs.generate(
         **given, max_new_tokens=32, min_new_tokens=32, do_sample=False, use_cache=False
     ).numpy()[:, 1:]
-    cache = model.apply(params, images, prompt, 32, method='prefill')
+    cache = parity.prefill(model, params, images, prompt)
     np.testing.assert_array_equal(parity.greedy(model, params, cache, 3), expected)
