@@ -17,4 +17,5 @@ cd "$ROOT"
 export JAX_PLATFORMS=cpu
 # A file stays with one process, so that what its tests share is made once; files begin in the order of
 # tests/conftest.py, longest first, and not those of the most tests.
-exec python -m pytest -n 2 --dist=loadfile --no-loadscope-reorder --durations=10 "$@"
+# Three processes for two cores: a third of a test's time is waiting for processes, servers and disks.
+exec python -m pytest -n 3 --dist=loadfile --no-loadscope-reorder --durations=10 "$@"
