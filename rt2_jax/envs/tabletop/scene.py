@@ -24,13 +24,23 @@ Vector = tuple[float, float, float]
 
 @dataclasses.dataclass(frozen=True)
 class Tile:
-    """A tile with a picture on top: its centre, yaw and the colour around the picture."""
+    """A tile with a picture on top.
+
+    Attributes:
+        picture: on its top.
+        x: of its centre; so is `y`.
+        y: see `x`.
+        yaw: counter-clockwise seen from above.
+        colour: around the picture.
+        scale: the picture's side, of the largest that fits.
+    """
 
     picture: Picture
     x: float
     y: float
     yaw: float
     colour: Vector
+    scale: float = 1.0
 
     @property
     def name(self) -> str:
@@ -40,7 +50,7 @@ class Tile:
 
 @dataclasses.dataclass(frozen=True)
 class Surface:
-    """The table's look: 'plain', 'checks', 'stripes' or 'clouds' of two colours."""
+    """The table's look: one of looks.PATTERNS, of two colours."""
 
     pattern: str
     first: Vector
