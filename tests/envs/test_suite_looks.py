@@ -105,7 +105,9 @@ def test_every_camera_sees_the_tiles(name):
         scene = suites.draw(name, seed)
         stage.load(scene)
         for tile in scene.tiles:
-            centre = np.array(stage.project((tile.x, tile.y, TILE_HEIGHT)))
+            top = (tile.x, tile.y, TILE_HEIGHT)
+            centre = np.array(stage.project(top))
+            np.testing.assert_allclose(scene.camera.project(np.array(top)), centre, atol=1e-6)
             assert ((centre > 0.03) & (centre < 0.97)).all()
             for right, far in itertools.product((-half, half), repeat=2):
                 corner = np.array(stage.project((tile.x + right, tile.y + far, TILE_HEIGHT)))

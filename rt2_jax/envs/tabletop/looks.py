@@ -112,16 +112,8 @@ def _write(model: mujoco.MjModel, name: str, pixels: np.ndarray) -> int:
 
 
 def _place_camera(model: mujoco.MjModel, camera: Camera) -> None:
-    position = np.array(camera.position)
-    backward = position - np.array(camera.look_at)
-    backward /= np.linalg.norm(backward)
-    right = np.cross([0, 1, 0] if abs(backward[2]) > 0.999 else [0, 0, 1], backward)
-    right /= np.linalg.norm(right)
-    up = np.cross(backward, right)
-    c, s = math.cos(camera.roll), math.sin(camera.roll)
-    axes = np.stack([c * right + s * up, c * up - s * right, backward], axis=1)
     quaternion = np.zeros(4)
-    mujoco.mju_mat2Quat(quaternion, axes.reshape(-1))
-    model.cam_pos[0] = position
+    mujoco.mju_mat2Quat(quaternion, camera.axes().reshape(-1))
+    model.cam_pos[0] = camera.position
     model.cam_quat[0] = quaternion
     model.cam_fovy[0] = camera.fov
