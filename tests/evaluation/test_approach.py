@@ -10,7 +10,7 @@ pytest.importorskip('mujoco', reason="the tabletop needs pip install 'rt2_jax[si
 from rt2_jax.envs.tabletop import expert, stage
 from rt2_jax.envs.tabletop.table_state import Pose, State
 from rt2_jax.evaluation import closed_loop
-from rt2_jax.evaluation.approach import Approach
+from rt2_jax.evaluation.approach import Approach, brought_to
 
 TILES = (Pose(0.1, 0.1, 0, 0, 1), Pose(-0.1, 0.0, 0, 0, 1))
 
@@ -47,6 +47,15 @@ def test_a_tile_that_is_pushed_off_was_there_before():
     assert first_tile(state(0.1, 0.1, 0.004, tiles=shoved)) == 0
 
 
+def test_the_tile_that_x_is_brought_to():
+    third = Pose(0.1, -0.12, 0, 0, 1)
+    start = state(0, 0, tiles=(*TILES, third))
+    at = lambda x, y: state(0, 0, tiles=(Pose(x, y, 0, 0, 1), TILES[1], third))
+    assert brought_to(start, start) is None
+    assert brought_to(start, at(0.02, 0.05)) == 1
+    assert brought_to(start, at(0.1, 0.0)) == 2
+
+
 @pytest.mark.parametrize('suite', ['seen', 'reasoning', 'unseen_environments_hard'])
 def test_the_expert_goes_to_x_first(suite):
     run = closed_loop.run(closed_loop.scripted(), suite, range(8), image_size=16)
@@ -56,6 +65,9 @@ def test_the_expert_goes_to_x_first(suite):
     assert 0.25 <= figures['recognition']['by_chance'] <= 0.5
     for rollout in figures['rollouts']:
         assert rollout['recognised'] and rollout['first_tile']
+        assert rollout['brought_to_y'] == (rollout['task'] == 'push')
+    pushes = [rollout for rollout in figures['rollouts'] if rollout['task'] == 'push']
+    assert figures['goal']['count'] == figures['goal']['of'] == len(pushes) > 0
 
 
 def test_who_takes_another_tile_did_not_recognise():
