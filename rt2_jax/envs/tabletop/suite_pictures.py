@@ -70,7 +70,7 @@ def draw_things(rng: np.random.Generator, pool: str, wording: str, kind: str, co
         return _named(_choose(rng, _pool('signs'), count))
     if wording == 'symbol':
         signs = _pool('signs')
-        if kind == 'turn':  # 'turn right arrow left' would be a riddle
+        if kind != 'push':  # 'turn right arrow left' and 'pick up arrow' would be riddles
             signs = [p for p in signs if 'arrow' not in p.name]
         return _named(_among_alike(rng, kind, count, signs))
     if wording == 'person':
