@@ -5,7 +5,8 @@
 
 Suites: those of rt2_jax.envs.tabletop.suites; `offline` (action error on held-out episodes of the
 expert, then `web`), `web` (questions about pictures of a small web never trained on) and `held_out`
-(action error on the episodes that the run held out, by data set).
+(action error on the episodes that the run held out, by data set); `swap` (does the action change with
+the instruction? On recorded frames of --data, see rt2_jax.evaluation.swapped_instructions).
 
 Policies: `checkpoint`; `untrained` (the checkpoint's model with random weights); `expert` (needs no
 --workdir) and `expert_rounded` (its actions rounded to the bins).
@@ -18,12 +19,14 @@ A job of several processes plays and answers a share in each: `launch/local_pod.
 training. The weights must fit the devices of one process, over which --mesh splits them.
 
 The output is {"policies": {POLICY: {SUITE: {"success": .., "episodes": .., "interval": [.., ..],
-"tasks": .., ..}}}, "seconds": .., "manifest": ..}; intervals are Wilson's, 95 %.
+"recognition": {..}, "execution": {..}, "tasks": .., ..}}}, "seconds": .., "manifest": ..}; intervals are
+Wilson's, 95 %. Recognition is that the gripper went to X first (rt2_jax.evaluation.approach), and
+execution success given that.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 import dataclasses
 import json
 import time
@@ -41,7 +44,7 @@ from rt2_jax.decoding import compact
 from rt2_jax.decoding.grammar import Kind
 from rt2_jax.envs.tabletop import suites, tasks
 from rt2_jax.errors import UserError
-from rt2_jax.evaluation import closed_loop, offline
+from rt2_jax.evaluation import closed_loop, offline, result_lines, swapped_instructions
 from rt2_jax.manifest import make_manifest
 from rt2_jax.nearest import check
 from rt2_jax.parallel import distributed
@@ -56,8 +59,8 @@ if TYPE_CHECKING:  # needs the extra `serve`
 FLAGS = flags.FLAGS
 
 POLICIES = ('checkpoint', 'untrained', 'expert', 'expert_rounded')
-OFFLINE = ('offline', 'web', 'held_out')
-_REPORTED = 'image_size task temperature execution_noise parallel mesh weights'.split()
+OFFLINE = ('offline', 'web', 'held_out', 'swap')
+_REPORTED = 'data image_size task temperature execution_noise parallel mesh weights'.split()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +71,7 @@ class Options:
     step: int | None = None
     source: str = ''
     server: str | None = None
+    data: str | None = None
     suite: Sequence[str] = ('seen',)
     task: str | None = None
     episodes: int = 50
@@ -121,6 +125,10 @@ class Options:
             raise FlagError(f'--policy={self.policy} needs --workdir or --server.')
         if self.policy.startswith('expert') and offline_suites:
             raise FlagError(f'The suites {", ".join(OFFLINE)} are for models, not for the expert.')
+        if ('swap' in self.suite) != bool(self.data):
+            raise FlagError(
+                '--suite=swap and --data, the episodes that it asks about, go together.'
+            )
         if not set(self.suite) - set(OFFLINE) and self.video:
             raise FlagError('--video needs a suite that is played on the tabletop.')
         for flag, path in (('--output', self.output), ('--video', self.video)):
@@ -162,7 +170,9 @@ def evaluate(options: Options) -> dict[str, Any]:
             run = play(options, decide, suite, server or policy)
             figures[suite] = closed_loop.summary(run)
             rollouts += [rollout for rollout in run.rollouts if rollout.frames]
-        distributed.say(describe(suite, figures[suite]))
+        distributed.say(result_lines.describe(suite, figures[suite]))
+    if len(options.suite) > 1 and (table := result_lines.table(figures)):
+        distributed.say(table)
     took = round(time.perf_counter() - begin, 1)
     manifest = manifest_of(options, policy)
     if server:
@@ -192,7 +202,7 @@ def load_policy(options: Options) -> Policy | None:
         plan=options.plan,
         smoothing=options.smoothing,
     )
-    if set(options.suite) - {'web'}:
+    if set(options.suite) - {'web', 'swap'}:
         check_arm(f'--workdir={options.workdir}', policy.action_tokenizer.space.number_names)
     return policy
 
@@ -263,7 +273,16 @@ def play(
 
 
 def measure_offline(options: Options, policy: Policy, suite: str) -> dict[str, Any]:
-    """The suites `web`, `offline` (web, and actions of new episodes) and `held_out`."""
+    """The suites `web`, `offline` (web, and actions of new episodes), `held_out` and `swap`."""
+    if suite == 'swap':
+        assert options.data is not None  # by Options.check
+        try:
+            figures = swapped_instructions.measure(
+                policy, options.data, options.episodes, first=options.first_episode
+            )
+        except ValueError as error:
+            raise FlagError(f'--suite=swap --data={options.data}: {error}') from error
+        return {'swap': figures}
     if suite == 'held_out':
         assert options.workdir is not None
         space = policy.action_tokenizer.space
@@ -287,30 +306,6 @@ def measure_offline(options: Options, policy: Policy, suite: str) -> dict[str, A
         'seen', options.seeds, options.image_size, policy.frames, policy.frame_stride
     )
     return {'web': web, 'actions': offline.actions(policy, examples)}
-
-
-def describe(suite: str, figures: Mapping[str, Any]) -> str:
-    """The figures of a suite in a line for the terminal, or a line for each data set."""
-    if 'success' in figures:
-        low, high = figures['interval']
-        return (
-            f'{suite}: {figures["success"]:.1%} of {figures["episodes"]} episodes succeeded '
-            f'(95 % interval {low:.1%} to {high:.1%}), {figures["mean_steps"]:.1f} steps, '
-            f'decision {figures["decision_ms"]["p50"]:.1f} ms'
-        )
-    if 'sets' in figures:
-        return '\n'.join(
-            f'{suite}: {name}: {actions["steps"]} steps, {_describe_actions(actions)}'
-            for name, actions in figures['sets'].items()
-        )
-    web = figures['web']
-    line = f'{suite}: {web["accuracy"]:.1%} of {web["questions"]} questions'
-    return f'{line}; {_describe_actions(figures["actions"])}' if 'actions' in figures else line
-
-
-def _describe_actions(figures: Mapping[str, Any]) -> str:
-    errors = (f'{n} {e["mean"]:.4f} {e["unit"]}' for n, e in figures['error'].items())
-    return f'tokens {figures["token_accuracy"]:.1%}; error {", ".join(errors)}'
 
 
 def write(
@@ -362,6 +357,7 @@ def define_flags() -> None:
     flags.DEFINE_string(
         'server', None, "In place of --workdir: 'ws://HOST:8000' or 'http://HOST:8000'."
     )
+    flags.DEFINE_string('data', None, 'For --suite=swap: a data set, of the card of the policy.')
     flags.DEFINE_list('suite', ['seen'], 'One or more suites, by comma.')
     flags.DEFINE_string('task', None, 'Only this kind of task: pick, push or turn.')
     flags.DEFINE_integer('episodes', 50, 'Episodes a suite.', lower_bound=1)

@@ -60,6 +60,8 @@ def test_expert_in_two_suites_with_a_video(tmp_path, capsys):
         assert low < figures['success'] <= high <= 1
         assert sum(part['episodes'] for part in figures['tasks'].values()) == 4
         assert [rollout['seed'] for rollout in figures['rollouts']] == [0, 1, 2, 3]
+        assert figures['recognition']['count'] == figures['recognition']['of'] == 4
+        assert figures['execution']['of'] == 4 and figures['recovered'] == 0
         assert figures['terminated_by_policy'] > 0 and figures['decision_ms']['robots_a_call'] == 3
     manifest = results['manifest']
     assert manifest['seeds']['episodes'] == 4 and manifest['versions']['mujoco-core']
@@ -67,7 +69,9 @@ def test_expert_in_two_suites_with_a_video(tmp_path, capsys):
         assert reader.count_frames() >= 8
         width, height = reader.get_meta_data()['size']
     assert width % 2 == height % 2 == 0 and width >= 640
-    assert 'seen: ' in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert 'seen: ' in printed and 'went to X first: 100%' in printed
+    assert 'success given X' in printed
 
 
 def test_results_do_not_depend_on_how_many_run_side_by_side():
@@ -209,6 +213,7 @@ def test_questions_are_scored_by_kind(tiny_checkpoint):
         ({'policy': 'checkpoint'}, 'needs --workdir'),
         ({'policy': 'expert', 'suite': ['web']}, 'not for the expert'),
         ({'workdir': 'x', 'suite': ['web'], 'video': 'v.mp4'}, 'played on the tabletop'),
+        ({'workdir': 'x', 'suite': ['swap']}, 'go together'),
     ],
 )
 def test_mistyped_names_are_usage_errors(tmp_path, settings, message):

@@ -13,7 +13,7 @@ import numpy as np
 from rt2_jax.data.robot_card import RobotCard
 from rt2_jax.envs.tabletop import expert
 from rt2_jax.envs.tabletop.env import TabletopEnv
-from rt2_jax.evaluation import report
+from rt2_jax.evaluation import approach, report
 from rt2_jax.parallel import distributed
 from rt2_jax.policy import Policy
 from rt2_jax.policy.robot import Robot
@@ -38,6 +38,11 @@ class Rollout:
         terminated: whether the policy ended the episode itself, and not the step limit.
         clipped: number of commands that the environment clipped.
         out_of_reach: number of commands that left the workspace.
+        tiles: how many lay on the table.
+        first_tile: the name of the tile that the first approach went to, see `approach`; '' for none.
+        recognised: whether that is X.
+        brought_to: of a push, the name of the tile that X ended nearest to; '' if it hardly moved.
+        brought_to_y: whether that is Y.
         frames: what `render()` showed before each decision and at the end; empty if not recorded.
     """
 
@@ -50,6 +55,11 @@ class Rollout:
     terminated: bool = False
     clipped: int = 0
     out_of_reach: int = 0
+    tiles: int = 0
+    first_tile: str = ''
+    recognised: bool = False
+    brought_to: str = ''
+    brought_to_y: bool = False
     frames: list[np.ndarray] = dataclasses.field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
@@ -174,12 +184,15 @@ class _Game:
         self.env, self._task, self._recorded, self._robot = env, task, recorded, robot
         self.rollout: Rollout | None = None
         self.observation: dict[str, Any] = {}
+        self._approach: approach.Approach
 
     def start(self, seed: int) -> None:
         self.observation, info = self.env.reset(seed=seed, options={'task': self._task})
         self._robot.reset()
         self.observation['image'] = self._robot.see(self.observation['image'])
         self.rollout = Rollout(seed, info['task'], info['group'], self.observation['instruction'])
+        self.rollout.tiles = len(info['object_names'])
+        self._approach = approach.Approach(self.env.state)
         self._film()
 
     def play(self, action: np.ndarray) -> Rollout | None:
@@ -188,6 +201,7 @@ class _Game:
             self._robot.to_absolute_gripper(action)
         )
         self.observation['image'] = self._robot.see(self.observation['image'])
+        self._approach.step(self.env.state)
         self._film()
         if not (terminated or truncated):
             return None
@@ -199,6 +213,12 @@ class _Game:
             terminated,
         )
         rollout.clipped, rollout.out_of_reach = info['clipped'], info['out_of_reach']
+        if (tile := self._approach.tile) is not None:
+            rollout.first_tile, rollout.recognised = info['object_names'][tile], tile == 0
+        if rollout.task == 'push':
+            end = approach.brought_to(self.env.start, self.env.state)
+            if end is not None:
+                rollout.brought_to, rollout.brought_to_y = info['object_names'][end], end == 1
         return rollout
 
     def _film(self) -> None:
@@ -259,7 +279,13 @@ def scripted(rounding: ActionTokenizer | None = None) -> Decide:
 
 
 def summary(run: Run) -> dict[str, Any]:
-    """The figures of a run, ready for JSON: overall, by task, and by group where there are several."""
+    """The figures of a run, ready for JSON: overall, by task, and by group where there are several.
+
+    `recognition` is the share of episodes whose first approach went to X, with the share that going to
+    any tile would have (`by_chance`); `execution` is the share of successes among these. `recovered`
+    counts successes after going elsewhere first. Where X was pushed, `goal` is the share that ended
+    nearest to Y.
+    """
     rollouts = run.rollouts
     result = _figures(rollouts)
     result['tasks'] = _by(rollouts, 'task')
@@ -280,10 +306,21 @@ def summary(run: Run) -> dict[str, Any]:
 
 def _figures(rollouts: Sequence[Rollout]) -> dict[str, Any]:
     number = len(rollouts)
-    return report.proportion(sum(r.success for r in rollouts), number) | {
+    recognised = [r.success for r in rollouts if r.recognised]
+    successes = sum(r.success for r in rollouts)
+    by_chance = math.fsum(1 / r.tiles for r in rollouts if r.tiles) / number
+    figures = report.proportion(successes, number) | {
         'mean_steps': round(math.fsum(r.steps for r in rollouts) / number, 2),
         'terminated_by_policy': round(sum(r.terminated for r in rollouts) / number, 4),
+        'recognition': report.share(len(recognised), number) | {'by_chance': round(by_chance, 4)},
+        'execution': report.share(sum(recognised), len(recognised)),
+        'recovered': successes - sum(recognised),
     }
+    if pushed := [r for r in rollouts if r.brought_to]:
+        by_chance = math.fsum(1 / (r.tiles - 1) for r in pushed) / len(pushed)
+        figures['goal'] = report.share(sum(r.brought_to_y for r in pushed), len(pushed))
+        figures['goal']['by_chance'] = round(by_chance, 4)
+    return figures
 
 
 def _by(rollouts: Sequence[Rollout], field: str) -> dict[str, dict[str, Any]]:

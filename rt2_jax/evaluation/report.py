@@ -29,6 +29,23 @@ def proportion(successes: int, number: int) -> dict[str, Any]:
     }
 
 
+def share(hits: int, number: int) -> dict[str, Any]:
+    """A share of anything, as `proportion`, with its count; of none, the share is None.
+
+    >>> share(45, 50)
+    {'share': 0.9, 'count': 45, 'of': 50, 'interval': [0.7864, 0.9565]}
+    """
+    if number == 0:
+        return {'share': None, 'count': 0, 'of': 0, 'interval': None}
+    figures = proportion(hits, number)
+    return {
+        'share': figures['success'],
+        'count': int(hits),
+        'of': int(number),
+        'interval': figures['interval'],
+    }
+
+
 def percentiles(values: Sequence[float], digits: int = 2) -> dict[str, float]:
     """Median and 95th percentile."""
     return {f'p{q}': round(float(np.percentile(values, q)), digits) for q in (50, 95)}

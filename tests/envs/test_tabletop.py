@@ -10,8 +10,7 @@ from gymnasium.utils.env_checker import check_env
 import numpy as np
 import pytest
 
-from rt2_jax.data.web import pictures
-from rt2_jax.envs.tabletop import expert, scene as scenes, suites, tasks
+from rt2_jax.envs.tabletop import expert, suites, tasks
 from rt2_jax.envs.tabletop.env import TabletopEnv
 from rt2_jax.envs.tabletop.stage import OPENING, TILE_HEIGHT, WORKSPACE, Stage
 from rt2_jax.envs.tabletop.table_state import Pose, State
@@ -147,42 +146,6 @@ def test_info_is_complete(env):
     assert ((info['object_pixels'] > 0) & (info['object_pixels'] < 1)).all()
     assert observation['instruction'] == info['plan'] and info['task'] == 'turn'
     assert env.render().shape == (480, 480, 3)
-
-
-def test_every_suite_draws_what_it_says():
-    robot = {p.name for p in pictures.robot_pictures()}
-    signs = {p.name for p in pictures.catalogue() if p.category in ('symbol', 'number')}
-    groups = set()
-    for name, seed in itertools.product(suites.SUITES, range(40)):
-        scene = suites.draw(name, seed)
-        names = set(scene.names())
-        assert len(names) == len(scene.tiles)
-        centres = np.array([(t.x, t.y) for t in scene.tiles])
-        gaps = [np.linalg.norm(a - b) for a, b in itertools.combinations(centres, 2)]
-        assert min(gaps) >= scenes.SPACING
-        if scene.task.kind == 'push':
-            assert gaps[0] >= 0.19
-        if name == 'unseen_objects':
-            assert not names & (robot | signs)
-        elif name != 'emergent':
-            assert names <= robot
-        else:
-            groups.add(scene.task.group)
-            if scene.task.group == 'sign':
-                assert names <= signs
-            if scene.task.group == 'category':
-                category = scene.task.instruction.split()[2]
-                fitting = [t for t in scene.tiles if t.picture.category == category]
-                assert fitting == [scene.tiles[0]]
-            if scene.task.group == 'language':
-                assert scene.task.instruction != scene.task.plan
-    assert groups == {'sign', 'category', 'language'}
-
-
-def test_seeds_of_suites_never_meet():
-    ranges = [s.seeds for s in suites.SUITES.values()]
-    for a, b in itertools.combinations(ranges, 2):
-        assert a.stop <= b.start or b.stop <= a.start
 
 
 def state(*tiles):

@@ -27,6 +27,7 @@ COLOURS = {
 }
 # Drawings are scaled down from the nearest of these sizes: a warp alone would alias.
 _MIPMAP_PIXELS = (16, 24, 36, 54, 80)
+BACKGROUNDS = ('plain', 'gradient', 'stripes', 'checks', 'clouds', 'two clouds')
 _BACKGROUNDS = 192
 
 
@@ -55,19 +56,19 @@ def _background(number: int, size: int) -> np.ndarray:
     x, y = np.meshgrid(ramp, ramp)
     angle = rng.uniform(0, np.pi)
     along = x * np.cos(angle) + y * np.sin(angle)
-    style = number % 6
-    if style == 0:  # plain
+    style = BACKGROUNDS[number % len(BACKGROUNDS)]
+    if style == 'plain':
         weight = np.zeros_like(x)
-    elif style == 1:  # gradient
+    elif style == 'gradient':
         weight = 0.5 + 0.5 * along
-    elif style == 2:  # stripes
+    elif style == 'stripes':
         weight = 0.5 + 0.5 * np.sign(np.sin(along * rng.uniform(8, 40)))
-    elif style == 3:  # chequered
+    elif style == 'checks':
         cells = rng.uniform(4, 12)
         weight = 0.5 + 0.5 * np.sign(np.sin(x * cells) * np.sin(y * cells))
-    else:  # cloudy at one scale (4) or two (5)
+    else:
         weight = _clouds(rng, side, 6)
-        if style == 5:
+        if style == 'two clouds':
             weight = 0.6 * weight + 0.4 * _clouds(rng, side, 40)
     contrast = rng.uniform(0.15, 0.8)
     second = first + contrast * (second - first)

@@ -245,7 +245,7 @@ def _ask(
         case 'where_category':
             return f'where is the {picture.category}', point
         case 'where_sum':
-            return f'where is {_sum(name, rng)}', point
+            return f'where is {sum_words(name, rng)}', point
         case 'what':
             jitter = rng.uniform(-0.25, 0.25, 2) * thing.side
             return f'what is at {places.write_point(np.asarray(thing.centre) + jitter)}', name
@@ -291,7 +291,7 @@ def _map(scene: list[Placed], word: Callable[[Picture], str]) -> str:
     return ' '.join(cells)
 
 
-def _sum(name: str, rng: np.random.Generator) -> str:
+def sum_words(name: str, rng: np.random.Generator) -> str:
     """Writes 'number 3' as 'the sum of two plus one' or 'five minus two'."""
     value = int(name.split()[-1])
     if value > 1 and rng.random() < 0.5:

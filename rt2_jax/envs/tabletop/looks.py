@@ -11,6 +11,7 @@ from rt2_jax.envs.tabletop.scene import MAX_CLUTTER, Camera, Scene, Surface
 
 PICTURE_SIZE = 128  # texels; a tile is at most some 110 pixels wide in the largest video
 TABLE_SIZE = 256
+PATTERNS = ('plain', 'stripes', 'checks', 'clouds', 'dots', 'rings', 'zigzag')
 _MARGIN = 3  # of tile colour around the picture, texels
 _SHAPES = {
     'box': mujoco.mjtGeom.mjGEOM_BOX,
@@ -24,7 +25,8 @@ def apply(model: mujoco.MjModel, scene: Scene) -> list[int]:
     changed = []
     for i, tile in enumerate(scene.tiles):
         model.geom(f'tile{i}').rgba[:3] = tile.colour
-        changed.append(_write(model, f'picture{i}', tile_top(tile.picture.code, tile.colour)))
+        top = tile_top(tile.picture.code, tile.colour, tile.scale)
+        changed.append(_write(model, f'picture{i}', top))
     changed.append(_write(model, 'table', table_top(scene.surface)))
     key, fill = model.light('key').id, model.light('fill').id
     direction = np.array(scene.light.direction) / np.linalg.norm(scene.light.direction)
@@ -50,14 +52,15 @@ def apply(model: mujoco.MjModel, scene: Scene) -> list[int]:
     return changed
 
 
-def tile_top(code: str, colour: tuple[float, float, float]) -> np.ndarray:
+def tile_top(code: str, colour: tuple[float, float, float], scale: float = 1.0) -> np.ndarray:
     """Returns a picture laid over a tile's colour, uint8 [PICTURE_SIZE, PICTURE_SIZE, 3]."""
-    inner = PICTURE_SIZE - 2 * _MARGIN
+    margin = round((PICTURE_SIZE - scale * (PICTURE_SIZE - 2 * _MARGIN)) / 2)
+    inner = PICTURE_SIZE - 2 * margin
     drawing = pictures.raster(code, inner).astype(np.float32)
     ground = np.array(colour, np.float32) * 255
     alpha = drawing[..., 3:] / 255
     top = np.broadcast_to(ground, (PICTURE_SIZE, PICTURE_SIZE, 3)).copy()
-    top[_MARGIN:-_MARGIN, _MARGIN:-_MARGIN] = drawing[..., :3] * alpha + ground * (1 - alpha)
+    top[margin:-margin, margin:-margin] = drawing[..., :3] * alpha + ground * (1 - alpha)
     return top.round().astype(np.uint8)
 
 
@@ -77,6 +80,16 @@ def table_top(surface: Surface) -> np.ndarray:
         weight = (
             np.sin(along * surface.cells * math.pi) * np.sin(across * surface.cells * math.pi) > 0
         ).astype(float)
+    elif surface.pattern == 'dots':
+        step = 2 / surface.cells
+        far = np.hypot((along + 9) % step - step / 2, (across + 9) % step - step / 2)
+        weight = (far < 0.32 * step).astype(float)
+    elif surface.pattern == 'rings':
+        far = np.hypot(*(np.stack([x, y]) - rng.uniform(-0.4, 0.4, (2, 1, 1))))
+        weight = (np.sin(far * surface.cells * 1.5 * math.pi) > 0).astype(float)
+    elif surface.pattern == 'zigzag':
+        bend = np.abs((across + 9) * surface.cells % 2 - 1) / surface.cells
+        weight = (np.sin((along + 1.5 * bend) * surface.cells * math.pi) > 0).astype(float)
     elif surface.pattern == 'clouds':
         cells = max(2, round(surface.cells))
         weight = cv2.resize(
@@ -99,16 +112,8 @@ def _write(model: mujoco.MjModel, name: str, pixels: np.ndarray) -> int:
 
 
 def _place_camera(model: mujoco.MjModel, camera: Camera) -> None:
-    position = np.array(camera.position)
-    backward = position - np.array(camera.look_at)
-    backward /= np.linalg.norm(backward)
-    right = np.cross([0, 1, 0] if abs(backward[2]) > 0.999 else [0, 0, 1], backward)
-    right /= np.linalg.norm(right)
-    up = np.cross(backward, right)
-    c, s = math.cos(camera.roll), math.sin(camera.roll)
-    axes = np.stack([c * right + s * up, c * up - s * right, backward], axis=1)
     quaternion = np.zeros(4)
-    mujoco.mju_mat2Quat(quaternion, axes.reshape(-1))
-    model.cam_pos[0] = position
+    mujoco.mju_mat2Quat(quaternion, camera.axes().reshape(-1))
+    model.cam_pos[0] = camera.position
     model.cam_quat[0] = quaternion
     model.cam_fovy[0] = camera.fov

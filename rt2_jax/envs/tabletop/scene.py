@@ -4,6 +4,7 @@ Lengths are metres, angles radians, in the frame of `stage`; colours are RGB in 
 """
 
 import dataclasses
+import math
 
 import numpy as np
 
@@ -24,13 +25,23 @@ Vector = tuple[float, float, float]
 
 @dataclasses.dataclass(frozen=True)
 class Tile:
-    """A tile with a picture on top: its centre, yaw and the colour around the picture."""
+    """A tile with a picture on top.
+
+    Attributes:
+        picture: on its top.
+        x: of its centre; so is `y`.
+        y: see `x`.
+        yaw: counter-clockwise seen from above.
+        colour: around the picture.
+        scale: the picture's side, of the largest that fits.
+    """
 
     picture: Picture
     x: float
     y: float
     yaw: float
     colour: Vector
+    scale: float = 1.0
 
     @property
     def name(self) -> str:
@@ -40,7 +51,7 @@ class Tile:
 
 @dataclasses.dataclass(frozen=True)
 class Surface:
-    """The table's look: 'plain', 'checks', 'stripes' or 'clouds' of two colours."""
+    """The table's look: one of looks.PATTERNS, of two colours."""
 
     pattern: str
     first: Vector
@@ -66,6 +77,22 @@ class Camera:
     look_at: Vector = LOOK_AT
     roll: float = 0.0
     fov: float = FOV
+
+    def axes(self) -> np.ndarray:
+        """Float64 [3, 3], in columns: where the camera's right, up and backward point."""
+        backward = np.array(self.position) - np.array(self.look_at)
+        backward /= np.linalg.norm(backward)
+        right = np.cross([0, 1, 0] if abs(backward[2]) > 0.999 else [0, 0, 1], backward)
+        right /= np.linalg.norm(right)
+        up = np.cross(backward, right)
+        c, s = math.cos(self.roll), math.sin(self.roll)
+        return np.stack([c * right + s * up, c * up - s * right, backward], axis=1)
+
+    def project(self, points: np.ndarray) -> np.ndarray:
+        """Points [..., 3] to (u, v) [..., 2], fractions of the frame from its top left corner."""
+        local = (points - np.array(self.position)) @ self.axes()
+        scale = -0.5 / (math.tan(math.radians(self.fov) / 2) * local[..., 2:])
+        return 0.5 + local[..., :2] * scale * (1, -1)
 
 
 @dataclasses.dataclass(frozen=True)

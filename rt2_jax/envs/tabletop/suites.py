@@ -2,33 +2,27 @@
 
 A suite is data, and an episode of it a number: `draw(name, seed, kind)` gives the same scene
 everywhere. No two suites share a seed, so no evaluation repeats a training layout.
+
+PAPER holds the columns of RT-2's tables 4 and 6. What is easy there looks much like training, what
+is hard doesn't:
+
+  objects       easy: one new picture among the episodes' own, of other categories than it
+                hard: new pictures alone, drawn small, another of X's category among them
+  backgrounds   easy: the patterns of the episodes in colours far stronger than theirs
+                hard: patterns that neither the episodes nor the web have, in contrasting colours
+  environments  easy: the camera a little off, or a light of another side and tint
+                hard: the camera further off and rolled, another light, and clutter, all at once
 """
 
-from collections.abc import Sequence
-import colorsys
 import dataclasses
-import math
 
 import numpy as np
 
-from rt2_jax.data.web import pictures
-from rt2_jax.data.web.pictures import Picture
-from rt2_jax.envs.tabletop import scene as scenes, tasks
-from rt2_jax.envs.tabletop.scene import Camera, Clutter, Light, Scene, Surface, Tile
+from rt2_jax.envs.tabletop import scene as scenes, suite_looks, suite_pictures, tasks
+from rt2_jax.envs.tabletop.scene import Scene, Tile, Vector
 from rt2_jax.nearest import check
 
 SEEDS_PER_SUITE = 10_000_000
-_SIGNS = ('symbol', 'number')
-# Categories that anybody can distinguish, with those that they overlap with.
-_CATEGORIES = {
-    'fruit': ('vegetable', 'food', 'plant'),
-    'vegetable': ('fruit', 'food', 'plant'),
-    'animal': ('toy',),
-    'vehicle': ('toy',),
-    'instrument': ('toy', 'tool'),
-    'tool': ('household', 'instrument', 'furniture'),
-    'clothing': (),
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,13 +33,14 @@ class Suite:
         name: its key in `SUITES`.
         summary: one line on what it measures.
         number: its seeds are SEEDS_PER_SUITE from number * SEEDS_PER_SUITE on.
-        pictures: 'episodes' (those that the robot's episodes hold), 'web' (the others, signs apart)
-            or 'signs' (numbers and symbols, which no episode holds either).
-        wordings: how instructions name X and Y; an episode draws one: 'name', 'category',
-            'language', or 'sign' (the name, of a picture drawn from the signs).
-        patterns: looks of the table.
-        vivid: whether the table's two colours contrast.
-        strange: whether camera and light leave their usual places and clutter lies about.
+        pictures: 'episodes' (those that the robot's episodes hold), 'web' (the others, signs apart),
+            'one_new' (one of the web's among those of the episodes) or 'alike' (the web's, several
+            of a category).
+        wordings: how instructions name X and Y; an episode draws one. 'name', 'category',
+            'language', 'colour' (of the tile), 'sum' (of a number), or the name of what no episode
+            holds: 'sign' (all tiles are), 'symbol' or 'person' (X is, and to push Y).
+        table: of suite_looks.TABLES.
+        view: camera, light and clutter, of suite_looks.VIEWS.
     """
 
     name: str
@@ -53,9 +48,8 @@ class Suite:
     number: int
     pictures: str = 'episodes'
     wordings: tuple[str, ...] = ('name',)
-    patterns: tuple[str, ...] = ('plain', 'clouds')
-    vivid: bool = False
-    strange: bool = False
+    table: str = 'muted'
+    view: str = 'usual'
 
     @property
     def seeds(self) -> range:
@@ -75,15 +69,12 @@ SUITES = {
             2,
             pictures='web',
         ),
+        Suite('unseen_backgrounds', 'tables with bold stripes, checks and clouds', 3, table='bold'),
         Suite(
-            'unseen_backgrounds',
-            'tables with bold stripes, checks and clouds',
-            3,
-            patterns=('stripes', 'checks', 'clouds'),
-            vivid=True,
-        ),
-        Suite(
-            'unseen_environments', 'another camera, another light, clutter around', 4, strange=True
+            'unseen_environments',
+            'another camera, another light, clutter around',
+            4,
+            view='strange',
         ),
         Suite(
             'emergent',
@@ -91,8 +82,76 @@ SUITES = {
             5,
             wordings=('sign', 'category', 'language'),
         ),
+        Suite(
+            'unseen_objects_easy',
+            'a picture that no episode holds, among those of the episodes',
+            6,
+            pictures='one_new',
+        ),
+        Suite(
+            'unseen_objects_hard',
+            'small pictures that no episode holds, several of a category',
+            7,
+            pictures='alike',
+        ),
+        Suite(
+            'unseen_backgrounds_easy',
+            'plain and cloudy tables as in the episodes, in strong colours',
+            8,
+            table='strong',
+        ),
+        Suite(
+            'unseen_backgrounds_hard',
+            'tables with dots, rings and zigzags in contrasting colours',
+            9,
+            table='patterned',
+        ),
+        Suite(
+            'unseen_environments_easy',
+            'the camera a little off, or another light',
+            10,
+            view='shifted',
+        ),
+        Suite(
+            'unseen_environments_hard',
+            'the camera moved and rolled, another light, clutter',
+            11,
+            view='far',
+        ),
+        Suite(
+            'symbols',
+            'numbers and symbols, which no episode holds, by name',
+            12,
+            wordings=('symbol',),
+        ),
+        Suite(
+            'reasoning',
+            'things by category, by colour, by a sum, and in other languages',
+            13,
+            wordings=('category', 'colour', 'sum', 'language'),
+        ),
+        Suite(
+            'people',
+            'persons, which no episode holds, by occupation or trait',
+            14,
+            wordings=('person',),
+        ),
     )
 }
+# The columns of RT-2's tables: generalisation, then emergent skills.
+PAPER = (
+    'seen',
+    'unseen_objects_easy',
+    'unseen_objects_hard',
+    'unseen_backgrounds_easy',
+    'unseen_backgrounds_hard',
+    'unseen_environments_easy',
+    'unseen_environments_hard',
+    'symbols',
+    'reasoning',
+    'people',
+)
+_FIRST_SALTED = 6  # number of the first suite whose scenes don't depend on how the kind was drawn
 
 
 def suite(name: str) -> Suite:
@@ -123,11 +182,18 @@ def draw(name: str, seed: int, kind: str | None = None) -> Scene:
     if kind is None:
         kind = tasks.KINDS[np.random.default_rng([number]).integers(len(tasks.KINDS))]
     tasks.check_kind(kind)
-    rng = np.random.default_rng([number, tasks.KINDS.index(kind)])
+    # NumPy fills up with zeros: [number, 0], of a pick, draws what [number] drew, which was 'pick'. So
+    # picks whose kind is left to the seed have two tiles in the first suites, as long as results and
+    # episodes rest on them; the others have a salt.
+    salt = [1] if chosen.number >= _FIRST_SALTED else []
+    rng = np.random.default_rng([number, tasks.KINDS.index(kind), *salt])
     wording = chosen.wordings[rng.integers(len(chosen.wordings))]
-    count = int(rng.integers(2, scenes.MAX_TILES + 1))
-    shown, words = _draw_pictures(rng, chosen, wording, count)
+    # Where Y is what the words are about, a push has another tile to go to.
+    fewest = 3 if kind == 'push' and wording in ('symbol', 'person', 'sum', 'colour') else 2
+    count = int(rng.integers(fewest, scenes.MAX_TILES + 1))
+    things = suite_pictures.draw_things(rng, chosen.pictures, wording, kind, count)
     direction = str(rng.choice(tasks.DIRECTIONS)) if kind == 'turn' else ''
+    shown, words = things.pictures, things.words
     task = tasks.Task(
         kind=kind,
         direction=direction,
@@ -143,131 +209,24 @@ def draw(name: str, seed: int, kind: str | None = None) -> Scene:
             float(y),
             float(rng.uniform(-scenes.TILE_YAW, scenes.TILE_YAW)),
             _pale(rng),
+            things.scale,
         )
         for picture, (x, y) in zip(shown, centres, strict=True)
     )
+    if things.colours:
+        tiles = tuple(
+            dataclasses.replace(tile, colour=colour)
+            for tile, colour in zip(tiles, things.colours, strict=True)
+        )
     gripper = (
         float(rng.uniform(-0.1, 0.1)),
         float(rng.uniform(-0.1, 0.1)),
         float(rng.uniform(-0.15, 0.15)),
     )
-    return Scene(
-        task=task,
-        tiles=tiles,
-        gripper=gripper,
-        surface=_draw_surface(rng, chosen),
-        light=_draw_light(rng, chosen.strange),
-        camera=_draw_camera(rng, chosen.strange),
-        clutter=_draw_clutter(rng) if chosen.strange else (),
-    )
+    surface = suite_looks.draw_surface(rng, chosen.table)
+    light, camera, clutter = suite_looks.draw_view(rng, chosen.view)
+    return Scene(task, tiles, gripper, surface, light, camera, clutter)
 
 
-def _pool(kind: str) -> list[Picture]:
-    if kind == 'episodes':
-        return list(pictures.robot_pictures())
-    signs = kind == 'signs'
-    return [p for p in pictures.web_pictures() if (p.category in _SIGNS) == signs]
-
-
-def _choose(rng: np.random.Generator, pool: Sequence[Picture], count: int) -> list[Picture]:
-    return [pool[i] for i in rng.permutation(len(pool))[:count]]
-
-
-def _draw_pictures(
-    rng: np.random.Generator, chosen: Suite, wording: str, count: int
-) -> tuple[list[Picture], list[str]]:
-    """Returns the pictures, X and Y first, and the words for X and Y."""
-    if wording == 'category':
-        return _draw_categories(rng, _pool(chosen.pictures), count)
-    if wording == 'sign':
-        shown = _choose(rng, _pool('signs'), count)
-    elif wording == 'language':
-        language = str(rng.choice(pictures.LANGUAGES[1:]))
-        pool = [p for p in _pool(chosen.pictures) if p.names.get(language, p.name) != p.name]
-        shown = _choose(rng, pool, count)
-        return shown, [p.names[language] for p in shown[:2]]
-    else:
-        shown = _choose(rng, _pool(chosen.pictures), count)
-    return shown, [p.name for p in shown[:2]]
-
-
-def _draw_categories(
-    rng: np.random.Generator, pool: list[Picture], count: int
-) -> tuple[list[Picture], list[str]]:
-    names = list(_CATEGORIES)
-    first = names[rng.integers(len(names))]
-    others = [n for n in names if n != first and n not in _CATEGORIES[first]]
-    second = others[rng.integers(len(others))]
-    barred = {first, second, *_CATEGORIES[first], *_CATEGORIES[second]}
-    shown = [
-        _choose(rng, [p for p in pool if p.category == name], 1)[0] for name in (first, second)
-    ]
-    shown += _choose(rng, [p for p in pool if p.category not in barred], count - 2)
-    return shown, [f'the {first}', f'the {second}']
-
-
-def _rgb(hue: float, saturation: float, value: float) -> tuple[float, float, float]:
-    return colorsys.hsv_to_rgb(hue % 1.0, saturation, value)
-
-
-def _pale(rng: np.random.Generator) -> tuple[float, float, float]:
-    return _rgb(rng.uniform(), rng.uniform(0.0, 0.3), rng.uniform(0.88, 1.0))
-
-
-def _draw_surface(rng: np.random.Generator, chosen: Suite) -> Surface:
-    pattern = str(rng.choice(chosen.patterns))
-    hue = rng.uniform()
-    if chosen.vivid:
-        first = _rgb(hue, rng.uniform(0.5, 0.9), rng.uniform(0.3, 0.6))
-        second = _rgb(hue + rng.uniform(0.2, 0.8), rng.uniform(0.4, 0.9), rng.uniform(0.6, 0.9))
-    else:
-        saturation, value = rng.uniform(0.05, 0.4), rng.uniform(0.35, 0.65)
-        first = _rgb(hue, saturation, value)
-        second = _rgb(hue, saturation, value + 0.12)
-    return Surface(pattern, first, second, float(rng.uniform(6, 14)), int(rng.integers(2**31)))
-
-
-def _draw_light(rng: np.random.Generator, strange: bool) -> Light:
-    # Usually from behind the camera, so that fronts are lit and shadows fall behind.
-    if strange:
-        angle = rng.uniform(0, 2 * math.pi)
-        lean = rng.uniform(0.3, 0.6)
-        tint = _rgb(rng.uniform(), rng.uniform(0.0, 0.35), 1.0)
-        strength, ambient = rng.uniform(0.35, 0.75), rng.uniform(0.1, 0.35)
-    else:
-        angle, lean = rng.uniform(0.2, 0.8) * math.pi, rng.uniform(0.2, 0.3)
-        tint, strength, ambient = (1.0, 1.0, 1.0), rng.uniform(0.4, 0.5), rng.uniform(0.25, 0.35)
-    direction = (lean * math.cos(angle), lean * math.sin(angle), -1.0)
-    red, green, blue = (float(strength * c) for c in tint)
-    return Light(direction, (red, green, blue), float(ambient))
-
-
-def _draw_camera(rng: np.random.Generator, strange: bool) -> Camera:
-    shift, turn, zoom = ((0.06, 0.015), 0.09, 2.5) if strange else ((0.01, 0.004), 0.01, 0.4)
-    position = np.array(scenes.CAMERA) + rng.uniform(-shift[0], shift[0], 3)
-    look_at = np.array(scenes.LOOK_AT) + (*rng.uniform(-shift[1], shift[1], 2), 0.0)
-    return Camera(
-        tuple(position.tolist()),
-        tuple(look_at.tolist()),
-        float(rng.uniform(-turn, turn)),
-        scenes.FOV + float(rng.uniform(0 if strange else -zoom, zoom)),
-    )
-
-
-def _draw_clutter(rng: np.random.Generator) -> tuple[Clutter, ...]:
-    """Flat things anywhere on the table and taller ones around the workspace."""
-    things = []
-    for _ in range(int(rng.integers(4, scenes.MAX_CLUTTER + 1))):
-        shape = str(rng.choice(('box', 'ellipsoid', 'cylinder')))
-        colour = _rgb(rng.uniform(), rng.uniform(0.4, 0.9), rng.uniform(0.4, 0.9))
-        radius = float(rng.uniform(0.012, 0.03))
-        if rng.uniform() < 0.5:
-            size = (radius, 0.001, 0.0) if shape == 'cylinder' else (radius, radius * 1.5, 0.001)
-            place = (*rng.uniform(-0.22, 0.22, 2).tolist(), 0.001)
-        else:
-            height = float(rng.uniform(0.01, 0.03))
-            size = (radius, height, 0.0) if shape == 'cylinder' else (radius, radius, height)
-            side = float(rng.choice((-1, 1)))
-            place = (side * float(rng.uniform(0.235, 0.27)), float(rng.uniform(-0.2, 0.25)), height)
-        things.append(Clutter(shape, place, size, colour))
-    return tuple(things)
+def _pale(rng: np.random.Generator) -> Vector:
+    return suite_looks.rgb(rng.uniform(), rng.uniform(0.0, 0.3), rng.uniform(0.88, 1.0))

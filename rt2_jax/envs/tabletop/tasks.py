@@ -34,8 +34,7 @@ class Task:
         instruction: for the robot.
         plan: the same in plain English names, e.g. 'pick banana'.
         direction: 'left' or 'right' for a turn, else ''.
-        group: how the instruction names X: 'name', or in the suite 'emergent' 'sign', 'category',
-            'language'.
+        group: how the instruction names X or Y, one of the suite's wordings; 'name' in most.
     """
 
     kind: str
