@@ -151,7 +151,7 @@ PAPER = (
     'reasoning',
     'people',
 )
-_FIRST_SALTED = 6  # number of the first suite whose scenes don't depend on how the kind was drawn
+_WITHOUT_SALT = range(1, 6)  # 'seen' to 'emergent'
 
 
 def suite(name: str) -> Suite:
@@ -183,9 +183,9 @@ def draw(name: str, seed: int, kind: str | None = None) -> Scene:
         kind = tasks.KINDS[np.random.default_rng([number]).integers(len(tasks.KINDS))]
     tasks.check_kind(kind)
     # NumPy fills up with zeros: [number, 0], of a pick, draws what [number] drew, which was 'pick'. So
-    # picks whose kind is left to the seed have two tiles in the first suites, as long as results and
-    # episodes rest on them; the others have a salt.
-    salt = [1] if chosen.number >= _FIRST_SALTED else []
+    # picks whose kind is left to the seed have two tiles in the first suites, as long as results rest on
+    # them; the others have a salt.
+    salt = [] if chosen.number in _WITHOUT_SALT else [1]
     rng = np.random.default_rng([number, tasks.KINDS.index(kind), *salt])
     wording = chosen.wordings[rng.integers(len(chosen.wordings))]
     # Where Y is what the words are about, a push has another tile to go to.
