@@ -110,8 +110,11 @@ def build(
     """
     check_batch_size(config, mesh)
     model = backbone.build(config.model, tokenizer.vocab_size, tokenizer.integer_ids.tolist())
+    _check_one_pass(model, config, kinds, spaces)
     model = adapters.add_adapters(model, config)
     learning = config.optimizer.copy_and_resolve_references().unlock()
+    if backbone.is_one_pass(model):
+        learning.frozen = (*learning.frozen, *model.untrained)
     if isinstance(model, adapters.Adapted):
         learning.frozen = (f'^(?!{adapters.PART}/)',)
     batch = batch_shapes(config, mesh)
@@ -142,6 +145,42 @@ def build(
         seed=config.seed,
         step=jax.jit(on_mesh, donate_argnums=0, out_shardings=shardings),
     )
+
+
+def _check_one_pass(
+    model: Backbone, config: Any, kinds: Sequence[str], spaces: dict[str, ActionSpace]
+) -> None:
+    """ValueError where a model that writes actions alone is to learn more, or another less than that."""
+    every_frame = config.data.get('action_frames', 'last') == 'all'
+    name, one_pass = config.model.name, backbone.is_one_pass(model)
+    if every_frame and not one_pass:
+        raise ValueError(
+            f"config.data.action_frames is 'all', which config.model.name={name!r} does not learn from: "
+            "it writes one action, set 'last'"
+        )
+    if one_pass and set(kinds) != {'robot'}:
+        raise ValueError(
+            f'config.model.name={name!r} writes actions alone; the data have {", ".join(kinds)}: take '
+            'robot sets without plan_share, questions or tasks, and no web'
+        )
+    if not backbone.is_one_pass(model):
+        return
+    for source, space in spaces.items():
+        if space.length != model.action_length or space.bins > len(model.columns):
+            raise ValueError(
+                f'source {source!r} has actions of {space.length} numbers, each one of {space.bins}; '
+                f'config.model has {model.action_length}, each one of {len(model.columns)}: set '
+                'config.model.slots (or numbers, the first of them) and bins'
+            )
+    length = model.action_length * (config.data.frames if every_frame else 1) + 1
+    if config.data.target_length != length:
+        raise ValueError(
+            f'config.data.target_length is {config.data.target_length}; actions of '
+            f'{model.action_length} numbers in {"all" if every_frame else "the last of"} '
+            f'{config.data.frames} frames, and the end, are {length} tokens'
+        )
+    if config.adapters.rank:
+        raise ValueError(f'config.model.name={name!r} has no adapters; set config.adapters.rank=0')
 
 
 def _for_devices(model: Any, mesh: Mesh, config: Any) -> Any:
