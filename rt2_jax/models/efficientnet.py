@@ -190,7 +190,7 @@ class Depthwise(nn.Module):
         init = nn.initializers.normal(math.sqrt(2 / (size * size)))
         kernel = self.param(
             'kernel',
-            layers.with_axes(init, ('patch', 'patch', 'vision', 'vision')),
+            layers.with_axes(init, ('patch', None, 'vision', 'vector')),
             (size, size, x.shape[-1], 1),
             jnp.float32,
         )
@@ -241,7 +241,7 @@ class FiLM(nn.Module):
 def _product(outputs: int, config: EfficientNetConfig, name: str, bias: bool = False) -> nn.Module:
     """A convolution of one place; its initial scale is that of its outputs, as in the public versions."""
     deviation = math.sqrt(2 / outputs)
-    axes = 'vision', 'vision'
+    axes = 'vision', 'vector'
     return layers.Linear((outputs,), axes, config.dtype, stddev=deviation, bias=bias, name=name)
 
 
@@ -300,7 +300,7 @@ class EfficientNet(nn.Module):
         for i, block in enumerate(blocks):
             x = MBConv(config, block, config.drop * i / len(blocks), name=f'block_{i}')(x)
             x = FiLM(config.dtype, name=f'film_{i}')(x, sentence)
-            x = layers.constrain(x, 'batch', 'length', 'length', 'width')
+            x = layers.constrain(x, 'batch', 'length', None, 'width')
         x = _product(config.channels(_HEAD), config, 'head')(x)
         return nn.silu(BatchNorm(config, name='head_norm')(x))
 
@@ -309,7 +309,7 @@ class EfficientNet(nn.Module):
         """A convolution of 3 x 3 pixels at every second."""
         config, width = self.config, self.config.channels(_STEM)
         init = nn.initializers.normal(math.sqrt(2 / (9 * width)))
-        init = layers.with_axes(init, ('patch', 'patch', 'vision', 'vision'))
+        init = layers.with_axes(init, ('patch', None, 'vision', 'vector'))
         kernel = self.param('stem', init, (3, 3, x.shape[-1], width), jnp.float32)
         return jax.lax.conv_general_dilated(
             x,

@@ -97,7 +97,7 @@ class TokenLearner(nn.Module):
         """Maps [B F, M, D] to [B F, I, D]."""
         y = layers.LayerNorm(self.dtype, name='norm')(x)
         y = layers.Linear((self.hidden,), ('embed', 'vision'), self.dtype, bias=True, name='wi')(y)
-        y = layers.Linear((self.tokens,), ('vision', 'vision'), self.dtype, bias=True, name='wo')(
+        y = layers.Linear((self.tokens,), ('vision', 'vector'), self.dtype, bias=True, name='wo')(
             nn.gelu(y)
         )
         weights = jax.nn.softmax(y.astype(jnp.float32), axis=1)
@@ -258,7 +258,7 @@ class RT1(nn.Module):
         # A value is said by the place before its own.
         first = self.image_tokens - 1
         x = x[:, :, first : first + self.action_length].astype(jnp.float32)
-        return layers.constrain(self.head(x), 'batch', 'length', 'length', 'vocab')
+        return layers.constrain(self.head(x), 'batch', 'length', None, 'vocab')
 
     def act(self, images: jax.Array, prompt: jax.Array) -> jax.Array:
         """All slots of the action at the last frame, float32 [B, S, C]; see `backbone.OnePass`."""

@@ -110,7 +110,7 @@ def build(
     """
     check_batch_size(config, mesh)
     model = backbone.build(config.model, tokenizer.vocab_size, tokenizer.integer_ids.tolist())
-    _check_one_pass(model, config, kinds, spaces)
+    _check_one_pass(model, config, spaces)
     model = adapters.add_adapters(model, config)
     learning = config.optimizer.copy_and_resolve_references().unlock()
     if backbone.is_one_pass(model):
@@ -147,24 +147,23 @@ def build(
     )
 
 
-def _check_one_pass(
-    model: Backbone, config: Any, kinds: Sequence[str], spaces: dict[str, ActionSpace]
-) -> None:
+def _check_one_pass(model: Backbone, config: Any, spaces: dict[str, ActionSpace]) -> None:
     """ValueError where a model that writes actions alone is to learn more, or another less than that."""
     every_frame = config.data.get('action_frames', 'last') == 'all'
-    name, one_pass = config.model.name, backbone.is_one_pass(model)
-    if every_frame and not one_pass:
-        raise ValueError(
-            f"config.data.action_frames is 'all', which config.model.name={name!r} does not learn from: "
-            "it writes one action, set 'last'"
-        )
-    if one_pass and set(kinds) != {'robot'}:
-        raise ValueError(
-            f'config.model.name={name!r} writes actions alone; the data have {", ".join(kinds)}: take '
-            'robot sets without plan_share, questions or tasks, and no web'
-        )
+    name, data = config.model.name, config.data
     if not backbone.is_one_pass(model):
+        if every_frame:
+            raise ValueError(
+                f"config.data.action_frames is 'all'; config.model.name={name!r} learns one action a time"
+            )
         return
+    others = ('plan_share', 'questions', 'tasks')
+    more = [f'robot.{n}.{k}' for n, fields in data.robot.items() for k in others if fields.get(k)]
+    more += [f'web.{n}' for n in data.web]
+    if more:
+        raise ValueError(
+            f'config.model.name={name!r} learns actions alone; config.data has {", ".join(more)}'
+        )
     for source, space in spaces.items():
         if space.length != model.action_length or space.bins > len(model.columns):
             raise ValueError(

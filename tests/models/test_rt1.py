@@ -49,7 +49,7 @@ def started(model, batch, seed=0):
         if 'variance' in name or 'scale' in name:
             return np.ones(x.shape, np.float32)
         inputs = np.prod(x.shape[:-1]) if x.ndim > 1 else 100
-        gain = 3 if 'tower' in name and 'kernel' in name else 1  # else features die away
+        gain = 1.9 if 'tower' in name and 'kernel' in name else 1  # else features die away
         return (gain * rng.normal(size=x.shape) / np.sqrt(inputs)).astype(np.float32)
 
     return {'params': jax.tree_util.tree_map_with_path(draw, nn.meta.unbox(boxed))}
