@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from rt2_jax.models import backbone, efficientnet
+from rt2_jax.models import backbone, efficientnet, layers
 from rt2_jax.parallel.sharding import parameter_name
 from rt2_jax.text.actions import ActionSpace
 from rt2_jax.training import action_metrics
@@ -104,7 +104,7 @@ def measure(
         number_of_token = np.zeros(max(columns) + 2, np.int32)
         number_of_token[list(columns)] = np.arange(1, len(columns) + 1)
         labels = jnp.asarray(number_of_token)[jnp.minimum(labels, max(columns) + 1)]
-        logits = jnp.pad(logits, ((0, 0), (0, 0), (1, 0)), constant_values=-jnp.inf)
+        logits = jnp.pad(logits, ((0, 0), (0, 0), (1, 0)), constant_values=layers.NEGATIVE)
     loss, mask = cross_entropy(logits, labels)
     predicted = _argmax(logits)
     correct = (predicted == labels) * mask
