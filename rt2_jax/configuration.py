@@ -66,6 +66,7 @@ def defaults() -> ml_collections.ConfigDict:
                 image_size=96,
                 frames=1,  # of an example, oldest first
                 frame_stride=1,  # steps between two of them
+                action_frames='last',  # of which of them a target holds the actions: 'last' or 'all'
                 prompt_length=24,
                 target_length=16,
                 threads=2,

@@ -68,8 +68,8 @@ def named_layout(model: Mapping[str, Any], image_size: int | None) -> dict[str, 
     config = {k: v for k, v in config.items() if k != 'image_size'} | dict(dtype='float32')
     if config['name'] != 'pali':
         config = {k: v for k, v in config.items() if k in model or k == 'dtype'}
-    side = image_size or 4 * config['vision']['patch']
-    built = backbone.build(config, config['vocab'])
+    side = image_size or 4 * config['vision'].get('patch', 8)
+    built = backbone.build(config, config.get('vocab', 8))
     ids = jax.ShapeDtypeStruct((1, 2), jnp.int32)
     images = jax.ShapeDtypeStruct((1, 1, side, side, 3), jnp.uint8)
     boxed = jax.eval_shape(built.init, jax.random.key(0), images, ids, ids)['params']

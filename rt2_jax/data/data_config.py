@@ -75,6 +75,7 @@ class RobotSet:
             stands in for those before its start. In a config as `DataConfig.frames`.
         frame_stride: steps from one of these frames to the next. In a config as
             `DataConfig.frame_stride`.
+        action_frames: as `DataConfig.action_frames`.
         camera: number of the camera among the card's `images`.
         bounds: where the ranges of the actions come from, a key of action_statistics.BOUNDS.
         missing_instructions: 'drop' leaves out episodes with a step that has no instruction, 'raise'
@@ -101,6 +102,7 @@ class RobotSet:
     holdout: float = 0
     frames: int = 1
     frame_stride: int = 1
+    action_frames: str = 'last'
     camera: int = 0
     bounds: str = 'card'
     missing_instructions: str = 'drop'
@@ -128,7 +130,7 @@ class RobotSet:
             ValueError: an unknown field, with the nearest valid one; one that is missing; frames other
                 than `data` has.
         """
-        valid = _names(cls) - {'name', 'on_corrupt'}
+        valid = _names(cls) - {'name', 'on_corrupt', 'action_frames'}
         fields = check_fields(path, fields, valid, ('directory', 'card', 'weight'))
         for name in ('frames', 'frame_stride'):
             value = getattr(data, name)
@@ -145,6 +147,7 @@ class RobotSet:
             **fields,
             name=path.rpartition('.')[2],
             tasks=TaskSettings.from_config(f'{path}.tasks', tasks) if tasks else None,
+            action_frames=data.action_frames,
             on_corrupt=data.on_corrupt,
         )
 
@@ -270,6 +273,8 @@ class DataConfig:
         target_length: tokens a target with EOS, T.
         frames: frames an example, F, oldest first.
         frame_stride: steps from one of them to the next.
+        action_frames: which frames' actions a target holds, oldest first: of the 'last' or of 'all'.
+            Before an episode's start its first action stands in, as its first frame does.
         robot: robot sets, by name.
         web: the other sets, by name.
         robot_share: the robots' share of a batch, by step.
@@ -286,6 +291,7 @@ class DataConfig:
     target_length: int
     frames: int = 1
     frame_stride: int = 1
+    action_frames: str = 'last'
     robot: Mapping[str, RobotSet] = dataclasses.field(default_factory=dict)
     web: Mapping[str, WebSet | SmallWebSet] = dataclasses.field(default_factory=dict)
     robot_share: Schedule = Schedule()
@@ -297,6 +303,7 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         check('data.weights_per', self.weights_per, WEIGHTS_PER)
+        check('data.action_frames', self.action_frames, ('last', 'all'))
         check('data.on_corrupt', self.on_corrupt, ON_CORRUPT)
 
     @classmethod

@@ -31,7 +31,7 @@ class _Text:
     kind: str
     prompt: str
     answer: str
-    action: np.ndarray | None
+    actions: tuple[np.ndarray, ...]  # oldest first
     clip: bool
 
 
@@ -106,7 +106,7 @@ class ExampleEncoder:
         Args:
             examples: as many as there are rows; each is let go of before the next is asked for.
             rows: images uint8 [N, F, H, W, 3], prompt int32 [N, P], target int32 [N, T] (answer,
-                action, EOS, zero-padded on the right), source, kind, index (of the number) int32 [N].
+                actions, EOS, zero-padded on the right), source, kind, index (of the number) int32 [N].
 
         Raises:
             ValueError: a target longer than T, an unknown kind, an action without a tokenizer.
@@ -122,7 +122,7 @@ class ExampleEncoder:
                     example.kind,
                     example.prompt,
                     example.answer,
-                    example.action,
+                    _actions(example),
                     example.clip,
                 )
             )
@@ -182,9 +182,11 @@ class ExampleEncoder:
             ids, end = self._answer(text)
             rows['target'][row, : len(ids)] = ids
             rows['target'][row, end : end + 1] = self._tokenizer.eos_id  # none if clipped: end is T
-            if text.action is not None:
-                placed = _PlacedAction(row, len(ids), text.action)
+            column = len(ids)
+            for action in text.actions:
+                placed = _PlacedAction(row, column, action)
                 actions.setdefault(text.source, []).append(placed)
+                column += len(action)
         for source, of_source in actions.items():
             self._write_actions(source, of_source, rows['target'])
 
@@ -213,11 +215,11 @@ class ExampleEncoder:
         """Ids int32 of an answer, and the column of EOS: behind them and the action."""
         ids = self._encode_text(text.answer) if text.answer else _NOTHING
         end, longest = len(ids), self._data.target_length
-        if text.action is not None:
-            if len(text.action) != self._action_lengths.get(text.source):
-                self._refuse_action(text.action, text.source)
-            end += len(text.action)
-        elif text.clip and end >= longest:
+        for action in text.actions:
+            if len(action) != self._action_lengths.get(text.source):
+                self._refuse_action(action, text.source)
+            end += len(action)
+        if not text.actions and text.clip and end >= longest:
             self._count_clipped(
                 'clipped_answers',
                 f'an answer of {end + 1} tokens was clipped to {longest} (%d so far): '
@@ -264,3 +266,10 @@ class ExampleEncoder:
             setattr(self, counter, count)
         if count & (count - 1) == 0:
             logging.warning(message, count, about)
+
+
+def _actions(example: Example) -> tuple[np.ndarray, ...]:
+    """The actions of an example, oldest first."""
+    if example.action is None:
+        return ()
+    return (example.action,) if example.earlier is None else (*example.earlier, example.action)

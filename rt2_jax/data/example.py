@@ -20,6 +20,8 @@ class Example:
             action.
         action: float32 [L] or None, L the length of the source's ActionSpace: the terminate flag (1 =
             terminate, 0 = carry on) where the space has one, then its dimensions in their units.
+        earlier: float32 [F - 1, L] or None: the actions at the frames before, for models that learn to
+            decide at each.
         source: name of the data set that the example comes from.
         kind: what sort of question it is: 'robot' for an action, else the question's own name.
         clip: whether an answer too long for the batch is clipped, as texts of the web are; else it is
@@ -39,6 +41,7 @@ class Example:
     kind: str = ''
     clip: bool = False
     places: bool = False
+    earlier: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         frames = self.frames

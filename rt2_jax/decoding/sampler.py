@@ -21,7 +21,7 @@ import numpy as np
 from rt2_jax.decoding import compact
 from rt2_jax.decoding.draw import MASKED, choose, log_softmax, spread
 from rt2_jax.decoding.grammar import Grammar, Kind
-from rt2_jax.models.backbone import Backbone
+from rt2_jax.models.backbone import Backbone, is_one_pass
 from rt2_jax.models.decode_state import DecodeState
 
 _TopK = tuple[jax.Array, jax.Array]  # ids int32 and log-probabilities float32, each [B, T, K]
@@ -167,6 +167,8 @@ class Sampler:
         if alternatives < 0:
             raise ValueError(f'alternatives is {alternatives}; it must be 0 or more.')
         possible = frozenset(Kind(kind) for kind in np.unique(kinds))
+        if is_one_pass(self.model) and possible != {Kind.ACTION}:
+            raise ValueError('This model writes actions alone, neither plans nor answers.')
         # Always of full length, so that what is forced changes no shape and nothing compiles anew.
         decided = np.full([batch, self.grammar.max_length(possible)], self.grammar.pad_id, np.int32)
         if forced is not None:

@@ -202,6 +202,8 @@ def _largest(params: Any) -> int:
 
 def _tokens(config: Any, answer: int) -> int:
     """Tokens of one row: patches of its frames, prompt and answer."""
+    if config.model.name == 'rt1':
+        return config.data.frames * (config.model.image_tokens + config.model.slots)
     patches = (config.data.image_size // config.model.vision.patch) ** 2
     return config.data.frames * patches + config.data.prompt_length + answer
 

@@ -5,7 +5,7 @@ Axes: L layers, B batch, F frames, H and W pixels, P prompt, T target, V vocabul
 
 from collections.abc import Iterable, Mapping
 import dataclasses
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, TypeGuard, cast
 
 import flax.linen as nn
 import jax
@@ -14,8 +14,10 @@ import jax.numpy as jnp
 from rt2_jax.models import (
     classifier,
     decoder_only,
+    efficientnet,
     encoder_decoder,
     pali,
+    rt1,
     stacks,
     t5gemma2,
     t5gemma2_stacks,
@@ -99,11 +101,59 @@ class Backbone(Protocol):
         """
 
 
+class OnePass(Backbone, Protocol):
+    """A backbone that writes actions alone, and all numbers of one at once.
+
+    A call that may write the collection `efficientnet.STATISTICS` leaves new values of some parameters
+    there.
+
+    Attributes:
+        columns: the token id of each value that a number can have, C of them.
+        action_length: S, how many numbers an action has.
+        untrained: patterns of names of parameters that no gradient changes; see
+            `optimizer.make_optimizer`.
+    """
+
+    columns: tuple[int, ...]
+    action_length: int
+    untrained: tuple[str, ...]
+
+    def act(self, images: jax.Array, prompt: jax.Array) -> jax.Array:
+        """Decides an action in one pass.
+
+        Args:
+            images: uint8 [B, F, H, W, 3].
+            prompt: int32 [B, P], padded on the right.
+
+        Returns:
+            Logits float32 [B, S, C].
+        """
+
+    def values(self, images: jax.Array, prompt: jax.Array, target_in: jax.Array) -> jax.Array:
+        """As `__call__`, but the logits of `columns` alone.
+
+        Args:
+            images: uint8 [B, F, H, W, 3].
+            prompt: int32 [B, P], padded on the right.
+            target_in: int32 [B, T], of which nothing but the length is read. The target holds the
+                actions of all frames, oldest first, if these fit into T, else that of the last.
+
+        Returns:
+            Logits float32 [B, T, C]; zeros behind the actions.
+        """
+
+
+def is_one_pass(model: Any) -> TypeGuard[OnePass]:
+    """Whether a model is of the kind that writes actions alone."""
+    return bool(getattr(model, 'columns', ()))
+
+
 _DTYPES = ('float32', 'bfloat16', 'float16', 'float64')
 _BACKBONES: dict[str, type[nn.Module]] = {
     'pali': pali.PaLI,
     'decoder_only': decoder_only.DecoderOnly,
     't5gemma2': t5gemma2.T5Gemma2,
+    'rt1': rt1.RT1,
     'classifier': classifier.Classifier,  # for training alone: it does not decode
 }
 # Fields of each backbone that are configs themselves.
@@ -119,6 +169,7 @@ _PARTS: dict[str, dict[str, type[stacks.Config]]] = {
         'encoder': t5gemma2_stacks.StackConfig,
         'decoder': t5gemma2_stacks.StackConfig,
     },
+    'rt1': {'vision': efficientnet.EfficientNetConfig, 'decoder': rt1.DecoderConfig},
     'classifier': {'vision': vit.ViTConfig},
 }
 
@@ -150,7 +201,9 @@ def build(config: Mapping, vocab: int, integers: Iterable[int] = ()) -> Backbone
     for part, kind in _PARTS.get(name, {}).items():
         if part in attributes:
             kind.parse(attributes[part], f'config.model.{part}', dtype=dtype)
-    if attributes.get('number_line'):
+    if name == 'rt1':
+        attributes['integers'] = tuple(int(token) for token in integers)
+    elif attributes.get('number_line'):
         attributes['integers'] = tuple(int(token) for token in integers)
         if not attributes['integers']:
             raise ValueError('config.model.number_line needs the token ids of the integers')

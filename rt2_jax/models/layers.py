@@ -209,6 +209,7 @@ class Attention(nn.Module):
         scale: factor on the logits. T5 has none (1.0) and starts with a smaller query kernel instead.
         bias: whether the four products have biases, as in ViT.
         qk_norm: whether each head's queries and keys are normed, as in ViT-22B (arXiv 2302.05442).
+        dropout: share of the attention that is left out where the call has an rng of this name.
     """
 
     width: int
@@ -218,6 +219,7 @@ class Attention(nn.Module):
     scale: float = 1.0
     bias: bool = False
     qk_norm: bool = False
+    dropout: float = 0.0
 
     def setup(self) -> None:
         """Makes the four products, and two norms with `qk_norm`."""
@@ -232,6 +234,8 @@ class Attention(nn.Module):
         )
         if self.qk_norm:
             self.query_norm, self.key_norm = RMSNorm(self.dtype), RMSNorm(self.dtype)
+        if self.dropout:
+            self.attention_dropout = nn.Dropout(self.dropout)
 
     def keys_values(self, source: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Returns keys and values, each [B, S, H, K], of a source [B, S, D]."""
@@ -271,6 +275,8 @@ class Attention(nn.Module):
         weights = jax.nn.softmax(logits, axis=-1)
         self.sow('intermediates', 'weights', weights)
         weights = weights.astype(self.dtype)
+        if self.dropout:
+            weights = self.attention_dropout(weights, deterministic=not self.has_rng('dropout'))
         mixed = self.einsum(f'bhts,{layouts[1]}->bthk', weights, values, self.dtype)
         return self.out(self._heads(mixed))
 

@@ -146,7 +146,7 @@ def stack(
         'length': config.depth,
         'unroll': config.unroll,
         'variable_axes': {'params': 0, 'intermediates': 0},
-        'split_rngs': {'params': True},
+        'split_rngs': {'params': True, 'dropout': True},
         'out_axes': 0,
         'metadata_params': {nn.PARTITION_NAME: 'layers'},
     }

@@ -112,8 +112,11 @@ def build(
     """
     check_batch_size(config, mesh)
     model = backbone.build(config.model, tokenizer.vocab_size, tokenizer.integer_ids.tolist())
+    _check_one_pass(model, config, spaces)
     model = adapters.add_adapters(model, config)
     learning = config.optimizer.copy_and_resolve_references().unlock()
+    if backbone.is_one_pass(model):
+        learning.frozen = (*learning.frozen, *model.untrained)
     if isinstance(model, adapters.Adapted):
         learning.frozen = (f'^(?!{adapters.PART}/)',)
     batch = batch_shapes(config, mesh)
@@ -146,6 +149,41 @@ def build(
         seed=config.seed,
         step=jax.jit(on_mesh, donate_argnums=0, out_shardings=shardings),
     )
+
+
+def _check_one_pass(model: Backbone, config: Any, spaces: dict[str, ActionSpace]) -> None:
+    """ValueError where a model that writes actions alone is to learn more, or another less than that."""
+    every_frame = config.data.get('action_frames', 'last') == 'all'
+    name, data = config.model.name, config.data
+    if not backbone.is_one_pass(model):
+        if every_frame:
+            raise ValueError(
+                f"config.data.action_frames is 'all'; config.model.name={name!r} learns one action a time"
+            )
+        return
+    others = ('plan_share', 'questions', 'tasks')
+    more = [f'robot.{n}.{k}' for n, fields in data.robot.items() for k in others if fields.get(k)]
+    more += [f'web.{n}' for n in data.web]
+    if more:
+        raise ValueError(
+            f'config.model.name={name!r} learns actions alone; config.data has {", ".join(more)}'
+        )
+    for source, space in spaces.items():
+        if space.length != model.action_length or space.bins > len(model.columns):
+            raise ValueError(
+                f'source {source!r} has actions of {space.length} numbers, each one of {space.bins}; '
+                f'config.model has {model.action_length}, each one of {len(model.columns)}: set '
+                'config.model.slots (or numbers, the first of them) and bins'
+            )
+    length = model.action_length * (config.data.frames if every_frame else 1) + 1
+    if config.data.target_length != length:
+        raise ValueError(
+            f'config.data.target_length is {config.data.target_length}; actions of '
+            f'{model.action_length} numbers in {"all" if every_frame else "the last of"} '
+            f'{config.data.frames} frames, and the end, are {length} tokens'
+        )
+    if config.adapters.rank:
+        raise ValueError(f'config.model.name={name!r} has no adapters; set config.adapters.rank=0')
 
 
 def _for_devices(model: Any, mesh: Mesh, config: Any) -> Any:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from rt2_jax.models import backbone, efficientnet, layers
 from rt2_jax.parallel.sharding import parameter_name
 from rt2_jax.text.actions import ActionSpace
 from rt2_jax.training import action_metrics
@@ -87,12 +88,28 @@ def cross_entropy(logits: jax.Array, target: jax.Array) -> tuple[jax.Array, jax.
 
 
 def measure(
-    logits: jax.Array, batch: Batch, tables: ActionTables | None
+    logits: jax.Array, batch: Batch, tables: ActionTables | None, columns: Sequence[int] = ()
 ) -> tuple[dict[str, jax.Array], dict[str, jax.Array] | None]:
-    """The values of each row that `GroupSums` and `ActionSums` sum, for logits [B,T,V]."""
-    loss, mask = cross_entropy(logits, batch['target'])
+    """The values of each row that `GroupSums` and `ActionSums` sum.
+
+    Args:
+        logits: [B,T,V], or [B,T,C] of some tokens; targets that are none of them do not count.
+        batch: arrays by name.
+        tables: for errors of actions in physical units.
+        columns: ids of these C tokens; all V if empty.
+    """
+    labels = batch['target']
+    if columns:
+        # Numbered from 1, so that padding and all other tokens are 0 as before.
+        number_of_token = np.zeros(max(columns) + 2, np.int32)
+        number_of_token[list(columns)] = np.arange(1, len(columns) + 1)
+        labels = jnp.asarray(number_of_token)[jnp.minimum(labels, max(columns) + 1)]
+        logits = jnp.pad(logits, ((0, 0), (0, 0), (1, 0)), constant_values=layers.NEGATIVE)
+    loss, mask = cross_entropy(logits, labels)
     predicted = _argmax(logits)
-    correct = (predicted == batch['target']) * mask
+    correct = (predicted == labels) * mask
+    if columns:
+        predicted = jnp.array((PAD, *columns), jnp.int32)[predicted]
     rows = dict(
         loss=loss.sum(1),
         correct=correct.sum(1),
@@ -159,47 +176,66 @@ def make_train_step(
         tables: for errors of actions in physical units.
         frozen: names of frozen parameters; gradients stop there.
     """
+    one_pass = backbone.is_one_pass(model)
+    columns = model.columns if one_pass else ()
+    # It draws what it leaves out, and norms by the statistics of the batch.
+    settings: dict[str, Any] = (
+        {'method': 'values', 'mutable': [efficientnet.STATISTICS]} if one_pass else {}
+    )
 
-    def loss_of(params: Any, batch: Batch) -> tuple[jax.Array, Any]:
+    def loss_of(params: Any, batch: Batch, key: jax.Array | None) -> tuple[jax.Array, Any]:
         params = jax.tree_util.tree_map_with_path(
             lambda path, x: jax.lax.stop_gradient(x) if parameter_name(path) in frozen else x,
             params,
         )
-        logits = model.apply(
-            {'params': params}, batch['images'], batch['prompt'], shift_right(batch['target'])
-        )
-        rows, actions = measure(logits, batch, tables)
-        return rows['loss'].sum(), (rows, actions)
+        inputs = batch['images'], batch['prompt'], shift_right(batch['target'])
+        rngs = {} if key is None else {'rngs': {'dropout': key}}
+        output = model.apply({'params': params}, *inputs, **settings, **rngs)
+        logits, changes = output if one_pass else (output, {})
+        rows, actions = measure(logits, batch, tables, columns)
+        return rows['loss'].sum(), ((rows, actions), changes.get(efficientnet.STATISTICS, {}))
 
     gradient = jax.grad(loss_of, has_aux=True)
 
-    def accumulated(params: Any, batch: Batch) -> tuple[Any, Any]:
+    def accumulated(params: Any, batch: Batch, key: jax.Array | None) -> tuple[Any, Any]:
         if accumulate == 1:
-            return gradient(params, batch)
+            return gradient(params, batch, key)
         # Strided parts, so that a part takes rows from every device that the batch lies on.
         parts = jax.tree.map(
             lambda x: x.reshape(-1, accumulate, *x.shape[1:]).swapaxes(0, 1), batch
         )
 
-        def add_part(total: Any, part: Batch) -> tuple[Any, Any]:
-            grads, rows = gradient(params, part)
-            return jax.tree.map(jnp.add, total, grads), rows
+        def add_part(total: Any, part: tuple[Batch, jax.Array | None]) -> tuple[Any, Any]:
+            grads, measured = gradient(params, *part)
+            return jax.tree.map(jnp.add, total, grads), measured
 
-        grads, rows = jax.lax.scan(add_part, jax.tree.map(jnp.zeros_like, params), parts)
-        return grads, jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(-1, *x.shape[2:]), rows)
+        keys = None if key is None else jax.random.split(key, accumulate)
+        zeros = jax.tree.map(jnp.zeros_like, params)
+        grads, (rows, statistics) = jax.lax.scan(add_part, zeros, (parts, keys))
+        rows = jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(-1, *x.shape[2:]), rows)
+        return grads, (rows, jax.tree.map(lambda x: x.mean(0), statistics))
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Sums]:
         inputs = {name: batch[name] for name in ('images', 'prompt', 'target', 'source', 'kind')}
-        grads, (rows, actions) = accumulated(state.params, inputs)
+        key = jax.random.fold_in(jax.random.key(0), state.step) if one_pass else None
+        grads, ((rows, actions), statistics) = accumulated(state.params, inputs, key)
         tokens = jnp.maximum(rows['tokens'].sum(), 1.0)
         grads = jax.tree.map(lambda g: g / tokens, grads)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
+        params = _replaced(optax.apply_updates(state.params, updates), statistics)
         sums = _sums(rows, actions, batch, counts, optax.tree.norm(grads))
         state = TrainState(step=state.step + 1, params=params, opt_state=opt_state)
         return state, sums
 
     return train_step
+
+
+def _replaced(params: Any, values: Any) -> Any:
+    """Parameters with other values of some."""
+    if not values:
+        return params
+    flat = flax.traverse_util.flatten_dict
+    return flax.traverse_util.unflatten_dict(flat(params) | flat(values))
 
 
 def make_eval_step(
@@ -209,7 +245,10 @@ def make_eval_step(
 
     def eval_step(params: Any, batch: Batch) -> Sums:
         inputs = batch['images'], batch['prompt'], shift_right(batch['target'])
-        rows, actions = measure(model.apply({'params': params}, *inputs), batch, tables)
+        one_pass = backbone.is_one_pass(model)
+        method = {'method': 'values'} if one_pass else {}
+        logits = model.apply({'params': params}, *inputs, **method)
+        rows, actions = measure(logits, batch, tables, model.columns if one_pass else ())
         return _sums(rows, actions, batch, counts, jnp.zeros(()))
 
     return eval_step

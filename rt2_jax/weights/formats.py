@@ -15,6 +15,7 @@ from rt2_jax.weights import (
     config_fields,
     paligemma,
     paligemma_npz,
+    rt1_layouts,
     siglip,
     t5,
     t5gemma2,
@@ -137,6 +138,18 @@ FORMATS = {
         'PaliGemma 1 and 2: big_vision npz',
         lambda _, source: paligemma_npz.model(source),
         lambda model, source: paligemma_npz.rules(model, paligemma_npz.fused(source)),
+    ),
+    'rt1_jax': Format(
+        'RT-1, RT-1-X: a checkpoint of flax (msgpack or Orbax) of open_x_embodiment',
+        lambda _, source: rt1_layouts.jax_model(source),
+        lambda model, _: rt1_layouts.jax_rules(model),
+        tensors=rt1_layouts.open_jax,
+    ),
+    'rt1_tf': Format(
+        'RT-1: the variables of robotics_transformer as npz',
+        lambda _, source: rt1_layouts.tf_model(source),
+        lambda model, _: rt1_layouts.tf_rules(model),
+        tensors=rt1_layouts.open_tf,
     ),
 }
 

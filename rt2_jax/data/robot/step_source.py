@@ -116,13 +116,16 @@ class StepSource(SkipCorrupt):
     def readers(self, numbers: Sequence[int]) -> Iterator[Callable[[], Example]]:
         """See `SkipCorrupt.readers`."""
         rows, episodes = self.table.rows(numbers)
+        shown, actions = self._shown(rows, episodes), self.index.arrays['action']
+        every_frame = self.settings.action_frames == 'all'
         columns = (
-            self._places(rows, episodes),
+            self._pictures.places(shown, episodes),
             self.table.wordings(rows),
-            self.index.arrays['action'][rows],
+            actions[rows],
+            actions[shown[:, :-1]] if every_frame else [None] * len(rows),
         )
-        for place, wording, action in zip(*columns, strict=True):
-            yield functools.partial(self._example, place, wording, action)
+        for place, wording, action, earlier in zip(*columns, strict=True):
+            yield functools.partial(self._example, place, wording, action, earlier)
 
     def look_up(self, numbers: Sequence[int]) -> Iterator[Step]:
         """The steps of these numbers, without their pictures."""
@@ -144,17 +147,23 @@ class StepSource(SkipCorrupt):
         return self._pictures.frames(self._pictures.places(rows[None], episodes[:1])[0])
 
     def _places(self, rows: np.ndarray, episodes: np.ndarray) -> list[Place]:
-        first = self.index.arrays['episode_first'][episodes]
-        shown = history.steps(rows, first, self.settings.frames, self.settings.frame_stride)
-        return self._pictures.places(shown, episodes)
+        return self._pictures.places(self._shown(rows, episodes), episodes)
 
-    def _example(self, place: Place, wording: str, action: np.ndarray) -> Example:
+    def _shown(self, rows: np.ndarray, episodes: np.ndarray) -> np.ndarray:
+        """Rows of the steps that an example of each row shows, int64 [N, F]."""
+        first = self.index.arrays['episode_first'][episodes]
+        return history.steps(rows, first, self.settings.frames, self.settings.frame_stride)
+
+    def _example(
+        self, place: Place, wording: str, action: np.ndarray, earlier: np.ndarray | None
+    ) -> Example:
         return Example(
             frames=self._pictures.frames(place),
             prompt=prompts.robot(wording),
             action=action,
             source=self.name,
             kind='robot',
+            earlier=earlier,
         )
 
 
@@ -175,4 +184,5 @@ def _fingerprint(
     content += [settings.holdout, part] if settings.holdout else []
     content += [settings.frame_stride] if settings.frame_stride > 1 else []
     content += [paraphrases.fingerprint] if paraphrases else []
+    content += [settings.action_frames] if settings.action_frames != 'last' else []
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32]
