@@ -57,9 +57,7 @@ def defaults() -> ml_collections.ConfigDict:
             keep=2,  # checkpoints
             tokenizer='',  # a SentencePiece model or a tokenizer.json; '' for the project's own
             embodiment='tabletop',  # card of the robot that the policy acts for: its name or FILE.json
-            # Bins that near numbers of an action are pooled over as the likeliest is taken; see
-            # Sampler.smoothing.
-            action_smoothing=0.0,
+            action_smoothing=0.0,  # bins; see Sampler.smoothing
             init_from='',  # checkpoint directories by comma, see checkpoints/init_from.py
             init_parts=(),  # top-level parts of the model that are taken from init_from; all if empty
             data=dict(
