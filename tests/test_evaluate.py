@@ -28,9 +28,13 @@ from rt2_jax.text import prompts
 
 @pytest.fixture(scope='module', autouse=True)
 def parsed_flags():
-    if 'workdir' not in flags.FLAGS:
-        evaluate.define_flags()
-        flags.FLAGS(['evaluate', '--output=unused'])
+    before = set(flags.FLAGS)
+    evaluate.define_flags()
+    flags.FLAGS(['evaluate', '--output=unused'])
+    yield
+    flags.FLAGS.unparse_flags()
+    for flag in set(flags.FLAGS) - before:
+        delattr(flags.FLAGS, flag)
 
 
 def evaluated(tmp_path, **settings):
