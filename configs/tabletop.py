@@ -10,6 +10,9 @@ Arguments:
     cofinetune  robot episodes and web together from the packaged tiny PaLI (RT-2's recipe)
     finetune    robot episodes alone from the packaged tiny PaLI
     scratch     robot episodes and web from random weights
+    *_small     the same five with 0.67 M parameters in place of 2.3 M, for the ablation of sizes. No small
+                base is packaged: vision_small and pretrain_small make it from the project's own
+                vocabulary and the web without variety, as the packaged one was made
     quickstart  cofinetune, a third of it: what launch/quickstart.sh runs
     overfit     20 episodes by heart, played in their own layouts: a check of the plumbing. They are
                 undisturbed: collect --episodes=20 --noise=0 --detours=0 --output=runs/data/overfit
@@ -22,7 +25,9 @@ import ml_collections
 from rt2_jax import configuration
 from rt2_jax.nearest import nearest
 
-ARGUMENTS = ('vision', 'pretrain', 'cofinetune', 'finetune', 'scratch', 'quickstart', 'overfit')
+_SMALL = '_small'
+_WITH_SMALL = ('vision', 'pretrain', 'cofinetune', 'finetune', 'scratch')
+ARGUMENTS = (*_WITH_SMALL, 'quickstart', 'overfit', *(name + _SMALL for name in _WITH_SMALL))
 PRETRAINED = 'package:tabletop_pretrained'
 
 # Shares of the questions to the base: categories and other languages often enough to be learnt.
@@ -51,34 +56,39 @@ def get_config(arg: str = 'cofinetune') -> ml_collections.ConfigDict:
     """
     if arg not in ARGUMENTS:
         raise ValueError(f'configs/tabletop.py has no {arg!r}{nearest(arg, ARGUMENTS)}')
+    small, arg = arg.endswith(_SMALL), arg.removesuffix(_SMALL)
+    size = _SMALL if small else ''
     config = configuration.defaults()
     config.total_steps = 3_000
     config.cpu_products = 'bfloat16'
     config.action_smoothing = 6.0
-    config.model = _tiny_pali()
+    config.model = _tiny_pali(small)
     config.data.web.web = dict(weight=1.0, seed=0, kinds=dict())
-    if arg == 'vision':
+    if arg in ('vision', 'pretrain'):
         _web_alone(config)
+        if not small:
+            _varied_web(config)
+    if arg == 'vision':
         config.model = dict(
             name='classifier',
             dtype='float32',
-            width=128,
-            vision=_tiny_pali()['vision'],
-            vocab=config.model.vocab,
+            width=config.model.encoder.width,
+            vision=_tiny_pali(small)['vision'],
+            vocab=config.model.get('vocab', 0),
         )
         # Words of all languages are pulled to one place: that of what they name.
-        config.data.web.web.kinds = dict(map=0.4, map_any=0.6)
+        config.data.web.web.kinds = dict(map=1.0) if small else dict(map=0.4, map_any=0.6)
         config.data.update(prompt_length=16, target_length=37)
     elif arg == 'pretrain':
-        _web_alone(config)
-        config.data.web.web.kinds = _PRETRAIN_KINDS
-        config.init_from, config.init_parts = 'runs/vision', ('tower', 'projection', 'embedding')
+        config.data.web.web.kinds = dict() if small else _PRETRAIN_KINDS
+        config.init_from = f'runs/vision{size}'
+        config.init_parts = ('tower', 'projection', 'embedding')
         # New parts get the full learning rate, pretrained parts less.
         config.optimizer.part_lr = {'embedding': 0.3, 'tower': 0.1, 'projection': 0.1}
     else:
         _with_robot(config)
         if arg != 'scratch':
-            config.init_from = PRETRAINED
+            config.init_from = 'runs/pretrain_small' if small else PRETRAINED
             # What knows pictures and words keeps them; what has to learn to act learns fast.
             config.optimizer.part_lr = {'embedding': 0.25, 'tower': 0.12, 'projection': 0.12}
         if arg in ('finetune', 'overfit'):
@@ -92,12 +102,17 @@ def get_config(arg: str = 'cofinetune') -> ml_collections.ConfigDict:
 
 
 def _web_alone(config: ml_collections.ConfigDict) -> None:
-    """The small web in six languages, with its own vocabulary."""
+    """The small web, and no robot."""
+    config.total_steps = 6_000
+    config.optimizer.lr = 2e-3
+    config.data.robot_share.start = 0.0
+
+
+def _varied_web(config: ml_collections.ConfigDict) -> None:
+    """More of the web, in six languages, with its own vocabulary, and longer."""
     config.update(total_steps=30_000, tokenizer='runs/tokenizer.model')
     config.model.vocab = 4096  # of runs/tokenizer.model
-    config.optimizer.lr = 2e-3
     config.data.web.web.update(varied=True, people=True)
-    config.data.robot_share.start = 0.0
 
 
 def _with_robot(config: ml_collections.ConfigDict) -> None:
@@ -118,20 +133,23 @@ def _with_robot(config: ml_collections.ConfigDict) -> None:
     config.model.prompt_positions = 1.5
 
 
-def _tiny_pali() -> dict[str, Any]:
-    # 2.6 M parameters. All layers are unrolled: a loop over so small ones costs a CPU a quarter.
-    text = dict(width=128, depth=2, heads=4, head_dim=32, mlp=384, scale=32**-0.5, unroll=2)
+def _tiny_pali(small: bool) -> dict[str, Any]:
+    # 2.3 M parameters, or 0.67 M. All layers are unrolled: a loop over so small ones costs a CPU a quarter.
+    width, heads = (64, 2) if small else (128, 4)
+    text = dict(
+        width=width, depth=2, heads=heads, head_dim=32, mlp=3 * width, scale=32**-0.5, unroll=2
+    )
     return dict(
         name='pali',
         dtype='float32',
         vision=dict(
-            width=128,
+            width=width,
             depth=4,
-            heads=4,
-            mlp=384,
+            heads=heads,
+            mlp=3 * width,
             patch=16,
             stem='pyramid',
-            stem_widths=(48, 128),
+            stem_widths=(width * 3 // 8, width),
             positions='sincos',
             unroll=4,
         ),

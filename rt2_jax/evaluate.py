@@ -21,7 +21,7 @@ training. The weights must fit the devices of one process, over which --mesh spl
 The output is {"policies": {POLICY: {SUITE: {"success": .., "episodes": .., "interval": [.., ..],
 "recognition": {..}, "execution": {..}, "tasks": .., ..}}}, "seconds": .., "manifest": ..}; intervals are
 Wilson's, 95 %. Recognition is that the gripper went to X first (rt2_jax.evaluation.approach), and
-execution success given that.
+execution success given that. It is written after each suite, with those that are done.
 """
 
 from __future__ import annotations
@@ -105,6 +105,8 @@ class Options:
     def check(self) -> None:
         """FlagError for names that don't exist and for options that don't go together."""
         offline_suites = set(self.suite) & set(OFFLINE)
+        if not self.suite:
+            raise FlagError('--suite names no suite')
         try:
             for suite in self.suite:
                 check('suite', suite, (*suites.SUITES, *OFFLINE))
@@ -171,16 +173,19 @@ def evaluate(options: Options) -> dict[str, Any]:
             figures[suite] = closed_loop.summary(run)
             rollouts += [rollout for rollout in run.rollouts if rollout.frames]
         distributed.say(result_lines.describe(suite, figures[suite]))
+        manifest = manifest_of(options, policy)
+        if server:
+            manifest |= {'server': options.server, 'served': server.metadata}
+        took = round(time.perf_counter() - begin, 1)
+        results = {'policies': {options.policy: figures}, 'seconds': took, 'manifest': manifest}
+        if options.output and distributed.is_leader():
+            paths.write(paths.of(options.output), json.dumps(results, indent=2).encode())
     if len(options.suite) > 1 and (table := result_lines.table(figures)):
         distributed.say(table)
-    took = round(time.perf_counter() - begin, 1)
-    manifest = manifest_of(options, policy)
     if server:
-        manifest |= {'server': options.server, 'served': server.metadata}
         server.close()
-    results = {'policies': {options.policy: figures}, 'seconds': took, 'manifest': manifest}
     if distributed.is_leader():
-        write(options, results, rollouts)
+        finish(options, rollouts)
     return results
 
 
@@ -308,14 +313,10 @@ def measure_offline(options: Options, policy: Policy, suite: str) -> dict[str, A
     return {'web': web, 'actions': offline.actions(policy, examples)}
 
 
-def write(
-    options: Options, results: dict[str, Any], rollouts: Sequence[closed_loop.Rollout]
-) -> None:
-    """Writes the results and the video where they are wanted."""
+def finish(options: Options, rollouts: Sequence[closed_loop.Rollout]) -> None:
+    """Says where the results are, and writes the video where one is wanted."""
     if options.output:
-        output = paths.of(options.output)
-        paths.write(output, json.dumps(results, indent=2).encode())
-        distributed.say(f'Results in {output}')
+        distributed.say(f'Results in {paths.of(options.output)}')
     if options.video:
         from rt2_jax.evaluation import video  # needs ffmpeg
 

@@ -23,6 +23,7 @@ BINARIES = {
     'data.inspect': 'rt2_jax.data.inspect',
     'inspect_web': 'rt2_jax.data.inspect_web',
     'preview': 'rt2_jax.data.preview',
+    'tables': 'rt2_jax.tables',
 }
 
 

