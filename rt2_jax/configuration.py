@@ -47,8 +47,7 @@ def defaults() -> ml_collections.ConfigDict:
             seed=0,
             total_steps=1_000,
             batch_size=64,
-            # The type in which one CPU multiplies: 'bfloat16' where it has instructions for it. Other
-            # devices multiply in the model's dtype.
+            # What one CPU multiplies, or 'bfloat16' where it can; other devices use the model's dtype.
             cpu_products='float32',
             accumulate=1,  # parts that a batch is computed in, one after another
             log_every=50,
@@ -58,6 +57,7 @@ def defaults() -> ml_collections.ConfigDict:
             tokenizer='',  # a SentencePiece model or a tokenizer.json; '' for the project's own
             embodiment='tabletop',  # card of the robot that the policy acts for: its name or FILE.json
             action_smoothing=0.0,  # bins; see Sampler.smoothing
+            pointer='',  # the run that says where things are to one of model.points; see policy/pointer.py
             init_from='',  # checkpoint directories by comma, see checkpoints/init_from.py
             init_parts=(),  # top-level parts of the model that are taken from init_from; all if empty
             data=dict(

@@ -272,6 +272,7 @@ def play(
         frames=frames,
         frame_stride=stride,
         card=card,
+        read=actor.pointer if isinstance(actor, Policy) else None,
         progress=distributed.say,
     )
     return closed_loop.gather_run(run)

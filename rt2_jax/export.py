@@ -79,6 +79,10 @@ def export(
     kinds = tuple(kinds) or (Kind.PLAN if policy.plan else Kind.ACTION,)
     chosen = policy.convention(convention)
     chosen.centres()  # raises before anything is written
+    if policy.pointer:
+        raise ValueError(
+            'this policy asks another model where things are (config.pointer), and an export holds one'
+        )
     mirror = paths.Mirror(_emptied(paths.of(output)))
     folder = mirror.local
     try:

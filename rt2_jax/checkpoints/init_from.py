@@ -20,7 +20,7 @@ def initial_params(init_from: str, parts: Sequence[str], tokenizer: Tokenizer) -
 
     Args:
         init_from: directories by comma, each a run's, a converted one or 'package:NAME'; each fills
-            other top-level parts; '' for none.
+            other top-level parts; '' for none. Of 'DIR#PART' nothing but this part is taken.
         parts: top-level parts that are taken ('tower', ...); all if empty.
         tokenizer: of the run that starts.
 
@@ -32,8 +32,15 @@ def initial_params(init_from: str, parts: Sequence[str], tokenizer: Tokenizer) -
         return {}
     merged: dict[str, Any] = {}
     for directory in init_from.split(','):
+        directory, _, only = directory.partition('#')
         params = _parts_of(directory, tokenizer)
-        params = {part: x for part, x in params.items() if not parts or part in parts}
+        if only and only not in params:
+            raise CheckpointError(
+                f'config.init_from names {only!r} of {directory}, which does not have it'
+                f'{nearest(only, params)}'
+            )
+        wanted = (only,) if only else parts
+        params = {part: x for part, x in params.items() if not wanted or part in wanted}
         if WORDS & set(params):
             _check_integers(directory, tokenizer)
         if twice := set(merged) & set(params):

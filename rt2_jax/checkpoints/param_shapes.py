@@ -52,7 +52,8 @@ def named_shapes(model: Mapping[str, Any], image_size: int | None) -> dict[str, 
     """Shapes of a model's parameters by name, from its `config.model` or parts of it.
 
     Args:
-        model: `config.model`; parts of PaLI that are missing get a small size.
+        model: `config.model`; parts that are missing of PaLI, or of RT-1 where a `tower` is named and no
+            model, get a small size.
         image_size: side of the frames, pixels.
     """
     return {name: shape for name, (shape, _) in named_layout(model, image_size).items()}
@@ -65,6 +66,9 @@ def named_layout(model: Mapping[str, Any], image_size: int | None) -> dict[str, 
     config: dict[str, Any] = dict(
         name='pali', vision=vision, encoder=part, decoder=part, vocab=8
     ) | dict(model)
+    if 'tower' in model and 'name' not in model:
+        model = dict(name='rt1', decoder=part, vocab=8) | dict(model)
+        config |= model
     config = {k: v for k, v in config.items() if k != 'image_size'} | dict(dtype='float32')
     if config['name'] != 'pali':
         config = {k: v for k, v in config.items() if k in model or k == 'dtype'}

@@ -20,6 +20,8 @@ from rt2_jax.data.web.small_web import SmallWeb
 from rt2_jax.nearest import check, check_fields
 
 WEIGHTS_PER = ('source', 'step')
+SHOWS = ('history', 'progress')
+POINTING = ('', 'column')
 WEB_KINDS = ('tfds', 'webdataset', 'jsonl')
 
 
@@ -76,6 +78,10 @@ class RobotSet:
         frame_stride: steps from one of these frames to the next. In a config as
             `DataConfig.frame_stride`.
         action_frames: as `DataConfig.action_frames`.
+        shows: 'history', the frames up to a step and its action; or 'progress', frames of a whole
+            episode and no action, see `robot/progress.py`.
+        pointing: '' or 'column': instructions have places for things (`text/pointed.py`), those of the
+            episode's first step, by the columns of `robot/visible_things.py`.
         camera: number of the camera among the card's `images`.
         bounds: where the ranges of the actions come from, a key of action_statistics.BOUNDS.
         missing_instructions: 'drop' leaves out episodes with a step that has no instruction, 'raise'
@@ -103,6 +109,8 @@ class RobotSet:
     frames: int = 1
     frame_stride: int = 1
     action_frames: str = 'last'
+    shows: str = 'history'
+    pointing: str = ''
     camera: int = 0
     bounds: str = 'card'
     missing_instructions: str = 'drop'
@@ -117,6 +125,8 @@ class RobotSet:
 
     def __post_init__(self) -> None:
         check('on_corrupt', self.on_corrupt, ON_CORRUPT)
+        check(f'config.data.robot.{self.name}.shows', self.shows, SHOWS)
+        check(f'config.data.robot.{self.name}.pointing', self.pointing, POINTING)
         if not 0 <= self.plan_share <= 1:
             raise ValueError(
                 f'config.data.robot.{self.name}.plan_share must be 0 to 1, not {self.plan_share}'

@@ -147,7 +147,7 @@ def _decode(
     config: Any, mesh: Mesh, tokenizer: Tokenizer, stand_in: str, batch_size: int, weights: str
 ) -> Job:
     """The sampler's call for one action a row, with weights in the type that they are used in."""
-    if config.model.name == 'classifier':
+    if not backbone.decodes(config.model):
         raise EstimateError(
             'config.model is a vision tower that is trained alone; it does not decode'
         )
@@ -204,7 +204,10 @@ def _tokens(config: Any, answer: int) -> int:
     """Tokens of one row: patches of its frames, prompt and answer."""
     if config.model.name == 'rt1':
         return config.data.frames * (config.model.image_tokens + config.model.slots)
-    patches = (config.data.image_size // config.model.vision.patch) ** 2
+    vision = config.model.vision
+    # A ResNet's stem and pooling halve the sides, too.
+    patch = vision.get('patch') or 4 * math.prod(vision.strides)
+    patches = (config.data.image_size // patch) ** 2
     return config.data.frames * patches + config.data.prompt_length + answer
 
 

@@ -99,6 +99,7 @@ def run(
     frames: int = 1,
     frame_stride: int = 1,
     card: RobotCard | None = None,
+    read: Callable[[np.ndarray, str], str] | None = None,
     max_steps: int = 20,
     execution_noise: float = 0.0,
     progress: Callable[[str], None] = lambda line: None,
@@ -118,6 +119,8 @@ def run(
         frame_stride: steps from one of them to the next.
         card: of the robot that the policy learnt from; the tabletop's gripper wants a position, to which
             a relative one is turned (`Robot.to_absolute_gripper`).
+        read: an episode's first frame uint8 [H, W, 3] and its instruction to what the policy is told
+            instead, all through the episode; None for the instruction.
         max_steps: see `TabletopEnv`.
         execution_noise: see `TabletopEnv`.
         progress: called with a line now and then.
@@ -142,6 +145,7 @@ def run(
             task,
             recorded,
             Robot(frames, frame_stride, card),
+            read,
         )
         for _ in range(min(parallel, len(seeds)))
     ]
@@ -179,9 +183,15 @@ class _Game:
     """One environment, and the episode under way in it if there is one."""
 
     def __init__(
-        self, env: TabletopEnv, task: str | None, recorded: set[int], robot: Robot
+        self,
+        env: TabletopEnv,
+        task: str | None,
+        recorded: set[int],
+        robot: Robot,
+        read: Callable[[np.ndarray, str], str] | None,
     ) -> None:
         self.env, self._task, self._recorded, self._robot = env, task, recorded, robot
+        self._read, self._reading = read, ''
         self.rollout: Rollout | None = None
         self.observation: dict[str, Any] = {}
         self._approach: approach.Approach
@@ -189,8 +199,12 @@ class _Game:
     def start(self, seed: int) -> None:
         self.observation, info = self.env.reset(seed=seed, options={'task': self._task})
         self._robot.reset()
-        self.observation['image'] = self._robot.see(self.observation['image'])
-        self.rollout = Rollout(seed, info['task'], info['group'], self.observation['instruction'])
+        instruction = self.observation['instruction']
+        self.rollout = Rollout(seed, info['task'], info['group'], instruction)
+        self._reading = instruction
+        if self._read:
+            self._reading = self._read(self.observation['image'], instruction)
+        self._observe()
         self.rollout.tiles = len(info['object_names'])
         self._approach = approach.Approach(self.env.state)
         self._film()
@@ -200,7 +214,7 @@ class _Game:
         self.observation, _, terminated, truncated, info = self.env.step(
             self._robot.to_absolute_gripper(action)
         )
-        self.observation['image'] = self._robot.see(self.observation['image'])
+        self._observe()
         self._approach.step(self.env.state)
         self._film()
         if not (terminated or truncated):
@@ -220,6 +234,10 @@ class _Game:
             if end is not None:
                 rollout.brought_to, rollout.brought_to_y = info['object_names'][end], end == 1
         return rollout
+
+    def _observe(self) -> None:
+        self.observation['image'] = self._robot.see(self.observation['image'])
+        self.observation['instruction'] = self._reading
 
     def _film(self) -> None:
         assert self.rollout is not None

@@ -13,14 +13,17 @@ import jax.numpy as jnp
 
 from rt2_jax.models import (
     classifier,
+    contrastive,
     decoder_only,
-    efficientnet,
     encoder_decoder,
+    masked_autoencoder,
     pali,
     rt1,
     stacks,
     t5gemma2,
     t5gemma2_stacks,
+    time_contrastive,
+    towers,
     vit,
 )
 from rt2_jax.models.decode_state import DecodeState
@@ -143,6 +146,45 @@ class OnePass(Backbone, Protocol):
         """
 
 
+class OwnLoss(Protocol):
+    """A model that is trained by a loss of its own, not by next-token cross-entropy, and doesn't decode.
+
+    What `Backbone` says of `init`, `apply` and attributes holds; what a call returns is its own affair.
+    It draws from the rng `dropout` if a call has one, else the same at every call. A call that may write
+    the collection `efficientnet.STATISTICS` leaves new values of some parameters there.
+
+    Attributes:
+        untrained: as in `OnePass`.
+    """
+
+    untrained: tuple[str, ...]
+
+    def losses(
+        self, images: jax.Array, prompt: jax.Array, target: jax.Array
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """The loss of each row; gradients are those of its sum over rows by the sum of the weights.
+
+        Args:
+            images: uint8 [B, F, H, W, 3].
+            prompt: int32 [B, P], padded on the right.
+            target: int32 [B, T], padded on the right, not shifted.
+
+        Returns:
+            Float32 [B] each: the loss, what the model got right, and the weight: the most that can be
+            right. The log's accuracy is the second by the third.
+        """
+
+
+def has_own_loss(model: Any) -> TypeGuard[OwnLoss]:
+    """Whether a model is of the kind that is trained by a loss of its own."""
+    return hasattr(model, 'losses')
+
+
+def decodes(config: Mapping) -> bool:
+    """Whether the model of a config's `model` part writes anything, or is a tower trained alone."""
+    return hasattr(_BACKBONES[config['name']], 'prefill')
+
+
 def is_one_pass(model: Any) -> TypeGuard[OnePass]:
     """Whether a model is of the kind that writes actions alone."""
     return bool(getattr(model, 'columns', ()))
@@ -154,9 +196,13 @@ _BACKBONES: dict[str, type[nn.Module]] = {
     'decoder_only': decoder_only.DecoderOnly,
     't5gemma2': t5gemma2.T5Gemma2,
     'rt1': rt1.RT1,
-    'classifier': classifier.Classifier,  # for training alone: it does not decode
+    # For training alone: they do not decode.
+    'classifier': classifier.Classifier,
+    'contrastive': contrastive.Contrastive,
+    'masked_autoencoder': masked_autoencoder.MaskedAutoencoder,
+    'time_contrastive': time_contrastive.TimeContrastive,
 }
-# Fields of each backbone that are configs themselves.
+# Fields of each backbone that are configs themselves; `vision` of one with a `tower` is that tower's.
 _PARTS: dict[str, dict[str, type[stacks.Config]]] = {
     'pali': {
         'vision': vit.ViTConfig,
@@ -169,8 +215,10 @@ _PARTS: dict[str, dict[str, type[stacks.Config]]] = {
         'encoder': t5gemma2_stacks.StackConfig,
         'decoder': t5gemma2_stacks.StackConfig,
     },
-    'rt1': {'vision': efficientnet.EfficientNetConfig, 'decoder': rt1.DecoderConfig},
+    'rt1': {'decoder': rt1.DecoderConfig},
     'classifier': {'vision': vit.ViTConfig},
+    'contrastive': {'text': encoder_decoder.T5Config},
+    'masked_autoencoder': {'vision': vit.ViTConfig, 'decoder': masked_autoencoder.DecoderConfig},
 }
 
 
@@ -198,7 +246,11 @@ def build(config: Mapping, vocab: int, integers: Iterable[int] = ()) -> Backbone
     known = {field.name for field in dataclasses.fields(_BACKBONES[name])} - {'parent', 'name'}
     for key in attributes:
         check(f'field of config.model of {name!r}:', key, known)
-    for part, kind in _PARTS.get(name, {}).items():
+    parts = dict(_PARTS.get(name, {}))
+    if 'tower' in known:
+        default = getattr(_BACKBONES[name], 'tower')
+        parts['vision'] = towers.config_of(attributes.get('tower', default))
+    for part, kind in parts.items():
         if part in attributes:
             kind.parse(attributes[part], f'config.model.{part}', dtype=dtype)
     if name == 'rt1':

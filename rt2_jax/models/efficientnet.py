@@ -12,18 +12,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 import dataclasses
 import math
+from typing import Protocol
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from rt2_jax.models import layers, stacks
+from rt2_jax.models import layers, pixels, stacks
 from rt2_jax.nearest import check
 
-MEAN, DEVIATION = (
-    (0.485, 0.456, 0.406),
-    (0.229, 0.224, 0.225),
-)  # of ImageNet's pixels, RGB in [0, 1]
 # A call that may write this collection normalises by the statistics of its own batch, and leaves the moved
 # averages there under their parameters' names. They are parameters that no gradient changes.
 STATISTICS = 'statistics'
@@ -137,6 +134,22 @@ def pads(side: int, kernel: int, stride: int, padding: str) -> tuple[int, int]:
     return total // 2, total - total // 2
 
 
+class NormSettings(Protocol):
+    """What a norm reads of its tower's config: fields as in `EfficientNetConfig`."""
+
+    @property
+    def momentum(self) -> float:
+        """Of the running statistics."""
+
+    @property
+    def epsilon(self) -> float:
+        """Added to the variance."""
+
+    @property
+    def dtype(self) -> jnp.dtype:
+        """Of the output."""
+
+
 class BatchNorm(nn.Module):
     """Norm by the statistics of a batch in training, else by running ones (arXiv 1502.03167).
 
@@ -144,7 +157,7 @@ class BatchNorm(nn.Module):
         config: of the tower.
     """
 
-    config: EfficientNetConfig
+    config: NormSettings
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -288,14 +301,13 @@ class EfficientNet(nn.Module):
 
     @nn.compact
     def __call__(self, images: jax.Array, sentence: jax.Array) -> jax.Array:
-        """Maps uint8 [B, H, W, 3] and a vector an image [B, D] to features [B, H / 32, W / 32, C].
+        """Maps uint8 [B, H, W, 3 or more] and a vector an image [B, D] to [B, H / 32, W / 32, C].
 
         With B0's strides, C is 1280 times the width factor.
         """
         config = self.config
-        # In float32: bfloat16 would round a grey level before it is scaled, and again behind that.
-        x = (images.astype(jnp.float32) / 255 - jnp.array(MEAN)) / jnp.array(DEVIATION)
-        x = nn.silu(BatchNorm(config, name='stem_norm')(self._stem(x.astype(config.dtype))))
+        x = pixels.imagenet(images).astype(config.dtype)
+        x = nn.silu(BatchNorm(config, name='stem_norm')(self._stem(x)))
         blocks = list(config.blocks())
         for i, block in enumerate(blocks):
             x = MBConv(config, block, config.drop * i / len(blocks), name=f'block_{i}')(x)

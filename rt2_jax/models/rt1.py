@@ -21,12 +21,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rt2_jax.models import efficientnet, embedding, layers, stacks
+from rt2_jax.models import efficientnet, embedding, layers, painted_points, sentence, stacks, towers
 from rt2_jax.models.decode_state import DecodeState
 from rt2_jax.nearest import check
 
 MASKS = ('images', 'images_and_slots')
-_WAVELENGTHS = 4.0, 64.0  # words, of the places in a prompt
+LANGUAGES = ('film', 'token')
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -151,14 +151,17 @@ def attention_mask(frames: int, image_tokens: int, slots: int, sees: str) -> np.
 
 
 class RT1(nn.Module):
-    """A `backbone.OnePass` of an EfficientNet and a decoder.
+    """A `backbone.OnePass` of an image tower, RT-1's own or another, and a decoder.
 
     The instruction comes as a sentence's vector, float [B, any width], or as a prompt's tokens: then
     the sentence is the mean of its words' vectors in a frozen table, which stands in for the sentence
     encoder that RT-1 has.
 
+    RT-2 (arXiv 2307.15818, appendix on baselines) is compared with this policy on the ViT of VC-1 and on the
+    ResNet of R3M, both of them trained on with it, and the sentence as one more token of the image.
+
     Attributes:
-        vision: fields of `efficientnet.EfficientNetConfig`.
+        vision: fields of the tower's config.
         decoder: fields of `DecoderConfig`.
         vocab: V, the tokenizer's.
         dtype: of matrix products.
@@ -171,11 +174,14 @@ class RT1(nn.Module):
         learner: width of TokenLearner's hidden layer.
         mask: see `attention_mask`.
         words: width of the table of words.
-        ordered: whether the sentence has a second part, in which each word counts with the sines of its
-            place: of the mean alone, "X to Y" is "Y to X".
+        ordered: see `sentence.of_words`.
+        tower: 'efficientnet', which the sentence conditions too, 'vit' or 'resnet'; see `towers`.
+        language: how the sentence comes to the map: 'film', as in RT-1, or as one 'token' beside it.
+        points: whether the prompt's numbers are points that are painted into a fourth channel of the
+            image, and no words: MOO (arXiv 2303.00905), see `painted_points`.
         dead_embedding: whether there is an embedding of actions that nothing reads, as TensorFlow's
             RT-1 has: it multiplies it by zeros.
-        integers: the token id of each integer 0, 1, ... below C; their own numbers if empty.
+        integers: the token id of each integer 0, 1, ...; their own numbers if empty.
     """
 
     vision: Mapping
@@ -191,20 +197,23 @@ class RT1(nn.Module):
     mask: str = 'images'
     words: int = 512
     ordered: bool = False
+    tower: str = 'efficientnet'
+    language: str = 'film'
+    points: bool = False
     dead_embedding: bool = False
     integers: tuple[int, ...] = ()
 
     def setup(self) -> None:
         """Makes the parts."""
-        vision = efficientnet.EfficientNetConfig.parse(
-            self.vision, 'config.model.vision', dtype=self.dtype
-        )
         decoder = DecoderConfig.parse(self.decoder, 'config.model.decoder', dtype=self.dtype)
         width, dtype = decoder.width, self.dtype
         self.embedding = embedding.Embedding(self.vocab, self.words, dtype)
-        self.tower = efficientnet.EfficientNet(vision)
+        self.eyes = towers.make(self.tower, self.vision, dtype, name='tower')
         self.projection = layers.Linear((width,), ('vision', 'embed'), dtype)
-        self.film = efficientnet.FiLM(dtype)
+        if check('config.model.language', self.language, LANGUAGES) == 'film':
+            self.film = efficientnet.FiLM(dtype)
+        else:
+            self.sentence_projection = layers.Linear((width,), ('vision', 'embed'), dtype)
         self.token_learner = TokenLearner(self.image_tokens, self.learner, dtype)
         self.token_projection = layers.Linear((width,), ('vision', 'embed'), dtype, bias=True)
         self.positions = Positions(self.frames * (self.image_tokens + self.slots), dtype)
@@ -221,7 +230,7 @@ class RT1(nn.Module):
     @property
     def untrained(self) -> tuple[str, ...]:
         """Patterns of names: the table of words, and statistics."""
-        return '^embedding/', f'/({"|".join(efficientnet.RUNNING)})$'
+        return '^embedding/', *towers.untrained(self.tower)
 
     @property
     def columns(self) -> tuple[int, ...]:
@@ -244,8 +253,11 @@ class RT1(nn.Module):
         b, f = images.shape[:2]
         if f > self.frames:
             raise ValueError(f'{f} frames; config.model.frames is {self.frames}')
-        sentence = prompt if jnp.issubdtype(prompt.dtype, jnp.floating) else self._sentence(prompt)
-        tokens = self._image_tokens(images, sentence)
+        if self.points:
+            images = painted_points.paint(images, self._numbers(prompt))
+        encoded = jnp.issubdtype(prompt.dtype, jnp.floating)
+        vector = prompt if encoded else self._sentence(prompt)
+        tokens = self._image_tokens(images, vector)
         slots = jnp.zeros((b, f, self.slots, tokens.shape[-1]), self.dtype)
         if self.dead_embedding and self.is_initializing():
             self.action_embedding(jnp.zeros((1, self.bins), self.dtype))
@@ -308,6 +320,8 @@ class RT1(nn.Module):
         weights = weights[:, :, first : first + self.action_length]
         learnt = intermediates['token_learner']['weights'][0]
         learnt = learnt.reshape(b, f, *learnt.shape[1:])
+        if self.language == 'token':  # what went to the sentence went to no place
+            learnt = learnt[:, :, :-1]
         places = jnp.einsum('lbsfi,bfmi->lbsfm', weights, learnt)
         rows = round(math.sqrt(places.shape[-1] * height / width))
         return places.reshape(*places.shape[:4], rows, -1)
@@ -321,23 +335,26 @@ class RT1(nn.Module):
         pad = [(0, 0)] * (logits.ndim - 1) + [(0, 1)]
         return jnp.pad(logits, pad, constant_values=layers.NEGATIVE)[..., wanted]
 
-    def _image_tokens(self, images: jax.Array, sentence: jax.Array) -> jax.Array:
+    def _image_tokens(self, images: jax.Array, vector: jax.Array) -> jax.Array:
         """Tokens [B, F, I, D] of frames."""
         b, f = images.shape[:2]
-        sentence = jnp.repeat(sentence.astype(self.dtype), f, axis=0)
-        x = self.tower(images.reshape(b * f, *images.shape[2:]), sentence)
-        x = self.film(self.projection(x), sentence)
-        x = self.token_learner(x.reshape(b * f, -1, x.shape[-1]))
+        vector = jnp.repeat(vector.astype(self.dtype), f, axis=0)
+        x = towers.features(self.eyes, images.reshape(b * f, *images.shape[2:]), vector)
+        x = self.projection(x)
+        if self.language == 'film':
+            x = self.film(x[:, None], vector)[:, 0]
+        else:
+            x = jnp.concatenate([x, self.sentence_projection(vector)[:, None]], axis=1)
+        x = self.token_learner(x)
         return x.reshape(b, f, *x.shape[1:])
 
     def _sentence(self, prompt: jax.Array) -> jax.Array:
         """A prompt's vector, [B, words] or [B, 2 words], of unit mean square."""
-        words = jax.lax.stop_gradient(self.embedding.embed(prompt)).astype(jnp.float32)
-        if self.ordered:
-            line = embedding.number_line(prompt.shape[1], self.words, _WAVELENGTHS)
-            line *= math.sqrt(self.words)
-            words = jnp.concatenate([words, words * line], axis=-1)
-        valid = (prompt != 0)[..., None]
-        mean = jnp.where(valid, words, 0).sum(1) / jnp.maximum(valid.sum(1), 1)
-        square = jnp.square(mean).mean(-1, keepdims=True)
-        return mean * jax.lax.rsqrt(square + 1e-12)
+        valid = prompt != 0
+        if self.points:
+            valid &= self._numbers(prompt) < 0
+        return sentence.of_words(self.embedding, prompt, valid, self.ordered)
+
+    def _numbers(self, prompt: jax.Array) -> jax.Array:
+        """See `painted_points.numbers`."""
+        return painted_points.numbers(prompt, self.integers or range(self.vocab))

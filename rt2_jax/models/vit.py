@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from rt2_jax.models import layers, stacks
+from rt2_jax.models import layers, pixels, stacks
 from rt2_jax.nearest import check
 
 
@@ -30,6 +30,8 @@ class ViTConfig(stacks.StackConfig):
             with one need it among their tokens, but it is not given out.
         activation: of `layers.ACTIVATIONS`.
         epsilon: added to the variance in norms.
+        pixels: how they are scaled: 'signed', to [-1, 1], or 'imagenet', by that set's mean and
+            deviation, as masked autoencoders' public weights want them.
     """
 
     heads: int
@@ -41,6 +43,7 @@ class ViTConfig(stacks.StackConfig):
     class_token: str = 'none'
     activation: str = 'gelu'
     epsilon: float = 1e-6
+    pixels: str = 'signed'
 
 
 def sincos_positions(
@@ -210,12 +213,19 @@ class ViT(nn.Module):
     config: ViTConfig
 
     @nn.compact
-    def __call__(self, images: jax.Array) -> jax.Array:
-        """Maps uint8 [B, H, W, 3] to image tokens [B, N, D], in rows from the top left.
+    def __call__(self, images: jax.Array, kept: jax.Array | None = None) -> jax.Array:
+        """Image tokens.
+
+        Args:
+            images: uint8 [B, H, W, 3].
+            kept: int32 [B, K], numbers of the only tokens that go into the blocks; None for all.
+
+        Returns:
+            [B, N, D], in rows from the top left; or [B, K, D].
 
         Raises:
             ValueError: the image is not a whole number of patches, or an unknown stem, positions,
-                block or class token.
+                block, class token or scale of pixels.
         """
         config = self.config
         check('vision.stem', config.stem, ('patch', 'pyramid'))
@@ -228,6 +238,8 @@ class ViT(nn.Module):
                 f'number of patches of {config.patch}'
             )
         x = self._tokens(images)
+        if kept is not None:
+            x = jnp.take_along_axis(x, kept[..., None], axis=1)
         if config.class_token != 'none':
             first = self._learned('class_token', 1)
             if config.class_token == 'placed':
@@ -245,8 +257,8 @@ class ViT(nn.Module):
     def _tokens(self, images: jax.Array) -> jax.Array:
         """Frames as tokens with positions, [B, N, D]."""
         config = self.config
-        # In float32: bfloat16 would round a grey level before it is scaled, and again behind that.
-        x = (images.astype(jnp.float32) / 127.5 - 1).astype(config.dtype)
+        scale = pixels.SCALES[check('vision.pixels', config.pixels, pixels.SCALES)]
+        x = scale(images).astype(config.dtype)
         if config.stem == 'pyramid':
             x = PyramidStem(config.stem_widths, config.width, config.dtype, name='stem')(x)
         else:

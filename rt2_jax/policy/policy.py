@@ -32,6 +32,7 @@ from rt2_jax.nearest import check
 from rt2_jax.policy.answers import Answer, decode_answer
 from rt2_jax.policy.attention import ImageAttention
 from rt2_jax.policy.conventions import Convention
+from rt2_jax.policy.pointer import Pointer
 from rt2_jax.policy.policy_settings import Settings
 from rt2_jax.policy.prompt_encoder import PromptEncoder, check_text
 from rt2_jax.policy.robot import Robot
@@ -65,6 +66,7 @@ class Policy:
         cards: the cards that the checkpoint has recorded, by robot set or source.
         config: the training run's config, None if made without one.
         step: how many steps the weights were trained for, None if not known.
+        pointer: puts places in the stead of things in instructions, for a model that needs them.
     """
 
     def __init__(
@@ -87,6 +89,7 @@ class Policy:
         self.cards: dict[str, RobotCard] = {}
         self.config: Any = None
         self.step: int | None = None
+        self.pointer: Pointer | None = None
         grammar = Grammar.create(
             tokenizer,
             self.action_tokenizer,
@@ -144,8 +147,7 @@ class Policy:
         parts = loaded.config, params, loaded.tokenizer, chosen.action_space
         policy = cls.from_config(*parts, **settings)
         policy.source, policy.sources = chosen.name, tuple(sorted(loaded.action_spaces))
-        policy.cards = loaded.cards
-        policy.step = 0 if untrained else loaded.step
+        policy.cards, policy.step = loaded.cards, 0 if untrained else loaded.step
         return policy
 
     @classmethod
@@ -178,6 +180,8 @@ class Policy:
         model, params = compact.compact(model, params, weights, inputs, mesh)
         policy = cls(model, params, tokenizer, action_space, chosen, mesh)
         policy.config = config
+        if source := config.get('pointer', ''):
+            policy.pointer = Pointer(cls.from_checkpoint(source))
         return policy
 
     def act(self, image: Any, instruction: str, **settings: Any) -> Answer:
@@ -248,9 +252,8 @@ class Policy:
         if len(images) != len(questions):
             raise ValueError(f'{len(images)} images for {len(questions)} questions.')
         frames = map(image_processing.observed, images)
-        inputs = [
-            self.prepare(*pair, Kind.TEXT, raw=raw) for pair in zip(frames, questions, strict=True)
-        ]
+        rows = zip(frames, questions, strict=True)
+        inputs = [self.prepare(*row, Kind.TEXT, raw=raw) for row in rows]
         return cast(list[str], self.run(inputs, temperature=temperature, seed=seed))
 
     def prepare(
@@ -272,6 +275,8 @@ class Policy:
             raw: the text is the whole prompt.
         """
         text = check_text('question' if kind == Kind.TEXT else 'instruction', text)
+        if self.pointer and kind != Kind.TEXT and not raw:
+            text = self.pointer(frames[0], text)
         prompt = self._prompts.encode(text, None if raw else kind)
         if kind == Kind.TEXT:
             frames = history.of_still(frames, self.frames)
@@ -316,9 +321,8 @@ class Policy:
 
         Returns:
             float32 [L, F, rows, columns] ([layers, L, ...] if `per_layer`), mean over heads: the share
-            of the attention that each image token has, in rows from the top left of the frame as
-            `preprocess` gives it. The rest to 1 went to the prompt and, in models whose layers attend
-            to both at once, to the tokens of the answer before.
+            of each image token, in rows from the top left of the frame as `preprocess` gives it. The
+            rest to 1 went to the prompt and, in some models, to the tokens of the answer before.
 
         Raises:
             ValueError: as `act_batch`, or the action is not of this policy's action space.
@@ -356,10 +360,7 @@ class Policy:
         kinds: Sequence[Kind] = (Kind.ACTION,),
         alternatives: int = 0,
     ) -> None:
-        """Compiles for these batch sizes (all by default) and each kind of answer by itself.
-
-        A batch of several kinds, and each number of alternatives, is a program of its own.
-        """
+        """Compiles for these batch sizes (all by default), each kind of answer, and `alternatives`."""
         for size in batch_sizes or self.batch_sizes:
             for kind in kinds:
                 inputs = [self._empty_inputs(kind)] * size

@@ -115,8 +115,7 @@ def build(
     _check_one_pass(model, config, spaces)
     model = adapters.add_adapters(model, config)
     learning = config.optimizer.copy_and_resolve_references().unlock()
-    if backbone.is_one_pass(model):
-        learning.frozen = (*learning.frozen, *model.untrained)
+    learning.frozen = (*learning.frozen, *getattr(model, 'untrained', ()))
     if isinstance(model, adapters.Adapted):
         learning.frozen = (f'^(?!{adapters.PART}/)',)
     batch = batch_shapes(config, mesh)

@@ -1,5 +1,7 @@
 """The training step: masked next-token cross-entropy, gradients, update, and sums for the log.
 
+A model may have a loss of its own instead (`backbone.OwnLoss`).
+
 Axes: B batch, T target, V vocabulary.
 """
 
@@ -27,9 +29,9 @@ class GroupSums:
     """Sums over examples, one entry a source, or one a kind.
 
     Attributes:
-        loss: [N] float32, cross-entropy in nats.
-        correct: [N] float32, target tokens that are the argmax.
-        tokens: [N] float32, target tokens (padding excluded).
+        loss: [N] float32, cross-entropy in nats, or a model's own loss.
+        correct: [N] float32, target tokens that are the argmax; of its own loss, what is right.
+        tokens: [N] float32, target tokens (padding excluded); of its own loss, the weights.
         examples: [N] float32, rows.
     """
 
@@ -176,23 +178,17 @@ def make_train_step(
         tables: for errors of actions in physical units.
         frozen: names of frozen parameters; gradients stop there.
     """
-    one_pass = backbone.is_one_pass(model)
-    columns = model.columns if one_pass else ()
-    # It draws what it leaves out, and norms by the statistics of the batch.
-    settings: dict[str, Any] = (
-        {'method': 'values', 'mutable': [efficientnet.STATISTICS]} if one_pass else {}
-    )
+    draws = backbone.is_one_pass(model) or backbone.has_own_loss(model)
 
     def loss_of(params: Any, batch: Batch, key: jax.Array | None) -> tuple[jax.Array, Any]:
         params = jax.tree_util.tree_map_with_path(
             lambda path, x: jax.lax.stop_gradient(x) if parameter_name(path) in frozen else x,
             params,
         )
-        inputs = batch['images'], batch['prompt'], shift_right(batch['target'])
+        # One that draws what it leaves out also norms by the statistics of the batch.
+        settings: dict[str, Any] = {'mutable': [efficientnet.STATISTICS]} if draws else {}
         rngs = {} if key is None else {'rngs': {'dropout': key}}
-        output = model.apply({'params': params}, *inputs, **settings, **rngs)
-        logits, changes = output if one_pass else (output, {})
-        rows, actions = measure(logits, batch, tables, columns)
+        rows, actions, changes = _forward(model, params, batch, tables, **settings, **rngs)
         return rows['loss'].sum(), ((rows, actions), changes.get(efficientnet.STATISTICS, {}))
 
     gradient = jax.grad(loss_of, has_aux=True)
@@ -217,7 +213,7 @@ def make_train_step(
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Sums]:
         inputs = {name: batch[name] for name in ('images', 'prompt', 'target', 'source', 'kind')}
-        key = jax.random.fold_in(jax.random.key(0), state.step) if one_pass else None
+        key = jax.random.fold_in(jax.random.key(0), state.step) if draws else None
         grads, ((rows, actions), statistics) = accumulated(state.params, inputs, key)
         tokens = jnp.maximum(rows['tokens'].sum(), 1.0)
         grads = jax.tree.map(lambda g: g / tokens, grads)
@@ -228,6 +224,32 @@ def make_train_step(
         return state, sums
 
     return train_step
+
+
+def _forward(
+    model: Any, params: Any, batch: Batch, tables: ActionTables | None, **settings: Any
+) -> tuple[dict[str, jax.Array], dict[str, jax.Array] | None, Any]:
+    """What `measure` returns of a model's call, and the collections that it wrote.
+
+    Args:
+        model: as of `make_train_step`.
+        params: its parameters.
+        batch: arrays by name.
+        tables: for errors of actions in physical units.
+        **settings: of `model.apply`.
+    """
+    inputs = batch['images'], batch['prompt'], shift_right(batch['target'])
+    columns: Sequence[int] = ()
+    if own_loss := backbone.has_own_loss(model):
+        settings['method'], inputs = 'losses', (*inputs[:2], batch['target'])
+    elif backbone.is_one_pass(model):
+        settings['method'], columns = 'values', model.columns
+    output = model.apply({'params': params}, *inputs, **settings)
+    output, changes = output if 'mutable' in settings else (output, {})
+    if own_loss:
+        rows = dict(zip(('loss', 'correct', 'tokens'), output), examples=jnp.ones(len(output[0])))
+        return rows, None, changes
+    return *measure(output, batch, tables, columns), changes
 
 
 def _replaced(params: Any, values: Any) -> Any:
@@ -244,11 +266,7 @@ def make_eval_step(
     """Returns step(params, batch) -> sums, to be jitted; arguments as of `make_train_step`."""
 
     def eval_step(params: Any, batch: Batch) -> Sums:
-        inputs = batch['images'], batch['prompt'], shift_right(batch['target'])
-        one_pass = backbone.is_one_pass(model)
-        method = {'method': 'values'} if one_pass else {}
-        logits = model.apply({'params': params}, *inputs, **method)
-        rows, actions = measure(logits, batch, tables, model.columns if one_pass else ())
+        rows, actions, _ = _forward(model, params, batch, tables)
         return _sums(rows, actions, batch, counts, jnp.zeros(()))
 
     return eval_step

@@ -15,6 +15,7 @@ from rt2_jax.weights import (
     config_fields,
     paligemma,
     paligemma_npz,
+    r3m,
     rt1_layouts,
     siglip,
     t5,
@@ -22,6 +23,7 @@ from rt2_jax.weights import (
     t5x,
     t5x_checkpoint,
     tensors as tensors_lib,
+    vc1,
     vit,
 )
 from rt2_jax.weights.rules import Rule
@@ -150,6 +152,16 @@ FORMATS = {
         lambda _, source: rt1_layouts.tf_model(source),
         lambda model, _: rt1_layouts.tf_rules(model),
         tensors=rt1_layouts.open_tf,
+    ),
+    'vc1': Format(
+        'VC-1 (CC-BY-NC) and other masked autoencoders: their torch names as safetensors',
+        lambda _, source: vc1.model(source),
+        lambda model, _: vc1.rules(model),
+    ),
+    'r3m': Format(
+        'R3M (MIT), or a ResNet of torchvision: their torch names as safetensors',
+        lambda _, source: r3m.model(source, _prefix(source, r3m.PREFIXES)),
+        lambda model, source: r3m.rules(model, _prefix(source, r3m.PREFIXES)),
     ),
 }
 

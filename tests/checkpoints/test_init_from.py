@@ -49,3 +49,19 @@ def test_tokens_for_integers_are_those_of_the_run(tmp_path, vocabularies, way):
 
 def test_weights_without_a_vocabulary_go_with_any(tmp_path, tokenizer):
     assert len(init_from.initial_params(convert(tmp_path, {}), (), tokenizer)) == 2
+
+
+def test_each_directory_may_give_one_part(tmp_path, tokenizer):
+    folders = [convert(tmp_path / name, {}) for name in 'ab']
+    with pytest.raises(checkpoint.CheckpointError, match='b has embedding, tower, which another'):
+        init_from.initial_params(','.join(folders), (), tokenizer)
+    both = f'{folders[0]}#tower,{folders[1]}#embedding'
+    params = init_from.initial_params(both, (), tokenizer)
+    places = {part: next(iter(x.values())).where for part, x in params.items()}
+    assert set(places) == {'tower', 'embedding'}
+    assert str(places['tower']).startswith(folders[0])
+    assert str(places['embedding']).startswith(folders[1])
+    with pytest.raises(
+        checkpoint.CheckpointError, match="names 'towr' of .*; did you mean 'tower'"
+    ):
+        init_from.initial_params(f'{folders[0]}#towr', (), tokenizer)

@@ -209,6 +209,39 @@ def test_attention_to_the_image_adds_up(model_and_params, batch):
     np.testing.assert_allclose(seen.sum((3, 4, 5)), 1, atol=1e-5)
 
 
+TOWERS = {
+    'vit': dict(width=8, depth=1, heads=2, mlp=8, patch=4),
+    'resnet': dict(stages=(1,), width=8, bottleneck=False, strides=(1,)),
+}
+
+
+@pytest.mark.parametrize('tower', TOWERS)
+@pytest.mark.parametrize('language', rt1.LANGUAGES)
+def test_another_tower_sees_for_the_same_policy(batch, tower, language):
+    model = backbone.build(config(tower=tower, vision=TOWERS[tower], language=language), VOCAB)
+    params = started(model, batch)
+    images, prompt, _ = batch
+    run = jax.jit(functools.partial(model.apply, method='window'))
+    window = run(params, images, prompt)
+    assert window.shape == (2, FRAMES, SLOTS, BINS)
+    # Both what is seen and what is said matter.
+    assert float(jnp.abs(run(params, 255 - images, prompt) - window).max()) > 1e-4
+    assert float(jnp.abs(run(params, images, prompt[::-1]) - window).max()) > 1e-4
+    names = set(named_leaves(params['params']))
+    assert {name.split('/')[0] for name in names} >= {'tower', 'embedding', 'projection'}
+    running = any('running' in name for name in names)
+    assert running == (tower == 'resnet') == (len(model.untrained) == 2)
+    look = functools.partial(model.apply, mutable=['intermediates'])
+    _, sown = jax.jit(look)(params, *batch)
+    seen = model.apply(params, sown['intermediates'], images, prompt, method='image_attention')
+    assert seen.shape == (2, 2, SLOTS, FRAMES, 4, 4)
+    total = seen.sum((3, 4, 5))
+    if language == 'film':
+        np.testing.assert_allclose(total, 1, atol=1e-5)
+    else:  # some of it went to the sentence
+        assert float(total.max()) < 0.9999 and float(total.min()) > 0
+
+
 @pytest.mark.parametrize(
     'changes, count',
     [

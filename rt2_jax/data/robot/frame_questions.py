@@ -14,6 +14,7 @@ import numpy as np
 from rt2_jax.data.example import Example
 from rt2_jax.data.robot.derived import Derived
 from rt2_jax.data.robot.step_source import Step, StepSource
+from rt2_jax.data.robot.visible_things import visible
 from rt2_jax.nearest import check
 from rt2_jax.text import places, prompts
 
@@ -64,7 +65,7 @@ class FrameQuestions(Derived):
         weights = np.array([self.kind_weights[kind] for kind in self.kinds], np.float64)
         kind = self.kinds[int(np.searchsorted(np.cumsum(weights / weights.sum()), rng.random()))]
         gripper = step.raw['observation/gripper_pixel']
-        question, answer = _ask(kind, _visible(step.raw), gripper, rng)
+        question, answer = _ask(kind, visible(step.raw), gripper, rng)
         return Example(
             frames=self.steps.read(step.place),
             prompt=prompts.web(question),
@@ -72,14 +73,6 @@ class FrameQuestions(Derived):
             source=self.name,
             kind=kind,
         )
-
-
-def _visible(step: Mapping) -> list[tuple[str, np.ndarray]]:
-    """Names and places of the things inside the frame, from left to right."""
-    names = step['observation/object_names'].split('\n')
-    pixels = step['observation/object_pixels'][: len(names)]
-    inside = [(name, uv) for name, uv in zip(names, pixels) if ((0 <= uv) & (uv <= 1)).all()]
-    return sorted(inside, key=lambda pair: pair[1][0])
 
 
 def _ask(kind: str, things: list, gripper: np.ndarray, rng: np.random.Generator) -> tuple[str, str]:

@@ -12,6 +12,7 @@ from rt2_jax.data.mixture import Sources, Weighted
 from rt2_jax.data.robot import action_statistics, plan_files, plans, rlds
 from rt2_jax.data.robot.frame_questions import FrameQuestions
 from rt2_jax.data.robot.prediction_tasks import PredictionTasks
+from rt2_jax.data.robot.progress import Progress
 from rt2_jax.data.robot.step_source import StepSource
 from rt2_jax.nearest import check
 
@@ -38,7 +39,7 @@ def open_robot(
 
     Returns:
         NAME, its steps, NAME_plans and NAME_tasks on the robot's side of the mixture, and NAME_frames
-        on the web's, as far as they have a weight.
+        on the web's, as far as they have a weight. Of what shows 'progress', NAME alone.
     """
     if part == 'validation':
         # `episodes` is how many are trained on.
@@ -49,6 +50,9 @@ def open_robot(
     name, plan_share = robot_set.name, robot_set.plan_share
     weight = robot_set.weight.times(len(steps)) if per_step else robot_set.weight
     opened = Sources({}, {})
+    if robot_set.shows == 'progress':
+        opened.robot[name] = Weighted(Progress(steps, name), weight)
+        return opened
     if plan_share < 1:
         opened.robot[name] = Weighted(steps, weight.times(1 - plan_share))
     if plan_share > 0:

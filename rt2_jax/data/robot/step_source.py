@@ -19,12 +19,12 @@ from rt2_jax.data.data_config import RobotSet
 from rt2_jax.data.data_errors import DataSetError
 from rt2_jax.data.example import Example
 from rt2_jax.data.index.episode_index import EpisodeIndex
-from rt2_jax.data.robot import action_statistics, step_selection
+from rt2_jax.data.robot import action_statistics, step_selection, visible_things
 from rt2_jax.data.robot.paraphrases import Paraphrases
 from rt2_jax.data.robot.step_pictures import Pictures, Place
 from rt2_jax.data.robot.step_table import StepTable
 from rt2_jax.data.skip_corrupt import SkipCorrupt
-from rt2_jax.text import prompts
+from rt2_jax.text import pointed, prompts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,6 +95,8 @@ class StepSource(SkipCorrupt):
                 f'{index.directory}: none of {index.episodes} episodes is left; {self.unlabelled} have '
                 'steps without an instruction, and those without steps are left out too'
             )
+        if settings.pointing:
+            self.table.require((visible_things.NAMES, visible_things.PIXELS))
         self.fingerprint = _fingerprint(self.table, settings, part, paraphrases)
         self._pictures = Pictures(index, settings.camera)
 
@@ -118,9 +120,12 @@ class StepSource(SkipCorrupt):
         rows, episodes = self.table.rows(numbers)
         shown, actions = self._shown(rows, episodes), self.index.arrays['action']
         every_frame = self.settings.action_frames == 'all'
+        wordings = self.table.wordings(rows)
+        if self.settings.pointing:
+            wordings = self._pointed(wordings, episodes)
         columns = (
             self._pictures.places(shown, episodes),
-            self.table.wordings(rows),
+            wordings,
             actions[rows],
             actions[shown[:, :-1]] if every_frame else [None] * len(rows),
         )
@@ -163,8 +168,17 @@ class StepSource(SkipCorrupt):
             action=action,
             source=self.name,
             kind='robot',
+            places=bool(self.settings.pointing),
             earlier=earlier,
         )
+
+    def _pointed(self, wordings: Sequence[str], episodes: np.ndarray) -> list[str]:
+        """Instructions with the places of things at the first step of each one's episode."""
+        firsts = self.table.raws(self.index.arrays['episode_first'][episodes], episodes)
+        return [
+            pointed.with_places(wording, dict(visible_things.visible(first)).get)
+            for wording, first in zip(wordings, firsts, strict=True)
+        ]
 
 
 def _fingerprint(
@@ -184,5 +198,6 @@ def _fingerprint(
     content += [settings.holdout, part] if settings.holdout else []
     content += [settings.frame_stride] if settings.frame_stride > 1 else []
     content += [paraphrases.fingerprint] if paraphrases else []
+    content += [settings.pointing] if settings.pointing else []
     content += [settings.action_frames] if settings.action_frames != 'last' else []
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32]

@@ -1,0 +1,68 @@
+"""configs/baselines.py: each argument, made small, learns by the same command as everything else."""
+
+import importlib.util
+import pathlib
+import runpy
+
+from etils import epath
+import numpy as np
+import pytest
+
+from rt2_jax import train
+from rt2_jax.checkpoints import loading
+from rt2_jax.parallel.sharding import named_leaves
+from rt2_jax.training import metrics
+
+ROOT = pathlib.Path(__file__).parents[1]
+MODULE = runpy.run_path(str(ROOT / 'configs' / 'baselines.py'))
+SMALL = dict(
+    vit=dict(width=16, depth=1, heads=2, mlp=32, patch=8, positions='sincos'),
+    resnet=dict(stages=(1, 1), width=8, bottleneck=False, strides=(1, 1), momentum=0.5),
+    efficientnet=dict(width_factor=0.1, depth_factor=0.1, strides=(1, 2, 1, 1, 1, 1, 1)),
+    text=dict(width=16, depth=1, heads=2, head_dim=8, mlp=32),
+)
+
+
+@pytest.fixture(scope='module')
+def episodes(tmp_path_factory):
+    spec = importlib.util.spec_from_file_location('writer', ROOT / 'tests/data/conftest.py')
+    writer = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(writer)
+    return writer.write_dataset(tmp_path_factory.mktemp('episodes') / 'tabletop', episodes=6)
+
+
+def small(argument, episodes):
+    """A config with a model that trains in seconds, and all else as it is."""
+    config = MODULE['get_config'](argument)
+    with config.unlocked():
+        model = config.model
+        model.vision = SMALL[model.get('tower', 'vit')]
+        if model.name == 'masked_autoencoder':
+            model.decoder = dict(width=12, depth=1, heads=2, mlp=16)
+        for part in {'contrastive': ['text'], 'rt1': ['decoder']}.get(model.name, []):
+            model[part] = SMALL['text']
+        config.init_from, config.init_parts = '', ()
+        config.update(total_steps=30, batch_size=8, log_every=5, checkpoint_every=30)
+        config.compile_cache, config.cpu_products = 'none', 'float32'
+        config.optimizer.update(dict(lr=3e-3, warmup=3, schedule='constant'))
+        config.data.update(dict(image_size=32, threads=1))
+        for robot in config.data.robot.values():
+            robot.directory = str(episodes)
+    return config.lock()
+
+
+def losses(workdir):
+    return [row['loss'] for row in metrics.read(workdir)]
+
+
+@pytest.mark.parametrize('argument', MODULE['ARGUMENTS'])
+def test_it_learns(argument, episodes, tmp_path):
+    workdir = epath.Path(tmp_path / 'run')
+    config = small(argument, episodes)
+    assert train.train(config, workdir)
+    curve = losses(workdir)
+    assert np.isfinite(curve).all() and min(curve[-2:]) < curve[0], curve
+    params = named_leaves(loading.load_for_inference(workdir).params)
+    running = [name for name in params if 'running_mean' in name]
+    assert bool(running) == (config.model.get('tower', 'vit') != 'vit')
+    assert all(np.abs(params[name]).max() > 0 for name in running)
