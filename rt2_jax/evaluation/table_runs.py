@@ -136,7 +136,10 @@ class Run:
         if ROBOT in self._file.data.robot:
             changes[f'data.robot.{ROBOT}.directory'] = shown(self.folders.data)
         if self.row.starts_from:
-            changes['init_from'] = shown(self.folders.run(self.row.starts_from, 0))
+            base = shown(self.folders.run(self.row.starts_from, 0))
+            # The config may take parts from elsewhere, too: 'package:NAME#embedding,runs/BASE#tower'.
+            started = self._file.init_from.replace(f'runs/{self.row.starts_from}', base)
+            changes['init_from'] = started if base in started else base
         if self.size.steps is not None:
             changes['total_steps'] = self.size.steps
         return changes

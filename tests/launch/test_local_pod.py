@@ -84,7 +84,7 @@ def test_two_processes_start_from_weights_on_disk_as_one_does(cache, tokenizer, 
     named = sharding.named_leaves(param_shapes.random(config, tokenizer, seed=5))
     kept = {n: tensors.of_array(n, x) for n, x in named.items() if not n.startswith('projection')}
     tensors.write_safetensors(tmp_path / 'weights', kept)
-    (tmp_path / 'weights' / loading.MODEL).write_text('{}')
+    (tmp_path / 'weights' / loading.MODEL).write_text('{"model": {}}')
     flags = [f'--config.init_from={tmp_path / "weights"}', '--config.total_steps=3']
     train(1, 1, tmp_path / 'one', cache, *flags)
     train(2, 2, tmp_path / 'two', cache, *flags, '--config.mesh.fsdp=4')

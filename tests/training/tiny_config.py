@@ -27,5 +27,7 @@ def get_config(arg: str = 'web'):
         config.data.update(dict(image_size=32, prompt_length=24, target_length=16, threads=1))
         for robot in config.data.robot.values():
             robot.questions = robot.plan_share = 0.0
-        config.optimizer.update(dict(warmup=4, lr=3e-3, schedule='constant'))
+        # One CPU computes as several devices do.
+        config.cpu_products = 'float32'
+        config.optimizer.update(dict(name='adamw', warmup=4, lr=3e-3, schedule='constant'))
     return config.lock()
