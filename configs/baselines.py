@@ -65,6 +65,7 @@ def _masked(config: ml_collections.ConfigDict) -> None:
     config.data.web.web = dict(weight=1.0, seed=0, varied=True, people=True, kinds=dict())
     config.data.robot.tabletop = _episodes()
     config.data.robot_share.start = 0.5
+    config.data.target_length = 37  # of the longest list of persons, though no word is read
     config.model = dict(
         name='masked_autoencoder',
         dtype='float32',

@@ -1,9 +1,12 @@
 """Instructions of episodes with the places of things at their first step."""
 
+import dataclasses
+
 import conftest as data_conftest
 import numpy as np
 import pytest
 
+from rt2_jax.data.cards import TABLETOP
 from rt2_jax.data.data_errors import DataSetError
 from rt2_jax.data.robot import rlds
 from rt2_jax.text import prompts
@@ -39,10 +42,6 @@ def test_places_are_those_of_the_first_step(write):
 
 
 def test_data_that_do_not_say_where_things_are_are_refused(whole_dataset):
-    import dataclasses
-
-    from rt2_jax.data.cards import TABLETOP
-
     card = dataclasses.replace(TABLETOP, columns=())
     with pytest.raises(DataSetError, match="keeps no column 'observation/object_names'"):
         rlds.open_source(whole_dataset, card, pointing='column')

@@ -177,17 +177,17 @@ def timm_names(state, width):
         'patch_embed.proj.weight': take('patch_embeddings.projection.weight'),
         'patch_embed.proj.bias': take('patch_embeddings.projection.bias'),
     }
-    depth = len({name.split('.')[2] for name in state if name.startswith('encoder.layer.')})
+    depth = len({name.split('.')[1] for name in state if name.startswith('layers.')})
     for part in ('weight', 'bias'):
         named[f'norm.{part}'] = state[f'layernorm.{part}'].numpy()
         for i in range(depth):
-            theirs = lambda name: state[f'encoder.layer.{i}.{name}.{part}'].numpy()
-            qkv = [theirs(f'attention.attention.{name}') for name in ('query', 'key', 'value')]
+            theirs = lambda name: state[f'layers.{i}.{name}.{part}'].numpy()
+            qkv = [theirs(f'attention.{name}_proj') for name in 'qkv']
             named |= {
                 f'blocks.{i}.attn.qkv.{part}': np.concatenate(qkv),
-                f'blocks.{i}.attn.proj.{part}': theirs('attention.output.dense'),
-                f'blocks.{i}.mlp.fc1.{part}': theirs('intermediate.dense'),
-                f'blocks.{i}.mlp.fc2.{part}': theirs('output.dense'),
+                f'blocks.{i}.attn.proj.{part}': theirs('attention.o_proj'),
+                f'blocks.{i}.mlp.fc1.{part}': theirs('mlp.fc1'),
+                f'blocks.{i}.mlp.fc2.{part}': theirs('mlp.fc2'),
                 f'blocks.{i}.norm1.{part}': theirs('layernorm_before'),
                 f'blocks.{i}.norm2.{part}': theirs('layernorm_after'),
             }
@@ -222,7 +222,7 @@ def test_vc1s_tokens_are_those_of_transformers_masked_autoencoder(tmp_path):
 def test_resnet_is_torchvisions(tmp_path):
     reason = (
         'needs torchvision, which is no dependency: in an environment of its own, pip install torch '
-        'torchvision --index-url https://download.pytorch.org/whl/cpu, then this file again'
+        'torchvision, then this file again'
     )
     torchvision = pytest.importorskip('torchvision', reason=reason)
     torch = pytest.importorskip('torch')
