@@ -27,23 +27,30 @@ BINARIES = {
 }
 
 
-def run(monkeypatch, name: str, *arguments: str) -> str:
-    """Runs a binary in this process; returns the line that it ends with."""
-    module = importlib.import_module(BINARIES[name])
-    app.define_help_flags()
+@contextlib.contextmanager
+def defined_flags(module):
+    """A binary's flags, taken back afterwards: other tests of the process define flags of those names."""
     before = set(flags.FLAGS)
     module.define_flags()
-    argv = [name, *arguments]
-    monkeypatch.setattr(sys, 'argv', argv)  # --config.KEY is read from there
-    parser = 'config' in flags.FLAGS and {'flags_parser': configuration.parse_flags} or {}
-    printed = io.StringIO()
     try:
-        with pytest.raises(SystemExit) as ended, contextlib.redirect_stderr(printed):
-            command.run(name, module.main, argv, **parser)
+        yield
     finally:
         flags.FLAGS.unparse_flags()
         for flag in set(flags.FLAGS) - before:
             delattr(flags.FLAGS, flag)
+
+
+def run(monkeypatch, name: str, *arguments: str) -> str:
+    """Runs a binary in this process; returns the line that it ends with."""
+    module = importlib.import_module(BINARIES[name])
+    app.define_help_flags()
+    argv = [name, *arguments]
+    monkeypatch.setattr(sys, 'argv', argv)  # --config.KEY is read from there
+    printed = io.StringIO()
+    with defined_flags(module):
+        parser = {'flags_parser': configuration.parse_flags} if 'config' in flags.FLAGS else {}
+        with pytest.raises(SystemExit) as ended, contextlib.redirect_stderr(printed):
+            command.run(name, module.main, argv, **parser)
     line = printed.getvalue().strip()
     assert ended.value.code == exit_codes.USER_ERROR, (
         f'{arguments}: ended with {ended.value.code!r}'

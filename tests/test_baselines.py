@@ -51,6 +51,20 @@ def small(argument, episodes):
     return config.lock()
 
 
+def test_policies_differ_in_what_they_compare_alone():
+    """Configs repeat values, so that each reads by itself; a table needs them equal."""
+    configs = ROOT / 'configs'
+    rt1 = runpy.run_path(str(configs / 'rt1.py'))['get_config']('tabletop').to_dict()
+    moo, vc1, r3m = (MODULE['get_config'](name).to_dict() for name in ('moo', 'vc1', 'r3m'))
+    assert moo['model'] == rt1['model'] | dict(tower='efficientnet', points=True)
+    assert vc1['model']['decoder'] == r3m['model']['decoder'] == rt1['model']['decoder']
+    assert vc1['data']['robot'] == r3m['data']['robot'] == rt1['data']['robot']
+    assert {c['total_steps'] for c in (moo, vc1, r3m)} == {rt1['total_steps']}
+    pali = runpy.run_path(str(configs / 'tabletop.py'))['get_config']('cofinetune').to_dict()
+    for name in ('siglip_pretrain', 'clip_pretrain'):
+        assert MODULE['get_config'](name).to_dict()['model']['vision'] == pali['model']['vision']
+
+
 def losses(workdir):
     return [row['loss'] for row in metrics.read(workdir)]
 

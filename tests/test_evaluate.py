@@ -9,6 +9,7 @@ import shutil
 from absl import flags
 from absl.testing import flagsaver
 import imageio.v2 as imageio
+from in_process import defined_flags
 import numpy as np
 import pytest
 
@@ -28,13 +29,9 @@ from rt2_jax.text import prompts
 
 @pytest.fixture(scope='module', autouse=True)
 def parsed_flags():
-    before = set(flags.FLAGS)
-    evaluate.define_flags()
-    flags.FLAGS(['evaluate', '--output=unused'])
-    yield
-    flags.FLAGS.unparse_flags()
-    for flag in set(flags.FLAGS) - before:
-        delattr(flags.FLAGS, flag)
+    with defined_flags(evaluate):
+        flags.FLAGS(['evaluate', '--output=unused'])
+        yield
 
 
 def evaluated(tmp_path, **settings):

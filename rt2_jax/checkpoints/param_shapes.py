@@ -93,13 +93,13 @@ def _boxed(config: Any, tokenizer: Tokenizer, stored: bool = False) -> tuple[Any
     model, inputs = _model(config, tokenizer)
     if stored:
         model = adapters.add_adapters(model, config)
-    asked = _Asked((repr(model), tokenizer.integer_ids.tobytes()), inputs, model)
+    key = _TraceKey((repr(model), tokenizer.integer_ids.tobytes()), inputs, model)
     # A tree of its own for each caller.
-    return jax.tree.map(lambda x: x, _traced(asked)), model.dtype
+    return jax.tree.map(lambda x: x, _traced(key)), model.dtype
 
 
 @dataclasses.dataclass(frozen=True)
-class _Asked:
+class _TraceKey:
     """A model and shapes of its inputs, compared by what they say: modules have no hash."""
 
     name: tuple
@@ -108,9 +108,9 @@ class _Asked:
 
 
 @functools.lru_cache(maxsize=16)
-def _traced(asked: _Asked) -> Any:
+def _traced(key: _TraceKey) -> Any:
     """Shapes of a model's parameters. Tracing takes a second, and a policy asks for them twice."""
-    return jax.eval_shape(asked.model.init, jax.random.key(0), *asked.inputs)['params']
+    return jax.eval_shape(key.model.init, jax.random.key(0), *key.inputs)['params']
 
 
 def _layout(boxed: Any) -> dict[str, tuple]:

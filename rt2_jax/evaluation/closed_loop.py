@@ -119,7 +119,7 @@ def run(
         frame_stride: steps from one of them to the next.
         card: of the robot that the policy learnt from; the tabletop's gripper wants a position, to which
             a relative one is turned (`Robot.to_absolute_gripper`).
-        read: an episode's first frame uint8 [H, W, 3] and its instruction to what the policy is told
+        read: an episode's first frame uint8 [H, W, 3] and its instruction to what the policy reads
             instead, all through the episode; None for the instruction.
         max_steps: see `TabletopEnv`.
         execution_noise: see `TabletopEnv`.

@@ -8,10 +8,9 @@ Axes: B images, H and W pixels, C channels.
 import jax
 import jax.numpy as jnp
 
-MEAN, DEVIATION = (
-    (0.485, 0.456, 0.406),
-    (0.229, 0.224, 0.225),
-)  # of ImageNet's pixels, RGB in [0, 1]
+# Of ImageNet's pixels, RGB in [0, 1].
+MEAN = 0.485, 0.456, 0.406
+DEVIATION = 0.229, 0.224, 0.225
 
 
 def signed(images: jax.Array) -> jax.Array:

@@ -267,7 +267,7 @@ class RT1(nn.Module):
         mask = jnp.where(seen, 0.0, layers.NEGATIVE)[None, None]
         x, _ = self.layers(layers.constrain(x, 'batch', 'length', 'width'), None, mask)
         x = x.reshape(b, f, self.image_tokens + self.slots, -1)
-        # A value is said by the place before its own.
+        # The logits of a slot stand one place before it.
         first = self.image_tokens - 1
         x = x[:, :, first : first + self.action_length].astype(jnp.float32)
         return layers.constrain(self.head(x), 'batch', 'length', None, 'vocab')
@@ -301,7 +301,7 @@ class RT1(nn.Module):
     def step(
         self, state: DecodeState, token: jax.Array, columns: jax.Array | None = None
     ) -> tuple[jax.Array, DecodeState]:
-        """The logits of the next slot, whatever the last one said; see `backbone.Backbone`."""
+        """The logits of the next slot, whatever was decided in the last one; see `backbone.Backbone`."""
         logits = jax.lax.dynamic_index_in_dim(state.first, state.index, axis=1, keepdims=False)
         return self._of_tokens(logits, columns), state.next(state.cache)
 

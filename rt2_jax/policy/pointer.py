@@ -1,4 +1,4 @@
-"""Where the things of an instruction are, said by a vision-language model: MOO's detector (arXiv 2303.00905).
+"""A vision-language model finds the things of an instruction: MOO's detector (arXiv 2303.00905).
 
 MOO asks OWL-ViT once, at an episode's first frame, and paints the middle of its box. Here a policy that
 answers questions is asked "where is the X".

@@ -1,4 +1,4 @@
-"""A policy that reads something else than the instruction is told it once an episode, all through it."""
+"""A policy that reads something else than the instruction gets it once an episode, all through it."""
 
 import numpy as np
 
@@ -20,7 +20,7 @@ def test_what_is_read_is_of_the_first_frame():
         decide, 'seen', [3, 4], parallel=1, image_size=32, max_steps=2, read=read, frames=2
     )
     assert [instruction for _, instruction in asked_of] == [r.instruction for r in run.rollouts]
-    told = [instruction for call in seen for instruction, _ in call]
-    assert told == ['reading 1'] * 2 + ['reading 2'] * 2
+    instructions = [instruction for call in seen for instruction, _ in call]
+    assert instructions == ['reading 1'] * 2 + ['reading 2'] * 2
     np.testing.assert_array_equal(asked_of[0][0], seen[0][0][1][0])
     np.testing.assert_array_equal(asked_of[1][0], seen[2][0][1][0])

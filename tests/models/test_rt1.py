@@ -160,8 +160,8 @@ def test_a_sentence_is_the_mean_of_its_words(model_and_params, batch):
     np.testing.assert_allclose(act(padded), act(prompt), atol=1e-5)
     words = params['params']['embedding']['embedding'][prompt[0, :3]].mean(0)
     sentence = words / np.sqrt(np.mean(words**2))
-    given = np.stack([sentence, sentence])
-    np.testing.assert_allclose(act(given)[0], act(prompt)[0], atol=1e-5)
+    vectors = np.stack([sentence, sentence])
+    np.testing.assert_allclose(act(vectors)[0], act(prompt)[0], atol=1e-5)
     assert float(jnp.abs(act(prompt[::-1]) - act(prompt)).max()) > 1e-4
 
 

@@ -5,6 +5,7 @@ import os
 
 from absl import flags
 from absl.testing import flagsaver
+from in_process import defined_flags
 import pytest
 from running import HOW, published, running, tiny_policy
 
@@ -29,13 +30,9 @@ def server(policy):
 
 @pytest.fixture(scope='module', autouse=True)
 def parsed_flags():
-    before = set(flags.FLAGS)
-    evaluate.define_flags()
-    flags.FLAGS(['evaluate', '--output=unused'])
-    yield
-    flags.FLAGS.unparse_flags()
-    for flag in set(flags.FLAGS) - before:
-        delattr(flags.FLAGS, flag)
+    with defined_flags(evaluate):
+        flags.FLAGS(['evaluate', '--output=unused'])
+        yield
 
 
 def played(decide, episodes, image_size, parallel=2):
