@@ -230,7 +230,7 @@ def test_trouble_is_one_line(tmp_path, monkeypatch):
     line = in_process.run(monkeypatch, 'tables', '--table=4', f'--workdir={tmp_path}/w', data)
     assert 'holds no data set' in line
     monkeypatch.chdir(tmp_path)
-    line = in_process.run(monkeypatch, 'tables', '--table=4', f'--workdir={tmp_path}/w')
+    line = in_process.run(monkeypatch, 'tables', '--table=6', f'--workdir={tmp_path}/w')
     assert 'there is no configs/tabletop.py here' in line
 
 
