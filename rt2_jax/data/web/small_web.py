@@ -279,16 +279,24 @@ def _ask(
 
 def _map(scene: list[Placed], word: Callable[[Picture], str]) -> str:
     """One word per cell of the frame, by row: that of the picture that covers its centre."""
-    centres = (np.arange(MAP_SIDE) + 0.5) / MAP_SIDE
     words = [word(placed.picture) for placed in scene]
-    cells = []
-    for v in centres:
-        for u in centres:
-            # Distances in half sides; a little beyond the edge counts, as most of the cell is covered.
-            far = [2 * max(abs(u - p.centre[0]), abs(v - p.centre[1])) / p.side for p in scene]
-            near = int(np.argmin(far))
-            cells.append(words[near] if far[near] < 1.15 else NOTHING)
-    return ' '.join(cells)
+    centres = np.array([placed.centre for placed in scene])
+    sides = np.array([placed.side for placed in scene])
+    # Distances in half sides; a little beyond the edge counts, as most of the cell is covered.
+    far = 2 * np.abs(_map_cells()[:, None] - centres).max(-1) / sides
+    nearest_one = far.argmin(-1).tolist()
+    covered = (far.min(-1) < 1.15).tolist()
+    return ' '.join(
+        words[one] if inside else NOTHING
+        for one, inside in zip(nearest_one, covered, strict=True)
+    )
+
+
+@functools.cache
+def _map_cells() -> np.ndarray:
+    """The centres (u, v) of a map's cells by row, float64 [MAP_SIDE**2, 2]."""
+    centres = (np.arange(MAP_SIDE) + 0.5) / MAP_SIDE
+    return np.stack(np.meshgrid(centres, centres), -1).reshape(-1, 2)
 
 
 def sum_words(name: str, rng: np.random.Generator) -> str:
