@@ -26,14 +26,14 @@ def initial_params(init_from: str, parts: Sequence[str], tokenizer: Tokenizer) -
 
     Raises:
         CheckpointError: as `load_for_inference`, a part that no directory has or several have, or one
-            that was trained with another vocabulary, or converted with other tokens for integers.
+            with words (`WORDS`) of another vocabulary, or converted with other tokens for integers.
     """
     if not init_from:
         return {}
     merged: dict[str, Any] = {}
     for directory in init_from.split(','):
         directory, _, only = directory.partition('#')
-        params = _parts_of(directory, tokenizer)
+        params, vocabulary = _parts_of(directory)
         if only and only not in params:
             raise CheckpointError(
                 f'config.init_from names {only!r} of {directory}, which does not have it'
@@ -43,6 +43,12 @@ def initial_params(init_from: str, parts: Sequence[str], tokenizer: Tokenizer) -
         params = {part: x for part, x in params.items() if not wanted or part in wanted}
         if WORDS & set(params):
             _check_integers(directory, tokenizer)
+            if vocabulary and vocabulary != tokenizer.model_bytes:
+                raise CheckpointError(
+                    f'config.init_from={directory} was trained with another vocabulary than this run '
+                    'has; set config.tokenizer to its tokenizer.model, or leave '
+                    f'{" and ".join(sorted(WORDS & set(params)))} out of config.init_parts'
+                )
         if twice := set(merged) & set(params):
             raise CheckpointError(
                 f'config.init_from: {directory} has {", ".join(sorted(twice))}, which another has '
@@ -58,13 +64,15 @@ def initial_params(init_from: str, parts: Sequence[str], tokenizer: Tokenizer) -
     return merged
 
 
-def _parts_of(directory: str, tokenizer: Tokenizer) -> dict[str, Any]:
-    """Top-level parts of a directory's parameters."""
+def _parts_of(directory: str) -> tuple[dict[str, Any], bytes]:
+    """Top-level parts of a directory's parameters, and a run's vocabulary (b'' for a converted one)."""
     path = locate(directory)
     if (path / MODEL).exists():
         named = {tuple(n.split('/')): t for n, t in tensors.open_tensors(path).items()}
-        return flax.traverse_util.unflatten_dict(named)
-    return _trained_parts(directory, tokenizer)
+        return flax.traverse_util.unflatten_dict(named), b''
+    loaded = open_for_inference(directory)
+    logging.info('starting from %s, step %d', loaded.directory, loaded.step)
+    return loaded.params, loaded.tokenizer.model_bytes
 
 
 def _check_integers(directory: str, tokenizer: Tokenizer) -> None:
@@ -82,14 +90,3 @@ def _check_integers(directory: str, tokenizer: Tokenizer) -> None:
             "they are others than those of this run's tokenizer; set config.tokenizer to "
             f'{path.parent / "tokenizer.model"}, or convert again'
         )
-
-
-def _trained_parts(directory: str, tokenizer: Tokenizer) -> dict[str, Any]:
-    loaded = open_for_inference(directory)
-    if loaded.tokenizer.model_bytes != tokenizer.model_bytes:
-        raise CheckpointError(
-            f'config.init_from={directory} was trained with another vocabulary than this run has; '
-            'set config.tokenizer to its tokenizer.model'
-        )
-    logging.info('starting from %s, step %d', loaded.directory, loaded.step)
-    return loaded.params
