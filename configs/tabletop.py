@@ -30,21 +30,24 @@ _WITH_SMALL = ('vision', 'pretrain', 'cofinetune', 'finetune', 'scratch')
 ARGUMENTS = (*_WITH_SMALL, 'quickstart', 'overfit', *(name + _SMALL for name in _WITH_SMALL))
 PRETRAINED = 'package:tabletop_pretrained'
 
-# Shares of the questions to the base: categories and other languages often enough to be learnt.
+# Shares of the questions to the base: other words than English names, and plans, often enough to be learnt.
 _PRETRAIN_KINDS = dict(
-    name=0.12,
-    name_language=0.1,
-    category=0.05,
-    where_lone=0.09,
-    where=0.21,
-    where_category=0.1,
-    where_language=0.14,
-    where_sum=0.02,
-    what=0.07,
+    name=0.1,
+    name_language=0.07,
+    category=0.03,
+    where_lone=0.05,
+    where=0.16,
+    where_category=0.07,
+    where_language=0.1,
+    where_sum=0.03,
+    where_colour=0.04,
+    where_use=0.05,
+    what=0.05,
     list=0.05,
     count=0.01,
-    colour=0.03,
+    colour=0.02,
     yes_no=0.01,
+    plan=0.16,
 )
 
 

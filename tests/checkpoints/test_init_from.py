@@ -65,3 +65,11 @@ def test_each_directory_may_give_one_part(tmp_path, tokenizer):
         checkpoint.CheckpointError, match="names 'towr' of .*; did you mean 'tower'"
     ):
         init_from.initial_params(f'{folders[0]}#towr', (), tokenizer)
+
+
+def test_only_words_need_the_vocabulary_of_a_run(vocabularies):
+    other = Tokenizer(vocabularies['append'].model_bytes)
+    package = 'package:tabletop_pretrained'
+    assert set(init_from.initial_params(package, ('tower',), other)) == {'tower'}
+    with pytest.raises(checkpoint.CheckpointError, match='leave embedding out of config.init_parts'):
+        init_from.initial_params(package, (), other)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from rt2_jax.data.web import compose, pictures, small_web
+from rt2_jax.data.web import compose, descriptions, pictures, small_web
 from rt2_jax.envs.tabletop import suite_pictures, suites
 
 COLOURS = {name: np.array(rgb) / 255 for name, rgb in compose.COLOURS.items()}
@@ -19,7 +19,7 @@ def references(task):
 
 def value(words):
     """Of a sum or a difference, or None."""
-    number = {word: i for i, word in enumerate(small_web.NUMBER_WORDS)}
+    number = {word: i for i, word in enumerate(descriptions.NUMBER_WORDS)}
     parts = words.removeprefix('the sum of ').split()
     if len(parts) != 3 or parts[1] not in ('plus', 'minus'):
         return None

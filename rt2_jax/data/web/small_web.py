@@ -8,12 +8,13 @@ people with their real names, in scenes and questions by template. Item `i` is a
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import functools
+import re
 from typing import TypeVar
 
 import numpy as np
 
 from rt2_jax.data.example import Example
-from rt2_jax.data.web import compose, pictures, variety
+from rt2_jax.data.web import compose, descriptions, pictures, variety
 from rt2_jax.data.web.compose import Placed
 from rt2_jax.data.web.pictures import Picture
 from rt2_jax.nearest import check
@@ -22,7 +23,6 @@ from rt2_jax.text import places, prompts
 T = TypeVar('T')
 
 MAP_SIDE = 6  # cells a side of a 'map'
-NUMBER_WORDS = ('zero', 'one', 'two', 'three', 'four', 'five')
 NOTHING = '0'  # an empty cell in the answer to a 'map'
 LANGUAGE_NAMES = {
     'en': 'english',
@@ -43,6 +43,9 @@ KINDS = {
     'where_category': 0.03,
     'where_language': 0.03,
     'where_sum': 0.0,  # a number, named by a sum or a difference
+    'where_colour': 0.0,  # a thing, named by the colour of its card
+    'where_use': 0.0,  # a thing, named by what it is for
+    'plan': 0.0,  # an instruction in any words, answered by names and places as a plan has them
     'what': 0.05,
     'list': 0.11,
     'way': 0.0,  # not learnt at 0.02 to 0.04; frame_questions asks it of the gripper
@@ -56,6 +59,7 @@ _LONE = ('name', 'name_language', 'category', 'where_lone')  # kinds that show o
 # Share of examples with a lone picture of any size, instead of tiles.
 _ANY_SIZE = {'name': 0.6, 'name_language': 0.6, 'category': 0.6, 'map': 0.3, 'map_any': 0.3}
 _MAPS = ('map', 'map_any')
+_FIRST = ('where_sum', 'where_use', 'plan')  # kinds that ask about a scene's first thing
 _MAP_CATEGORY = 0.2  # share of 'map_any' with categories; languages share the rest equally
 
 
@@ -115,10 +119,14 @@ class SmallWeb:
         number = int(np.searchsorted(thresholds, rng.random(), side='right'))
         kind = kinds[min(number, len(kinds) - 1)]
         scene, frame = self._scene(rng, kind)
-        question, answer = _ask(kind, scene, rng, self._pictures)
+        if kind == 'plan':
+            prompt, answer = _plan(scene, rng)
+        else:
+            question, answer = _ask(kind, scene, rng, self._pictures)
+            prompt = prompts.web(question)
         return Example(
             frames=frame[None],
-            prompt=prompts.web(question),
+            prompt=prompt,
             answer=answer,
             action=None,
             source=self.name,
@@ -135,7 +143,7 @@ class SmallWeb:
             if rng.random() < 0.6:
                 flatten, thickness = rng.uniform(0.75, 1.0), rng.uniform(0.0, 0.06)
             count = 1 if kind in _LONE else int(rng.integers(1 if kind in _MAPS else 2, 5))
-            cards = kind == 'colour' or rng.random() < 0.7
+            cards = kind in ('colour', 'where_colour') or rng.random() < 0.7
             scene = self._several(rng, kind, count, cards)
         if self.varied:
             scene = [self._vary(placed, rng) for placed in scene]
@@ -176,10 +184,10 @@ class SmallWeb:
     def _several(
         self, rng: np.random.Generator, kind: str, count: int, cards: bool
     ) -> list[Placed]:
-        """Pictures of about one size without overlap, on cards or not; of a sum, the first is a number."""
+        """Pictures of about one size without overlap, on cards or not; the first fits the kind."""
         side = rng.uniform(0.21, 0.32 if count < 4 else 0.28)
         centres = _apart(rng, count, margin=0.4 * side, distance=1.15 * side)
-        chosen = [_choice(rng, pictures.numbers())] if kind == 'where_sum' else []
+        chosen = [_choice(rng, _first(kind, rng))] if kind in _FIRST else []
         same = 'category' if kind == 'where_category' else 'code'
         while len(chosen) < count:
             picture = _choice(rng, self._pictures)
@@ -190,6 +198,8 @@ class SmallWeb:
             'white' if rng.random() < 0.5 else str(rng.choice(list(compose.COLOURS)))
             for _ in range(count)
         ]
+        if kind == 'where_colour':
+            colours[0] = _choice(rng, [c for c in compose.COLOURS if c not in colours[1:]])
         return [
             Placed(
                 picture,
@@ -226,7 +236,7 @@ def _ask(
     kind: str, scene: list[Placed], rng: np.random.Generator, catalogue: Sequence[Picture]
 ) -> tuple[str, str]:
     """Returns (question, answer) about a scene of pictures of the catalogue."""
-    thing = scene[0] if kind == 'where_sum' else _choice(rng, scene)
+    thing = scene[0] if kind in _FIRST or kind == 'where_colour' else _choice(rng, scene)
     picture, point = thing.picture, places.write_point(thing.centre)
     name, names = picture.name, picture.names
     languages = [language for language in names if language != 'en'] or ['en']
@@ -245,7 +255,12 @@ def _ask(
         case 'where_category':
             return f'where is the {picture.category}', point
         case 'where_sum':
-            return f'where is {sum_words(name, rng)}', point
+            return f'where is {descriptions.sum_words(name, rng)}', point
+        case 'where_colour':
+            return f'where is {_on_card(scene)}', point
+        case 'where_use':
+            others = [placed.picture for placed in scene[1:]]
+            return f'where is {descriptions.use(picture, others, rng) or name}', point
         case 'what':
             jitter = rng.uniform(-0.25, 0.25, 2) * thing.side
             return f'what is at {places.write_point(np.asarray(thing.centre) + jitter)}', name
@@ -277,6 +292,54 @@ def _ask(
     raise ValueError(kind)
 
 
+def _first(kind: str, rng: np.random.Generator) -> Sequence[Picture]:
+    """What the first thing is drawn from: numbers for sums, things of use for uses, all for plans."""
+    draw = rng.random() if kind == 'plan' else {'where_sum': 0.0, 'where_use': 0.3}[kind]
+    if draw < 0.15:
+        return pictures.numbers()
+    return descriptions.useful() if draw < 0.5 else pictures.catalogue()
+
+
+def _on_card(scene: Sequence[Placed]) -> str:
+    """'the thing on red', of the first; '' where another is on that colour too, or it has no card."""
+    card, *others = [placed.card for placed in scene]
+    return f'the thing on {card}' if card and card not in others else ''
+
+
+def _plan(scene: list[Placed], rng: np.random.Generator) -> tuple[str, str]:
+    """An instruction in any words, and the plan for it: names and places, as those before actions."""
+    kind = _choice(rng, ('pick', 'push', 'turn')) if len(scene) > 1 else 'pick'
+    words = [_words(scene, rng)]
+    if kind == 'push':
+        words.append(_words([scene[1], scene[0], *scene[2:]], rng))
+        # Of two long descriptions one is left out: an instruction has 24 tokens.
+        if all(' ' in some for some in words):
+            words[0] = scene[0].picture.name
+    named = ' '.join(
+        f'{placed.picture.name} {places.write_point(placed.centre)}'
+        for placed in scene[: len(words)]
+    )
+    wish = descriptions.wish(scene[0].picture, [placed.picture for placed in scene[1:]], rng)
+    if kind == 'pick' and wish and rng.random() < 0.5:
+        instruction = wish
+    elif kind == 'push':
+        instruction = f'push {words[0]} to {words[1]}'
+    else:
+        side = f' {_choice(rng, ("left", "right"))}' if kind == 'turn' else ''
+        instruction = f'{kind} {words[0]}{side}'
+    plan = prompts.plan(named).removesuffix(prompts.ACTION_MARKER).strip()
+    return prompts.robot_plan(instruction), plan
+
+
+def _words(scene: Sequence[Placed], rng: np.random.Generator) -> str:
+    """Words for the first thing of a scene that fit nothing else in it."""
+    name, *others = [placed.picture for placed in scene]
+    ways = (descriptions.category, descriptions.foreign, descriptions.arithmetic, descriptions.use)
+    words = [way(name, others, rng) for way in ways] + [_on_card(scene)]
+    possible = [some for some in words if some]
+    return _choice(rng, possible) if possible and rng.random() < 0.75 else name.name
+
+
 def _map(scene: list[Placed], word: Callable[[Picture], str]) -> str:
     """One word per cell of the frame, by row: that of the picture that covers its centre."""
     words = [word(placed.picture) for placed in scene]
@@ -299,16 +362,6 @@ def _map_cells() -> np.ndarray:
     return np.stack(np.meshgrid(centres, centres), -1).reshape(-1, 2)
 
 
-def sum_words(name: str, rng: np.random.Generator) -> str:
-    """Writes 'number 3' as 'the sum of two plus one' or 'five minus two'."""
-    value = int(name.split()[-1])
-    if value > 1 and rng.random() < 0.5:
-        part = int(rng.integers(1, value))
-        return f'the sum of {NUMBER_WORDS[part]} plus {NUMBER_WORDS[value - part]}'
-    less = int(rng.integers(0, len(NUMBER_WORDS) - value))
-    return f'{NUMBER_WORDS[value + less]} minus {NUMBER_WORDS[less]}'
-
-
 def _last_word(picture: Picture) -> str:
     return picture.name.split()[-1]
 
@@ -328,6 +381,8 @@ def score(example: Example, answer: str, tolerance: float = 0.1) -> bool:
         answer: to be judged.
         tolerance: in units of the frame's side; by default half the smallest tile.
     """
+    if example.kind == 'plan':
+        return _same_plan(example.answer, answer, tolerance)
     if not example.kind.startswith('where') and example.kind != 'way':
         return answer.strip() == example.answer.strip()
     truth, guess = places.read_point(example.answer), places.read_point(answer)
@@ -335,3 +390,12 @@ def score(example: Example, answer: str, tolerance: float = 0.1) -> bool:
         return False
     side = places.SIDE // 2 if example.kind == 'way' else places.SIDE
     return float(np.hypot(*(truth - guess))) <= tolerance * side
+
+
+def _same_plan(truth: str, guess: str, tolerance: float) -> bool:
+    """Whether two plans name the same things, at places within `tolerance`."""
+    named = [re.findall(r'(\D+) (\d+ \d+)', prompts.plan_text(text)) for text in (truth, guess)]
+    if [name for name, _ in named[0]] != [name for name, _ in named[1]]:
+        return False
+    points = [np.array([place.split() for _, place in plan], float) for plan in named]
+    return bool((np.hypot(*(points[0] - points[1]).T) <= tolerance * places.SIDE).all())

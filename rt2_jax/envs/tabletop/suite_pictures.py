@@ -12,7 +12,7 @@ import dataclasses
 
 import numpy as np
 
-from rt2_jax.data.web import compose, pictures, small_web
+from rt2_jax.data.web import compose, descriptions, pictures
 from rt2_jax.data.web.pictures import Picture
 from rt2_jax.envs.tabletop.scene import Vector
 
@@ -77,7 +77,7 @@ def draw_things(rng: np.random.Generator, pool: str, wording: str, kind: str, co
         return _named(_among_alike(rng, kind, count, pictures.people()))
     if wording == 'sum':
         shown = _among_alike(rng, kind, count, pictures.numbers())
-        return _described(kind, shown, lambda p: small_web.sum_words(p.name, rng))
+        return _described(kind, shown, lambda p: descriptions.sum_words(p.name, rng))
     if wording == 'colour':
         return _draw_colours(rng, kind, _choose(rng, _pool(pool), count))
     if pool == 'one_new':

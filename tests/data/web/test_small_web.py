@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rt2_jax.data.example import Example
-from rt2_jax.data.web import pictures, small_web
+from rt2_jax.data.web import descriptions, pictures, small_web
 from rt2_jax.text.tokenizer import Tokenizer
 
 
@@ -99,7 +99,7 @@ def test_the_catalogue_teaches_more_than_the_episodes_hold():
 
 
 def test_sums_name_the_number_that_is_shown():
-    words = {word: value for value, word in enumerate(small_web.NUMBER_WORDS)}
+    words = {word: value for value, word in enumerate(descriptions.NUMBER_WORDS)}
     small = small_web.SmallWeb(seed=4, kinds={'where_sum': 1.0}, varied=True)
     lone = small_web.SmallWeb(seed=4, kinds={'where_sum': 1.0})
     for index in range(30):
