@@ -13,6 +13,7 @@ Arguments:
     *_small     the same five with 0.67 M parameters in place of 2.3 M, for the ablation of sizes. No small
                 base is packaged: vision_small and pretrain_small make it from the project's own
                 vocabulary and the web without variety, as the packaged one was made
+    one_pass    cofinetune, all numbers of an action decided at once
     quickstart  cofinetune, a third of it: what launch/quickstart.sh runs
     overfit     20 episodes by heart, played in their own layouts: a check of the plumbing. They are
                 undisturbed: collect --episodes=20 --noise=0 --detours=0 --output=runs/data/overfit
@@ -27,7 +28,13 @@ from rt2_jax.nearest import nearest
 
 _SMALL = '_small'
 _WITH_SMALL = ('vision', 'pretrain', 'cofinetune', 'finetune', 'scratch')
-ARGUMENTS = (*_WITH_SMALL, 'quickstart', 'overfit', *(name + _SMALL for name in _WITH_SMALL))
+ARGUMENTS = (
+    *_WITH_SMALL,
+    'one_pass',
+    'quickstart',
+    'overfit',
+    *(name + _SMALL for name in _WITH_SMALL),
+)
 PRETRAINED = 'package:tabletop_pretrained'
 
 # Shares of the questions to the base: other words than English names, and plans, often enough to be learnt.
@@ -96,6 +103,7 @@ def get_config(arg: str = 'cofinetune') -> ml_collections.ConfigDict:
             config.optimizer.part_lr = {'embedding': 0.25, 'tower': 0.12, 'projection': 0.12}
         if arg in ('finetune', 'overfit'):
             config.data.robot_share.start = 1.0
+        config.one_pass = arg == 'one_pass'
         if arg == 'quickstart':
             config.total_steps = 1_000
         elif arg == 'overfit':

@@ -57,6 +57,7 @@ def defaults() -> ml_collections.ConfigDict:
             tokenizer='',  # a SentencePiece model or a tokenizer.json; '' for the project's own
             embodiment='tabletop',  # card of the robot that the policy acts for: its name or FILE.json
             action_smoothing=0.0,  # bins; see Sampler.smoothing
+            one_pass=False,  # whether the numbers of an action are decided at once; see decoding/grammar.py
             pointer='',  # the run that says where things are to one of model.points; see policy/pointer.py
             init_from='',  # checkpoint directories by comma, see checkpoints/init_from.py
             init_parts=(),  # top-level parts of the model that are taken from init_from; all if empty
@@ -74,8 +75,7 @@ def defaults() -> ml_collections.ConfigDict:
                 web=dict(),
                 # Whether a robot set's weight is that of the whole 'source' or of each 'step'.
                 weights_per='source',
-                # See data/augmentation.py; these values change nothing.
-                augment=dict(
+                augment=dict(  # see data/augmentation.py; these values change nothing
                     scale=(1.0, 1.0),
                     ratio=(1.0, 1.0),
                     shift=(0.0, 0.0),

@@ -13,6 +13,10 @@ holds an action, whatever the model's weights. Where the action space has no ter
 action starts with its first dimension, and no answer can end an episode. The end of an
 action is certain and no step is spent on it (its EOS has probability 1 under the grammar).
 
+A model may be trained to decide all numbers of an action at once (`one_pass`). Then the decoder doesn't
+read the number before: at the second place of an action it reads the token of the integer 1, at the third
+that of 2, and so on. These are its slots, and no number depends on another.
+
 The state of a row is three integers, so rows of different kinds go through one batch and one jit.
 """
 
@@ -68,6 +72,7 @@ class Grammar:
         terminate: whether an action's first token is the flag.
         text_length: most tokens of a TEXT answer, EOS included.
         plan_length: most tokens of a plan, marker included.
+        one_pass: whether the numbers of an action are decided without one another.
     """
 
     bin_ids: tuple[int, ...]
@@ -79,6 +84,7 @@ class Grammar:
     terminate: bool = True
     text_length: int = 48
     plan_length: int = 32
+    one_pass: bool = False
 
     def __post_init__(self) -> None:
         if not self.marker_ids or self.plan_length < len(self.marker_ids):
@@ -97,6 +103,7 @@ class Grammar:
         *,
         text_length: int = 48,
         plan_length: int = 32,
+        one_pass: bool = False,
     ) -> Grammar:
         """The grammar over a tokenizer's ids.
 
@@ -113,6 +120,7 @@ class Grammar:
             terminate=action_tokenizer.space.terminate,
             text_length=text_length,
             plan_length=plan_length,
+            one_pass=one_pass,
         )
 
     @property
@@ -124,6 +132,30 @@ class Grammar:
     def bin_columns(self) -> np.ndarray:
         """Ids that may stand anywhere in an action, int32 [bins], ascending."""
         return np.sort(np.asarray(self.bin_ids, np.int32))
+
+    @property
+    def slots(self) -> np.ndarray:
+        """What a decoder of `one_pass` reads before each number of an action, int32 [action_length]."""
+        return np.array([self.pad_id, *self.bin_ids[1 : self.action_length]], np.int32)
+
+    def decoder_inputs(self, answers: np.ndarray) -> np.ndarray:
+        """What the decoder reads before each token of whole answers, int32 [..., T].
+
+        Args:
+            answers: int32 [..., T]; the last `action_length` of each are an action.
+        """
+        start = np.full_like(answers[..., :1], self.pad_id)
+        inputs = np.concatenate([start, answers[..., :-1]], axis=-1)
+        if self.one_pass:
+            inputs[..., inputs.shape[-1] - self.action_length + 1 :] = self.slots[1:]
+        return inputs
+
+    def next_input(self, state: jax.Array, token: jax.Array) -> jax.Array:
+        """What the decoder reads after `token` int32 [B], which led to `state`."""
+        if not self.one_pass:
+            return token
+        within = self.in_action(state) & (state[:, 2] > 0)
+        return jnp.where(within, jnp.asarray(self.slots)[state[:, 2]], token)
 
     def max_length(self, kinds: frozenset[Kind]) -> int:
         """Most tokens of an answer of any of these kinds."""

@@ -8,7 +8,7 @@ The distribution is the same, since what is masked has no share in it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 import dataclasses
 import functools
 from typing import Any
@@ -79,8 +79,8 @@ class _Loop:
 
     step: jax.Array  # int32 []
     grammar_state: jax.Array  # int32 [B, 3]
-    token: jax.Array  # int32 [B], the last one
-    decode_state: DecodeState
+    token: jax.Array  # int32 [B], what the decoder reads next: the last one, or a slot
+    decode_state: DecodeState | jax.Array
     tokens: jax.Array  # int32 [B, T]
     log_probs: jax.Array  # float32 [B, T]
     entropies: jax.Array  # float32 [B, T]
@@ -231,7 +231,11 @@ class Sampler:
         length = self.grammar.max_length(possible)
         batch = call.prompt.shape[0]
         variables = {'params': call.params}
-        state = self.model.apply(variables, call.images, call.prompt, length, method='prefill')
+        at_once = self.grammar.one_pass and possible == {Kind.ACTION}
+        if at_once:
+            state = self._act(call)
+        else:
+            state = self.model.apply(variables, call.images, call.prompt, length, method='prefill')
         pad = jnp.int32(self.grammar.pad_id)
         # A key a row and sample: the batch's size and the other rows leave a row's draws alone.
         fold = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
@@ -254,6 +258,8 @@ class Sampler:
                 step = self._model_step(call.params, columns)
                 return lambda loop: self._advance(loop, call, keys, step, columns)
 
+            if at_once:
+                return self._finish(self._read_action(loop, call, keys))
             if possible == {Kind.ACTION}:
                 return self._finish(self._decode_actions(loop, advance))
             return self._finish(self._decode_any(loop, advance, length))
@@ -263,14 +269,30 @@ class Sampler:
         # The samples share the encoder's part of the cache: vmap copies only what they write.
         return jax.vmap(decode, in_axes=1, out_axes=1)(keys)
 
-    def _model_step(self, params: Any, columns: np.ndarray | None) -> Callable[..., Any]:
+    def _act(self, call: _Call) -> jax.Array:
+        """All numbers of an action in one pass: logits float32 [B, S, C] of `bin_columns`, or [B, S, V]."""
+        slots = jnp.broadcast_to(self.grammar.slots, (len(call.prompt), self.grammar.action_length))
+        columns = self.grammar.bin_columns if self.restrict else None
+        model = self._model_step(call.params, columns, '__call__')
+        return model(call.images, call.prompt, slots)
+
+    def _read_action(self, loop: _Loop, call: _Call, keys: jax.Array) -> _Loop:
+        """Decides number by number from logits that are there already, as the loop's state."""
+        columns = self.grammar.bin_columns if self.restrict else None
+        read = lambda logits, token: (logits[:, 0], jnp.roll(logits, -1, axis=1))
+        advance = lambda loop, _: (self._advance(loop, call, keys, read, columns), None)
+        return jax.lax.scan(advance, loop, length=self.grammar.action_length)[0]
+
+    def _model_step(
+        self, params: Any, columns: np.ndarray | None, method: str = 'step'
+    ) -> Callable[..., Any]:
         """The model's step for the logits of some columns, as a function of state and token."""
         few = None if columns is None else compact.restricted(params, columns)
         return functools.partial(
             self.model.apply,
             {'params': params if few is None else few},
             columns=columns if few is None else None,
-            method='step',
+            method=method,
         )
 
     def _decode_actions(self, loop: _Loop, advance: _Advance) -> _Loop:
@@ -326,10 +348,11 @@ class Sampler:
         log_prob = jnp.where((ids[chosen] != token) | (log_prob <= MASKED / 2), -jnp.inf, log_prob)
         entropy = -jnp.sum(jnp.exp(log_p) * log_p, axis=-1)
         token = jnp.where(done, grammar.pad_id, token)
+        grammar_state = grammar.advance(loop.grammar_state, token)
         return _Loop(
             step=step + 1,
-            grammar_state=grammar.advance(loop.grammar_state, token),
-            token=token,
+            grammar_state=grammar_state,
+            token=grammar.next_input(grammar_state, token),
             decode_state=decode_state,
             tokens=loop.tokens.at[:, step].set(token),
             log_probs=loop.log_probs.at[:, step].set(jnp.where(done, 0, log_prob)),
@@ -371,11 +394,3 @@ class Sampler:
 def _no_top_k(shape: list[int], pad: jax.Array) -> _TopK | None:
     # No array where none is wanted, so that the usual call compiles to the same program.
     return (jnp.full(shape, pad), jnp.full(shape, -jnp.inf)) if shape[-1] else None
-
-
-def padded(rows: Sequence[Sequence[int]], width: int, pad: int) -> np.ndarray:
-    """Rows of ids to int32 [len(rows), width], padded on the right, as the sampler takes prompts."""
-    table = np.full([len(rows), width], pad, np.int32)
-    for row, ids in zip(table, rows, strict=True):
-        row[: len(ids)] = ids
-    return table

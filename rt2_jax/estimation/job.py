@@ -171,7 +171,9 @@ def _decode(
     space = _acting_space(config)
 
     def trace() -> Any:
-        sampler = Sampler(model, Grammar.create(tokenizer, ActionTokenizer(space, tokenizer)))
+        one_pass = config.get('one_pass', False)
+        actions = ActionTokenizer(space, tokenizer)
+        sampler = Sampler(model, Grammar.create(tokenizer, actions, one_pass=one_pass))
         with sharding.rules(mesh):
             return sampler.trace(params, batch['images'], batch['prompt'], Kind.ACTION)
 

@@ -164,22 +164,20 @@ def _teacher_forced(
 
     @jax.jit
     def score(
-        images: jax.Array, prompt: jax.Array, target: jax.Array
+        images: jax.Array, prompt: jax.Array, target: jax.Array, target_in: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
-        target_in = jnp.pad(
-            target[:, :-1], [(0, 0), (1, 0)], constant_values=policy.tokenizer.pad_id
-        )
         logits: Any = policy.model.apply({'params': policy.params}, images, prompt, target_in)
         log_p = jnp.take_along_axis(jax.nn.log_softmax(logits), target[..., None], axis=-1)
         return -log_p[..., 0], logits.argmax(-1) == target
 
     scores = []
+    target_in = policy.sampler.grammar.decoder_inputs(target)
     for start in range(0, len(examples), batch):
         # The last batch is filled up with the first example, so that one size is compiled.
         rows = [i if i < len(examples) else 0 for i in range(start, start + batch)]
         images = np.stack([policy.preprocess(examples[i].frames) for i in rows])
         prompt = policy.prompt_array([examples[i].prompt for i in rows])
-        scores.append(jax.device_get(score(images, prompt, target[rows])))
+        scores.append(jax.device_get(score(images, prompt, target[rows], target_in[rows])))
     loss, hits = (np.concatenate(parts)[: len(examples)] for parts in zip(*scores, strict=True))
     return loss, hits.astype(np.float32)
 

@@ -50,16 +50,23 @@ class Backbone(Protocol):
     def apply(self, variables: Any, *inputs: Any, **settings: Any) -> Any:
         """As `nn.Module.apply`."""
 
-    def __call__(self, images: jax.Array, prompt: jax.Array, target_in: jax.Array) -> jax.Array:
+    def __call__(
+        self,
+        images: jax.Array,
+        prompt: jax.Array,
+        target_in: jax.Array,
+        columns: jax.Array | None = None,
+    ) -> jax.Array:
         """Teacher forcing.
 
         Args:
             images: uint8 [B, F, H, W, 3].
             prompt: int32 [B, P], padded on the right.
             target_in: int32 [B, T], the target shifted right by one, starting with 0.
+            columns: int32 [C], the tokens whose logits are wanted; None for all.
 
         Returns:
-            Logits float32 [B, T, V].
+            Logits float32 [B, T, V] or [B, T, C].
         """
 
     def prefill(self, images: jax.Array, prompt: jax.Array, max_length: int) -> DecodeState:

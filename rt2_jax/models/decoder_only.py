@@ -184,8 +184,14 @@ class DecoderOnly(nn.Module):
         self.layers = stacks.stack(Layer, config, broadcast={'attend': 3, 'prefill': 3, 'step': 4})
         self.norm = config.norm()
 
-    def __call__(self, images: jax.Array, prompt: jax.Array, target_in: jax.Array) -> jax.Array:
-        """Teacher forcing: logits float32 [B, T, V]; see `Backbone`.
+    def __call__(
+        self,
+        images: jax.Array,
+        prompt: jax.Array,
+        target_in: jax.Array,
+        columns: jax.Array | None = None,
+    ) -> jax.Array:
+        """Teacher forcing: logits float32 [B, T, V] or [B, T, C]; see `Backbone`.
 
         The prefix's end stands for the first of `target_in`.
         """
@@ -198,7 +204,7 @@ class DecoderOnly(nn.Module):
         x, _ = self.layers.attend(x, self._global_layers(), positions, self._rates(), masks)
         x = self.norm(x)
         states = jnp.concatenate([_last(x[:, :s], valid), x[:, s:]], axis=1)
-        return layers.constrain(self._logits(states), 'batch', 'length', 'vocab')
+        return layers.constrain(self._logits(states, columns), 'batch', 'length', 'vocab')
 
     def prefill(self, images: jax.Array, prompt: jax.Array, max_length: int) -> DecodeState:
         """Runs the prefix; see `Backbone`."""

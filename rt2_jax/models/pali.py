@@ -96,11 +96,17 @@ class PaLI(nn.Module):
         valid = jnp.concatenate([jnp.ones(tokens.shape[:2], bool), prompt != 0], axis=1)
         return self.text_encoder(x, valid), valid
 
-    def __call__(self, images: jax.Array, prompt: jax.Array, target_in: jax.Array) -> jax.Array:
-        """Teacher forcing: logits float32 [B, T, V]; see `Backbone`."""
+    def __call__(
+        self,
+        images: jax.Array,
+        prompt: jax.Array,
+        target_in: jax.Array,
+        columns: jax.Array | None = None,
+    ) -> jax.Array:
+        """Teacher forcing: logits float32 [B, T, V] or [B, T, C]; see `Backbone`."""
         encoded, valid = self.encode(images, prompt)
         states = self.text_decoder(self.embedding.embed(target_in), encoded, valid)
-        return layers.constrain(self._logits(states), 'batch', 'length', 'vocab')
+        return layers.constrain(self._logits(states, columns), 'batch', 'length', 'vocab')
 
     def prefill(self, images: jax.Array, prompt: jax.Array, max_length: int) -> DecodeState:
         """Encodes frames and prompt; see `Backbone`."""

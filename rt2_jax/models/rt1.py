@@ -285,9 +285,15 @@ class RT1(nn.Module):
         shown = shown.reshape(b, -1, self.bins)[:, :length]
         return jnp.pad(shown, ((0, 0), (0, length - shown.shape[1]), (0, 0)))
 
-    def __call__(self, images: jax.Array, prompt: jax.Array, target_in: jax.Array) -> jax.Array:
-        """As `values`, but logits float32 [B, T, V] of all tokens; see `backbone.Backbone`."""
-        return self._of_tokens(self.values(images, prompt, target_in), None)
+    def __call__(
+        self,
+        images: jax.Array,
+        prompt: jax.Array,
+        target_in: jax.Array,
+        columns: jax.Array | None = None,
+    ) -> jax.Array:
+        """As `values`, but logits float32 [B, T, V] of all tokens, or of `columns`; see `Backbone`."""
+        return self._of_tokens(self.values(images, prompt, target_in), columns)
 
     def prefill(self, images: jax.Array, prompt: jax.Array, max_length: int) -> DecodeState:
         """Decides everything; `step` then reads it slot by slot; see `backbone.Backbone`."""

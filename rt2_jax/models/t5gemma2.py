@@ -153,12 +153,18 @@ class T5Gemma2(nn.Module):
         valid = jnp.concatenate([jnp.ones(frames.shape[:2], bool), prompt != 0], axis=1)
         return self.text_encoder(layers.constrain(x, 'batch', 'length', 'width'), valid), valid
 
-    def __call__(self, images: jax.Array, prompt: jax.Array, target_in: jax.Array) -> jax.Array:
-        """Teacher forcing: logits float32 [B, T, V]; see `Backbone`."""
+    def __call__(
+        self,
+        images: jax.Array,
+        prompt: jax.Array,
+        target_in: jax.Array,
+        columns: jax.Array | None = None,
+    ) -> jax.Array:
+        """Teacher forcing: logits float32 [B, T, V] or [B, T, C]; see `Backbone`."""
         encoded, valid = self.encode(images, prompt)
         first = jnp.arange(target_in.shape[1]) == 0
         words = self.embedding(jnp.where(first, self.start, target_in))
-        logits = self._logits(self.text_decoder(words, encoded, valid))
+        logits = self._logits(self.text_decoder(words, encoded, valid), columns)
         return layers.constrain(logits, 'batch', 'length', 'vocab')
 
     def prefill(self, images: jax.Array, prompt: jax.Array, max_length: int) -> DecodeState:

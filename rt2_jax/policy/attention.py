@@ -17,9 +17,9 @@ from jax.sharding import Mesh
 import numpy as np
 
 from rt2_jax.decoding.grammar import Grammar, Kind
-from rt2_jax.decoding.sampler import padded
 from rt2_jax.models import stacks
 from rt2_jax.models.backbone import Backbone
+from rt2_jax.policy.prompt_encoder import padded
 from rt2_jax.policy.runner import Inputs, batch_divisor, place, sharding_rules
 
 
@@ -55,7 +55,8 @@ class ImageAttention:
             the answer too, to its tokens.
         """
         size, longest = batch_divisor(self.mesh), self.grammar.max_length(frozenset({Kind.PLAN}))
-        target_in = padded([[0, *tokens[:-1]]] * size, longest, 0)
+        inputs_of = self.grammar.decoder_inputs(np.asarray(tokens, np.int32)).tolist()
+        target_in = padded([inputs_of] * size, longest, 0)
         prompt = padded([inputs.prompt] * size, self.prompt_length, 0)
         arrays = np.stack([inputs.frames] * size), prompt, target_in
         with sharding_rules(self.mesh):

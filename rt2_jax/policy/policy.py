@@ -25,7 +25,7 @@ from rt2_jax.data import history, images as image_processing
 from rt2_jax.data.robot_card import RobotCard
 from rt2_jax.decoding import compact
 from rt2_jax.decoding.grammar import Grammar, Kind
-from rt2_jax.decoding.sampler import Sampler, padded
+from rt2_jax.decoding.sampler import Sampler
 from rt2_jax.models import backbone
 from rt2_jax.models.backbone import Backbone
 from rt2_jax.nearest import check
@@ -34,7 +34,7 @@ from rt2_jax.policy.attention import ImageAttention
 from rt2_jax.policy.conventions import Convention
 from rt2_jax.policy.pointer import Pointer
 from rt2_jax.policy.policy_settings import Settings
-from rt2_jax.policy.prompt_encoder import PromptEncoder, check_text
+from rt2_jax.policy.prompt_encoder import PromptEncoder, check_text, padded
 from rt2_jax.policy.robot import Robot
 from rt2_jax.policy.runner import Inputs, Runner
 from rt2_jax.text import prompts
@@ -95,6 +95,7 @@ class Policy:
             self.action_tokenizer,
             text_length=settings.text_length,
             plan_length=settings.plan_length,
+            one_pass=settings.one_pass,
         )
         self.sampler = Sampler(model, grammar, settings.top_p, settings.smoothing)
         self._runner = Runner(

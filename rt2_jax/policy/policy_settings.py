@@ -29,6 +29,7 @@ class Settings:
             questions are answered on whole frames.
         whole_plans: whether plans, which name places, are made on whole frames too.
         top_p: see `Sampler`; so is `smoothing`.
+        one_pass: see `Grammar`.
         long_prompts: what happens to prompts that are too long, see `PromptEncoder`.
         batch_sizes: see `runner.check_batch_sizes`.
         embodiment: the card of the robot that the policy acts for, None if unknown.
@@ -46,6 +47,7 @@ class Settings:
     whole_plans: bool = True
     top_p: float = 1.0
     smoothing: float = 0.0
+    one_pass: bool = False
     long_prompts: str = 'raise'
     batch_sizes: Sequence[int] | None = None
     embodiment: RobotCard | None = None
@@ -82,6 +84,7 @@ class Settings:
             'augment': Augmentation.from_config(data.get('augment', {})),
             'whole_plans': any(shares),
             'smoothing': config.get('action_smoothing', 0.0),
+            'one_pass': config.get('one_pass', False),
         }
         return cls(**(implied | changes))
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from absl import logging
+import numpy as np
 
 from rt2_jax.decoding.grammar import Kind
 from rt2_jax.nearest import check
@@ -66,3 +68,11 @@ def check_text(what: str, text: Any) -> str:
     if not isinstance(text, str) or not text.strip():
         raise ValueError(f"The {what} must be a text that isn't empty; got {text!r}.")
     return text
+
+
+def padded(rows: Sequence[Sequence[int]], width: int, pad: int) -> np.ndarray:
+    """Rows of ids to int32 [len(rows), width], padded on the right, as the sampler takes prompts."""
+    table = np.full([len(rows), width], pad, np.int32)
+    for row, ids in zip(table, rows, strict=True):
+        row[: len(ids)] = ids
+    return table

@@ -13,8 +13,9 @@ from jax.sharding import Mesh
 import numpy as np
 
 from rt2_jax.decoding.grammar import Kind
-from rt2_jax.decoding.sampler import Sampler, Samples, padded
+from rt2_jax.decoding.sampler import Sampler, Samples
 from rt2_jax.parallel import sharding
+from rt2_jax.policy.prompt_encoder import padded
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

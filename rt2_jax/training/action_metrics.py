@@ -27,12 +27,15 @@ class ActionTables:
             dimension's unit; NaN for integers and dimensions that a source doesn't have.
         terminate: [S] bool, the sources whose actions start with the terminate flag.
         acts: [K] bool, the kinds whose targets end with an action.
+        slots: [1+D] int32, what the decoder reads in place of the number before, by place; None where
+            it reads that number (see `decoding.grammar.Grammar.one_pass`).
     """
 
     bin_of_id: jax.Array
     centres: jax.Array
     terminate: jax.Array
     acts: jax.Array
+    slots: jax.Array | None = None
 
     @classmethod
     def create(
@@ -42,6 +45,7 @@ class ActionTables:
         kinds: Sequence[str],
         acting_kinds: Collection[str],
         spaces: Mapping[str, ActionSpace],
+        one_pass: bool = False,
     ) -> 'ActionTables | None':
         """The tables of a run; None where no source has actions.
 
@@ -51,6 +55,7 @@ class ActionTables:
             kinds: names, by the batch's kind number.
             acting_kinds: the kinds whose targets end with an action, as their sources declare.
             spaces: action space of each source that has actions, by name.
+            one_pass: whether the numbers of an action are learnt without one another.
         """
         if not spaces:
             return None
@@ -62,11 +67,14 @@ class ActionTables:
             number = list(sources).index(name)
             centres[number, : len(space.names), : space.bins] = space.centres
             terminate[number] = space.terminate
+        action_tokenizer = ActionTokenizer(finest, tokenizer)
+        slots = jnp.asarray(action_tokenizer.integer_ids[: 1 + dimensions], jnp.int32)
         return cls(
-            bin_of_id=jnp.asarray(ActionTokenizer(finest, tokenizer).bin_of_id),
+            bin_of_id=jnp.asarray(action_tokenizer.bin_of_id),
             centres=jnp.asarray(centres),
             terminate=jnp.asarray(terminate),
             acts=jnp.array([kind in acting_kinds for kind in kinds]),
+            slots=slots if one_pass else None,
         )
 
 
@@ -87,6 +95,29 @@ class ActionSums:
     decodable: jax.Array
     correct: jax.Array
     error: jax.Array
+
+
+def with_slots(
+    target_in: jax.Array, batch: Mapping[str, jax.Array], tables: ActionTables
+) -> jax.Array:
+    """The decoder's inputs with slots in place of an action's numbers.
+
+    Args:
+        target_in: [B,T] int32, the target shifted right.
+        batch: 'target' [B,T], 'source' [B] and 'kind' [B], int32.
+        tables: with slots.
+
+    Returns:
+        [B,T] int32.
+    """
+    target, source, kind = (batch[name] for name in ('target', 'source', 'kind'))
+    end = (target != PAD).sum(1) - 1
+    numbers = tables.terminate[source] + jnp.isfinite(tables.centres[..., 0])[source].sum(1)
+    place = jnp.arange(target.shape[1]) - (end - numbers)[:, None]
+    # The first number is read behind what was before the action, and the end behind the last number.
+    inside = tables.acts[kind][:, None] & (place > 0) & (place < numbers[:, None])
+    slot = tables.slots[jnp.clip(place, 0, len(tables.slots) - 1)]
+    return jnp.where(inside, slot, target_in)
 
 
 def action_rows(

@@ -128,7 +128,9 @@ def build(
         optimizer,
         (len(sources), len(kinds)),
         accumulate=config.accumulate,
-        tables=ActionTables.create(tokenizer, sources, kinds, acting_kinds, spaces),
+        tables=ActionTables.create(
+            tokenizer, sources, kinds, acting_kinds, spaces, config.get('one_pass', False)
+        ),
         frozen=optimizer_lib.frozen_names(learning, params),
     )
 

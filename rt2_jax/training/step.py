@@ -238,7 +238,10 @@ def _forward(
         tables: for errors of actions in physical units.
         **settings: of `model.apply`.
     """
-    inputs = batch['images'], batch['prompt'], shift_right(batch['target'])
+    target_in = shift_right(batch['target'])
+    if tables is not None and tables.slots is not None:
+        target_in = action_metrics.with_slots(target_in, batch, tables)
+    inputs = batch['images'], batch['prompt'], target_in
     columns: Sequence[int] = ()
     if own_loss := backbone.has_own_loss(model):
         settings['method'], inputs = 'losses', (*inputs[:2], batch['target'])

@@ -59,7 +59,8 @@ class Validation:
         self._spaces = program_lib.action_spaces(opened)
         names = self._batches.sources, self._batches.kinds
         acting = self._batches.acting_kinds
-        tables = ActionTables.create(tokenizer, *names, acting, self._spaces)
+        one_pass = config.get('one_pass', False)
+        tables = ActionTables.create(tokenizer, *names, acting, self._spaces, one_pass)
         counts = len(self._batches.sources), len(self._batches.kinds)
         step = step_lib.make_eval_step(program.model, counts, tables)
 

@@ -71,5 +71,7 @@ def test_only_words_need_the_vocabulary_of_a_run(vocabularies):
     other = Tokenizer(vocabularies['append'].model_bytes)
     package = 'package:tabletop_pretrained'
     assert set(init_from.initial_params(package, ('tower',), other)) == {'tower'}
-    with pytest.raises(checkpoint.CheckpointError, match='leave embedding out of config.init_parts'):
+    with pytest.raises(
+        checkpoint.CheckpointError, match='leave embedding out of config.init_parts'
+    ):
         init_from.initial_params(package, (), other)

@@ -350,8 +350,7 @@ def _map(scene: list[Placed], word: Callable[[Picture], str]) -> str:
     nearest_one = far.argmin(-1).tolist()
     covered = (far.min(-1) < 1.15).tolist()
     return ' '.join(
-        words[one] if inside else NOTHING
-        for one, inside in zip(nearest_one, covered, strict=True)
+        words[one] if inside else NOTHING for one, inside in zip(nearest_one, covered, strict=True)
     )
 
 
