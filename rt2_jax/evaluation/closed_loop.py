@@ -316,6 +316,7 @@ def summary(run: Run) -> dict[str, Any]:
     result['decision_ms'] = report.percentiles(waits.tolist()) | {
         'robots_a_call': max(run.decisions_a_call),
         'decisions': len(waits),
+        'actions_per_second': len(waits) / sum(run.decision_seconds),
     }
     result['seconds'] = round(run.seconds, 1)
     result['rollouts'] = [rollout.to_json() for rollout in rollouts]

@@ -111,6 +111,7 @@ BASELINES = (
     Row('MOO', 'moo', f'{_OTHERS}:moo', 'MOO', {'4': '75 58 48 38 41 19 3 35'}),
     Row('RT-2-PaLI-X (tiny PaLI)', 'cofinetune', f'{_TABLETOP}:cofinetune', 'RT-2-PaLI-X-55B',
         {'4': '91 70 62 96 48 63 35 62', '5': '82 46 53 60'}, headline=True),
+    Row('RT-2-PaLI-X, actions in one pass', 'one_pass', f'{_TABLETOP}:one_pass'),
     Row('RT-2-PaLM-E', 'palm_e', '', 'RT-2-PaLM-E-12B',
         {'4': '93 84 76 75 71 36 33 62', '5': '36 43 43 40'}, headline=True),
 )

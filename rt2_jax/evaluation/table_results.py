@@ -46,7 +46,7 @@ def gather(job: Job, table: Table) -> dict[str, Any]:
 
 
 def _row(job: Job, table: Table, row: Row) -> dict[str, Any]:
-    """A row: what it is, `cells` by column and `average` (see `_cell`), and the paper's numbers."""
+    """A row: what it is, its actions a second, `cells` by column and `average`, and the paper's numbers."""
     *paper, paper_average = table.paper(row)
     columns = job.columns(table)
     result = {
@@ -71,6 +71,7 @@ def _row(job: Job, table: Table, row: Row) -> dict[str, Any]:
     }
     return result | {
         'plan': job.runs(row)[0].plans(row.plan),
+        'actions_per_second': job.runs(row)[0].actions_per_second(row.plan),
         'cells': {name: _cell(by_suite[name]) for name in columns},
         'average': _cell(every) if averaged else None,
     }

@@ -219,6 +219,16 @@ class Run:
                     longest[suite] = episodes
         return {suite: episodes[: self.size.evaluated] for suite, episodes in longest.items()}
 
+    def actions_per_second(self, plan: bool | None) -> float:
+        """How fast it decided in all episodes that were measured, for as many robots as played at a time."""
+        made = [
+            figures['decision_ms']
+            for _, record in self._evaluations(plan)
+            for figures in record['policies']['checkpoint'].values()
+        ]
+        decisions = sum(some['decisions'] for some in made)
+        return decisions / sum(some['decisions'] / some['actions_per_second'] for some in made)
+
     def missing(self, suites: Sequence[str], plan: bool | None) -> list[str]:
         """The suites that were not measured with as many episodes."""
         rollouts = self.rollouts(plan)

@@ -87,7 +87,9 @@ class Commands:
             step=4, plan='--plan' in arguments, config=run.config.to_dict(), task=None,
             temperature=0.0, execution_noise=0.0, weights='stored', seeds={'first_episode': 0},
         )  # fmt: skip
-        suites = {suite: {'rollouts': episodes} for suite in flags['suite'].split(',')}
+        pace = {'decisions': 10, 'actions_per_second': 50.0}
+        figures = {'rollouts': episodes, 'decision_ms': pace}
+        suites = {suite: figures for suite in flags['suite'].split(',')}
         record = {'policies': {'checkpoint': suites}, 'manifest': manifest}
         output.write_text(json.dumps(record))
         if 'video' in flags:
