@@ -116,6 +116,7 @@ def with_slots(
     place = jnp.arange(target.shape[1]) - (end - numbers)[:, None]
     # The first number is read behind what was before the action, and the end behind the last number.
     inside = tables.acts[kind][:, None] & (place > 0) & (place < numbers[:, None])
+    assert tables.slots is not None
     slot = tables.slots[jnp.clip(place, 0, len(tables.slots) - 1)]
     return jnp.where(inside, slot, target_in)
 
