@@ -3,16 +3,13 @@
     python -m rt2_jax.train --config=configs/tabletop.py:pretrain --workdir=runs/pretrain
 
 Arguments:
-    vision      the vision tower alone learns what is where in the small web
-    pretrain    the small web alone, from that tower (runs/vision); gives the next packaged tiny PaLI.
-                Both need the vocabulary of every language's words:
-                python -m rt2_jax.text.build_vocabulary --wide --size=4096 --output=runs/tokenizer.model
+    vision      the vision tower alone learns what is where in the small web, going on from the packaged one
+    pretrain    the small web alone, from that tower (runs/vision); gives the packaged tiny PaLI
     cofinetune  robot episodes and web together from the packaged tiny PaLI (RT-2's recipe)
     finetune    robot episodes alone from the packaged tiny PaLI
     scratch     robot episodes and web from random weights
-    *_small     the same five with 0.67 M parameters in place of 2.3 M, for the ablation of sizes. No small
-                base is packaged: vision_small and pretrain_small make it from the project's own
-                vocabulary and the web without variety, as the packaged one was made
+    *_small     the same five with 0.7 M parameters in place of 2.4 M, for the ablation of sizes. No small
+                base is packaged: vision_small and pretrain_small make it
     one_pass    cofinetune, all numbers of an action decided at once
     quickstart  cofinetune, a third of it: what launch/quickstart.sh runs
     overfit     20 episodes by heart, played in their own layouts: a check of the plumbing. They are
@@ -76,21 +73,20 @@ def get_config(arg: str = 'cofinetune') -> ml_collections.ConfigDict:
     config.data.web.web = dict(weight=1.0, seed=0, kinds=dict())
     if arg in ('vision', 'pretrain'):
         _web_alone(config)
-        if not small:
-            _varied_web(config)
     if arg == 'vision':
         config.model = dict(
             name='classifier',
             dtype='float32',
             width=config.model.encoder.width,
             vision=_tiny_pali(small)['vision'],
-            vocab=config.model.get('vocab', 0),
         )
         # Words of all languages are pulled to one place: that of what they name.
-        config.data.web.web.kinds = dict(map=1.0) if small else dict(map=0.4, map_any=0.6)
+        config.data.web.web.kinds = dict(map=0.4, map_any=0.6)
+        if not small:
+            config.init_from, config.init_parts = PRETRAINED, ('tower', 'projection')
         config.data.update(prompt_length=16, target_length=37)
     elif arg == 'pretrain':
-        config.data.web.web.kinds = dict() if small else _PRETRAIN_KINDS
+        config.data.web.web.kinds = _PRETRAIN_KINDS
         config.init_from = f'runs/vision{size}'
         config.init_parts = ('tower', 'projection', 'embedding')
         # New parts get the full learning rate, pretrained parts less.
@@ -113,16 +109,10 @@ def get_config(arg: str = 'cofinetune') -> ml_collections.ConfigDict:
 
 
 def _web_alone(config: ml_collections.ConfigDict) -> None:
-    """The small web, and no robot."""
-    config.total_steps = 6_000
-    config.optimizer.lr = 2e-3
+    """The small web with all its variety, and no robot."""
+    config.total_steps = 4_000
+    config.optimizer.update(name='muon', lr=6e-3, warmup=40)
     config.data.robot_share.start = 0.0
-
-
-def _varied_web(config: ml_collections.ConfigDict) -> None:
-    """More of the web, in six languages, with its own vocabulary, and longer."""
-    config.update(total_steps=30_000, tokenizer='runs/tokenizer.model')
-    config.model.vocab = 4096  # of runs/tokenizer.model
     config.data.web.web.update(varied=True, people=True)
 
 

@@ -91,7 +91,7 @@ VISION = dict(
 )  # fmt: skip
 TEXT = dict(
     hidden_size=24, intermediate_size=40, num_hidden_layers=2, num_attention_heads=4,
-    num_key_value_heads=2, head_dim=6, vocab_size=3072, pad_token_id=0, eos_token_id=1, bos_token_id=2,
+    num_key_value_heads=2, head_dim=6, vocab_size=4096, pad_token_id=0, eos_token_id=1, bos_token_id=2,
 )  # fmt: skip
 
 

@@ -18,19 +18,15 @@ FLAGS = flags.FLAGS
 _NUMBERS = ('one', 'two', 'three', 'four', 'five')
 
 
-def sentences(wide: bool = False) -> list[str]:
-    """The corpus: every wording with every name, once.
-
-    Args:
-        wide: with persons, sums, and each word of a name in every language as a token of its own.
-    """
+def sentences() -> list[str]:
+    """The corpus: every wording with every name, so often that most names are tokens of their own."""
     from rt2_jax.data.web import compose, pictures, small_web
     from rt2_jax.text import prompts
 
-    catalogue = pictures.catalogue() + (pictures.people() if wide else ())
+    catalogue = pictures.catalogue() + pictures.people()
     names = [name for picture in catalogue for name in picture.names.values()]
     categories = sorted({picture.category for picture in catalogue})
-    things = categories + (_sums() if wide else [])
+    things = categories + _sums()
     questions = [
         'what is in the image',
         'what kind of thing is in the image',
@@ -69,9 +65,8 @@ def sentences(wide: bool = False) -> list[str]:
     corpus += names + list(compose.COLOURS) + ['yes', 'no', "I'm hungry.", 'gripper', '1, 2; 3.']
     # Most frequent, so that each English name is a single token.
     corpus += 20 * ([f'the {picture.name}' for picture in catalogue] + categories)
-    if wide:
-        corpus += 20 * names
-        corpus += 20 * [f'{colour} {number}' for colour in compose.COLOURS for number in _NUMBERS]
+    corpus += 20 * names
+    corpus += 20 * [f'{colour} {number}' for colour in compose.COLOURS for number in _NUMBERS]
     return corpus
 
 
@@ -81,11 +76,11 @@ def _sums() -> list[str]:
     return sums + [f'{a} minus {b}' for a in _NUMBERS for b in _NUMBERS]
 
 
-def build(size: int, wide: bool = False) -> bytes:
+def build(size: int) -> bytes:
     """Returns a serialised SentencePiece model with `size` tokens."""
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(sentences(wide)),
+        sentence_iterator=iter(sentences()),
         model_writer=model,
         model_type='bpe',
         vocab_size=size,
@@ -106,13 +101,12 @@ def build(size: int, wide: bool = False) -> bytes:
 def define_flags() -> None:
     """Defines the flags of the command; importing this file defines none."""
     flags.DEFINE_string('output', None, 'Where to write the model.', required=True)
-    flags.DEFINE_integer('size', 3072, 'Number of tokens.')
-    flags.DEFINE_bool('wide', False, 'With persons, sums, and the words of every language.')
+    flags.DEFINE_integer('size', 4096, 'Number of tokens.')
 
 
 def main(_: list[str]) -> None:
     """Runs the command."""
-    paths.write(paths.of(FLAGS.output), build(FLAGS.size, FLAGS.wide))
+    paths.write(paths.of(FLAGS.output), build(FLAGS.size))
 
 
 if __name__ == '__main__':

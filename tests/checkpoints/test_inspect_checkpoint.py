@@ -123,12 +123,12 @@ def test_what_changed_between_two_steps(run):
     assert found['only_here'] == ['tail/bias'] and found['only_there'] == [
         'text_encoder/norm/scale'
     ]
-    assert found['other_shape']['head/kernel'] == [[32, 3072], [32, 3064]]
+    assert found['other_shape']['head/kernel'] == [[32, 4096], [32, 4088]]
     assert 'checkpoint lacks, text_encoder/norm/scale' in (
         words := inspection_text.as_text(report, 2)
     )
     assert 'the same in both: tokenizer, action space, sources, config, versions' in words
-    assert "head/kernel is [32, 3064]; the config's model has [32, 3072]" in words
+    assert "head/kernel is [32, 4088]; the config's model has [32, 4096]" in words
 
 
 def test_damaged_parameters_are_named(run):
