@@ -34,8 +34,8 @@ ARGUMENTS = (
 )
 PRETRAINED = 'package:tabletop_pretrained'
 
-# Shares of the questions to the base: other words than English names, and plans, often enough to be learnt.
-_PRETRAIN_KINDS = dict(
+# Shares of the web's questions: other words than English names, and plans, often enough to be learnt.
+_WEB_KINDS = dict(
     name=0.1,
     name_language=0.07,
     category=0.03,
@@ -70,7 +70,7 @@ def get_config(arg: str = 'cofinetune') -> ml_collections.ConfigDict:
     config.cpu_products = 'bfloat16'
     config.action_smoothing = 6.0
     config.model = _tiny_pali(small)
-    config.data.web.web = dict(weight=1.0, seed=0, kinds=dict())
+    config.data.web.web = dict(weight=1.0, seed=0, kinds=_WEB_KINDS, varied=True, people=True)
     if arg in ('vision', 'pretrain'):
         _web_alone(config)
     if arg == 'vision':
@@ -86,7 +86,6 @@ def get_config(arg: str = 'cofinetune') -> ml_collections.ConfigDict:
             config.init_from, config.init_parts = PRETRAINED, ('tower', 'projection')
         config.data.update(prompt_length=16, target_length=37)
     elif arg == 'pretrain':
-        config.data.web.web.kinds = _PRETRAIN_KINDS
         config.init_from = f'runs/vision{size}'
         config.init_parts = ('tower', 'projection', 'embedding')
         # New parts get the full learning rate, pretrained parts less.
@@ -109,11 +108,10 @@ def get_config(arg: str = 'cofinetune') -> ml_collections.ConfigDict:
 
 
 def _web_alone(config: ml_collections.ConfigDict) -> None:
-    """The small web with all its variety, and no robot."""
+    """The small web, and no robot."""
     config.total_steps = 4_000
     config.optimizer.update(name='muon', lr=6e-3, warmup=40)
     config.data.robot_share.start = 0.0
-    config.data.web.web.update(varied=True, people=True)
 
 
 def _with_robot(config: ml_collections.ConfigDict) -> None:

@@ -39,7 +39,6 @@ from rt2_jax import command, paths
 from rt2_jax.checkpoints import loading
 from rt2_jax.data import sources
 from rt2_jax.data.cards import TABLETOP
-from rt2_jax.data.web import small_web
 from rt2_jax.decoding import compact
 from rt2_jax.decoding.grammar import Kind
 from rt2_jax.envs.tabletop import suites, tasks
@@ -304,7 +303,7 @@ def measure_offline(options: Options, policy: Policy, suite: str) -> dict[str, A
         except ValueError as error:
             raise FlagError(f'--suite=held_out: {error}') from error
         return {'sets': {name: offline.actions(policy, steps) for name, steps in sets.items()}}
-    source = small_web.SmallWeb(seed=options.web_seed, size=policy.image_size)
+    source = offline.new_web(policy, options.web_seed)
     web = offline.questions(policy, source, options.questions, progress=distributed.say)
     if suite == 'web':
         return {'web': web}

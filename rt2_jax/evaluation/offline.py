@@ -182,6 +182,19 @@ def _teacher_forced(
     return loss, hits.astype(np.float32)
 
 
+def new_web(policy: Policy, seed: int) -> small_web.SmallWeb:
+    """The small web that a policy learnt from, of another seed: scenes that it has not seen.
+
+    It is the one with all defaults where the policy learnt from none, or from several.
+    """
+    sets = policy.config.data.get('web', {}) if policy.config else {}
+    ours = [fields for fields in sets.values() if fields.get('kind', 'small') == 'small']
+    fields = dict(ours[0]) if len(ours) == 1 else {}
+    kept = {name: fields[name] for name in ('people', 'varied', 'rotation') if name in fields}
+    kinds = dict(fields.get('kinds', {})) or dict(small_web.KINDS)
+    return small_web.SmallWeb(seed=seed, size=policy.image_size, kinds=kinds, **kept)
+
+
 def questions(
     policy: Policy,
     source: small_web.SmallWeb,
