@@ -13,7 +13,7 @@ def references(task):
     """The words for X and, of a push, those for Y."""
     words = task.instruction.removeprefix(f'{task.kind} ')
     if task.kind == 'push':
-        return words.split(' to ')
+        return words.split(' to ', 1)
     return [words.removesuffix(f' {task.direction}')]
 
 
@@ -30,6 +30,8 @@ def fitting(words, tiles):
     """Numbers of the tiles that the words could mean."""
     if (total := value(words)) is not None:
         return [i for i, tile in enumerate(tiles) if tile.name == f'number {total}']
+    if meant := (descriptions.uses() | descriptions.wishes()).get(words):
+        return [i for i, tile in enumerate(tiles) if tile.picture in meant]
     if words.startswith('the thing on '):
         wanted = words.removeprefix('the thing on ')
         far = [{n: np.abs(tile.colour - c).max() for n, c in COLOURS.items()} for tile in tiles]

@@ -8,13 +8,12 @@ people with their real names, in scenes and questions by template. Item `i` is a
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import functools
-import re
 from typing import TypeVar
 
 import numpy as np
 
 from rt2_jax.data.example import Example
-from rt2_jax.data.web import compose, descriptions, pictures, variety
+from rt2_jax.data.web import compose, descriptions, pictures, variety, web_plans
 from rt2_jax.data.web.compose import Placed
 from rt2_jax.data.web.pictures import Picture
 from rt2_jax.nearest import check
@@ -120,7 +119,7 @@ class SmallWeb:
         kind = kinds[min(number, len(kinds) - 1)]
         scene, frame = self._scene(rng, kind)
         if kind == 'plan':
-            prompt, answer = _plan(scene, rng)
+            prompt, answer = web_plans.ask(scene, rng)
         else:
             question, answer = _ask(kind, scene, rng, self._pictures)
             prompt = prompts.web(question)
@@ -257,7 +256,7 @@ def _ask(
         case 'where_sum':
             return f'where is {descriptions.sum_words(name, rng)}', point
         case 'where_colour':
-            return f'where is {_on_card(scene)}', point
+            return f'where is {web_plans.on_card(scene)}', point
         case 'where_use':
             others = [placed.picture for placed in scene[1:]]
             return f'where is {descriptions.use(picture, others, rng) or name}', point
@@ -298,46 +297,6 @@ def _first(kind: str, rng: np.random.Generator) -> Sequence[Picture]:
     if draw < 0.15:
         return pictures.numbers()
     return descriptions.useful() if draw < 0.5 else pictures.catalogue()
-
-
-def _on_card(scene: Sequence[Placed]) -> str:
-    """'the thing on red', of the first; '' where another is on that colour too, or it has no card."""
-    card, *others = [placed.card for placed in scene]
-    return f'the thing on {card}' if card and card not in others else ''
-
-
-def _plan(scene: list[Placed], rng: np.random.Generator) -> tuple[str, str]:
-    """An instruction in any words, and the plan for it: names and places, as those before actions."""
-    kind = _choice(rng, ('pick', 'push', 'turn')) if len(scene) > 1 else 'pick'
-    words = [_words(scene, rng)]
-    if kind == 'push':
-        words.append(_words([scene[1], scene[0], *scene[2:]], rng))
-        # Of two long descriptions one is left out: an instruction has 24 tokens.
-        if all(' ' in some for some in words):
-            words[0] = scene[0].picture.name
-    named = ' '.join(
-        f'{placed.picture.name} {places.write_point(placed.centre)}'
-        for placed in scene[: len(words)]
-    )
-    wish = descriptions.wish(scene[0].picture, [placed.picture for placed in scene[1:]], rng)
-    if kind == 'pick' and wish and rng.random() < 0.5:
-        instruction = wish
-    elif kind == 'push':
-        instruction = f'push {words[0]} to {words[1]}'
-    else:
-        side = f' {_choice(rng, ("left", "right"))}' if kind == 'turn' else ''
-        instruction = f'{kind} {words[0]}{side}'
-    plan = prompts.plan(named).removesuffix(prompts.ACTION_MARKER).strip()
-    return prompts.robot_plan(instruction), plan
-
-
-def _words(scene: Sequence[Placed], rng: np.random.Generator) -> str:
-    """Words for the first thing of a scene that fit nothing else in it."""
-    name, *others = [placed.picture for placed in scene]
-    ways = (descriptions.category, descriptions.foreign, descriptions.arithmetic, descriptions.use)
-    words = [way(name, others, rng) for way in ways] + [_on_card(scene)]
-    possible = [some for some in words if some]
-    return _choice(rng, possible) if possible and rng.random() < 0.75 else name.name
 
 
 def _map(scene: list[Placed], word: Callable[[Picture], str]) -> str:
@@ -381,7 +340,7 @@ def score(example: Example, answer: str, tolerance: float = 0.1) -> bool:
         tolerance: in units of the frame's side; by default half the smallest tile.
     """
     if example.kind == 'plan':
-        return _same_plan(example.answer, answer, tolerance)
+        return web_plans.same(example.answer, answer, tolerance)
     if not example.kind.startswith('where') and example.kind != 'way':
         return answer.strip() == example.answer.strip()
     truth, guess = places.read_point(example.answer), places.read_point(answer)
@@ -389,12 +348,3 @@ def score(example: Example, answer: str, tolerance: float = 0.1) -> bool:
         return False
     side = places.SIDE // 2 if example.kind == 'way' else places.SIDE
     return float(np.hypot(*(truth - guess))) <= tolerance * side
-
-
-def _same_plan(truth: str, guess: str, tolerance: float) -> bool:
-    """Whether two plans name the same things, at places within `tolerance`."""
-    named = [re.findall(r'(\D+) (\d+ \d+)', prompts.plan_text(text)) for text in (truth, guess)]
-    if [name for name, _ in named[0]] != [name for name, _ in named[1]]:
-        return False
-    points = [np.array([place.split() for _, place in plan], float) for plan in named]
-    return bool((np.hypot(*(points[0] - points[1]).T) <= tolerance * places.SIDE).all())

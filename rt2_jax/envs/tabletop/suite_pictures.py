@@ -28,6 +28,8 @@ _CATEGORIES = {
     'tool': ('household', 'instrument', 'furniture'),
     'clothing': (),
 }
+# What leads to a thing by a step of thought.
+_MEANT = {'use': descriptions.use, 'wish': descriptions.wish}
 # Of the small web's cards, those that no shade turns into one another.
 _COLOURS = ('white', 'red', 'yellow', 'green', 'blue', 'pink')
 
@@ -78,6 +80,8 @@ def draw_things(rng: np.random.Generator, pool: str, wording: str, kind: str, co
     if wording == 'sum':
         shown = _among_alike(rng, kind, count, pictures.numbers())
         return _described(kind, shown, lambda p: descriptions.sum_words(p.name, rng))
+    if wording in _MEANT:
+        return _draw_meant(rng, _MEANT[wording], kind, _pool(pool), count)
     if wording == 'colour':
         return _draw_colours(rng, kind, _choose(rng, _pool(pool), count))
     if pool == 'one_new':
@@ -134,6 +138,22 @@ def _draw_categories(rng: np.random.Generator, pool: list[Picture], count: int) 
     ]
     shown += _choose(rng, [p for p in pool if p.category not in barred], count - 2)
     return Things(shown, [f'the {first}', f'the {second}'])
+
+
+def _draw_meant(
+    rng: np.random.Generator,
+    words_for: Callable[[Picture, Sequence[Picture], np.random.Generator], str],
+    kind: str,
+    pool: list[Picture],
+    count: int,
+) -> Things:
+    """Pictures of which X (of a push Y) alone fits the words for it."""
+    meant = 1 if kind == 'push' else 0
+    words = ''
+    while not words:
+        shown = _choose(rng, pool, count)
+        words = words_for(shown[meant], shown[:meant] + shown[meant + 1 :], rng)
+    return _described(kind, shown, lambda _: words)
 
 
 def _draw_colours(rng: np.random.Generator, kind: str, shown: list[Picture]) -> Things:

@@ -37,8 +37,9 @@ class Suite:
             'one_new' (one of the web's among those of the episodes) or 'alike' (the web's, several
             of a category).
         wordings: how instructions name X and Y; an episode draws one. 'name', 'category',
-            'language', 'colour' (of the tile), 'sum' (of a number), or the name of what no episode
-            holds: 'sign' (all tiles are), 'symbol' or 'person' (X is, and to push Y).
+            'language', 'colour' (of the tile), 'sum' (of a number), 'use' (what it is for), 'wish' (a
+            sentence that asks for X, the whole instruction), or the name of what no episode holds:
+            'sign' (all tiles are), 'symbol' or 'person' (X is, and to push Y).
         table: of suite_looks.TABLES.
         view: camera, light and clutter, of suite_looks.VIEWS.
     """
@@ -136,6 +137,12 @@ SUITES = {
             14,
             wordings=('person',),
         ),
+        Suite(
+            'thought',
+            'things by what they are for, and wishes: what a step of thought leads to',
+            15,
+            wordings=('use', 'wish'),
+        ),
     )
 }
 # The columns of RT-2's tables: generalisation, then emergent skills.
@@ -188,6 +195,8 @@ def draw(name: str, seed: int, kind: str | None = None) -> Scene:
     salt = [] if chosen.number in _WITHOUT_SALT else [1]
     rng = np.random.default_rng([number, tasks.KINDS.index(kind), *salt])
     wording = chosen.wordings[rng.integers(len(chosen.wordings))]
+    if wording == 'wish' and kind != 'pick':  # what is wished for is to be handed
+        wording = 'use'
     # Where Y is what the words are about, a push has another tile to go to.
     fewest = 3 if kind == 'push' and wording in ('symbol', 'person', 'sum', 'colour') else 2
     count = int(rng.integers(fewest, scenes.MAX_TILES + 1))
@@ -198,7 +207,9 @@ def draw(name: str, seed: int, kind: str | None = None) -> Scene:
         kind=kind,
         direction=direction,
         group=wording,
-        instruction=tasks.phrase(kind, words[0], words[1], direction),
+        instruction=words[0]
+        if wording == 'wish'
+        else tasks.phrase(kind, words[0], words[1], direction),
         plan=tasks.phrase(kind, shown[0].name, shown[1].name, direction),
     )
     centres = scenes.place_tiles(rng, count, push=kind == 'push')
