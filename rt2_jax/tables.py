@@ -7,7 +7,8 @@ Tables: `4` generalization, `5` emergent skills, `6` two sizes from scratch, fin
 can. Rows and columns are in rt2_jax/evaluation/paper_rows.py, one line a policy; one whose model the code
 base lacks shows as 'not built'.
 
-All work is done by the documented commands (collect, train, evaluate), each printed before it starts.
+All work is done by the documented commands (build_vocabulary, collect, train, evaluate), each
+printed before it starts.
 What is there is used: finished runs aren't trained again, nor are suites that were measured with as many
 episodes. So the same command goes on where it was interrupted. A run whose config has changed since is
 refused.
