@@ -13,6 +13,7 @@ each number has a first one of its own.
 
 import io
 import itertools
+from typing import Any
 
 from absl import flags
 import sentencepiece
@@ -91,7 +92,7 @@ def build(size: int, way: str = 'own') -> bytes:
         way: of `INTEGERS`, in which integers have tokens.
     """
     if way == 'own':
-        numbers = dict(user_defined_symbols=[f'\u2581{k}' for k in range(1001)])
+        numbers: dict[str, Any] = dict(user_defined_symbols=[f'\u2581{k}' for k in range(1001)])
     else:
         numbers = dict(required_chars='0123456789', split_digits=True)
     model = io.BytesIO()
