@@ -14,8 +14,7 @@ Arguments:
     palm_e      cofinetune with PaLM-E's kind of model, a decoder alone, whose 256 least used words gave
                 their tokens to actions; palm_e_pretrain makes its base (runs/palm_e_pretrain), also
                 from the tower of runs/vision. Both need the vocabulary:
-                python -m rt2_jax.text.build_vocabulary --wide --size=4096 --integers=overwrite \
-                    --output=runs/overwritten.model
+                python -m rt2_jax.text.build_vocabulary --integers=overwrite --output=runs/overwritten.model
     quickstart  cofinetune, a third of it: what launch/quickstart.sh runs
     overfit     20 episodes by heart, played in their own layouts: a check of the plumbing. They are
                 undisturbed: collect --episodes=20 --noise=0 --detours=0 --output=runs/data/overfit

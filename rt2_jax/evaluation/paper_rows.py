@@ -105,10 +105,7 @@ BASES = {
 }
 
 # Flags of rt2_jax.text.build_vocabulary, by the file name of config.tokenizer.
-VOCABULARIES = {
-    'tokenizer.model': ('--wide', '--size=4096'),
-    'overwritten.model': ('--wide', '--size=4096', '--integers=overwrite'),
-}
+VOCABULARIES = {'overwritten.model': ('--integers=overwrite',)}
 
 # fmt: off
 # The rows of tables 4 and 5. Of table 5's models the paper has no R3M and no MOO.
