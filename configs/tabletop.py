@@ -11,11 +11,16 @@ Arguments:
     *_small     the same five with 0.7 M parameters in place of 2.4 M, for the ablation of sizes. No small
                 base is packaged: vision_small and pretrain_small make it
     one_pass    cofinetune, all numbers of an action decided at once
+    palm_e      cofinetune with PaLM-E's kind of model, a decoder alone, whose 256 least used words gave
+                their tokens to actions; palm_e_pretrain makes its base (runs/palm_e_pretrain), also
+                from the tower of runs/vision. Both need the vocabulary:
+                python -m rt2_jax.text.build_vocabulary --integers=overwrite --output=runs/overwritten.model
     quickstart  cofinetune, a third of it: what launch/quickstart.sh runs
     overfit     20 episodes by heart, played in their own layouts: a check of the plumbing. They are
                 undisturbed: collect --episodes=20 --noise=0 --detours=0 --output=runs/data/overfit
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import ml_collections
@@ -28,10 +33,13 @@ _WITH_SMALL = ('vision', 'pretrain', 'cofinetune', 'finetune', 'scratch')
 ARGUMENTS = (
     *_WITH_SMALL,
     'one_pass',
+    'palm_e_pretrain',
+    'palm_e',
     'quickstart',
     'overfit',
     *(name + _SMALL for name in _WITH_SMALL),
 )
+_AS = {'palm_e_pretrain': 'pretrain', 'palm_e': 'cofinetune'}  # whose recipes these have
 PRETRAINED = 'package:tabletop_pretrained'
 
 # Shares of the web's questions: other words than English names, and plans, often enough to be learnt.
@@ -65,6 +73,7 @@ def get_config(arg: str = 'cofinetune') -> ml_collections.ConfigDict:
         raise ValueError(f'configs/tabletop.py has no {arg!r}{nearest(arg, ARGUMENTS)}')
     small, arg = arg.endswith(_SMALL), arg.removesuffix(_SMALL)
     size = _SMALL if small else ''
+    palm_e, arg = arg in _AS, _AS.get(arg, arg)
     config = configuration.defaults()
     config.total_steps = 3_000
     config.cpu_products = 'bfloat16'
@@ -104,7 +113,21 @@ def get_config(arg: str = 'cofinetune') -> ml_collections.ConfigDict:
         elif arg == 'overfit':
             config.total_steps = 800
             config.data.robot.tabletop.directory = 'runs/data/overfit'
+    if palm_e:
+        _palm_e(config, arg)
     return config.lock()
+
+
+def _palm_e(config: ml_collections.ConfigDict, recipe: str) -> None:
+    """A decoder and overwritten tokens in place of the tiny PaLI and its vocabulary."""
+    config.tokenizer = 'runs/overwritten.model'
+    config.data.target_length += 6  # most numbers of places are two tokens, see build_vocabulary.py
+    if recipe == 'pretrain':
+        # Words of another vocabulary, and what leads to them, start anew.
+        config.init_parts, config.optimizer.part_lr = ('tower',), {'tower': 0.1}
+    else:
+        config.init_from = 'runs/palm_e_pretrain'
+    config.model = _tiny_palm_e(config.model)
 
 
 def _web_alone(config: ml_collections.ConfigDict) -> None:
@@ -159,4 +182,31 @@ def _tiny_pali(small: bool) -> dict[str, Any]:
         tied=True,
         number_line=True,
         decoder=dict(text),
+    )
+
+
+def _tiny_palm_e(pali: Mapping[str, Any]) -> dict[str, Any]:
+    """PaLM's layers, as in rt2_palm_e_12b.py, and as many parameters, tower and places as a tiny PaLI has."""
+    width, head_dim = pali['encoder']['width'], pali['encoder']['head_dim']
+    attention = dict(heads=width // head_dim, kv_heads=1, head_dim=head_dim, scale=head_dim**-0.5)
+    return dict(
+        name='decoder_only',
+        dtype='float32',
+        vocab=4096,  # of runs/overwritten.model
+        bos=-1,
+        separator=-1,
+        scaled=False,
+        vision=pali['vision'],
+        text=dict(
+            width=width,
+            depth=5,
+            mlp=3 * width,
+            block='parallel',
+            activation='silu',
+            attention=attention,
+            unroll=5,
+        ),
+        positions='sincos',
+        prompt_positions=pali['prompt_positions'],
+        number_line=True,
     )

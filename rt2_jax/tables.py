@@ -7,10 +7,10 @@ Tables: `4` generalization, `5` emergent skills, `6` two sizes from scratch, fin
 can. Rows and columns are in rt2_jax/evaluation/paper_rows.py, one line a policy; one whose model the code
 base lacks shows as 'not built'.
 
-All work is done by the documented commands (collect, train, evaluate), each printed before it starts.
-What is there is used: finished runs aren't trained again, nor are suites that were measured with as many
-episodes. So the same command goes on where it was interrupted. A run whose config has changed since is
-refused.
+All work is done by the documented commands (build_vocabulary, collect, train, evaluate), each printed
+before it starts. What is there is used: finished runs aren't trained again, nor are suites that were
+measured with as many episodes. So the same command goes on where it was interrupted. A run whose config
+has changed since is refused.
 
 WORKDIR/full (or WORKDIR/quick) holds everything, laid out as rt2_jax/evaluation/table_runs.py says; a
 table's own folder in it has table.md, table.png, results.json and a video a policy.

@@ -95,10 +95,17 @@ BASES = {
             f'{_TABLETOP}:pretrain_small',
             starts_from='vision_small',
         ),
+        Row('tower', 'vision', f'{_TABLETOP}:vision'),
+        Row(
+            "PaLM-E's base", 'palm_e_pretrain', f'{_TABLETOP}:palm_e_pretrain', starts_from='vision'
+        ),
         Row('tower of VC-1', 'vc1_pretrain', f'{_OTHERS}:vc1_pretrain'),
         Row('tower of R3M', 'r3m_pretrain', f'{_OTHERS}:r3m_pretrain'),
     )
 }
+
+# Flags of rt2_jax.text.build_vocabulary, by the file name of config.tokenizer.
+VOCABULARIES = {'overwritten.model': ('--integers=overwrite',)}
 
 # fmt: off
 # The rows of tables 4 and 5. Of table 5's models the paper has no R3M and no MOO.
@@ -112,8 +119,9 @@ BASELINES = (
     Row('RT-2-PaLI-X (tiny PaLI)', 'cofinetune', f'{_TABLETOP}:cofinetune', 'RT-2-PaLI-X-55B',
         {'4': '91 70 62 96 48 63 35 62', '5': '82 46 53 60'}, headline=True),
     Row('RT-2-PaLI-X, actions in one pass', 'one_pass', f'{_TABLETOP}:one_pass'),
-    Row('RT-2-PaLM-E', 'palm_e', '', 'RT-2-PaLM-E-12B',
-        {'4': '93 84 76 75 71 36 33 62', '5': '36 43 43 40'}, headline=True),
+    Row('RT-2-PaLM-E (tiny decoder)', 'palm_e', f'{_TABLETOP}:palm_e', 'RT-2-PaLM-E-12B',
+        {'4': '93 84 76 75 71 36 33 62', '5': '36 43 43 40'},
+        starts_from='palm_e_pretrain', headline=True),
 )
 
 # Of the paper's table 6, the averages; it has no 55B from scratch.

@@ -9,7 +9,7 @@ from typing import Any
 from etils import epath
 
 from rt2_jax import records
-from rt2_jax.evaluation.paper_rows import BASES, Row, Table
+from rt2_jax.evaluation.paper_rows import BASES, VOCABULARIES, Row, Table
 from rt2_jax.evaluation.table_runs import ROBOT, Folders, Run, Size, Stage, TableError, shown
 
 _DATASET_INFO = 'dataset_info.json'
@@ -51,6 +51,7 @@ class Job:
         runs = self._all_runs()
         for run in runs:
             run.check()
+        yield from self._build_vocabularies(runs)
         if not all(run.is_trained() for run in runs if ROBOT in run.config.data.robot):
             yield from self._collect()
         for run in runs:
@@ -91,6 +92,16 @@ class Job:
                     _, suites, _ = wanted.setdefault(key, (run, [], row.plan))
                     suites += [name for name in self.columns(table) if name not in suites]
         return list(wanted.values())
+
+    def _build_vocabularies(self, runs: Sequence[Run]) -> Iterator[Stage]:
+        """The commands that build the vocabularies of runs to come, where they are not there."""
+        files = {epath.Path(run.config.tokenizer).name for run in runs if not run.is_trained()}
+        for file in sorted(files - {''}):
+            path = self.folders.vocabulary(file)
+            if not path.exists():
+                arguments = *VOCABULARIES[file], f'--output={shown(path)}'
+                command = ('-m', 'rt2_jax.text.build_vocabulary', *arguments)
+                yield Stage(f'build {file}', command, path.exists)
 
     def _collect(self) -> Iterator[Stage]:
         """The command that collects the episodes, where they are not there.

@@ -98,6 +98,10 @@ class Folders:
         """The folder of a run's evaluations."""
         return self.root / name / f'seed{seed}' / 'evaluations'
 
+    def vocabulary(self, file: str) -> epath.Path:
+        """A vocabulary of `VOCABULARIES`, by its file name."""
+        return self.root / file
+
     def table(self, table: Table) -> epath.Path:
         """The folder of a table."""
         return self.root / f'table{table.name}'
@@ -135,6 +139,9 @@ class Run:
         changes = {'seed': self.seed, **self.row.changes}
         if ROBOT in self._file.data.robot:
             changes[f'data.robot.{ROBOT}.directory'] = shown(self.folders.data)
+        if self._file.tokenizer:
+            file = epath.Path(self._file.tokenizer).name
+            changes['tokenizer'] = shown(self.folders.vocabulary(file))
         if self.row.starts_from:
             base = shown(self.folders.run(self.row.starts_from, 0))
             # The config may take parts from elsewhere, too: 'package:NAME#embedding,runs/BASE#tower'.

@@ -162,6 +162,8 @@ class DecoderOnly(nn.Module):
         separator: id behind a prompt; -1 for none.
         scaled: whether embeddings are multiplied by sqrt(D).
         cap: of the logits; 0 for none.
+        positions, positions_scale, prompt_positions, number_line, integers: as in `pali.PaLI`, for small
+            models; their places are fixed, beside the rotary ones.
     """
 
     vision: Mapping
@@ -172,15 +174,23 @@ class DecoderOnly(nn.Module):
     separator: int = 108
     scaled: bool = True
     cap: float = 0.0
+    positions: str = 'none'
+    positions_scale: float = 1.0
+    prompt_positions: float = 0.0
+    number_line: bool = False
+    integers: tuple[int, ...] = ()
 
     def setup(self) -> None:
         """Makes the parts."""
+        check('positions', self.positions, ('none', 'sincos'))
         vision = vit.ViTConfig.parse(self.vision, 'config.model.vision', dtype=self.dtype)
         config = DecoderConfig.parse(self.text, 'config.model.text', dtype=self.dtype)
         self.config = config
         self.tower = vit.ViT(vision)
         self.projection = layers.Linear((config.width,), ('vision', 'embed'), self.dtype, bias=True)
-        self.embedding = embedding.Embedding(self.vocab, config.width, self.dtype)
+        self.embedding = embedding.Embedding(
+            self.vocab, config.width, self.dtype, self.integers if self.number_line else ()
+        )
         self.layers = stacks.stack(Layer, config, broadcast={'attend': 3, 'prefill': 3, 'step': 4})
         self.norm = config.norm()
 
@@ -260,6 +270,9 @@ class DecoderOnly(nn.Module):
         """Embedded prefix [B, S, D], and which of it is no padding, bool [B, S]."""
         b, f = images.shape[:2]
         tokens = self.projection(self.tower(images.reshape(b * f, *images.shape[2:])))
+        if self.positions == 'sincos':
+            sides, patch = images.shape[2:4], self.vision['patch']
+            tokens = vit.with_places(tokens, sides, patch, self.positions_scale)
         tokens = tokens.reshape(b, -1, self.config.width)
         ids, length = prompt, (prompt != 0).sum(1, keepdims=True)
         if self.separator >= 0:
@@ -267,7 +280,10 @@ class DecoderOnly(nn.Module):
             ids = jnp.where(jnp.arange(ids.shape[1]) == length, self.separator, ids)
         if self.bos >= 0:
             ids = jnp.pad(ids, ((0, 0), (1, 0)), constant_values=self.bos)
-        x = jnp.concatenate([tokens, self._embed(ids)], axis=1)
+        words = self._embed(ids)
+        if self.prompt_positions:
+            words = embedding.with_places(words, self.prompt_positions)
+        x = jnp.concatenate([tokens, words], axis=1)
         valid = jnp.concatenate([jnp.ones(tokens.shape[:2], bool), ids != 0], axis=1)
         return layers.constrain(x, 'batch', 'length', 'width'), valid
 

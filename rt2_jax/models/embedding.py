@@ -98,6 +98,13 @@ class Head(nn.Module):
         )
 
 
+def with_places(words: jax.Array, scale: float) -> jax.Array:
+    """Adds a fixed vector of its place, times `scale`, to each of a prompt's words [B, P, D]."""
+    # Fixed wavelengths, so that how far a prompt is padded doesn't change its vectors.
+    line = number_line(words.shape[1], words.shape[2], (8, 512))
+    return words + (scale * line).astype(words.dtype)
+
+
 def number_line(
     count: int, width: int, wavelengths: tuple[float, float] | None = None
 ) -> np.ndarray:

@@ -28,9 +28,9 @@ class PaLI(nn.Module):
         decoder: likewise.
         vocab: V.
         dtype: of matrix products.
-        positions: what is added to the projected image tokens, 'none' or fixed 'sincos'. A tower that
-            learnt names alone keeps little of where a thing is.
-        positions_scale: factor on them; a trained tower's tokens are larger than 1 a feature.
+        positions: what is added to the projected image tokens, 'none' or fixed 'sincos'
+            (`vit.with_places`).
+        positions_scale: factor on them.
         prompt_positions: factor on a fixed vector of each place, added to the prompt's words; 0 for
             none, as in T5. By the relative bias alone a small model is slow to learn which of two
             names comes first.
@@ -82,16 +82,12 @@ class PaLI(nn.Module):
         b, f = images.shape[:2]
         tokens = self.projection(self.tower(images.reshape(b * f, *images.shape[2:])))
         if self.positions == 'sincos':
-            rows, columns = vit.grid(images.shape[2:4], self.vision['patch'])
-            wavelengths = 2.5, 4 * max(rows, columns)
-            positions = vit.sincos_positions(rows, columns, tokens.shape[-1], wavelengths)
-            tokens += self.positions_scale * positions.astype(self.dtype)
+            sides, patch = images.shape[2:4], self.vision['patch']
+            tokens = vit.with_places(tokens, sides, patch, self.positions_scale)
         tokens = tokens.reshape(b, -1, tokens.shape[-1])
         words = self.embedding.embed(prompt)
         if self.prompt_positions:
-            # Fixed wavelengths, so that how far a prompt is padded doesn't change its vectors.
-            line = embedding.number_line(prompt.shape[1], words.shape[-1], (8, 512))
-            words += (self.prompt_positions * line).astype(self.dtype)
+            words = embedding.with_places(words, self.prompt_positions)
         x = layers.constrain(jnp.concatenate([tokens, words], axis=1), 'batch', 'length', 'width')
         valid = jnp.concatenate([jnp.ones(tokens.shape[:2], bool), prompt != 0], axis=1)
         return self.text_encoder(x, valid), valid

@@ -74,6 +74,23 @@ def sincos_positions(
     return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=1)
 
 
+def with_places(tokens: jax.Array, sides: Sequence[int], patch: int, scale: float) -> jax.Array:
+    """Adds fixed positions to a language model's image tokens.
+
+    A tower that learnt names alone keeps little of where a thing is.
+
+    Args:
+        tokens: projected, [B, N, D].
+        sides: height and width of a frame in pixels.
+        patch: side of a patch in pixels.
+        scale: factor on the positions; a trained tower's tokens are larger than 1 a feature.
+    """
+    rows, columns = grid(sides, patch)
+    wavelengths = 2.5, 4 * max(rows, columns)
+    positions = sincos_positions(rows, columns, tokens.shape[-1], wavelengths)
+    return tokens + scale * positions.astype(tokens.dtype)
+
+
 def grid(sides: Sequence[int], patch: int) -> tuple[int, int]:
     """Rows and columns of the image tokens of a frame whose height and width are `sides`."""
     height, width = sides

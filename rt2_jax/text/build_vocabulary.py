@@ -4,17 +4,25 @@
 
 It is trained on the project's own texts: names of pictures in every language, the web's questions and
 the robot's instructions. Bytes are a fallback, so that any other text can be encoded too.
+
+With --integers=overwrite it is made as PaLM-E's: numbers are read digit by digit, then the 256 least used
+words give their tokens to the integers 0..255 (`integers`). A larger number is its longest beginning that
+has a token, then digits: 410 is "41" and "0". On the grid of `places` that is at most two tokens, and
+each number has a first one of its own.
 """
 
 import io
 import itertools
+from typing import Any
 
 from absl import flags
 import sentencepiece
 
 from rt2_jax import command, paths
+from rt2_jax.text import integers
 
 FLAGS = flags.FLAGS
+INTEGERS = ('own', 'overwrite')  # a token for each of 0..1000, or for 0..255 in place of words
 _NUMBERS = ('one', 'two', 'three', 'four', 'five')
 
 
@@ -76,8 +84,17 @@ def _sums() -> list[str]:
     return sums + [f'{a} minus {b}' for a in _NUMBERS for b in _NUMBERS]
 
 
-def build(size: int) -> bytes:
-    """Returns a serialised SentencePiece model with `size` tokens."""
+def build(size: int, way: str = 'own') -> bytes:
+    """Returns a serialised SentencePiece model with `size` tokens.
+
+    Args:
+        size: of the vocabulary.
+        way: of `INTEGERS`, in which integers have tokens.
+    """
+    if way == 'own':
+        numbers: dict[str, Any] = dict(user_defined_symbols=[f'\u2581{k}' for k in range(1001)])
+    else:
+        numbers = dict(required_chars='0123456789', split_digits=True)
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(sentences()),
@@ -93,20 +110,22 @@ def build(size: int) -> bytes:
         bos_id=-1,
         num_threads=1,
         minloglevel=2,
-        user_defined_symbols=[f'\u2581{k}' for k in range(1001)],
+        **numbers,
     )
-    return model.getvalue()
+    built = model.getvalue()
+    return built if way == 'own' else integers.with_integers(built, way).model_bytes
 
 
 def define_flags() -> None:
     """Defines the flags of the command; importing this file defines none."""
     flags.DEFINE_string('output', None, 'Where to write the model.', required=True)
     flags.DEFINE_integer('size', 4096, 'Number of tokens.')
+    flags.DEFINE_enum('integers', 'own', INTEGERS, 'Tokens of their own, or those of rare words.')
 
 
 def main(_: list[str]) -> None:
     """Runs the command."""
-    paths.write(paths.of(FLAGS.output), build(FLAGS.size))
+    paths.write(paths.of(FLAGS.output), build(FLAGS.size, FLAGS.integers))
 
 
 if __name__ == '__main__':

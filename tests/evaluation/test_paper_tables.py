@@ -120,10 +120,12 @@ def test_rows_fit_their_tables():
     for name, (config, changes, starts_from) in names.items():
         if config:
             row = Row('', name, config, changes=changes, starts_from=starts_from)
-            configuration.check(table_runs.Run(row, 1, folders, table_runs.FULL).config)
+            run = table_runs.Run(row, 1, folders, table_runs.FULL)
+            configuration.check(run.config)
+            assert epath.Path(run.config.tokenizer).name in {'', *paper_rows.VOCABULARIES}
 
 
-def test_sizes_of_the_ablation_differ_three_times():
+def test_sizes_differ_three_times_but_for_palm_e():
     tokenizer = Tokenizer.load_default()
 
     def count(argument):
@@ -134,6 +136,23 @@ def test_sizes_of_the_ablation_differ_three_times():
         return sum(x.size for x in jax.tree.leaves(nn.meta.unbox(params)))
 
     assert count('cofinetune') > 3 * count('cofinetune_small')
+    assert count('palm_e') == pytest.approx(count('cofinetune'), rel=0.05)
+
+
+def test_vocabularies_are_built_before_what_reads_them(tmp_path):
+    rows = tuple(row for row in paper_rows.BASELINES if row.name == 'palm_e')
+    table = dataclasses.replace(TABLE, rows=rows)
+    job = dataclasses.replace(make_job(tmp_path, [table], seeds=1), bases=paper_rows.BASES)
+    names = [stage.name for stage in job.stages()]
+    trained = [f'train {name} seed 0' for name in ('vision', 'palm_e_pretrain', 'palm_e')]
+    built = [name for name in names if name.startswith('build')]
+    assert 'build overwritten.model' in built
+    assert names == [*built, 'collect 4 episodes', *trained, 'evaluate palm_e seed 0']
+    run = job.runs(rows[0])[0]
+    first = next(stage for stage in job.stages() if stage.name == 'build overwritten.model')
+    assert f'--output={run.config.tokenizer}' in first.arguments and not first.is_done()
+    epath.Path(run.config.tokenizer).write_text('')
+    assert first.is_done() and first.name not in [stage.name for stage in job.stages()]
 
 
 def test_everything_missing_is_made_once(tmp_path, monkeypatch, capsys):

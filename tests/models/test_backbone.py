@@ -131,6 +131,29 @@ def test_a_prompts_words_have_places_where_asked_for(batch):
     assert difference(1.5) > 1e-2
 
 
+def test_a_small_decoder_has_places_and_a_number_line(batch):
+    """With the same parameters; each changes what it says, and steps say what teacher forcing does."""
+    text = GROUPED | {'attention': GROUPED['attention'] | {'scale': 0.4}, 'block': 'parallel'}
+    fields = dict(name='decoder_only', dtype='float32', vision=PYRAMID, text=text)
+    fields |= dict(bos=-1, separator=-1)
+    options = dict(positions='sincos', prompt_positions=1.5, number_line=True)
+    build = lambda fields: backbone.build(fields, VOCAB, integers=range(3, 33))
+    model = build(fields | options)
+    params = nn.meta.unbox(jax.jit(model.init)(jax.random.key(0), *batch))
+    whole = jax.jit(model.apply)(params, *batch)
+    step = jax.jit(model.apply, static_argnames=('method', 'max_length'))
+    state = step(params, *batch[:2], max_length=3, method='prefill')
+    for place, token in enumerate(batch[2].T):
+        logits, state = step(params, state, token, method='step')
+        np.testing.assert_allclose(logits, whole[:, place], atol=1e-5)
+    for left_out in options:
+        rest = {name: value for name, value in options.items() if name != left_out}
+        other = jax.jit(build(fields | rest).apply)(params, *batch)
+        assert float(jnp.abs(other - whole).max()) > 1e-2, left_out
+    with pytest.raises(ValueError, match="positions 'sincoss'; did you mean 'sincos'"):
+        jax.eval_shape(build(fields | {'positions': 'sincoss'}).init, jax.random.key(0), *batch)
+
+
 def test_near_numbers_have_near_vectors():
     line = embedding.number_line(1001, 128)
     np.testing.assert_allclose(np.linalg.norm(line, axis=1), 1, atol=1e-5)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import sentencepiece
 
-from rt2_jax.text import build_vocabulary, prompts
+from rt2_jax.text import build_vocabulary, places, prompts
 from rt2_jax.text.tokenizer import Tokenizer
 
 
@@ -44,6 +44,20 @@ def test_decoding_stops_at_the_end_and_leaves_padding_out(tokenizer):
 def test_the_shipped_model_is_what_the_builder_builds(tokenizer):
     built = Tokenizer(build_vocabulary.build(tokenizer.vocab_size))
     assert built.model_bytes == tokenizer.model_bytes
+
+
+def test_overwritten_words_leave_places_two_tokens():
+    overwritten = Tokenizer(build_vocabulary.build(3072, way='overwrite'))
+    assert overwritten.vocab_size == 3072 and len(overwritten.integer_ids) == 256
+    assert overwritten.encode('1 128 255') == overwritten.integer_ids[[1, 128, 255]].tolist()
+    written = [places.write_point([x, x]).split()[0] for x in np.arange(0.01, 1, 0.02)]
+    ids = [overwritten.encode(number) for number in written]
+    assert len({first for first, *_ in ids}) == len(written) == 50
+    assert {len(number) for number in ids} == {1, 2}
+    zero = overwritten.encode('410')[1]
+    assert all(rest in ([], [zero]) for _, *rest in ids)
+    plan = f'{prompts.plan("banana 410 530 tiger 10 990")} 1 128 91'
+    assert overwritten.decode(overwritten.encode(plan)) == plan
 
 
 def test_a_model_without_integers_is_refused(tmp_path):
