@@ -4,7 +4,8 @@
 
 Arguments:
     vision      the vision tower alone learns what is where in the small web, going on from the packaged one
-    pretrain    the small web alone, from that tower (runs/vision); gives the packaged tiny PaLI
+    pretrain    the small web alone, from that tower (runs/vision) and the packaged encoder and decoder;
+                gives the next packaged tiny PaLI
     cofinetune  robot episodes and web together from the packaged tiny PaLI (RT-2's recipe)
     finetune    robot episodes alone from the packaged tiny PaLI
     scratch     robot episodes and web from random weights
@@ -12,8 +13,8 @@ Arguments:
                 base is packaged: vision_small and pretrain_small make it
     one_pass    cofinetune, all numbers of an action decided at once
     palm_e      cofinetune with PaLM-E's kind of model, a decoder alone, whose 256 least used words gave
-                their tokens to actions; palm_e_pretrain makes its base (runs/palm_e_pretrain), also
-                from the tower of runs/vision. Both need the vocabulary:
+                their tokens to actions; palm_e_pretrain makes its base (runs/palm_e_pretrain) from the
+                packaged tower. Both need the vocabulary:
                 python -m rt2_jax.text.build_vocabulary --integers=overwrite --output=runs/overwritten.model
     quickstart  cofinetune, a third of it: what launch/quickstart.sh runs
     overfit     20 episodes by heart, played in their own layouts: a check of the plumbing. They are
@@ -95,15 +96,21 @@ def get_config(arg: str = 'cofinetune') -> ml_collections.ConfigDict:
             config.init_from, config.init_parts = PRETRAINED, ('tower', 'projection')
         config.data.update(prompt_length=16, target_length=37)
     elif arg == 'pretrain':
-        config.init_from = f'runs/vision{size}'
-        config.init_parts = ('tower', 'projection', 'embedding')
-        # New parts get the full learning rate, pretrained parts less.
+        config.total_steps = 3_600
+        config.init_from, seen = f'runs/vision{size}', ('tower', 'projection', 'embedding')
+        config.init_parts = seen
+        if not small:
+            written = ('text_encoder', 'text_decoder')
+            parts = [f'runs/vision#{part}' for part in seen]
+            config.init_from = ','.join(parts + [f'{PRETRAINED}#{part}' for part in written])
+            config.init_parts = seen + written
+        # What knows pictures and words keeps them.
         config.optimizer.part_lr = {'embedding': 0.3, 'tower': 0.1, 'projection': 0.1}
     else:
         _with_robot(config)
         if arg != 'scratch':
             config.init_from = 'runs/pretrain_small' if small else PRETRAINED
-            # What knows pictures and words keeps them; what has to learn to act learns fast.
+            # Again, while what has to learn to act learns fast.
             config.optimizer.part_lr = {'embedding': 0.25, 'tower': 0.12, 'projection': 0.12}
         if arg in ('finetune', 'overfit'):
             config.data.robot_share.start = 1.0
@@ -124,7 +131,8 @@ def _palm_e(config: ml_collections.ConfigDict, recipe: str) -> None:
     config.data.target_length += 6  # most numbers of places are two tokens, see build_vocabulary.py
     if recipe == 'pretrain':
         # Words of another vocabulary, and what leads to them, start anew.
-        config.init_parts, config.optimizer.part_lr = ('tower',), {'tower': 0.1}
+        config.init_from, config.init_parts = PRETRAINED, ('tower',)
+        config.optimizer.part_lr = {'tower': 0.1}
     else:
         config.init_from = 'runs/palm_e_pretrain'
     config.model = _tiny_palm_e(config.model)
@@ -149,7 +157,7 @@ def _with_robot(config: ml_collections.ConfigDict) -> None:
         success_only=True,
         holdout=0.0,  # share of the episodes that are kept for validation
     )
-    config.data.target_length = 25  # a plan and an action
+    config.data.update(prompt_length=32, target_length=25)  # what people ask for; a plan and an action
     config.optimizer.update(name='muon', lr=6e-3, warmup=40)
     # "push X to Y": by relative positions alone, which name comes first took thousands of steps.
     config.model.prompt_positions = 1.5

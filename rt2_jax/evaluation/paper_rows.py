@@ -95,10 +95,7 @@ BASES = {
             f'{_TABLETOP}:pretrain_small',
             starts_from='vision_small',
         ),
-        Row('tower', 'vision', f'{_TABLETOP}:vision'),
-        Row(
-            "PaLM-E's base", 'palm_e_pretrain', f'{_TABLETOP}:palm_e_pretrain', starts_from='vision'
-        ),
+        Row("PaLM-E's base", 'palm_e_pretrain', f'{_TABLETOP}:palm_e_pretrain'),
         Row('tower of VC-1', 'vc1_pretrain', f'{_OTHERS}:vc1_pretrain'),
         Row('tower of R3M', 'r3m_pretrain', f'{_OTHERS}:r3m_pretrain'),
     )

@@ -144,7 +144,7 @@ def test_vocabularies_are_built_before_what_reads_them(tmp_path):
     table = dataclasses.replace(TABLE, rows=rows)
     job = dataclasses.replace(make_job(tmp_path, [table], seeds=1), bases=paper_rows.BASES)
     names = [stage.name for stage in job.stages()]
-    trained = [f'train {name} seed 0' for name in ('vision', 'palm_e_pretrain', 'palm_e')]
+    trained = [f'train {name} seed 0' for name in ('palm_e_pretrain', 'palm_e')]
     built = [name for name in names if name.startswith('build')]
     assert 'build overwritten.model' in built
     assert names == [*built, 'collect 4 episodes', *trained, 'evaluate palm_e seed 0']
