@@ -37,10 +37,12 @@ class Suite:
             'one_new' (one of the web's among those of the episodes) or 'alike' (the web's, several
             of a category).
         wordings: how instructions name X and Y; an episode draws one. 'name', 'category',
-            'language', 'colour' (of the tile), 'sum' (of a number), or the name of what no episode
-            holds: 'sign' (all tiles are), 'symbol' or 'person' (X is, and to push Y).
+            'language', 'colour' (of the tile), 'sum' (of a number), 'use' (what it is for), or the name
+            of what no episode holds: 'sign' (all tiles are), 'symbol' or 'person' (X is, and to push Y).
+            'wish', of picks alone, is a sentence in place of the instruction.
         table: of suite_looks.TABLES.
         view: camera, light and clutter, of suite_looks.VIEWS.
+        drawn_by: whose drawings the pictures are, of pictures.DRAWN_BY.
     """
 
     name: str
@@ -50,6 +52,7 @@ class Suite:
     wordings: tuple[str, ...] = ('name',)
     table: str = 'muted'
     view: str = 'usual'
+    drawn_by: str = 'openmoji'
 
     @property
     def seeds(self) -> range:
@@ -136,6 +139,18 @@ SUITES = {
             14,
             wordings=('person',),
         ),
+        Suite(
+            'thought',
+            'things by what they are for or the opposite of, and wishes that call for a thing',
+            15,
+            wordings=('use', 'wish'),
+        ),
+        Suite(
+            'redrawn',
+            'the pictures of the episodes, in drawings by others, which no training shows',
+            16,
+            drawn_by='twemoji',
+        ),
     )
 }
 # The columns of RT-2's tables: generalisation, then emergent skills.
@@ -151,6 +166,7 @@ PAPER = (
     'reasoning',
     'people',
 )
+_ABOUT_Y = ('symbol', 'person', 'sum', 'colour', 'use')  # wordings that to push are of Y
 _WITHOUT_SALT = range(1, 6)  # 'seen' to 'emergent'
 
 
@@ -187,9 +203,10 @@ def draw(name: str, seed: int, kind: str | None = None) -> Scene:
     # them; the others have a salt.
     salt = [] if chosen.number in _WITHOUT_SALT else [1]
     rng = np.random.default_rng([number, tasks.KINDS.index(kind), *salt])
-    wording = chosen.wordings[rng.integers(len(chosen.wordings))]
+    wordings = [w for w in chosen.wordings if w != 'wish' or kind == 'pick']
+    wording = wordings[rng.integers(len(wordings))]
     # Where Y is what the words are about, a push has another tile to go to.
-    fewest = 3 if kind == 'push' and wording in ('symbol', 'person', 'sum', 'colour') else 2
+    fewest = 3 if kind == 'push' and wording in _ABOUT_Y else 2
     count = int(rng.integers(fewest, scenes.MAX_TILES + 1))
     things = suite_pictures.draw_things(rng, chosen.pictures, wording, kind, count)
     direction = str(rng.choice(tasks.DIRECTIONS)) if kind == 'turn' else ''
@@ -198,7 +215,9 @@ def draw(name: str, seed: int, kind: str | None = None) -> Scene:
         kind=kind,
         direction=direction,
         group=wording,
-        instruction=tasks.phrase(kind, words[0], words[1], direction),
+        instruction=words[0]
+        if wording == 'wish'
+        else tasks.phrase(kind, words[0], words[1], direction),
         plan=tasks.phrase(kind, shown[0].name, shown[1].name, direction),
     )
     centres = scenes.place_tiles(rng, count, push=kind == 'push')
@@ -210,6 +229,7 @@ def draw(name: str, seed: int, kind: str | None = None) -> Scene:
             float(rng.uniform(-scenes.TILE_YAW, scenes.TILE_YAW)),
             _pale(rng),
             things.scale,
+            chosen.drawn_by,
         )
         for picture, (x, y) in zip(shown, centres, strict=True)
     )
