@@ -198,7 +198,7 @@ def raster(code: str, size: int, drawn_by: str = 'openmoji') -> np.ndarray:
     png = _package('resvg_py').svg_to_bytes(
         svg_string=path.read_text(encoding='utf-8'), width=side, height=side, skip_system_fonts=True
     )
-    bgra = cv2.imdecode(np.frombuffer(bytes(png), np.uint8), cv2.IMREAD_UNCHANGED)
+    bgra = np.asarray(cv2.imdecode(np.frombuffer(bytes(png), np.uint8), cv2.IMREAD_UNCHANGED))
     height, width = bgra.shape[:2]  # of which one may be less than `side`
     top, left = (size - height) // 2, (size - width) // 2
     pixels = np.zeros([size, size, 4], np.uint8)
