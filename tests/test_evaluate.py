@@ -230,3 +230,19 @@ def test_a_workdir_without_a_checkpoint_raises(tmp_path):
 def test_videos_need_recorded_rollouts(tmp_path):
     with pytest.raises(ValueError, match='No rollout was recorded'):
         video.write(tmp_path / 'x.mp4', [closed_loop.Rollout(0, 'pick', 'name', 'pick banana')])
+
+
+def test_videos_show_plans():
+    """Below the frame that they were made for; the results are as without them."""
+    expert = closed_loop.scripted()
+    films, results = [], []
+    for plan in ('', 'banana 410 530'):
+        decide = lambda *told, plan=plan: [move._replace(plan=plan) for move in expert(*told)]
+        (rollout,) = closed_loop.run(decide, 'seen', [3], record=1, render_size=320).rollouts
+        assert rollout.plans == [plan] * rollout.steps
+        films.append(video.film(rollout))
+        results.append(rollout.to_json())
+    assert results[0] == results[1]
+    changed = [np.nonzero((a != b).any((1, 2)))[0] for a, b in zip(*films, strict=True)]
+    assert all(rows.min() >= 320 + video.BAR for rows in changed[: rollout.steps])
+    assert not any(rows.size for rows in changed[rollout.steps :])

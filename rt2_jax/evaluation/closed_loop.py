@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import dataclasses
 import math
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,9 +19,17 @@ from rt2_jax.policy import Policy
 from rt2_jax.policy.robot import Robot
 from rt2_jax.text.actions import ActionTokenizer
 
-# Observations and environments to an action float [8] each. The `image` of an observation has a leading
-# axis of frames, oldest first. The expert looks at the environments, policies at the observations.
-Decide = Callable[[Sequence[dict[str, Any]], Sequence[TabletopEnv]], Sequence[np.ndarray]]
+
+class Move(NamedTuple):
+    """An action float [8], and the plan that the policy made for it, '' without one."""
+
+    action: np.ndarray
+    plan: str = ''
+
+
+# Observations and environments to a move each. The `image` of an observation has a leading axis of
+# frames, oldest first. The expert looks at the environments, policies at the observations.
+Decide = Callable[[Sequence[dict[str, Any]], Sequence[TabletopEnv]], Sequence[Move]]
 
 
 @dataclasses.dataclass(eq=False)
@@ -44,6 +52,7 @@ class Rollout:
         brought_to: of a push, the name of the tile that X ended nearest to; '' if it hardly moved.
         brought_to_y: whether that is Y.
         frames: what `render()` showed before each decision and at the end; empty if not recorded.
+        plans: of each decision.
     """
 
     seed: int
@@ -61,10 +70,11 @@ class Rollout:
     brought_to: str = ''
     brought_to_y: bool = False
     frames: list[np.ndarray] = dataclasses.field(default_factory=list)
+    plans: list[str] = dataclasses.field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
-        """All but the frames, as plain values."""
-        return {k: v for k, v in dataclasses.asdict(self).items() if k != 'frames'}
+        """All but what is for videos, as plain values."""
+        return {k: v for k, v in dataclasses.asdict(self).items() if k not in ('frames', 'plans')}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -107,7 +117,7 @@ def run(
     """Plays the episodes `seeds` of a suite.
 
     Args:
-        decide: observations and environments to actions float [8], one each.
+        decide: see `Decide`.
         suite: a name of `suites.SUITES`.
         seeds: which episodes; each is played once.
         parallel: how many are under way at a time. The result doesn't depend on it.
@@ -161,11 +171,11 @@ def run(
             if not playing:
                 break
             before = time.perf_counter()
-            actions = decide([game.observation for game in playing], [g.env for g in playing])
+            moves = decide([game.observation for game in playing], [g.env for g in playing])
             seconds.append(time.perf_counter() - before)
             sizes.append(len(playing))
-            for game, action in zip(playing, actions, strict=True):
-                if (rollout := game.play(action)) is not None:
+            for game, move in zip(playing, moves, strict=True):
+                if (rollout := game.play(move)) is not None:
                     finished.append(rollout)
                     if len(finished) % max(1, len(seeds) // 5) == 0:
                         won = sum(r.success for r in finished)
@@ -209,10 +219,12 @@ class _Game:
         self._approach = approach.Approach(self.env.state)
         self._film()
 
-    def play(self, action: np.ndarray) -> Rollout | None:
+    def play(self, move: Move) -> Rollout | None:
         """One step; the rollout when it ended the episode."""
+        assert self.rollout is not None
+        self.rollout.plans.append(move.plan)
         self.observation, _, terminated, truncated, info = self.env.step(
-            self._robot.to_absolute_gripper(action)
+            self._robot.to_absolute_gripper(move.action)
         )
         self._observe()
         self._approach.step(self.env.state)
@@ -220,7 +232,6 @@ class _Game:
         if not (terminated or truncated):
             return None
         rollout, self.rollout = self.rollout, None
-        assert rollout is not None
         rollout.success, rollout.steps, rollout.terminated = (
             info['success'],
             info['steps'],
@@ -271,14 +282,12 @@ def gather_run(run: Run) -> Run:
 def learnt(policy: Policy, **settings: Any) -> Decide:
     """Actions of a model; `settings` as for `Policy.act_batch`."""
 
-    def decide(
-        observations: Sequence[dict[str, Any]], envs: Sequence[TabletopEnv]
-    ) -> list[np.ndarray]:
+    def decide(observations: Sequence[dict[str, Any]], envs: Sequence[TabletopEnv]) -> list[Move]:
         del envs
         answers = policy.act_batch(
             [o['image'] for o in observations], [o['instruction'] for o in observations], **settings
         )
-        return [answer.action for answer in answers]
+        return [Move(answer.action, answer.plan) for answer in answers]
 
     return decide
 
@@ -286,12 +295,12 @@ def learnt(policy: Policy, **settings: Any) -> Decide:
 def scripted(rounding: ActionTokenizer | None = None) -> Decide:
     """The expert's actions, rounded to the bins of an action tokenizer if there is one."""
 
-    def decide(
-        observations: Sequence[dict[str, Any]], envs: Sequence[TabletopEnv]
-    ) -> Sequence[np.ndarray]:
+    def decide(observations: Sequence[dict[str, Any]], envs: Sequence[TabletopEnv]) -> list[Move]:
         del observations
         actions = [expert.act(env.state, env.start, env.task) for env in envs]
-        return list(rounding.decode(rounding.encode(np.stack(actions)))) if rounding else actions
+        if rounding:
+            actions = list(rounding.decode(rounding.encode(np.stack(actions))))
+        return [Move(action) for action in actions]
 
     return decide
 

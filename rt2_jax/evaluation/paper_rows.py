@@ -16,6 +16,7 @@ from typing import Any
 from rt2_jax.envs.tabletop import suites
 
 UNSEEN, EMERGENT = suites.PAPER[1:7], suites.PAPER[7:]
+THOUGHT = ('seen', *UNSEEN[:2], *EMERGENT, 'thought')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,15 +174,6 @@ TABLES = {
             UNSEEN,
             ABLATION,
         ),
-        Table(
-            'cot',
-            'Chain of thought',
-            '',
-            ('seen', 'thought', *UNSEEN[:2], *EMERGENT),
-            'average',
-            ('seen', 'thought', *UNSEEN[:2], *EMERGENT),
-            PLANS,
-            paired=True,
-        ),
+        Table('cot', 'Chain of thought', '', THOUGHT, 'average', THOUGHT, PLANS, paired=True),
     )
 }

@@ -20,7 +20,7 @@ from websockets.sync.client import connect
 
 from rt2_jax.data import cards
 from rt2_jax.data.robot_card import Gripper, RobotCard
-from rt2_jax.evaluation.closed_loop import Decide
+from rt2_jax.evaluation.closed_loop import Decide, Move
 from rt2_jax.policy.conventions import to_internal
 from rt2_jax.serving import codec
 from rt2_jax.serving.limits import API_KEY_VARIABLE
@@ -80,12 +80,12 @@ class Server:
     def decide(self) -> Decide:
         """Actions of the server's policy, for `closed_loop.run`."""
 
-        def decide(observations: Sequence[dict[str, Any]], envs: Sequence[Any]) -> list[np.ndarray]:
-            actions = [
+        def decide(observations: Sequence[dict[str, Any]], envs: Sequence[Any]) -> list[Move]:
+            moves = [
                 self._pool.submit(self._ask, self._robot(env), observation, self._begins(env))
                 for env, observation in zip(envs, observations, strict=True)
             ]
-            return [action.result() for action in actions]
+            return [move.result() for move in moves]
 
         return decide
 
@@ -126,27 +126,29 @@ class Server:
         self._scenes[id(env)] = env.scene
         return begins
 
-    def _ask(self, robot: Any, observation: dict[str, Any], begins: bool) -> np.ndarray:
-        """An action float32 [L]; RuntimeError with the server's words if it refuses."""
+    def _ask(self, robot: Any, observation: dict[str, Any], begins: bool) -> Move:
+        """An action float32 [L] and its plan; RuntimeError with the server's words if it refuses."""
         frames, instruction = observation['image'], observation['instruction']
         image = frames[0] if len(frames) == 1 else frames
         if self._openpi:
-            action, terminate = self._by_openpi(robot, image, instruction, begins)
+            action, terminate, plan = self._by_openpi(robot, image, instruction, begins)
         else:
             action, terminate = self._by_openvla(robot, image, instruction)
+            plan = ''  # its replies have none
         flag = [] if terminate is None else [float(terminate)]
-        return np.array([*flag, *to_internal(action, self.metadata)], np.float32)
+        return Move(np.array([*flag, *to_internal(action, self.metadata)], np.float32), plan)
 
     def _by_openpi(
         self, robot: Any, image: np.ndarray, instruction: str, begins: bool
-    ) -> tuple[np.ndarray, Any]:
+    ) -> tuple[np.ndarray, Any, str]:
         message = {'observation/image': image, 'prompt': instruction, 'reset': begins}
         robot.send(codec.packb(message))
         reply = robot.recv(timeout=_SECONDS)
         if isinstance(reply, str):
             raise RuntimeError(f'{self._url} refuses: {reply}')
         answer = codec.unpackb(reply)
-        return answer['actions'][0], answer['terminate'][0] if 'terminate' in answer else None
+        flag = answer['terminate'][0] if 'terminate' in answer else None
+        return answer['actions'][0], flag, answer['plan']
 
     def _by_openvla(
         self, robot: requests.Session, image: np.ndarray, instruction: str

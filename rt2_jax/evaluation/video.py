@@ -1,4 +1,4 @@
-"""Rollouts as a video: a grid of episodes with the instruction above and the outcome below."""
+"""Rollouts as a video: a grid of episodes, the instruction above, the plan and the outcome below."""
 
 from __future__ import annotations
 
@@ -62,9 +62,11 @@ def film(rollout: Rollout) -> list[np.ndarray]:
     """One rollout's frames with its caption and outcome: uint8 [H + 2 bars, W, 3] each."""
     outcome, colour = ('success', GREEN) if rollout.success else ('failure', RED)
     ended = '' if rollout.terminated else ', out of steps'
+    plans = [f'. Plan: {plan}' if plan else '' for plan in rollout.plans]
+    plans += [''] * (len(rollout.frames) - len(plans))
     captioned = [
-        _caption(frame, rollout.instruction, f'step {number}', GREY)
-        for number, frame in enumerate(rollout.frames)
+        _caption(frame, rollout.instruction, f'step {number}{plan}', GREY)
+        for number, (frame, plan) in enumerate(zip(rollout.frames, plans, strict=True))
     ]
     last = _caption(
         rollout.frames[-1], rollout.instruction, f'{outcome} after {rollout.steps}{ended}', colour

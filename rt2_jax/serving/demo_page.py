@@ -30,7 +30,10 @@ from rt2_jax.serving.service import Service
 from rt2_jax.text import prompts
 from rt2_jax.text.actions import ActionSpace
 
-SUITES = ('seen', 'unseen_objects', 'unseen_backgrounds', 'unseen_environments', 'emergent')
+SUITES = (
+    *('seen', 'unseen_objects', 'unseen_backgrounds', 'unseen_environments', 'emergent'),
+    *('thought', 'redrawn'),
+)
 MAX_STEPS = 20  # of an instruction, as in an evaluation
 _FIRST_SCENE = 9
 _FRAMES = 6  # shown of a step, where nobody else's robot moves

@@ -1,16 +1,22 @@
 """Every instruction has exactly one right answer, and the small web asks about what it takes."""
 
+import collections
+
 import numpy as np
 import pytest
 
 from rt2_jax.data.web import compose, descriptions, pictures, small_web
 from rt2_jax.envs.tabletop import suite_pictures, suites
+from rt2_jax.text import prompts
+from rt2_jax.text.tokenizer import Tokenizer
 
 COLOURS = {name: np.array(rgb) / 255 for name, rgb in compose.COLOURS.items()}
 
 
 def references(task):
     """The words for X and, of a push, those for Y."""
+    if task.group == 'wish':
+        return [task.instruction]
     words = task.instruction.removeprefix(f'{task.kind} ')
     if task.kind == 'push':
         return words.split(' to ', 1)
@@ -30,8 +36,8 @@ def fitting(words, tiles):
     """Numbers of the tiles that the words could mean."""
     if (total := value(words)) is not None:
         return [i for i, tile in enumerate(tiles) if tile.name == f'number {total}']
-    if meant := (descriptions.uses() | descriptions.wishes()).get(words):
-        return [i for i, tile in enumerate(tiles) if tile.picture in meant]
+    if fit := {**descriptions.uses(), **descriptions.wishes()}.get(words):
+        return [i for i, tile in enumerate(tiles) if tile.picture in fit]
     if words.startswith('the thing on '):
         wanted = words.removeprefix('the thing on ')
         far = [{n: np.abs(tile.colour - c).max() for n, c in COLOURS.items()} for tile in tiles]
@@ -90,3 +96,51 @@ def test_the_web_asks_about_all_that_reasoning_takes():
     assert {q.removeprefix('the ') for q in questions['where_language']} - {
         p.name for p in pictures.people()
     } <= languages
+
+
+def test_the_web_has_the_words_of_thought():
+    """Its plans and its questions about uses hold the very words of the instructions."""
+    kinds = {'where_use': 0.5, 'plan': 0.5}
+    web = small_web.SmallWeb(seed=0, size=16, kinds=kinds, people=True)
+    prompts = ' '.join(web[i].prompt for i in range(3000))
+    scenes = [suites.draw('thought', seed) for seed in range(300)]
+    words = {references(s.task)[s.task.kind == 'push'] for s in scenes}
+    assert len(words) > 40 and sum(some in prompts for some in words) > 0.9 * len(words)
+    assert {s.task.kind for s in scenes if s.task.group == 'wish'} == {'pick'}
+
+
+def test_no_training_shows_drawings_by_others(monkeypatch):
+    for name in suites.SUITES:
+        drawn_by = {t.drawn_by for seed in range(60) for t in suites.draw(name, seed).tiles}
+        assert drawn_by == {'twemoji' if name == 'redrawn' else 'openmoji'}
+    raster, others = pictures.raster, []
+    monkeypatch.setattr(pictures, 'raster', lambda *a, **k: others.append((a[2:], k)) or raster(*a))
+    web = small_web.SmallWeb(
+        seed=0, size=16, kinds=dict.fromkeys(small_web.KINDS, 1.0), people=True, varied=True
+    )
+    assert all(web[i].frames.size for i in range(200))
+    assert len(others) > 200 and set(map(str, others)) == {'((), {})'}
+
+
+def test_every_picture_of_the_episodes_is_redrawn():
+    sides = collections.defaultdict(list)
+    for picture in pictures.robot_pictures():
+        flat = []
+        for drawn_by in pictures.DRAWN_BY:
+            drawing = pictures.raster(picture.code, 64, drawn_by)
+            assert drawing.shape == (64, 64, 4)
+            alpha = drawing[..., 3:] / 255
+            flat.append(drawing[..., :3] * alpha + 255 * (1 - alpha))
+            sides[drawn_by].append(max(np.ptp(i) for i in np.nonzero(alpha[..., 0] > 0.5)))
+        assert np.abs(flat[0] - flat[1]).mean() > 5, picture.name
+    # What is new is the style, not the size.
+    assert np.mean(sides['twemoji']) == pytest.approx(np.mean(sides['openmoji']), rel=0.1)
+
+
+def test_instructions_are_short_enough_for_every_policy():
+    tokenizer = Tokenizer.load_default()
+    for name in suites.PAPER + ('thought',):
+        for seed in range(100):
+            instruction = suites.draw(name, seed).task.instruction
+            for prompt in (prompts.robot(instruction), prompts.robot_plan(instruction)):
+                assert len(tokenizer.encode(prompt)) <= 24, prompt

@@ -8,7 +8,7 @@ import json
 import numpy as np
 import pytest
 
-from rt2_jax.data.web import pictures
+from rt2_jax.data.web import descriptions, pictures
 from rt2_jax.envs.tabletop import collect, scene as scenes, suites, tasks
 
 # A digest of 40 episodes of each suite. Results rest on them; on 'train' collected episodes do.
@@ -28,6 +28,8 @@ DIGESTS = {
     'symbols': 'cf15cba11fb19128',
     'reasoning': '5bdf90270673c427',
     'people': 'cc0ecfac1822b120',
+    'thought': '1f7699919dc009e9',
+    'redrawn': 'd25149812f3f0789',
 }
 SIGNS = ('symbol', 'number')
 
@@ -62,6 +64,7 @@ def test_every_suite_draws_what_it_says(name):
     signs = {p.name for p in pictures.catalogue() if p.category in SIGNS}
     persons = {p.name for p in pictures.people()}
     web = {p.name for p in pictures.web_pictures()} - signs
+    useful = {p.name for p in descriptions.useful()}
     groups = set()
     for seed in range(60):
         scene = suites.draw(name, seed)
@@ -87,6 +90,9 @@ def test_every_suite_draws_what_it_says(name):
             assert meant in signs and len(names & signs) >= 2 and names <= robot | signs
         elif name == 'people':
             assert meant in persons and len(names & persons) >= 2 and names <= robot | persons
+        elif name == 'thought':
+            assert meant in useful or scene.task.group == 'wish'
+            assert len(names & useful | {meant}) >= 2 and len(names - robot) <= 2
         elif name == 'reasoning' and scene.task.group == 'sum':
             assert meant.startswith('number') and len(names & signs) >= 2
         elif name != 'emergent' or scene.task.group != 'sign':
@@ -116,7 +122,7 @@ def test_tiles_are_two_to_four_whatever_the_task():
     for (name, kind), seen in counts.items():
         if 0 < suites.SUITES[name].number < 5 and kind == 'pick':
             assert seen == {2}
-        elif name in ('symbols', 'people') and kind == 'push':
+        elif name in ('symbols', 'people', 'thought') and kind == 'push':
             assert seen == {3, 4}
         else:
             assert seen == {2, 3, 4}, (name, kind)

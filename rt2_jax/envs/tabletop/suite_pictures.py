@@ -2,7 +2,7 @@
 
 Whatever the wording, exactly one tile fits the words for X and exactly one those for Y
 (tests/envs/test_suite_pictures.py), and the small web asks about all that it takes: names, signs,
-persons, categories, colours of cards, sums of numbers, six languages.
+persons, categories, colours of cards, sums of numbers, six languages, what a thing is for, wishes.
 """
 
 from __future__ import annotations
@@ -28,10 +28,15 @@ _CATEGORIES = {
     'tool': ('household', 'instrument', 'furniture'),
     'clothing': (),
 }
-# What leads to a thing by a step of thought.
-_MEANT = {'use': descriptions.use, 'wish': descriptions.wish}
 # Of the small web's cards, those that no shade turns into one another.
 _COLOURS = ('white', 'red', 'yellow', 'green', 'blue', 'pink')
+# Words too long for this kind of task and those after it: the policy's question has 24 tokens (of the
+# vocabulary of configs/tabletop.py:pretrain). 'turn the opposite of left right' would be a riddle.
+_TOO_LONG = {
+    'pick': 'rabbits arms wood music better films neck string space nail lock bolt',
+    'turn': 'honey monkeys iron paper screw left down',
+    'push': 'through plough write photos time hug hoop',
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,10 +85,10 @@ def draw_things(rng: np.random.Generator, pool: str, wording: str, kind: str, co
     if wording == 'sum':
         shown = _among_alike(rng, kind, count, pictures.numbers())
         return _described(kind, shown, lambda p: descriptions.sum_words(p.name, rng))
-    if wording in _MEANT:
-        return _draw_meant(rng, _MEANT[wording], kind, _pool(pool), count)
     if wording == 'colour':
         return _draw_colours(rng, kind, _choose(rng, _pool(pool), count))
+    if wording in ('use', 'wish'):
+        return _draw_thought(rng, wording, kind, count)
     if pool == 'one_new':
         return _named(_draw_one_new(rng, count))
     if pool == 'alike':
@@ -140,22 +145,6 @@ def _draw_categories(rng: np.random.Generator, pool: list[Picture], count: int) 
     return Things(shown, [f'the {first}', f'the {second}'])
 
 
-def _draw_meant(
-    rng: np.random.Generator,
-    words_for: Callable[[Picture, Sequence[Picture], np.random.Generator], str],
-    kind: str,
-    pool: list[Picture],
-    count: int,
-) -> Things:
-    """Pictures of which X (of a push Y) alone fits the words for it."""
-    meant = 1 if kind == 'push' else 0
-    words = ''
-    while not words:
-        shown = _choose(rng, pool, count)
-        words = words_for(shown[meant], shown[:meant] + shown[meant + 1 :], rng)
-    return _described(kind, shown, lambda _: words)
-
-
 def _draw_colours(rng: np.random.Generator, kind: str, shown: list[Picture]) -> Things:
     """Tiles of different colours, X (of a push Y) named by that under it."""
     names = [str(name) for name in rng.permutation(_COLOURS)[: len(shown)]]
@@ -163,6 +152,28 @@ def _draw_colours(rng: np.random.Generator, kind: str, shown: list[Picture]) -> 
     under = dict(zip(shown, names, strict=True))
     things = _described(kind, shown, lambda picture: f'the thing on {under[picture]}')
     return dataclasses.replace(things, colours=tuple(zip(red, green, blue, strict=True)))
+
+
+def _draw_thought(rng: np.random.Generator, wording: str, kind: str, count: int) -> Things:
+    """X (of a push Y) in words that take a step of thought, beside another thing that has such words.
+
+    Both are of the whole catalogue, the others of the episodes; the words fit none but X.
+    """
+    fitting = descriptions.wishes() if wording == 'wish' else descriptions.uses()
+    possible = [words for words in fitting if not _too_long(kind, words)]
+    words = possible[rng.integers(len(possible))]
+    meant = _choose(rng, [p for p in pictures.catalogue() if p in fitting[words]], 1)
+    meant += _choose(rng, [p for p in descriptions.useful() if p not in fitting[words]], 1)
+    barred = fitting[words].union(meant)
+    known = _choose(rng, [p for p in _pool('episodes') if p not in barred], count - 2)
+    pushed = 1 if kind == 'push' else 0
+    return _described(kind, known[:pushed] + meant + known[pushed:], lambda _: words)
+
+
+def _too_long(kind: str, words: str) -> bool:
+    kinds = list(_TOO_LONG)
+    long = ' '.join(_TOO_LONG[k] for k in kinds[: kinds.index(kind) + 1])
+    return not set(words.split()).isdisjoint(long.split())
 
 
 def _draw_one_new(rng: np.random.Generator, count: int) -> list[Picture]:

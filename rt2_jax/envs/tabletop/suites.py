@@ -37,11 +37,12 @@ class Suite:
             'one_new' (one of the web's among those of the episodes) or 'alike' (the web's, several
             of a category).
         wordings: how instructions name X and Y; an episode draws one. 'name', 'category',
-            'language', 'colour' (of the tile), 'sum' (of a number), 'use' (what it is for), 'wish' (a
-            sentence that asks for X, the whole instruction), or the name of what no episode holds:
-            'sign' (all tiles are), 'symbol' or 'person' (X is, and to push Y).
+            'language', 'colour' (of the tile), 'sum' (of a number), 'use' (what it is for), or the name
+            of what no episode holds: 'sign' (all tiles are), 'symbol' or 'person' (X is, and to push Y).
+            'wish', of picks alone, is a sentence in place of the instruction.
         table: of suite_looks.TABLES.
         view: camera, light and clutter, of suite_looks.VIEWS.
+        drawn_by: whose drawings the pictures are, of pictures.DRAWN_BY.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Suite:
     wordings: tuple[str, ...] = ('name',)
     table: str = 'muted'
     view: str = 'usual'
+    drawn_by: str = 'openmoji'
 
     @property
     def seeds(self) -> range:
@@ -139,9 +141,15 @@ SUITES = {
         ),
         Suite(
             'thought',
-            'things by what they are for, and wishes: what a step of thought leads to',
+            'things by what they are for or the opposite of, and wishes that call for a thing',
             15,
             wordings=('use', 'wish'),
+        ),
+        Suite(
+            'redrawn',
+            'the pictures of the episodes, in drawings by others, which no training shows',
+            16,
+            drawn_by='twemoji',
         ),
     )
 }
@@ -158,6 +166,7 @@ PAPER = (
     'reasoning',
     'people',
 )
+_ABOUT_Y = ('symbol', 'person', 'sum', 'colour', 'use')  # wordings that to push are of Y
 _WITHOUT_SALT = range(1, 6)  # 'seen' to 'emergent'
 
 
@@ -194,11 +203,10 @@ def draw(name: str, seed: int, kind: str | None = None) -> Scene:
     # them; the others have a salt.
     salt = [] if chosen.number in _WITHOUT_SALT else [1]
     rng = np.random.default_rng([number, tasks.KINDS.index(kind), *salt])
-    wording = chosen.wordings[rng.integers(len(chosen.wordings))]
-    if wording == 'wish' and kind != 'pick':  # what is wished for is to be handed
-        wording = 'use'
+    wordings = [w for w in chosen.wordings if w != 'wish' or kind == 'pick']
+    wording = wordings[rng.integers(len(wordings))]
     # Where Y is what the words are about, a push has another tile to go to.
-    fewest = 3 if kind == 'push' and wording in ('symbol', 'person', 'sum', 'colour') else 2
+    fewest = 3 if kind == 'push' and wording in _ABOUT_Y else 2
     count = int(rng.integers(fewest, scenes.MAX_TILES + 1))
     things = suite_pictures.draw_things(rng, chosen.pictures, wording, kind, count)
     direction = str(rng.choice(tasks.DIRECTIONS)) if kind == 'turn' else ''
@@ -221,6 +229,7 @@ def draw(name: str, seed: int, kind: str | None = None) -> Scene:
             float(rng.uniform(-scenes.TILE_YAW, scenes.TILE_YAW)),
             _pale(rng),
             things.scale,
+            chosen.drawn_by,
         )
         for picture, (x, y) in zip(shown, centres, strict=True)
     )
