@@ -106,7 +106,8 @@ def test_histories_hold_the_last_frames_oldest_first(stride):
 
     def watch(observations, envs):
         seen.append(observations[0]['image'])
-        return [np.array([len(seen) == 4, 0.1, 0, 0, 0, 0, 0, -1], np.float32)]
+        action = np.array([len(seen) == 4, 0.1, 0, 0, 0, 0, 0, -1], np.float32)
+        return [closed_loop.Move(action)]
 
     closed_loop.run(watch, 'seen', [0], frames=2, frame_stride=stride, image_size=32)
     assert all(frames.shape == (2, 32, 32, 3) for frames in seen)

@@ -103,7 +103,7 @@ def test_inspect_checkpoint(tmp_path):
     run = Run('inspect_checkpoint', tmp_path, MATRICES='3')
     assert_figures(run.pictures, 5)
     ((_, dtype, _, parameters, *_),) = run.cells_of('all')
-    assert (dtype, parameters) == ('bfloat16', '2,261,808')
+    assert (dtype, parameters) == ('bfloat16', '2,392,880')
     numbers = [row[1] for row in run.cells_of('acts in')]
     assert numbers == ['terminate', 'dx', 'dy', 'dz', 'drx', 'dry', 'drz', 'gripper']
     assert 'no metrics.jsonl' in run.printed

@@ -74,7 +74,8 @@ def test_who_takes_another_tile_did_not_recognise():
     def decide(observations, envs):
         """The expert, with the first two tiles confused."""
         swap = lambda s: dataclasses.replace(s, tiles=(s.tiles[1], s.tiles[0], *s.tiles[2:]))
-        return [expert.act(swap(env.state), swap(env.start), env.task) for env in envs]
+        actions = [expert.act(swap(env.state), swap(env.start), env.task) for env in envs]
+        return [closed_loop.Move(action) for action in actions]
 
     run = closed_loop.run(decide, 'seen', range(3), task='pick', image_size=16)
     figures = closed_loop.summary(run)
@@ -84,7 +85,8 @@ def test_who_takes_another_tile_did_not_recognise():
 
 
 def test_who_ends_at_once_went_nowhere():
-    stop = lambda observations, envs: [np.array([1, 0, 0, 0, 0, 0, 0, 1], np.float32)] * len(envs)
+    move = closed_loop.Move(np.array([1, 0, 0, 0, 0, 0, 0, 1], np.float32))
+    stop = lambda observations, envs: [move] * len(envs)
     figures = closed_loop.summary(closed_loop.run(stop, 'seen', range(4), image_size=16))
     assert figures['recognition']['count'] == 0
     assert {rollout['first_tile'] for rollout in figures['rollouts']} == {''}

@@ -14,7 +14,7 @@ def test_what_is_read_is_of_the_first_frame():
 
     def decide(observations, envs):
         seen.append([(o['instruction'], o['image']) for o in observations])
-        return [np.zeros(8, np.float32) for _ in observations]
+        return [closed_loop.Move(np.zeros(8, np.float32)) for _ in observations]
 
     run = closed_loop.run(
         decide, 'seen', [3, 4], parallel=1, image_size=32, max_steps=2, read=read, frames=2

@@ -80,11 +80,10 @@ def test_acts_as_an_evaluation(server, policy, monkeypatch):
         decide = closed_loop.learnt(policy, alternatives=3)
 
         def recorded(observations, envs):
-            actions = decide(observations, envs)
-            taken.extend(
-                ' '.join(map(str, policy.action_tokenizer.to_integers(a))) for a in actions
-            )
-            return actions
+            moves = decide(observations, envs)
+            numbers = [policy.action_tokenizer.to_integers(move.action) for move in moves]
+            taken.extend(' '.join(map(str, some)) for some in numbers)
+            return moves
 
         (rollout,) = closed_loop.run(recorded, suite, [seed]).rollouts
         with Person(server) as person:

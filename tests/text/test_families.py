@@ -151,14 +151,12 @@ def test_plans_are_targets_and_come_through_the_grammar(family, coder, text):
         encoder.check_answers([prompts.plan('pick. Action: now')], 'plans')
 
 
-def test_a_model_plans_and_acts(vocabularies):
+def test_a_model_plans_and_acts(vocabularies, tiny):
     """Random weights of a tiny PaLI, with a vocabulary like Gemma's."""
-    from tests.conftest import TinyPaLI
-
     vocabulary = vocabularies['sentencepiece', 'bpe', 'bare']
     tokenizer = Tokenizer(integers.with_integers(vocabulary, 'overwrite').model_bytes)
     coder = ActionTokenizer(ActionSpace.rt1_bounds(), tokenizer)
-    tiny = TinyPaLI(tokenizer)
+    tiny = type(tiny)(tokenizer)
     grammar = Grammar.create(tokenizer, coder, plan_length=16)
     images, prompt = tiny.inputs(0, 3)
     sampled = Sampler(tiny.model, grammar)(
