@@ -340,7 +340,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         allow_abbrev=False,
         description='The packaged policy acts on the tabletop; then episodes are collected, the '
         'packaged tiny PaLI is co-fine-tuned on them and on the small web, and the policy is '
-        'measured beside an untrained one and the expert: 10 to 15 minutes on 2 cores. The same '
+        'measured beside an untrained one and the expert: 10 to 20 minutes on 2 cores. The same '
         'command again goes on where it was.',
     )
     add, hidden = parser.add_argument, argparse.SUPPRESS
