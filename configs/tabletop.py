@@ -97,20 +97,17 @@ def get_config(arg: str = 'cofinetune') -> ml_collections.ConfigDict:
         config.data.update(prompt_length=16, target_length=37)
     elif arg == 'pretrain':
         config.total_steps = 3_600
-        config.init_from, seen = f'runs/vision{size}', ('tower', 'projection', 'embedding')
-        config.init_parts = seen
+        parts = [f'runs/vision{size}#{part}' for part in ('tower', 'projection', 'embedding')]
         if not small:
-            written = ('text_encoder', 'text_decoder')
-            parts = [f'runs/vision#{part}' for part in seen]
-            config.init_from = ','.join(parts + [f'{PRETRAINED}#{part}' for part in written])
-            config.init_parts = seen + written
+            parts += [f'{PRETRAINED}#{part}' for part in ('text_encoder', 'text_decoder')]
+        config.init_from = ','.join(parts)
         # What knows pictures and words keeps them.
         config.optimizer.part_lr = {'embedding': 0.3, 'tower': 0.1, 'projection': 0.1}
     else:
         _with_robot(config)
         if arg != 'scratch':
             config.init_from = 'runs/pretrain_small' if small else PRETRAINED
-            # Again, while what has to learn to act learns fast.
+            # The same, and what has to learn to act learns fast.
             config.optimizer.part_lr = {'embedding': 0.25, 'tower': 0.12, 'projection': 0.12}
         if arg in ('finetune', 'overfit'):
             config.data.robot_share.start = 1.0
@@ -157,9 +154,8 @@ def _with_robot(config: ml_collections.ConfigDict) -> None:
         success_only=True,
         holdout=0.0,  # share of the episodes that are kept for validation
     )
-    config.data.update(
-        prompt_length=32, target_length=25
-    )  # what people ask for; a plan and an action
+    config.data.prompt_length = 32  # room for what people ask for
+    config.data.target_length = 25  # a plan and an action
     config.optimizer.update(name='muon', lr=6e-3, warmup=40)
     # "push X to Y": by relative positions alone, which name comes first took thousands of steps.
     config.model.prompt_positions = 1.5

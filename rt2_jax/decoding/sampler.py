@@ -80,7 +80,7 @@ class _Loop:
     step: jax.Array  # int32 []
     grammar_state: jax.Array  # int32 [B, 3]
     token: jax.Array  # int32 [B], what the decoder reads next: the last one, or a slot
-    decode_state: DecodeState | jax.Array
+    decode_state: DecodeState | None  # None where an action is decided at once
     tokens: jax.Array  # int32 [B, T]
     log_probs: jax.Array  # float32 [B, T]
     entropies: jax.Array  # float32 [B, T]
@@ -231,9 +231,9 @@ class Sampler:
         length = self.grammar.max_length(possible)
         batch = call.prompt.shape[0]
         variables = {'params': call.params}
-        at_once = self.grammar.one_pass and possible == {Kind.ACTION}
-        if at_once:
-            state = self._act(call)
+        logits = state = None
+        if self.grammar.one_pass and possible == {Kind.ACTION}:
+            logits = self._act(call)
         else:
             state = self.model.apply(variables, call.images, call.prompt, length, method='prefill')
         pad = jnp.int32(self.grammar.pad_id)
@@ -258,8 +258,8 @@ class Sampler:
                 step = self._model_step(call.params, columns)
                 return lambda loop: self._advance(loop, call, keys, step, columns)
 
-            if at_once:
-                return self._finish(self._read_action(loop, call, keys))
+            if logits is not None:
+                return self._finish(self._read_action(loop, call, keys, logits))
             if possible == {Kind.ACTION}:
                 return self._finish(self._decode_actions(loop, advance))
             return self._finish(self._decode_any(loop, advance, length))
@@ -271,17 +271,21 @@ class Sampler:
 
     def _act(self, call: _Call) -> jax.Array:
         """All numbers of an action in one pass: logits float32 [B, S, C] of `bin_columns`, or [B, S, V]."""
-        slots = jnp.broadcast_to(self.grammar.slots, (len(call.prompt), self.grammar.action_length))
+        shape = call.prompt.shape[0], self.grammar.action_length
+        slots = jnp.broadcast_to(self.grammar.slots, shape)
         columns = self.grammar.bin_columns if self.restrict else None
         model = self._model_step(call.params, columns, '__call__')
         return model(call.images, call.prompt, slots)
 
-    def _read_action(self, loop: _Loop, call: _Call, keys: jax.Array) -> _Loop:
-        """Decides number by number from logits that are there already, as the loop's state."""
+    def _read_action(self, loop: _Loop, call: _Call, keys: jax.Array, logits: jax.Array) -> _Loop:
+        """Decides number by number from the logits of `_act`."""
         columns = self.grammar.bin_columns if self.restrict else None
-        read = lambda logits, token: (logits[:, 0], jnp.roll(logits, -1, axis=1))
-        advance = lambda loop, _: (self._advance(loop, call, keys, read, columns), None)
-        return jax.lax.scan(advance, loop, length=self.grammar.action_length)[0]
+
+        def advance(loop: _Loop, number: jax.Array) -> tuple[_Loop, None]:
+            read = lambda state, token: (number, state)
+            return self._advance(loop, call, keys, read, columns), None
+
+        return jax.lax.scan(advance, loop, jnp.moveaxis(logits, 1, 0))[0]
 
     def _model_step(
         self, params: Any, columns: np.ndarray | None, method: str = 'step'

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+import dataclasses
 from typing import Any
 
 from etils import epath
@@ -11,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rt2_jax.data import history, sources
-from rt2_jax.data.data_config import DataConfig
+from rt2_jax.data.data_config import DataConfig, SmallWebSet
 from rt2_jax.data.example import Example
 from rt2_jax.data.robot.step_source import StepSource
 from rt2_jax.data.robot_card import RobotCard
@@ -187,12 +188,11 @@ def new_web(policy: Policy, seed: int) -> small_web.SmallWeb:
 
     It is the one with all defaults where the policy learnt from none, or from several.
     """
-    sets = policy.config.data.get('web', {}) if policy.config else {}
-    ours = [fields for fields in sets.values() if fields.get('kind', 'small') == 'small']
-    fields = dict(ours[0]) if len(ours) == 1 else {}
-    kept = {name: fields[name] for name in ('people', 'varied', 'rotation') if name in fields}
-    kinds = dict(fields.get('kinds', {})) or dict(small_web.KINDS)
-    return small_web.SmallWeb(seed=seed, size=policy.image_size, kinds=kinds, **kept)
+    data = {**policy.config.data, 'robot': {}} if policy.config else {}
+    sets = DataConfig.from_config(data).web.values() if data else ()
+    learnt = [web.source for web in sets if isinstance(web, SmallWebSet)]
+    web = learnt[0] if len(learnt) == 1 else small_web.SmallWeb()
+    return dataclasses.replace(web, seed=seed, size=policy.image_size)
 
 
 def questions(

@@ -29,6 +29,7 @@ from rt2_jax.envs.tabletop import stage, tasks
 from rt2_jax.envs.tabletop.scene import Camera
 from rt2_jax.evaluation import report
 from rt2_jax.policy import Policy
+from rt2_jax.text import prompts
 
 SCENE_COLUMNS = tuple(
     f'observation/{name}'
@@ -190,7 +191,7 @@ def _within_scene(step: int, raw: Mapping[str, Any], rng: np.random.Generator) -
     if not named or not np.isfinite(pixels).all():
         return None
     other = str(rng.choice([name for name in names if name != x]))
-    swapped = tasks.phrase(kind, other, x if other == y else y, direction)
+    swapped = prompts.phrase(kind, other, x if other == y else y, direction)
     scene = Scene(
         raw['observation/gripper_xyz'],
         raw['observation/gripper_pixel'],

@@ -226,15 +226,16 @@ class Run:
                     longest[suite] = episodes
         return {suite: episodes[: self.size.evaluated] for suite, episodes in longest.items()}
 
-    def actions_per_second(self, plan: bool | None) -> float:
-        """How fast it decided in all episodes that were measured, for as many robots as played at a time."""
+    def actions_per_second(self, plan: bool | None) -> float | None:
+        """How fast it decided, for as many robots as played at a time; None where no record says so."""
         made = [
-            figures['decision_ms']
+            figures.get('decision_ms', {})
             for _, record in self._evaluations(plan)
             for figures in record['policies']['checkpoint'].values()
         ]
-        decisions = sum(some['decisions'] for some in made)
-        return decisions / sum(some['decisions'] / some['actions_per_second'] for some in made)
+        timed = [some for some in made if 'actions_per_second' in some]  # others are older
+        seconds = sum(some['decisions'] / some['actions_per_second'] for some in timed)
+        return sum(some['decisions'] for some in timed) / seconds if timed else None
 
     def missing(self, suites: Sequence[str], plan: bool | None) -> list[str]:
         """The suites that were not measured with as many episodes."""

@@ -29,8 +29,10 @@ def markdown(results: Mapping[str, Any], videos: Mapping[str, str]) -> str:
         ]
     if built := [row for row in results['rows'] if row['built']]:
         parts += ['How often the first approach went to X, percent:', _recognition(results, built)]
-        paces = [f'{row["label"]} {row["actions_per_second"]:.0f}' for row in built]
-        parts.append(f'Actions a second, of several robots at a time: {", ".join(paces)}.')
+        timed = [row for row in built if row['actions_per_second'] is not None]
+        paces = [f'{row["label"]} {row["actions_per_second"]:.0f}' for row in timed]
+        if paces:
+            parts.append(f'Actions a second, of several robots at a time: {", ".join(paces)}.')
     parts.append(_notes(results))
     if videos:
         parts.append('\n'.join(f'- {label}: [{name}]({name})' for label, name in videos.items()))

@@ -55,8 +55,8 @@ class ImageAttention:
             the answer too, to its tokens.
         """
         size, longest = batch_divisor(self.mesh), self.grammar.max_length(frozenset({Kind.PLAN}))
-        inputs_of = self.grammar.decoder_inputs(np.asarray(tokens, np.int32)).tolist()
-        target_in = padded([inputs_of] * size, longest, 0)
+        row = self.grammar.decoder_inputs(np.asarray(tokens, np.int32)).tolist()
+        target_in = padded([row] * size, longest, 0)
         prompt = padded([inputs.prompt] * size, self.prompt_length, 0)
         arrays = np.stack([inputs.frames] * size), prompt, target_in
         with sharding_rules(self.mesh):

@@ -33,6 +33,19 @@ ARM_POSITION = 'Q: where is the arm? A:'
 TIME_STEPS = 'Q: how many steps are between the frames? A:'
 
 
+def phrase(kind: str, x: str, y: str = '', direction: str = '') -> str:
+    """The instruction of a task of the tabletop.
+
+    >>> phrase('push', 'banana', 'drum')
+    'push banana to drum'
+    """
+    if kind == 'pick':
+        return f'pick {x}'
+    if kind == 'push':
+        return f'push {x} to {y}'
+    return f'turn {x} {direction}'
+
+
 def robot(instruction: str) -> str:
     """The prompt of a robot example, for an instruction such as "pick banana"."""
     return f'Q: what action should the robot take to {instruction.strip().rstrip(".?")}? A:'

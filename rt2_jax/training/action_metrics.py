@@ -111,8 +111,7 @@ def with_slots(
         [B,T] int32.
     """
     target, source, kind = (batch[name] for name in ('target', 'source', 'kind'))
-    end = (target != PAD).sum(1) - 1
-    numbers = tables.terminate[source] + jnp.isfinite(tables.centres[..., 0])[source].sum(1)
+    end, numbers = (target != PAD).sum(1) - 1, _columns(source, tables).sum(1)
     place = jnp.arange(target.shape[1]) - (end - numbers)[:, None]
     # The first number is read behind what was before the action, and the end behind the last number.
     inside = tables.acts[kind][:, None] & (place > 0) & (place < numbers[:, None])
@@ -139,8 +138,8 @@ def action_rows(
     """
     # Places are counted from the end, so that a dimension stands in the same column with a
     # terminate flag before it (column 0) or without.
-    has = jnp.isfinite(tables.centres[..., 0])[source]
-    columns = jnp.concatenate([tables.terminate[source][:, None], has], axis=1)
+    columns = _columns(source, tables)
+    has = columns[:, 1:]
     end = (target != PAD).sum(1) - 1
     places = (end - 1 - has.sum(1))[:, None] + jnp.arange(columns.shape[1])
     places = jnp.clip(places, 0, target.shape[1] - 1)
@@ -157,6 +156,12 @@ def action_rows(
         correct=(is_action[:, None] & columns & (tokens == wanted)).astype(jnp.float32),
         error=jnp.where(decodable[:, None] & has, error, 0.0),
     )
+
+
+def _columns(source: jax.Array, tables: ActionTables) -> jax.Array:
+    """Which numbers the actions of sources [B] have, bool [B,1+D], the terminate flag first."""
+    has = jnp.isfinite(tables.centres[..., 0])[source]
+    return jnp.concatenate([tables.terminate[source][:, None], has], axis=1)
 
 
 def summary(

@@ -102,10 +102,10 @@ def test_the_web_has_the_words_of_thought():
     """Its plans and its questions about uses hold the very words of the instructions."""
     kinds = {'where_use': 0.5, 'plan': 0.5}
     web = small_web.SmallWeb(seed=0, size=16, kinds=kinds, people=True)
-    prompts = ' '.join(web[i].prompt for i in range(3000))
+    asked = ' '.join(web[i].prompt for i in range(3000))
     scenes = [suites.draw('thought', seed) for seed in range(300)]
     words = {references(s.task)[s.task.kind == 'push'] for s in scenes}
-    assert len(words) > 40 and sum(some in prompts for some in words) > 0.9 * len(words)
+    assert len(words) > 40 and sum(some in asked for some in words) > 0.9 * len(words)
     assert {s.task.kind for s in scenes if s.task.group == 'wish'} == {'pick'}
 
 

@@ -293,7 +293,11 @@ def _ask(
 
 def _first(kind: str, rng: np.random.Generator) -> Sequence[Picture]:
     """What the first thing is drawn from: numbers for sums, things of use for uses, all for plans."""
-    draw = rng.random() if kind == 'plan' else {'where_sum': 0.0, 'where_use': 0.3}[kind]
+    if kind == 'where_sum':
+        return pictures.numbers()
+    if kind == 'where_use':
+        return descriptions.useful()
+    draw = rng.random()
     if draw < 0.15:
         return pictures.numbers()
     return descriptions.useful() if draw < 0.5 else pictures.catalogue()

@@ -44,11 +44,9 @@ def ask(scene: list[Placed], rng: np.random.Generator) -> tuple[str, str]:
     wish = descriptions.wish(scene[0].picture, [placed.picture for placed in scene[1:]], rng)
     if kind == 'pick' and wish and rng.random() < 0.5:
         instruction = wish
-    elif kind == 'push':
-        instruction = f'push {words[0]} to {words[1]}'
     else:
-        side = f' {_choice(rng, ("left", "right"))}' if kind == 'turn' else ''
-        instruction = f'{kind} {words[0]}{side}'
+        direction = _choice(rng, ('left', 'right')) if kind == 'turn' else ''
+        instruction = prompts.phrase(kind, words[0], words[-1], direction)
     answer = prompts.plan(named).removesuffix(prompts.ACTION_MARKER).strip()
     return prompts.robot_plan(instruction), answer
 

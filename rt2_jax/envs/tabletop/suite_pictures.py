@@ -30,8 +30,8 @@ _CATEGORIES = {
 }
 # Of the small web's cards, those that no shade turns into one another.
 _COLOURS = ('white', 'red', 'yellow', 'green', 'blue', 'pink')
-# Words too long for this kind of task and those after it: the policy's question has 24 tokens (of the
-# vocabulary of configs/tabletop.py:pretrain). 'turn the opposite of left right' would be a riddle.
+# Words too long for this kind of task and those after it: the baselines' prompts have 24 tokens. 'turn
+# the opposite of left right' would be a riddle.
 _TOO_LONG = {
     'pick': 'rabbits arms wood music better films neck string space nail lock bolt',
     'turn': 'honey monkeys iron paper screw left down',

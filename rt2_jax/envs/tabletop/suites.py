@@ -21,6 +21,7 @@ import numpy as np
 from rt2_jax.envs.tabletop import scene as scenes, suite_looks, suite_pictures, tasks
 from rt2_jax.envs.tabletop.scene import Scene, Tile, Vector
 from rt2_jax.nearest import check
+from rt2_jax.text import prompts
 
 SEEDS_PER_SUITE = 10_000_000
 
@@ -217,8 +218,8 @@ def draw(name: str, seed: int, kind: str | None = None) -> Scene:
         group=wording,
         instruction=words[0]
         if wording == 'wish'
-        else tasks.phrase(kind, words[0], words[1], direction),
-        plan=tasks.phrase(kind, shown[0].name, shown[1].name, direction),
+        else prompts.phrase(kind, words[0], words[1], direction),
+        plan=prompts.phrase(kind, shown[0].name, shown[1].name, direction),
     )
     centres = scenes.place_tiles(rng, count, push=kind == 'push')
     tiles = tuple(

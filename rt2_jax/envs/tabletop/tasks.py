@@ -59,19 +59,6 @@ def check_kind(kind: str) -> str:
     return check('task', kind, KINDS)
 
 
-def phrase(kind: str, x: str, y: str = '', direction: str = '') -> str:
-    """Returns the instruction.
-
-    >>> phrase('push', 'banana', 'drum')
-    'push banana to drum'
-    """
-    if kind == 'pick':
-        return f'pick {x}'
-    if kind == 'push':
-        return f'push {x} to {y}'
-    return f'turn {x} {direction}'
-
-
 def succeeded(task: Task, start: State, now: State) -> bool:
     """Returns whether the task's goal holds.
 

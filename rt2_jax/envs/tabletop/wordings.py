@@ -10,6 +10,7 @@ from rt2_jax.data.web.pictures import Picture
 from rt2_jax.envs.tabletop import tasks
 from rt2_jax.envs.tabletop.scene import Scene
 from rt2_jax.envs.tabletop.table_state import State
+from rt2_jax.text import prompts
 
 _VERBS = {
     'pick': r'pick(?: up)?|grab|take|lift|grasp|get|raise',
@@ -25,9 +26,9 @@ def offered(scene: Scene) -> list[str]:
     """
     names = scene.names()
     texts = [scene.task.instruction]
-    texts += [tasks.phrase('pick', name) for name in names]
-    texts += [tasks.phrase('push', x, y) for x, y in zip(names, names[1:] + names[:1])]
-    texts += [tasks.phrase('turn', names[0], direction=side) for side in tasks.DIRECTIONS]
+    texts += [prompts.phrase('pick', name) for name in names]
+    texts += [prompts.phrase('push', x, y) for x, y in zip(names, names[1:] + names[:1])]
+    texts += [prompts.phrase('turn', names[0], direction=side) for side in tasks.DIRECTIONS]
     return list(dict.fromkeys(texts))
 
 
@@ -55,7 +56,7 @@ def understood(text: str, scene: Scene) -> tuple[tasks.Task, tuple[int, ...]] | 
         return None
     order = (*mentioned[:needed], *(tile for tile in tiles if tile not in mentioned[:needed]))
     names = [scene.tiles[tile].name for tile in order]
-    plan = tasks.phrase(kind, names[0], names[1] if needed == 2 else '', direction)
+    plan = prompts.phrase(kind, names[0], names[1] if needed == 2 else '', direction)
     return tasks.Task(kind=kind, direction=direction, instruction=text, plan=plan), order
 
 
