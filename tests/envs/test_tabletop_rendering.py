@@ -40,6 +40,15 @@ def test_several_in_one_process():
         first.render()
 
 
+def test_one_that_is_dropped_leaves_the_next_alone():
+    expected = [frame(seed) for seed in range(3)]
+    for seed in range(3):
+        environment = TabletopEnv('seen', image_size=48)
+        for _ in range(2):
+            observation, _ = environment.reset(seed=seed)
+            np.testing.assert_array_equal(observation['image'], expected[seed])
+
+
 def test_context_stays_in_its_process():
     env = TabletopEnv(suite='seen', image_size=16)
     env.reset(seed=0)

@@ -11,6 +11,7 @@ import importlib
 import os
 import sys
 from typing import Any
+import weakref
 
 from absl import logging
 import mujoco
@@ -112,6 +113,10 @@ class FrameRenderer:
         self._camera.fixedcamid = camera
         self._mjr = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100)
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._mjr)
+        # One that is dropped frees its own context, too: else MuJoCo would free textures and buffers of
+        # the same numbers in whichever context is current, that of the renderer in its place.
+        self._finalizer = weakref.finalize(self, _free, self._context, self._mjr, self._owner)
+        self._finalizer.atexit = False
 
     def upload_textures(self, texture_ids: Sequence[int]) -> None:
         """Sends the textures with these ids from `model.tex_data` to the renderer."""
@@ -150,15 +155,11 @@ class FrameRenderer:
 
     def close(self) -> None:
         """Frees the context; a second call does nothing."""
-        if self._context is None or self._owner != os.getpid():
-            return
-        self._context.make_current()
-        self._mjr.free()
-        self._context.free()
-        self._context = None
+        if self._owner == os.getpid():
+            self._finalizer()
 
     def _make_current(self) -> None:
-        if self._context is None:
+        if not self._finalizer.alive:
             raise RuntimeError('This renderer is closed.')
         if self._owner != os.getpid():
             raise RuntimeError(
@@ -166,3 +167,10 @@ class FrameRenderer:
                 'the worker (and start workers with the "spawn" method).'
             )
         self._context.make_current()
+
+
+def _free(context: Any, mjr: mujoco.MjrContext, owner: int) -> None:
+    if owner == os.getpid():
+        context.make_current()
+        mjr.free()
+        context.free()
