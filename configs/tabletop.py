@@ -4,7 +4,7 @@
 
 Arguments:
     vision      the vision tower alone learns what is where in the small web, going on from the packaged one
-    pretrain    the small web alone, from that tower (runs/vision) and the packaged encoder and decoder;
+    pretrain    the small web alone, going on from the packaged tiny PaLI, or from a tower of vision_small;
                 gives the next packaged tiny PaLI
     cofinetune  robot episodes and web together from the packaged tiny PaLI (RT-2's recipe)
     finetune    robot episodes alone from the packaged tiny PaLI
@@ -45,22 +45,22 @@ PRETRAINED = 'package:tabletop_pretrained'
 
 # Shares of the web's questions: other words than English names, and plans, often enough to be learnt.
 _WEB_KINDS = dict(
-    name=0.1,
-    name_language=0.07,
+    name=0.12,
+    name_language=0.1,
     category=0.03,
-    where_lone=0.05,
-    where=0.16,
-    where_category=0.07,
-    where_language=0.1,
-    where_sum=0.03,
-    where_colour=0.04,
-    where_use=0.05,
-    what=0.05,
-    list=0.05,
+    where_lone=0.03,
+    where=0.12,
+    where_category=0.05,
+    where_language=0.07,
+    where_sum=0.04,
+    where_colour=0.08,
+    where_use=0.04,
+    what=0.08,
+    list=0.04,
     count=0.01,
-    colour=0.02,
+    colour=0.04,
     yes_no=0.01,
-    plan=0.16,
+    plan=0.14,
 )
 
 
@@ -73,7 +73,6 @@ def get_config(arg: str = 'cofinetune') -> ml_collections.ConfigDict:
     if arg not in ARGUMENTS:
         raise ValueError(f'configs/tabletop.py has no {arg!r}{nearest(arg, ARGUMENTS)}')
     small, arg = arg.endswith(_SMALL), arg.removesuffix(_SMALL)
-    size = _SMALL if small else ''
     palm_e, arg = arg in _AS, _AS.get(arg, arg)
     config = configuration.defaults()
     config.total_steps = 3_000
@@ -96,13 +95,12 @@ def get_config(arg: str = 'cofinetune') -> ml_collections.ConfigDict:
             config.init_from, config.init_parts = PRETRAINED, ('tower', 'projection')
         config.data.update(prompt_length=16, target_length=37)
     elif arg == 'pretrain':
-        config.total_steps = 3_600
-        parts = [f'runs/vision{size}#{part}' for part in ('tower', 'projection', 'embedding')]
-        if not small:
-            parts += [f'{PRETRAINED}#{part}' for part in ('text_encoder', 'text_decoder')]
-        config.init_from = ','.join(parts)
+        config.init_from = PRETRAINED
         # What knows pictures and words keeps them.
-        config.optimizer.part_lr = {'embedding': 0.3, 'tower': 0.1, 'projection': 0.1}
+        config.optimizer.part_lr = {'embedding': 0.3, 'tower': 0.3, 'projection': 0.3}
+        if small:
+            parts = [f'runs/vision_small#{part}' for part in ('tower', 'projection', 'embedding')]
+            config.init_from = ','.join(parts)
     else:
         _with_robot(config)
         if arg != 'scratch':
@@ -157,8 +155,6 @@ def _with_robot(config: ml_collections.ConfigDict) -> None:
     config.data.prompt_length = 32  # room for what people ask for
     config.data.target_length = 25  # a plan and an action
     config.optimizer.update(name='muon', lr=6e-3, warmup=40)
-    # "push X to Y": by relative positions alone, which name comes first took thousands of steps.
-    config.model.prompt_positions = 1.5
 
 
 def _tiny_pali(small: bool) -> dict[str, Any]:
@@ -184,7 +180,8 @@ def _tiny_pali(small: bool) -> dict[str, Any]:
         encoder=text,
         positions='sincos',
         positions_scale=2.0,
-        prompt_positions=0.0,
+        # "push X to Y": by relative positions alone, which name comes first took thousands of steps.
+        prompt_positions=1.5,
         tied=True,
         number_line=True,
         decoder=dict(text),

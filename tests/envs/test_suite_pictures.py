@@ -25,7 +25,7 @@ def references(task):
 
 def value(words):
     """Of a sum or a difference, or None."""
-    number = {word: i for i, word in enumerate(descriptions.NUMBER_WORDS)}
+    number = {word: i for i, word in enumerate(pictures.NUMBER_WORDS)}
     parts = words.removeprefix('the sum of ').split()
     if len(parts) != 3 or parts[1] not in ('plus', 'minus'):
         return None
@@ -35,7 +35,7 @@ def value(words):
 def fitting(words, tiles):
     """Numbers of the tiles that the words could mean."""
     if (total := value(words)) is not None:
-        return [i for i, tile in enumerate(tiles) if tile.name == f'number {total}']
+        return [i for i, tile in enumerate(tiles) if tile.name == f'number {pictures.NUMBER_WORDS[total]}']
     if fit := {**descriptions.uses(), **descriptions.wishes()}.get(words):
         return [i for i, tile in enumerate(tiles) if tile.picture in fit]
     if words.startswith('the thing on '):

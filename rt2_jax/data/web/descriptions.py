@@ -13,7 +13,6 @@ import numpy as np
 from rt2_jax.data.web import pictures
 from rt2_jax.data.web.pictures import Picture
 
-NUMBER_WORDS = ('zero', 'one', 'two', 'three', 'four', 'five')
 _DRINKS = 'teapot, wine glass'
 _FOOD = 'fruit, vegetable, food'
 # What a thing is for, or what it is the opposite of: words, and all the pictures that they fit (a
@@ -124,9 +123,11 @@ def foreign(picture: Picture, others: Sequence[Picture], rng: np.random.Generato
 
 
 def arithmetic(picture: Picture, others: Sequence[Picture], rng: np.random.Generator) -> str:
-    """'the sum of two plus one', of a number."""
+    """'the sum of two plus one' or, in figures, 'number 3', of a number."""
     del others
-    return sum_words(picture.name, rng) if picture.category == 'number' else ''
+    if picture.category != 'number':
+        return ''
+    return f'number {_value(picture.name)}' if rng.random() < 0.2 else sum_words(picture.name, rng)
 
 
 def use(picture: Picture, others: Sequence[Picture], rng: np.random.Generator) -> str:
@@ -150,10 +151,14 @@ def _fits_alone(
 
 
 def sum_words(name: str, rng: np.random.Generator) -> str:
-    """Writes 'number 3' as 'the sum of two plus one' or 'five minus two'."""
-    value = int(name.split()[-1])
+    """Writes 'number three' as 'the sum of two plus one' or 'five minus two'."""
+    value = _value(name)
     if value > 1 and rng.random() < 0.5:
         part = int(rng.integers(1, value))
-        return f'the sum of {NUMBER_WORDS[part]} plus {NUMBER_WORDS[value - part]}'
-    less = int(rng.integers(0, len(NUMBER_WORDS) - value))
-    return f'{NUMBER_WORDS[value + less]} minus {NUMBER_WORDS[less]}'
+        return f'the sum of {pictures.NUMBER_WORDS[part]} plus {pictures.NUMBER_WORDS[value - part]}'
+    less = int(rng.integers(0, len(pictures.NUMBER_WORDS) - value))
+    return f'{pictures.NUMBER_WORDS[value + less]} minus {pictures.NUMBER_WORDS[less]}'
+
+
+def _value(name: str) -> int:
+    return pictures.NUMBER_WORDS.index(name.split()[-1])

@@ -47,6 +47,8 @@ _CATALOGUE = {
     'red_question_mark',
     'number': 'keycap_1 keycap_2 keycap_3 keycap_4 keycap_5',
 }
+# Numbers are called by these: a digit in a plan would be a token that actions have.
+NUMBER_WORDS = ('zero', 'one', 'two', 'three', 'four', 'five')
 # Persons, from the web alone and in English alone.
 _PEOPLE = (
     'health_worker student teacher judge farmer cook mechanic scientist artist pilot astronaut '
@@ -232,7 +234,7 @@ def _twemoji_name(code: str) -> str:
 
 def _spoken(key: str) -> str:
     if key.startswith('keycap_'):
-        return f'number {key[-1]}'
+        return f'number {NUMBER_WORDS[int(key[-1])]}'
     return _SPOKEN.get(key, key.replace('_', ' ')).lower()
 
 

@@ -58,6 +58,7 @@ _LONE = ('name', 'name_language', 'category', 'where_lone')  # kinds that show o
 # Share of examples with a lone picture of any size, instead of tiles.
 _ANY_SIZE = {'name': 0.6, 'name_language': 0.6, 'category': 0.6, 'map': 0.3, 'map_any': 0.3}
 _MAPS = ('map', 'map_any')
+_ALIKE = 0.3  # share of varied scenes that have two things of one category, such as two numbers
 _FIRST = ('where_sum', 'where_use', 'plan')  # kinds that ask about a scene's first thing
 _MAP_CATEGORY = 0.2  # share of 'map_any' with categories; languages share the rest equally
 
@@ -180,6 +181,13 @@ class SmallWeb:
         picture = _choice(rng, self._pictures)
         return Placed(picture, (u, v), side, rng.uniform(-self.rotation, self.rotation), card)
 
+    def _two_alike(
+        self, chosen: list[Picture], count: int, rng: np.random.Generator
+    ) -> list[Picture]:
+        first = chosen[0] if chosen else _choice(rng, self._pictures)
+        alike = [p for p in self._pictures if p.category == first.category and p != first]
+        return [first, _choice(rng, alike)][:count]
+
     def _several(
         self, rng: np.random.Generator, kind: str, count: int, cards: bool
     ) -> list[Placed]:
@@ -188,6 +196,8 @@ class SmallWeb:
         centres = _apart(rng, count, margin=0.4 * side, distance=1.15 * side)
         chosen = [_choice(rng, _first(kind, rng))] if kind in _FIRST else []
         same = 'category' if kind == 'where_category' else 'code'
+        if self.varied and same == 'code' and rng.random() < _ALIKE:
+            chosen = self._two_alike(chosen, count, rng)
         while len(chosen) < count:
             picture = _choice(rng, self._pictures)
             if all(getattr(picture, same) != getattr(other, same) for other in chosen):
@@ -254,7 +264,7 @@ def _ask(
         case 'where_category':
             return f'where is the {picture.category}', point
         case 'where_sum':
-            return f'where is {descriptions.sum_words(name, rng)}', point
+            return f'where is {descriptions.arithmetic(picture, (), rng)}', point
         case 'where_colour':
             return f'where is {web_plans.on_card(scene)}', point
         case 'where_use':

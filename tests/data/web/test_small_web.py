@@ -102,7 +102,7 @@ def test_the_catalogue_teaches_more_than_the_episodes_hold():
 
 
 def test_sums_name_the_number_that_is_shown():
-    words = {word: value for value, word in enumerate(descriptions.NUMBER_WORDS)}
+    words = {word: value for value, word in enumerate(pictures.NUMBER_WORDS)}
     small = small_web.SmallWeb(seed=4, kinds={'where_sum': 1.0}, varied=True)
     lone = small_web.SmallWeb(seed=4, kinds={'where_sum': 1.0})
     for index in range(30):
