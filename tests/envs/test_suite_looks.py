@@ -66,6 +66,29 @@ def test_no_training_scene_has_the_cameras_and_lights_of_the_tests():
     assert changed == {(True, False), (False, True)}
 
 
+def test_frames_that_training_asks_about_are_like_no_test():
+    views = [
+        suites.SUITES[n].view for n in ('unseen_environments_easy', 'unseen_environments_hard')
+    ]
+    rng = np.random.default_rng(0)
+    tests = [suite_looks.draw_view(rng, view) for view in views for _ in range(300)]
+    off = lambda camera: math.dist(camera.position, scenes.CAMERA)
+    lean = lambda light: math.hypot(*light.direction[:2])
+    tint = lambda light: colorsys.rgb_to_hsv(*light.key)[1]
+    furthest = max(off(camera) for _, camera, _ in tests)
+    lowest = max(lean(light) for light, _, _ in tests)
+    strongest = max(tint(light) for light, _, _ in tests)
+    seen = set()
+    for seed in range(300):
+        scene = suites.draw('elsewhere', seed)
+        assert scene.surface.pattern == 'web' and not scene.clutter
+        camera, light = usual_camera(scene.camera), usual_light(scene.light)
+        assert camera or (off(scene.camera) > furthest and abs(scene.camera.roll) > 0.12)
+        assert light or lean(scene.light) > lowest or tint(scene.light) > strongest
+        seen.add((camera, light))
+    assert len(seen) == 4
+
+
 def test_the_small_web_has_none_of_the_hard_patterns():
     """Of the older 'bold' tables it has stripes and checks, as suite_looks says."""
     drawn = {*variety.SURFACES, *compose.BACKGROUNDS}
@@ -83,6 +106,8 @@ def test_patterns(pattern):
     if pattern == 'plain':
         return
     assert (top(1) != top(2)).any()
+    if pattern == 'web':  # has colours of its own
+        return
     assert 0.15 < (top(1)[..., 0] > 128).mean() < 0.85
 
 

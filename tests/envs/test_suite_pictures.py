@@ -35,7 +35,11 @@ def value(words):
 def fitting(words, tiles):
     """Numbers of the tiles that the words could mean."""
     if (total := value(words)) is not None:
-        return [i for i, tile in enumerate(tiles) if tile.name == f'number {pictures.NUMBER_WORDS[total]}']
+        return [
+            i
+            for i, tile in enumerate(tiles)
+            if tile.name == f'number {pictures.NUMBER_WORDS[total]}'
+        ]
     if fit := {**descriptions.uses(), **descriptions.wishes()}.get(words):
         return [i for i, tile in enumerate(tiles) if tile.picture in fit]
     if words.startswith('the thing on '):

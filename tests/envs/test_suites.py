@@ -18,18 +18,19 @@ DIGESTS = {
     'unseen_objects': '7551e569008a9409',
     'unseen_backgrounds': 'e50dd805edc685ae',
     'unseen_environments': 'c31658c9e166b71a',
-    'emergent': '40721f0f0ab2a03a',
+    'emergent': '440f554d05833d98',
     'unseen_objects_easy': '1c625a432672b874',
     'unseen_objects_hard': 'db6236b45afe1db7',
     'unseen_backgrounds_easy': 'deabe16cdb0e249a',
     'unseen_backgrounds_hard': 'd4bba341b93073b1',
     'unseen_environments_easy': '553b004ed03889a1',
     'unseen_environments_hard': '4b8444410101427b',
-    'symbols': 'cf15cba11fb19128',
-    'reasoning': '5bdf90270673c427',
+    'symbols': 'f9fd59c8d99aef43',
+    'reasoning': '82e6ce51b6755b94',
     'people': 'cc0ecfac1822b120',
     'thought': '1f7699919dc009e9',
     'redrawn': 'd25149812f3f0789',
+    'elsewhere': '8c6c4389e90416df',
 }
 SIGNS = ('symbol', 'number')
 

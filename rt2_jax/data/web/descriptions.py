@@ -155,7 +155,9 @@ def sum_words(name: str, rng: np.random.Generator) -> str:
     value = _value(name)
     if value > 1 and rng.random() < 0.5:
         part = int(rng.integers(1, value))
-        return f'the sum of {pictures.NUMBER_WORDS[part]} plus {pictures.NUMBER_WORDS[value - part]}'
+        return (
+            f'the sum of {pictures.NUMBER_WORDS[part]} plus {pictures.NUMBER_WORDS[value - part]}'
+        )
     less = int(rng.integers(0, len(pictures.NUMBER_WORDS) - value))
     return f'{pictures.NUMBER_WORDS[value + less]} minus {pictures.NUMBER_WORDS[less]}'
 

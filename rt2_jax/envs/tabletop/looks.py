@@ -6,12 +6,12 @@ import cv2
 import mujoco
 import numpy as np
 
-from rt2_jax.data.web import pictures
+from rt2_jax.data.web import pictures, variety
 from rt2_jax.envs.tabletop.scene import MAX_CLUTTER, Camera, Scene, Surface
 
 PICTURE_SIZE = 128  # texels; a tile is at most some 110 pixels wide in the largest video
 TABLE_SIZE = 256
-PATTERNS = ('plain', 'stripes', 'checks', 'clouds', 'dots', 'rings', 'zigzag')
+PATTERNS = ('plain', 'stripes', 'checks', 'clouds', 'dots', 'rings', 'zigzag', 'web')
 _MARGIN = 3  # of tile colour around the picture, texels
 _SHAPES = {
     'box': mujoco.mjtGeom.mjGEOM_BOX,
@@ -69,6 +69,9 @@ def tile_top(
 def table_top(surface: Surface) -> np.ndarray:
     """Returns the table's texture, uint8 [TABLE_SIZE, TABLE_SIZE, 3]."""
     rng = np.random.default_rng(surface.seed)
+    if surface.pattern == 'web':
+        small = variety.surface(rng, TABLE_SIZE // 2).clip(0, 255).astype(np.uint8)
+        return cv2.resize(small, (TABLE_SIZE, TABLE_SIZE), interpolation=cv2.INTER_LINEAR)
     ramp = np.linspace(-1, 1, TABLE_SIZE)
     x, y = np.meshgrid(ramp, ramp)
     angle = rng.uniform(0, math.pi)

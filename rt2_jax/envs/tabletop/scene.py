@@ -53,7 +53,7 @@ class Tile:
 
 @dataclasses.dataclass(frozen=True)
 class Surface:
-    """The table's look: one of looks.PATTERNS, of two colours."""
+    """The table's look: one of looks.PATTERNS, of two colours; 'web' has its own, by the seed alone."""
 
     pattern: str
     first: Vector

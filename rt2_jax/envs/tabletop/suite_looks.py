@@ -1,8 +1,10 @@
 """How the suites draw tables, lights, cameras and clutter.
 
-What the episodes have is 'muted' and 'usual'. Every other table and view belongs to suites that
-nothing trains on. The patterns of 'patterned' are not in the small web either; of 'bold', which is
-older, the web has stripes and checks. tests/envs/test_suite_looks.py holds training to that.
+What the episodes have is 'muted' and 'usual'. 'web' and 'elsewhere' are for frames without actions
+that training asks about; cameras are further off there than in any test, lights lower or more tinted.
+Every other table and view belongs to suites that nothing trains on. The patterns of 'patterned' are
+not in the small web either; of 'bold', which is older, the web has stripes and checks.
+tests/envs/test_suite_looks.py holds training to that.
 """
 
 from __future__ import annotations
@@ -36,10 +38,38 @@ TABLES = {
     'strong': Table(('plain', 'clouds'), 'strong'),
     'bold': Table(('stripes', 'checks', 'clouds'), 'contrast'),
     'patterned': Table(('dots', 'rings', 'zigzag'), 'contrast'),
+    'web': Table(('web',), 'muted'),
+}
+Range = tuple[float, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Lights:
+    """Ranges of lights from any side.
+
+    Attributes:
+        lean: how far the light leans, metres a metre of height.
+        saturation: of its tint.
+        strength: of the lamp, and `ambient` of the light from everywhere.
+        ambient: see `strength`.
+    """
+
+    lean: Range
+    saturation: Range
+    strength: Range = (0.35, 0.75)
+    ambient: Range = (0.1, 0.35)
+
+
+_LIGHTS = {
+    'strange': Lights((0.3, 0.6), (0.0, 0.35)),
+    'shifted': Lights((0.3, 0.4), (0.1, 0.25), (0.4, 0.6), (0.2, 0.35)),
+    'far': Lights((0.4, 0.7), (0.25, 0.45)),
+    'low': Lights((0.75, 1.0), (0.0, 0.2)),
+    'tinted': Lights((0.2, 0.3), (0.5, 0.7)),
 }
 # 'strange' is all at once, each a little or much; 'shifted' is camera or light, a little; 'far' is
 # all at once, each beyond what the episodes have.
-VIEWS = ('usual', 'strange', 'shifted', 'far')
+VIEWS = ('usual', 'strange', 'shifted', 'far', 'elsewhere')
 
 
 def rgb(hue: float, saturation: float, value: float) -> Vector:
@@ -72,6 +102,11 @@ def draw_view(rng: np.random.Generator, name: str) -> tuple[Light, Camera, tuple
     if name == 'far':
         camera = _moved(rng, (0.05, 0.08), (0.06, 0.12), 3.0)
         return _light(rng, 'far'), camera, _clutter(rng)
+    if name == 'elsewhere':
+        light = _light(rng, str(rng.choice(('usual', 'low', 'tinted'))))
+        if rng.uniform() < 0.4:
+            return light, _camera(rng, 'usual'), ()
+        return light, _moved(rng, (0.12, 0.2), (0.15, 0.4), 3.0), ()
     light, camera = _light(rng, name), _camera(rng, name)
     return light, camera, _clutter(rng) if name == 'strange' else ()
 
@@ -82,12 +117,10 @@ def _light(rng: np.random.Generator, name: str) -> Light:
         angle, lean = rng.uniform(0.2, 0.8) * math.pi, rng.uniform(0.2, 0.3)
         tint, strength, ambient = (1.0, 1.0, 1.0), rng.uniform(0.4, 0.5), rng.uniform(0.25, 0.35)
     else:
-        angle = rng.uniform(0, 2 * math.pi)
-        lean = rng.uniform(*{'strange': (0.3, 0.6), 'shifted': (0.3, 0.4), 'far': (0.4, 0.7)}[name])
-        saturation = {'strange': (0.0, 0.35), 'shifted': (0.1, 0.25), 'far': (0.25, 0.45)}[name]
-        tint = rgb(rng.uniform(), rng.uniform(*saturation), 1.0)
-        strength = rng.uniform(*((0.4, 0.6) if name == 'shifted' else (0.35, 0.75)))
-        ambient = rng.uniform(*((0.2, 0.35) if name == 'shifted' else (0.1, 0.35)))
+        looks = _LIGHTS[name]
+        angle, lean = rng.uniform(0, 2 * math.pi), rng.uniform(*looks.lean)
+        tint = rgb(rng.uniform(), rng.uniform(*looks.saturation), 1.0)
+        strength, ambient = rng.uniform(*looks.strength), rng.uniform(*looks.ambient)
     direction = (lean * math.cos(angle), lean * math.sin(angle), -1.0)
     red, green, blue = (float(strength * c) for c in tint)
     return Light(direction, (red, green, blue), float(ambient))
@@ -106,9 +139,7 @@ def _camera(rng: np.random.Generator, name: str) -> Camera:
     )
 
 
-def _moved(
-    rng: np.random.Generator, distance: tuple[float, float], roll: tuple[float, float], zoom: float
-) -> Camera:
+def _moved(rng: np.random.Generator, distance: Range, roll: Range, zoom: float) -> Camera:
     """A camera that was carried away by at least the lower `distance`, and rolled either way.
 
     It sees no less of the table: near it widens its view, by `zoom` degrees and what it came closer.

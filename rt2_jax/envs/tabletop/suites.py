@@ -152,6 +152,13 @@ SUITES = {
             16,
             drawn_by='twemoji',
         ),
+        Suite(
+            'elsewhere',
+            'frames without actions that training asks about: tables of the web, other cameras and lights',
+            17,
+            table='web',
+            view='elsewhere',
+        ),
     )
 }
 # The columns of RT-2's tables: generalisation, then emergent skills.
