@@ -12,6 +12,7 @@ import functools
 import numpy as np
 
 from rt2_jax.data.example import Example
+from rt2_jax.data.robot import plans
 from rt2_jax.data.robot.derived import Derived
 from rt2_jax.data.robot.step_source import Step, StepSource
 from rt2_jax.data.robot.visible_things import visible
@@ -19,15 +20,22 @@ from rt2_jax.nearest import check
 from rt2_jax.text import places, prompts
 
 # Relative frequencies. `way_gripper` is what an approach has to know.
-KINDS = {'frame_where': 0.35, 'frame_way_gripper': 0.2, 'frame_gripper': 0.35, 'frame_list': 0.1}
+KINDS = {
+    'frame_where': 0.25,
+    'frame_way_gripper': 0.15,
+    'frame_gripper': 0.25,
+    'frame_list': 0.1,
+    'frame_plan': 0.25,  # the plan of the step, and no action
+}
 
 
 @dataclasses.dataclass(frozen=True)
 class FrameQuestions(Derived):
     """Question `i` is about step `i` of `steps`; a pure function of (seed, i).
 
-    The steps need the columns `observation/gripper_pixel` [2], `observation/object_names` (names by
-    line) and `observation/object_pixels` [n, 2] (u, v in [0, 1]; NaN where there is nothing).
+    The steps need the columns of `plans.Grounded`: `observation/gripper_pixel` [2],
+    `observation/gripper_xyz` [3], metres, `observation/object_names` (names by line) and
+    `observation/object_pixels` [n, 2] (u, v in [0, 1]; NaN where there is nothing).
 
     Attributes:
         steps: the robot's episodes.
@@ -64,11 +72,16 @@ class FrameQuestions(Derived):
         rng = np.random.Generator(np.random.Philox(key=[self.seed, index]))
         weights = np.array([self.kind_weights[kind] for kind in self.kinds], np.float64)
         kind = self.kinds[int(np.searchsorted(np.cumsum(weights / weights.sum()), rng.random()))]
-        gripper = step.raw['observation/gripper_pixel']
-        question, answer = _ask(kind, visible(step.raw), gripper, rng)
+        if kind == 'frame_plan':
+            prompt = prompts.robot_plan(step.wording)
+            answer = prompts.plan(plans.grounded(step.raw))
+        else:
+            gripper = step.raw['observation/gripper_pixel']
+            question, answer = _ask(kind, visible(step.raw), gripper, rng)
+            prompt = prompts.web(question)
         return Example(
             frames=self.steps.read(step.place),
-            prompt=prompts.web(question),
+            prompt=prompt,
             answer=answer,
             source=self.name,
             kind=kind,

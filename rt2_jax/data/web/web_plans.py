@@ -1,8 +1,8 @@
 """Plans for instructions about composed pictures, as those in front of a robot's actions.
 
-    Instruction: push the fruit to Glocke.  ->  Plan: banana 410 530 bell 610 210.
+    Instruction: push the fruit to Glocke.  ->  Plan: banana 410 530 bell 610 210. Action:
 
-They teach, without a robot, which thing and which place the words of an instruction mean.
+They end as a robot's plan does, so that no plan of a policy ends in another way. They teach, without a robot, which thing and which place the words of an instruction mean.
 """
 
 from collections.abc import Sequence
@@ -47,8 +47,7 @@ def ask(scene: list[Placed], rng: np.random.Generator) -> tuple[str, str]:
     else:
         direction = _choice(rng, ('left', 'right')) if kind == 'turn' else ''
         instruction = prompts.phrase(kind, words[0], words[-1], direction)
-    answer = prompts.plan(named).removesuffix(prompts.ACTION_MARKER).strip()
-    return prompts.robot_plan(instruction), answer
+    return prompts.robot_plan(instruction), prompts.plan(named)
 
 
 def _words(scene: Sequence[Placed], rng: np.random.Generator) -> str:
