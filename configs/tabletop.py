@@ -109,6 +109,8 @@ def get_config(arg: str = 'cofinetune') -> ml_collections.ConfigDict:
             config.optimizer.part_lr = {'embedding': 0.25, 'tower': 0.12, 'projection': 0.12}
         if arg in ('finetune', 'overfit'):
             config.data.robot_share.start = 1.0
+        elif arg != 'quickstart':
+            _ask_elsewhere(config)
         config.one_pass = arg == 'one_pass'
         if arg == 'quickstart':
             config.total_steps = 1_000
@@ -155,6 +157,16 @@ def _with_robot(config: ml_collections.ConfigDict) -> None:
     config.data.prompt_length = 32  # room for what people ask for
     config.data.target_length = 25  # a plan and an action
     config.optimizer.update(name='muon', lr=6e-3, warmup=40)
+
+
+def _ask_elsewhere(config: ml_collections.ConfigDict) -> None:
+    """Questions about frames of other tables, cameras and lights; nobody learns their actions.
+
+    On strange tables the policy knew where the tiles are, from the web, and not where the gripper is.
+    """
+    config.data.robot.elsewhere = dict(
+        directory='runs/data/elsewhere', card='tabletop', weight=0.0, questions=0.4
+    )
 
 
 def _tiny_pali(small: bool) -> dict[str, Any]:

@@ -66,7 +66,8 @@ class RobotSet:
         directory: a TFDS data set in RLDS form: a folder of this machine, gs://, s3:// or http(s)://.
         card: its card, the card's name, or FILE.json (see cards).
         name: NAME; that of the card if empty.
-        weight: within the robots' share of a batch (see `DataConfig.weights_per`).
+        weight: within the robots' share of a batch (see `DataConfig.weights_per`); 0 for a set whose
+            actions nobody learns, as it is only asked about (`questions`).
         split: which split of the TFDS set.
         location: folder of the index, of this machine or of a bucket; for the default see
             `index_places.place`.

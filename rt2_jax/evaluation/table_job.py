@@ -10,7 +10,7 @@ from etils import epath
 
 from rt2_jax import records
 from rt2_jax.evaluation.paper_rows import BASES, VOCABULARIES, Row, Table
-from rt2_jax.evaluation.table_runs import ROBOT, Folders, Run, Size, Stage, TableError, shown
+from rt2_jax.evaluation.table_runs import COLLECTED, Folders, Run, Size, Stage, TableError, shown
 
 _DATASET_INFO = 'dataset_info.json'
 
@@ -52,8 +52,9 @@ class Job:
         for run in runs:
             run.check()
         yield from self._build_vocabularies(runs)
-        if not all(run.is_trained() for run in runs if ROBOT in run.config.data.robot):
-            yield from self._collect()
+        needed = {name for run in runs if not run.is_trained() for name in run.collected}
+        for name in sorted(needed):
+            yield from self._collect(name)
         for run in runs:
             if not run.is_trained():
                 yield run.train()
@@ -103,20 +104,22 @@ class Job:
                 command = ('-m', 'rt2_jax.text.build_vocabulary', *arguments)
                 yield Stage(f'build {file}', command, path.exists)
 
-    def _collect(self) -> Iterator[Stage]:
-        """The command that collects the episodes, where they are not there.
+    def _collect(self, name: str) -> Iterator[Stage]:
+        """The command that collects a set of `COLLECTED`, where it is not there.
 
         Raises:
-            TableError: they are not there, and are the user's own.
+            TableError: it is not there, and is the user's own.
         """
-        data, info = self.folders.data, self.folders.data / _DATASET_INFO
+        data, episodes = self.folders.collected(name), self.size.collected[name]
+        info = data / _DATASET_INFO
         if info.exists():
             return
-        if data != self.folders.root / 'data':
+        if data.parent != self.folders.root:
             raise TableError(f'--data={data} holds no data set: there is no {_DATASET_INFO}')
-        arguments = f'--episodes={self.size.collected}', f'--output={shown(data)}'
+        suite = COLLECTED[name]
+        arguments = f'--episodes={episodes}', f'--suite={suite}', f'--output={shown(data)}'
         yield Stage(
-            f'collect {self.size.collected} episodes',
+            f'collect {episodes} episodes of {suite}',
             ('-m', 'rt2_jax.envs.tabletop.collect', *arguments),
             info.exists,
         )

@@ -3,6 +3,7 @@
 Everything lies in one folder:
 
     data/                      the episodes that all policies learn from
+    elsewhere/                 other frames, which RT-2 is asked about in training
     POLICY/seedN/run/          a training run
     POLICY/seedN/evaluations/  NUMBER.json of an `evaluate`, with NUMBER.mp4 beside that of the first seed
     tableNAME/                 table.md, table.png, results.json, POLICY.mp4
@@ -29,7 +30,8 @@ from rt2_jax.errors import UserError
 from rt2_jax.evaluation.paper_rows import Row, Table
 from rt2_jax.policy.policy_settings import Settings
 
-ROBOT = 'tabletop'  # the set of a config that the collected episodes are
+# The sets of a config that are collected, and the suites that they are drawn from.
+COLLECTED = {'tabletop': 'train', 'elsewhere': 'elsewhere'}
 # Settings of an evaluation that change what is measured, and their values in a table.
 _STANDARD = {'task': None, 'temperature': 0.0, 'execution_noise': 0.0, 'weights': 'stored'}
 
@@ -43,7 +45,7 @@ class Size:
     """How much of everything.
 
     Attributes:
-        collected: episodes to learn from.
+        collected: episodes to learn from, by set.
         evaluated: episodes a suite, by policy and seed.
         seeds: training seeds of the headline rows; the others have one.
         steps: of training; None is each config's own.
@@ -51,7 +53,9 @@ class Size:
         filmed: episodes a suite in a video.
     """
 
-    collected: int = 5_000
+    collected: Mapping[str, int] = dataclasses.field(
+        default_factory=lambda: {'tabletop': 5_000, 'elsewhere': 3_000}
+    )
     evaluated: int = 200
     seeds: int = 2
     steps: int | None = None
@@ -60,7 +64,7 @@ class Size:
 
 
 FULL = Size()
-QUICK = Size(collected=48, evaluated=4, seeds=1, steps=20, suites=2)
+QUICK = Size(collected={'tabletop': 48, 'elsewhere': 16}, evaluated=4, seeds=1, steps=20, suites=2)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,6 +93,10 @@ class Folders:
 
     root: epath.Path
     data: epath.Path
+
+    def collected(self, name: str) -> epath.Path:
+        """The data set of one of `COLLECTED`."""
+        return self.data if name == 'tabletop' else self.root / name
 
     def run(self, name: str, seed: int) -> epath.Path:
         """The directory of a training run."""
@@ -133,12 +141,17 @@ class Run:
         """Of the training run."""
         return self.folders.run(self.row.name, self.seed)
 
+    @property
+    def collected(self) -> list[str]:
+        """Which of `COLLECTED` it learns from."""
+        return [name for name in COLLECTED if name in self._file.data.robot]
+
     @functools.cached_property
     def changes(self) -> dict[str, Any]:
         """Fields of the config file that this run sets, by dotted name."""
         changes = {'seed': self.seed, **self.row.changes}
-        if ROBOT in self._file.data.robot:
-            changes[f'data.robot.{ROBOT}.directory'] = shown(self.folders.data)
+        for name in self.collected:
+            changes[f'data.robot.{name}.directory'] = shown(self.folders.collected(name))
         if self._file.tokenizer:
             file = epath.Path(self._file.tokenizer).name
             changes['tokenizer'] = shown(self.folders.vocabulary(file))

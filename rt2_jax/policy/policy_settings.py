@@ -58,6 +58,7 @@ class Settings:
         """The settings for a model that a run of `config` trained.
 
         The policy plans by default if at least half of every robot's steps were taught with a plan.
+        Sets of weight 0 are no robots' here.
 
         Args:
             config: of the training run.
@@ -71,7 +72,8 @@ class Settings:
         for name in changes:
             check('policy setting', name, names)
         data = config.data
-        shares = [robot.get('plan_share', 0.0) for robot in data.get('robot', {}).values()]
+        robots = [robot for robot in data.get('robot', {}).values() if robot.get('weight', 1.0)]
+        shares = [robot.get('plan_share', 0.0) for robot in robots]
         implied = {
             'image_size': data.image_size,
             'prompt_length': data.prompt_length,

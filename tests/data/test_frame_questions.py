@@ -33,6 +33,10 @@ def test_answers_are_true(steps, kind):
         gripper = step['observation/gripper_pixel']
         if kind == 'frame_gripper':
             assert example.answer == text_places.write_point(np.clip(gripper, 0, 1))
+        elif kind == 'frame_plan':
+            planned = plans.Planned(steps, plans.Grounded())[index]
+            assert (example.prompt, example.answer) == (planned.prompt, planned.answer)
+            assert example.action is None
         elif kind == 'frame_list':
             first = min(places, key=lambda name: places[name][0])
             assert example.answer.startswith(f'{first} {text_places.write_point(places[first])}')

@@ -9,9 +9,11 @@ import pytest
 
 from rt2_jax import configuration
 from rt2_jax.data import pipeline, sources
+from rt2_jax.data.cards import TABLETOP
 from rt2_jax.data.data_config import DataConfig
 from rt2_jax.data.mixture import Sources
 from rt2_jax.data.schedules import Schedule
+from rt2_jax.policy.policy_settings import Settings
 
 
 @pytest.fixture
@@ -55,6 +57,19 @@ def test_steps_plans_tasks_and_questions_share_a_mixture(data, tokenizer, tmp_pa
     asked = counts['instruction'] + counts['time_steps']
     assert asked == pytest.approx(total * 6 / 8, abs=2)
     assert counts['instruction'] / asked == pytest.approx(2 / 3, abs=0.1)
+
+
+def test_a_set_of_weight_nought_is_only_asked_about(data):
+    data.robot.tabletop.plan_share = 0.5
+    fields = data.robot.tabletop.to_dict() | dict(weight=0.0, questions=0.4, plan_share=0.0)
+    data.robot.elsewhere = fields
+    robot, others = sources.open_sources(DataConfig.from_config(data))
+    assert list(robot) == ['tabletop', 'tabletop_plans']
+    assert weights(others) == {'web': 1.0, 'elsewhere_frames': 0.4}
+    config = configuration.defaults()
+    config.data = data
+    # Whether the policy plans is for the sets to say that it learnt to act from.
+    assert Settings.from_config(config, TABLETOP.action_space).plan
 
 
 @pytest.mark.parametrize(

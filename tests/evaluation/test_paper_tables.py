@@ -44,7 +44,9 @@ def project(monkeypatch):
 
 
 def make_job(folder, tables=(TABLE,), **changes) -> table_job.Job:
-    size = table_runs.Size(collected=4, evaluated=3, seeds=2, steps=4, filmed=1)
+    size = table_runs.Size(
+        collected={'tabletop': 4, 'elsewhere': 2}, evaluated=3, seeds=2, steps=4, filmed=1
+    )
     root = epath.Path(folder)
     folders = table_runs.Folders(root, root / 'data')
     return table_job.Job(tables, folders, dataclasses.replace(size, **changes), BASES)
@@ -146,8 +148,9 @@ def test_vocabularies_are_built_before_what_reads_them(tmp_path):
     names = [stage.name for stage in job.stages()]
     trained = [f'train {name} seed 0' for name in ('palm_e_pretrain', 'palm_e')]
     built = [name for name in names if name.startswith('build')]
+    collected = ['collect 2 episodes of elsewhere', 'collect 4 episodes of train']
     assert 'build overwritten.model' in built
-    assert names == [*built, 'collect 4 episodes', *trained, 'evaluate palm_e seed 0']
+    assert names == [*built, *collected, *trained, 'evaluate palm_e seed 0']
     run = job.runs(rows[0])[0]
     first = next(stage for stage in job.stages() if stage.name == 'build overwritten.model')
     assert f'--output={run.config.tokenizer}' in first.arguments and not first.is_done()
@@ -158,7 +161,7 @@ def test_vocabularies_are_built_before_what_reads_them(tmp_path):
 def test_everything_missing_is_made_once(tmp_path, monkeypatch, capsys):
     job = make_job(tmp_path)
     assert play(monkeypatch, job) == [
-        'collect 4 episodes',
+        'collect 4 episodes of train',
         'train ours seed 0',
         'train ours seed 1',
         'train base seed 0',

@@ -39,7 +39,8 @@ def open_robot(
 
     Returns:
         NAME, its steps, NAME_plans and NAME_tasks on the robot's side of the mixture, and NAME_frames
-        on the web's, as far as they have a weight. Of what shows 'progress', NAME alone.
+        on the web's, as far as they have a weight: a set whose own is 0 is only asked about. Of what
+        shows 'progress', NAME alone.
     """
     if part == 'validation':
         # `episodes` is how many are trained on.
@@ -53,13 +54,14 @@ def open_robot(
     if robot_set.shows == 'progress':
         opened.robot[name] = Weighted(Progress(steps, name), weight)
         return opened
-    if plan_share < 1:
+    acts = weight.most > 0
+    if acts and plan_share < 1:
         opened.robot[name] = Weighted(steps, weight.times(1 - plan_share))
-    if plan_share > 0:
+    if acts and plan_share > 0:
         planner = make_planner(robot_set.plans)
         planned = plans.Planned(steps, planner, robot_set.plans_missing, f'{name}_plans')
         opened.robot[planned.name] = Weighted(planned, weight.times(plan_share))
-    if robot_set.tasks:
+    if acts and robot_set.tasks:
         tasks = PredictionTasks(steps, robot_set.tasks, f'{name}_tasks')
         opened.robot[tasks.name] = Weighted(tasks, weight.times(sum(tasks.weights.values())))
     if robot_set.questions.most > 0:

@@ -2,7 +2,8 @@
 
     Instruction: push the fruit to Glocke.  ->  Plan: banana 410 530 bell 610 210. Action:
 
-They end as a robot's plan does, so that no plan of a policy ends in another way. They teach, without a robot, which thing and which place the words of an instruction mean.
+They teach, without a robot, which thing and which place the words of an instruction mean. They end as a
+robot's plan does, so that no plan of a policy ends in another way.
 """
 
 from collections.abc import Sequence

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rt2_jax.data.example import Example
-from rt2_jax.data.web import descriptions, pictures, small_web
+from rt2_jax.data.web import pictures, small_web
 from rt2_jax.text.tokenizer import Tokenizer
 
 
@@ -108,7 +108,10 @@ def test_sums_name_the_number_that_is_shown():
     for index in range(30):
         question = small[index].prompt
         first, sign, second = question.removesuffix('? A:').split()[-3:]
-        value = words[first] + (1 if sign == 'plus' else -1) * words[second]
+        if sign == 'number':  # 'where is number 3'
+            value = int(second)
+        else:
+            value = words[first] + (1 if sign == 'plus' else -1) * words[second]
         assert 1 <= value <= 5, question
         # Another look changes neither the question nor the place.
         assert len(small[index].answer.split()) == len(lone[index].answer.split()) == 2
