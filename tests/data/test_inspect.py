@@ -31,7 +31,7 @@ def test_report_of_the_tabletop(whole_dataset, tmp_path):
     )
     assert report['lengths'] == {'min': 3, 'median': 5.5, 'mean': 5.5, 'max': 8}
     assert report['instructions']['commonest']['pick thing 0'] == 8
-    assert report['terminate'] == {'steps': 30, 'episodes_ending_without': 0}
+    assert report['terminate'] == {'steps': 30, 'episodes_ending_without': 0, 'still': 0}
     assert report['degenerate'] == ['drx', 'dry']
     dx = report['bounds']['card']['dx']
     assert sum(dx['counts']) == 165 and (dx['low'], dx['high']) == (-1, 1)
