@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 import dataclasses
 import json
+import re
 import tempfile
 
 from absl import app, flags, logging
@@ -224,6 +225,15 @@ def as_text(drafted: Draft) -> str:
     return '\n'.join(lines)
 
 
+def as_json(card: RobotCard) -> str:
+    """The card's file: JSON with a field a line, and lists of numbers or texts in one."""
+    text = json.dumps(dataclasses.asdict(card), indent=2, ensure_ascii=False)
+    # Line breaks are between values alone: within a text they are escaped.
+    lists = re.compile(r'\[\n[^\[\]{}]*\]')
+    joined = lists.sub(lambda match: re.sub(r'\n\s*', ' ', match[0]), text)
+    return joined.replace('[ ', '[').replace(' ]', ']') + '\n'
+
+
 def define_flags() -> None:
     """Defines the flags of the command; importing this file defines none."""
     flags.DEFINE_string('dataset', None, 'A TFDS data set in RLDS form.')
@@ -264,8 +274,7 @@ def main(argv: list[str]) -> None:
         frequency=FLAGS.frequency,
         episodes=FLAGS.episodes,
     )
-    card = json.dumps(dataclasses.asdict(drafted.card), indent=2, ensure_ascii=False)
-    paths.write(output, f'{card}\n'.encode())
+    paths.write(output, as_json(drafted.card).encode())
     print(as_text(drafted))
     checks = sum(bool(guess.check) for guess in drafted.guesses)
     print(f'\n{output}: correct it where a CHECK ({checks} of them) is wrong, then look:')

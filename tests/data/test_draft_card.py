@@ -12,7 +12,7 @@ import tensorflow_datasets as tfds
 
 from rt2_jax.data import cards, draft_card
 from rt2_jax.data.data_errors import DataSetError
-from rt2_jax.data.drafting import guessed_action, guessed_gripper
+from rt2_jax.data.drafting import episode_sample, guessed_action, guessed_gripper
 from rt2_jax.data.robot import rlds, rlds_writer
 
 f = tfds.features
@@ -78,13 +78,13 @@ def test_the_command_writes_a_card_that_is_taken_as_one(whole_dataset, tmp_path)
     assert json.loads(file.read_text()) == before | {'frequency': 5.0}
 
 
-def test_a_sample_is_spread_over_the_set(whole_dataset):
-    drafted = draft_card.draft(whole_dataset, episodes=7)
-    assert (drafted.sampled, drafted.declared) == (7, 30)
-    text = draft_card.as_text(drafted)
-    assert 'drafted from 7 of 30 episodes' in text
-    # Episodes 0, 5, 10, ... are the failed ones of this set.
-    assert '6 of 7 episodes succeed' not in text and 'episodes succeed' in text
+def test_a_sample_is_spread_over_the_set(whole_dataset, tmp_path):
+    sample = episode_sample.take(whole_dataset, tmp_path / 'sample', most=7)
+    assert sample.declared == 30 and sample.episodes == 7
+    seeds = [int(value) - 2**40 for value in sample.numbers['episode_metadata/seed']]
+    assert seeds == [0, 5, 10, 14, 19, 24, 29]
+    copy, whole = (rlds.open_source(x, 'tabletop') for x in (sample.directory, whole_dataset))
+    np.testing.assert_array_equal(copy[0].frames, whole[0].frames)
 
 
 def test_what_a_record_lacks_is_said(dataset):

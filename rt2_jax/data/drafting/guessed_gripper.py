@@ -15,7 +15,7 @@ _ON_ITS_WAY = (
     0.3  # share of values between the ends up to which a gripper is open or closed, no more
 )
 _BINARY = 0.05  # as Octo and OpenVLA have it; see Gripper
-_LIKE = 0.6  # share of values near an end that makes a dimension look like a gripper's
+_LIKE = 0.5  # share of values near an end that makes a dimension look like a gripper's
 
 
 def looks_like_one(episodes: Sequence[np.ndarray]) -> bool:
