@@ -188,12 +188,10 @@ def _space(
 def _first_step(sample: Sample, found: Sequence[guessed_action.Dimension]) -> tuple[bool, Guess]:
     """The card's `drop_zero_first`, and what else moves nothing."""
     moving = [guessed_action.values(sample, part) for part in found if part.kind != 'gripper']
-    still = (
-        [~np.stack(rows, axis=1).any(axis=1) for rows in zip(*moving, strict=True)]
-        if moving
-        else []
-    )
-    first, last = (sum(int(episode[i]) for episode in still) for i in (0, -1))
+    still = [
+        np.logical_not(np.any(np.stack(rows, axis=1), axis=1)) for rows in zip(*moving, strict=True)
+    ]
+    first, last = sum(int(episode[0]) for episode in still), sum(int(x[-1]) for x in still)
     share = float(np.concatenate(still).mean()) if still else 0.0
     drops = (
         bool(still)

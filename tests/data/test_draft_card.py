@@ -153,6 +153,17 @@ def test_a_person_names_what_cannot_be_guessed(tmp_path):
         draft_card.draft(directory, instruction='words', action=['move'])
 
 
+def test_a_flag_that_never_marks_an_end_is_not_taken(tmp_path):
+    never = (open_x.floats(), lambda t: np.float32(0))
+    drafted = draft_card.draft(write(tmp_path / 'own', terminate_episode=never))
+    assert (drafted.card.terminate, drafted.card.terminate_rule) == ('', 'last_step')
+    assert 'terminate_episode is not used: it marks the last step of 0 of 3 episodes' in (
+        draft_card.as_text(drafted)
+    )
+    endless = write(tmp_path / 'endless', is_last=(open_x.flag(), lambda t: False))
+    assert draft_card.draft(endless).card.terminate_rule == 'none'
+
+
 def test_no_data_set(tmp_path):
     (tmp_path / 'empty').mkdir()
     for folder, message in (('empty', 'is no TFDS data set'), ('none', "did you mean 'none1'")):

@@ -174,38 +174,50 @@ def terminate(sample: Sample) -> tuple[str, str, Guess]:
     """The card's `terminate` and `terminate_rule`: a flag that marks last steps, else `is_last`."""
     unused = []
     for path in sample.numbers:
-        size = sample.size(path)
-        if not path.startswith('steps/') or path.startswith('steps/is_') or size not in (1, 3):
+        if not _is_flag(sample, path):
             continue
-        if not is_named(path.rpartition('/')[2], 'terminat', 'done'):
-            continue
-        rule = 'argmax' if size == 3 else 'flag'
-        ends = [
-            rows.argmax(axis=1) == 0 if size == 3 else rows[:, 0] > 0.5
-            for rows in (episode.reshape(len(episode), size) for episode in sample.numbers[path])
-        ]
-        marked = sum(int(flags[-1]) for flags in ends)
-        earlier = sum(int(flags[:-1].sum()) for flags in ends)
+        rule = 'argmax' if sample.size(path) == 3 else 'flag'
+        marked, earlier = _marks(sample, path)
         why = f'it marks the last step of {marked} of {sample.episodes} episodes'
         if marked < _OFTEN * sample.episodes:
             unused.append(f'{card_path(path)} is not used: {why}')
             continue
-        check = [f'it marks {earlier} earlier steps, too'] if earlier else []
-        check += [f'{sample.episodes - marked} episodes end without'] if marked < len(ends) else []
-        guess = Guess('terminate', f'{rule} {card_path(path)}', why, '; '.join(check))
+        checks = [f'it marks {earlier} earlier steps, too'] if earlier else []
+        checks += [f'{left} episodes end without'] if (left := sample.episodes - marked) else []
+        guess = Guess('terminate', f'{rule} {card_path(path)}', why, '; '.join(checks))
         return card_path(path), rule, guess
-    last = sample.numbers.get('steps/is_last', [])
-    if marked := sum(bool(episode.reshape(-1)[-1]) for episode in last):
-        why = '; '.join(
-            [*unused, f'is_last marks the end of {marked} of {sample.episodes} episodes']
-        )
-        check = (
-            "the policy ends an episode as the recordings end; 'none' is for robots that somebody else "
-            'stops, and then action_space.terminate is false'
-        )
-        return '', 'last_step', Guess('terminate', 'last_step', why, check)
+    if 'steps/is_last' in sample.numbers:
+        marked, _ = _marks(sample, 'steps/is_last')
+        unused.append(f'is_last marks the end of {marked} of {sample.episodes} episodes')
+        if marked:
+            check = (
+                "the policy ends an episode as the recordings end; the rule 'none', with "
+                'action_space.terminate false, is for robots that somebody else stops'
+            )
+            return '', 'last_step', Guess('terminate', 'last_step', '; '.join(unused), check)
     why = '; '.join([*unused, 'no feature marks the last steps'])
     return '', 'none', Guess('terminate', 'none', why, 'the policy will never end an episode')
+
+
+def _is_flag(sample: Sample, path: str) -> bool:
+    """Whether a feature is named and shaped like a terminate flag of a step."""
+    name = path.rpartition('/')[2]
+    return (
+        path.startswith('steps/')
+        and sample.size(path) in (1, 3)
+        and not name.startswith('is_')
+        and is_named(name, 'terminat', 'done')
+    )
+
+
+def _marks(sample: Sample, path: str) -> tuple[int, int]:
+    """How many episodes' last steps a flag marks, and how many other steps."""
+    last = earlier = 0
+    for episode in sample.numbers[path]:
+        rows = episode.reshape(len(episode), -1)
+        ends = rows.argmax(axis=1) == 0 if rows.shape[1] == 3 else rows[:, 0] > 0.5
+        last, earlier = last + int(ends[-1]), earlier + int(ends[:-1].sum())
+    return last, earlier
 
 
 def success(sample: Sample) -> tuple[str, Guess]:
