@@ -227,9 +227,9 @@ def as_json(card: RobotCard) -> str:
     """The card's file: JSON with a field a line, and lists of numbers or texts in one."""
     text = json.dumps(dataclasses.asdict(card), indent=2, ensure_ascii=False)
     # Line breaks are between values alone: within a text they are escaped.
-    lists = re.compile(r'\[\n[^\[\]{}]*\]')
-    joined = lists.sub(lambda match: re.sub(r'\n\s*', ' ', match[0]), text)
-    return joined.replace('[ ', '[').replace(' ]', ']') + '\n'
+    lists = re.compile(r'\[\n\s*([^\[\]{}]*?)\n\s*\]')
+    joined = lists.sub(lambda match: '[' + re.sub(r'\n\s*', ' ', match[1]) + ']', text)
+    return f'{joined}\n'
 
 
 def define_flags() -> None:

@@ -14,6 +14,7 @@ from rt2_jax.data import cards, draft_card
 from rt2_jax.data.data_errors import DataSetError
 from rt2_jax.data.drafting import episode_sample, guessed_action, guessed_gripper
 from rt2_jax.data.robot import rlds, rlds_writer
+from rt2_jax.data.robot_card import RobotCard
 
 f = tfds.features
 # Nothing in these files tells which end of the gripper is closed: the values are drawn at random.
@@ -151,6 +152,13 @@ def test_a_person_names_what_cannot_be_guessed(tmp_path):
         DataSetError, match="--action: there is no feature 'steps/move'; did you mean"
     ):
         draft_card.draft(directory, instruction='words', action=['move'])
+
+
+@pytest.mark.parametrize('card', cards.CARDS.values(), ids=lambda card: card.name)
+def test_a_file_holds_the_card_with_each_list_in_a_line(card):
+    text = draft_card.as_json(dataclasses.replace(card, frame='[ a, b ] { "c" }'))
+    assert RobotCard.from_json(text) == dataclasses.replace(card, frame='[ a, b ] { "c" }')
+    assert f'"low": {list(card.action_space.low)},\n' in text
 
 
 def test_a_flag_that_never_marks_an_end_is_not_taken(tmp_path):
