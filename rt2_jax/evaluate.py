@@ -206,7 +206,7 @@ def load_policy(options: Options) -> Policy | None:
         plan=options.plan,
         smoothing=options.smoothing,
     )
-    if set(options.suite) - {'web', 'swap'}:
+    if set(options.suite) - {'web', 'swap', 'held_out'}:
         check_arm(f'--workdir={options.workdir}', policy.action_tokenizer.space.number_names)
     return policy
 
@@ -237,7 +237,7 @@ def check_arm(policy: str, names: Sequence[str]) -> None:
     if tuple(names) != needed:
         raise FlagError(
             f"{policy}: this policy acts by {', '.join(names)}; the tabletop's arm needs "
-            f'{", ".join(needed)}. --suite=web is for any policy.'
+            f'{", ".join(needed)}. --suite=web,held_out are for any policy.'
         )
 
 

@@ -2,10 +2,10 @@
 
     python -m rt2_jax.data.inspect --dataset=DIR --output=runs/inspected
 
-prints counts, lengths, statistics, decoded examples and warnings, and writes them as report.json,
-with histograms of the action dimensions (actions.png) and of the episodes' lengths (lengths.png), and
-frames with their instruction and tokens (frames.png). It indexes the data first; training then uses
-the same index.
+prints counts, lengths, statistics, decoded examples, what the actions lose as tokens (replay) and
+warnings, and writes them as report.json, with histograms of the action dimensions (actions.png) and of
+the episodes' lengths (lengths.png), and a strip of frames for each instruction with their tokens
+(frames.png). It indexes the data first; training then uses the same index.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from rt2_jax import command, paths
 from rt2_jax.data import cards
 from rt2_jax.data.data_config import RobotSet
 from rt2_jax.data.data_errors import CardError, DataSetError
-from rt2_jax.data.looking import charts, contact_sheet, robot_report
+from rt2_jax.data.looking import charts, contact_sheet, replay, robot_report
 from rt2_jax.data.readers import tfds_directory, tfrecord
 from rt2_jax.data.robot import rlds, step_pictures
 from rt2_jax.data.robot.step_source import StepSource
@@ -31,7 +31,8 @@ from rt2_jax.text.actions import ActionTokenizer
 from rt2_jax.text.tokenizer import Tokenizer
 
 FLAGS = flags.FLAGS
-EPISODES, FRAMES, EXAMPLES = 6, 5, 4  # shown; frames are an episode's
+EPISODES, FRAMES, EXAMPLES = 12, 5, 4  # shown at most; frames are an episode's
+_GRIPPER_BINS = 6  # printed
 SHEET_WIDTH = 232  # of a frame on the sheet, pixels
 
 
@@ -99,7 +100,11 @@ def inspect(
     ]
     if len(cameras) > 1:
         rows.append(_camera_row(source, episodes[0][len(episodes[0]) // 2], pictures))
-    title = f'{report["card"]}: step and tokens under each frame'
+    instructions = report['instructions']['distinct']
+    title = (
+        f'{report["card"]}: {min(instructions, EPISODES)} of {instructions} instructions; step and '
+        'tokens under each frame'
+    )
     contact_sheet.save(output / 'frames.png', contact_sheet.draw(rows, title, SHEET_WIDTH))
     return report
 
@@ -121,10 +126,22 @@ def decoded(source: StepSource, i: int) -> dict[str, Any]:
 
 
 def shown_steps(source: StepSource, episodes: int, frames: int) -> list[list[int]]:
-    """Steps of a few episodes, both evenly spread."""
-    positions = _evenly(len(source.table.episodes), episodes)
-    ranges = [source.table.episode_steps(position) for position in positions]
-    return [[steps[i] for i in _evenly(len(steps), frames)] for steps in ranges]
+    """Evenly spread steps of one episode for each instruction, the commonest instructions first.
+
+    Where there are fewer instructions than half of `episodes`, others are added up to that.
+    """
+    table = source.table
+    ranges = [table.episode_steps(position) for position in range(len(table.episodes))]
+    which = table.texts()[0][[steps.start for steps in ranges]]
+    instructions, counts = np.unique(which, return_counts=True)
+    commonest = instructions[np.argsort(-counts, kind='stable')][:episodes]
+    # The middle one of each: the first episodes of a set are often trials.
+    chosen = [
+        members[len(members) // 2] for i in commonest for members in [np.flatnonzero(which == i)]
+    ]
+    others = [i for i in _evenly(len(ranges), episodes) if i not in chosen]
+    chosen += others[: max(0, episodes // 2 - len(chosen))]
+    return [[ranges[i][step] for step in _evenly(len(ranges[i]), frames)] for i in chosen]
 
 
 def episode_row(
@@ -161,12 +178,16 @@ def as_text(report: Mapping[str, Any]) -> str:
         f'  {"steps an episode":30}{lengths["min"]} to {lengths["max"]}, mean '
         f'{lengths["mean"]:.1f}, median {lengths["median"]:g}',
         f'  {"steps that move nothing":30}{report["still_steps"]:,}',
-        f'  {"steps that terminate":30}{report["terminate"]["steps"]:,}',
+        f'  {"steps that terminate":30}{report["terminate"]["steps"]:,}, of which '
+        f'{report["terminate"]["still"]:,} move nothing',
         '',
         f'  {report["instructions"]["distinct"]:,} instructions, the commonest:',
         *(f'    {n:8,}  {words}' for words, n in report['instructions']['commonest'].items()),
         '',
         *_action_lines(report),
+        *_gripper_line(report['gripper_bins']),
+        '',
+        *replay.as_lines(report['replay']['card']),
         '',
         '  decoded examples:',
     ]
@@ -196,6 +217,18 @@ def _action_lines(report: Mapping[str, Any]) -> list[str]:
             f'   {card["clipped"]:.2%}, {data["clipped"]:.2%}'
         )
     return lines
+
+
+def _gripper_line(bins: Sequence[Mapping[str, float]]) -> list[str]:
+    if not bins:
+        return []
+    shown = ', '.join(
+        f'{entry["bin"]} ({entry["share"]:.1%}, sends {entry["command"]:g})'
+        for entry in bins[:_GRIPPER_BINS]
+    )
+    rest = sum(entry['share'] for entry in bins[_GRIPPER_BINS:])
+    more = f' and {len(bins) - _GRIPPER_BINS} more ({rest:.1%})' if rest else ''
+    return [f'  gripper in {len(bins)} bins: {shown}{more}']
 
 
 def _evenly(count: int, most: int) -> list[int]:

@@ -74,5 +74,8 @@ def _describe_swap(figures: Mapping[str, Any]) -> str:
 
 
 def _describe_actions(figures: Mapping[str, Any]) -> str:
-    errors = (f'{n} {e["mean"]:.4f} {e["unit"]}' for n, e in figures['error'].items())
+    errors = []
+    for name, error in figures['error'].items():
+        unit = '' if error['unit'] == '1' else f' {error["unit"]}'
+        errors.append(f'{name} {error["mean"]:.4f}{unit}')
     return f'tokens {figures["token_accuracy"]:.1%}; error {", ".join(errors)}'

@@ -1,5 +1,6 @@
 """The report of a data set: what it counts, what it warns of, and that its pictures show something."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -9,7 +10,9 @@ import numpy as np
 import open_x
 import pytest
 
-from rt2_jax.data import data_errors, inspect
+from rt2_jax.data import cards, data_errors, inspect
+from rt2_jax.data.looking import robot_report
+from rt2_jax.data.robot import rlds
 from rt2_jax.errors import MissingPackage
 
 PICTURES = ('actions.png', 'frames.png', 'lengths.png')
@@ -31,7 +34,7 @@ def test_report_of_the_tabletop(whole_dataset, tmp_path):
     )
     assert report['lengths'] == {'min': 3, 'median': 5.5, 'mean': 5.5, 'max': 8}
     assert report['instructions']['commonest']['pick thing 0'] == 8
-    assert report['terminate'] == {'steps': 30, 'episodes_ending_without': 0}
+    assert report['terminate'] == {'steps': 30, 'episodes_ending_without': 0, 'still': 0}
     assert report['degenerate'] == ['drx', 'dry']
     dx = report['bounds']['card']['dx']
     assert sum(dx['counts']) == 165 and (dx['low'], dx['high']) == (-1, 1)
@@ -69,6 +72,58 @@ def test_decoded_examples_and_what_is_wrong(name, tmp_path):
     else:
         assert len(example['tokens'].split()) == 2
         np.testing.assert_allclose(example['command']['action'], example['action'], atol=0.005)
+
+
+def test_what_actions_lose_as_tokens(whole_dataset, tmp_path):
+    report = inspect.inspect(whole_dataset, tmp_path)
+    replayed = report['replay']['card']
+    dx = replayed['dimensions']['dx']
+    assert dx['unit'] == 'm' and 0 < dx['mean'] < dx['largest'] <= 1 / 255 + 1e-6  # half a bin
+    assert dx['clipped'] == 0 and 0 < dx['off_mean'] < dx['off_largest'] <= 8 / 255
+    gripper = replayed['dimensions']['gripper']  # 1 comes back as 0.996, the centre of its bin
+    assert gripper['largest'] == pytest.approx(1 / 255, rel=1e-3) and 'off_mean' not in gripper
+    assert report['replay']['q01-q99']['dimensions']['dx']['clipped'] > 0
+    assert replayed['moving'] == 165 and replayed['zeroed'] == 0
+    bins = {entry['bin']: entry['command'] for entry in report['gripper_bins']}
+    assert bins == {1: -0.9961, 255: 0.9961}
+    assert sum(entry['share'] for entry in report['gripper_bins']) == pytest.approx(1)
+    text = inspect.as_text(report)
+    assert 'gripper in 2 bins: 255 (' in text and '0.00% of 165 steps that move something' in text
+
+
+def test_bins_that_are_too_wide(whole_dataset, tmp_path):
+    space = dataclasses.replace(cards.TABLETOP.action_space, low=(-100,) * 7, high=(100,) * 7)
+    wide = dataclasses.replace(cards.TABLETOP, action_space=space)
+    replayed = robot_report.report_of(rlds.open_index(whole_dataset, wide))
+    zeroed = replayed['replay']['card']['zeroed']
+    assert zeroed > 0.5
+    words = f'{zeroed:.1%} of the steps that move something move nothing as tokens'
+    assert any(words in warning for warning in replayed['warnings'])
+
+
+def test_steps_that_terminate_and_move_nothing(write, tmp_path):
+    episodes = [write.episode(number) for number in range(3)]
+    for episode in episodes[:2]:
+        for name in ('world_vector', 'rotation_delta'):
+            episode['steps'][-1]['action'][name] = np.zeros(3, np.float32)
+    report = robot_report.report_of(rlds.open_index(write('still', episodes), 'tabletop'))
+    assert report['terminate']['still'] == 2
+    words = '2 of 3 steps that terminate (67%) move nothing'
+    assert any(words in warning for warning in report['warnings'])
+
+
+def test_a_strip_for_each_instruction(whole_dataset):
+    source = rlds.open_source(whole_dataset, 'tabletop')
+
+    def shown(episodes):
+        strips = inspect.shown_steps(source, episodes, 3)
+        assert all(len(strip) == 3 for strip in strips)
+        return [source.table.instruction(strip[0]) for strip in strips]
+
+    # Things 0 and 1 have 8 episodes each, things 2 and 3 have 7.
+    assert shown(3) == ['pick thing 0', 'pick thing 1', 'pick thing 2']
+    assert sorted(shown(8)) == [f'pick thing {n}' for n in range(4)]
+    assert len(shown(12)) == 6  # two more
 
 
 def test_no_card_of_that_name(whole_dataset, tmp_path):

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from rt2_jax.data.index.episode_index import EpisodeIndex
+from rt2_jax.data.looking import replay
 from rt2_jax.data.robot import action_statistics
 from rt2_jax.data.robot_card import Gripper
 from rt2_jax.text.actions import MINIMUM_RANGE, ActionSpace, ActionTokenizer
@@ -17,6 +18,7 @@ from rt2_jax.text.tokenizer import Tokenizer
 FEW_BINS = 0.25  # share of the bins in which 98 % of a dimension's values lie
 CLIPPED = 0.01  # share of a dimension's values outside its range
 STILL = 0.2  # share of steps that move nothing
+ZEROED = 0.01  # share of steps that move something whose tokens move nothing
 _ROWS = 1 << 18
 _BOUNDS = ('card', 'q01-q99')
 
@@ -34,6 +36,11 @@ def report_of(index: EpisodeIndex) -> dict[str, Any]:
     starts = first[:-1][lengths > 0]
     texts, episodes = np.unique(index.arrays['instruction'][starts], return_counts=True)
     commonest = np.argsort(-episodes, kind='stable')[:10]
+    spaces = {
+        bounds: action_statistics.action_space(space, bounds, index.statistics)
+        for bounds in _BOUNDS
+    }
+    bins = {bounds: _bins(actions, ranges) for bounds, ranges in spaces.items()}
     report = {
         'card': card.name,
         'card_says': {
@@ -71,13 +78,18 @@ def report_of(index: EpisodeIndex) -> dict[str, Any]:
         'terminate': {
             'steps': int(ends.sum()),
             'episodes_ending_without': int((~ends[last]).sum()) if ends.size else 0,
+            'still': _still_steps(actions[ends], space) if ends.size else 0,
         },
         'still_steps': _still_steps(actions, space),
         'statistics': index.statistics,
         'degenerate': action_statistics.degenerate(index.statistics),
-        'bounds': {
-            bounds: _bins(actions, action_statistics.action_space(space, bounds, index.statistics))
-            for bounds in _BOUNDS
+        'bounds': bins,
+        'gripper_bins': _gripper_bins(bins['card']['gripper'], card.gripper)
+        if card.gripper
+        else [],
+        'replay': {
+            bounds: replay.replay(actions, np.asarray(first), card, ranges)
+            for bounds, ranges in spaces.items()
         },
         # Older indexes don't hold how the data's own values were used.
         'gripper': action_statistics.gripper_warning(card.gripper, about['gripper'])
@@ -129,6 +141,22 @@ def _bins(actions: np.ndarray, space: ActionSpace) -> dict[str, dict[str, Any]]:
     return dimensions
 
 
+def _gripper_bins(bins: Mapping[str, Any], gripper: Gripper) -> list[dict[str, float]]:
+    """The bins of the gripper that are in use, the commonest first, and what each sends the robot."""
+    counts = np.array(bins['counts'])
+    space = ActionSpace((bins['low'],), (bins['high'],), ('gripper',), ('1',), bins['bins'])
+    commands = gripper.to_command(space.centres[0])
+    order = np.argsort(-counts, kind='stable')[: int((counts > 0).sum())]
+    return [
+        {
+            'bin': int(i),
+            'command': round(float(commands[i]), 4),
+            'share': float(counts[i] / counts.sum()),
+        }
+        for i in order
+    ]
+
+
 def _warnings(report: Mapping[str, Any]) -> list[str]:
     """What would spoil a training run."""
     counts, lines = report['counts'], []
@@ -160,6 +188,12 @@ def _warnings(report: Mapping[str, Any]) -> list[str]:
         lines.append(f'{report["still_steps"] / steps:.0%} of the steps move nothing')
     if endless := report['terminate']['episodes_ending_without']:
         lines.append(f'{endless} episodes end without the terminate flag')
+    if still := report['terminate']['still']:
+        ends = report['terminate']['steps']
+        lines.append(
+            f'{still} of {ends} steps that terminate ({still / ends:.0%}) move nothing: beside a '
+            'terminate flag a policy will say so, too'
+        )
     if report['gripper']:
         lines.append(report['gripper'])
     for name in report['degenerate']:
@@ -179,6 +213,12 @@ def _warnings(report: Mapping[str, Any]) -> list[str]:
 
 def _range_warnings(report: Mapping[str, Any]) -> list[str]:
     lines = []
+    zeroed, data_zeroed = (report['replay'][bounds]['zeroed'] for bounds in _BOUNDS)
+    if zeroed > ZEROED:
+        lines.append(
+            f'{zeroed:.1%} of the steps that move something move nothing as tokens: the bins of the '
+            f"card's range are too wide; with bounds='q01-q99' it would be {data_zeroed:.1%}"
+        )
     for name, card in report['bounds']['card'].items():
         data = report['bounds']['q01-q99'][name]
         few, bins = card['bins_of_98_percent'], card['bins']
