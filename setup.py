@@ -53,6 +53,8 @@ EXTRAS = {
     'adapters': ['qwix>=0.1.8,<0.2'],
     # Policies as files of jax.export, which jax writes and reads with it.
     'export': ['flatbuffers>=24.3,<26'],
+    # LeRobot data sets: their videos and their tables.
+    'lerobot': ['av>=18,<19', 'pyarrow>=18,<27'],
     # Paths at gs:// and s3://; data at http(s):// too.
     'remote': ['obstore>=0.10,<0.13'],
     'serve': [
@@ -93,7 +95,7 @@ EXTRAS = {
 }
 
 # What is tested is installed.
-EXTRAS['test'] += EXTRAS['colab'] + EXTRAS['look'] + EXTRAS['serve']
+EXTRAS['test'] += EXTRAS['colab'] + EXTRAS['lerobot'] + EXTRAS['look'] + EXTRAS['serve']
 
 setuptools.setup(
     name='rt2_jax',

@@ -60,15 +60,16 @@ class TaskSettings:
 
 @dataclasses.dataclass(frozen=True)
 class RobotSet:
-    """`config.data.robot.NAME`: an RLDS data set, and what is asked about its steps.
+    """`config.data.robot.NAME`: an RLDS or LeRobot data set, and what is asked about its steps.
 
     Attributes:
-        directory: a TFDS data set in RLDS form: a folder of this machine, gs://, s3:// or http(s)://.
+        directory: a TFDS data set in RLDS form, or a LeRobot data set (the folder says which): a folder
+            of this machine, gs://, s3:// or http(s)://.
         card: its card, the card's name, or FILE.json (see cards).
         name: NAME; that of the card if empty.
         weight: within the robots' share of a batch (see `DataConfig.weights_per`); 0 for a set whose
             actions nobody learns, as it is only asked about (`questions`).
-        split: which split of the TFDS set.
+        split: which split of the set.
         location: folder of the index, of this machine or of a bucket; for the default see
             `index_places.place`.
         episodes: use the first N episodes after all other filters; None for all.

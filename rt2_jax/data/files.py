@@ -91,7 +91,10 @@ def within(folder: str, name: str) -> str:
 
 
 def stamps(paths: Iterable[Path]) -> list[dict[str, Any]]:
-    """What changes when a file does: 'size', and 'mtime_ns' or, for a remote file, 'version'."""
+    """What changes when a file does: 'size', and 'mtime_ns' or, for a remote file, 'version'.
+
+    A file that isn't there has the size 0 and is 'missing'.
+    """
     return _of_each(_stamp, paths)
 
 
@@ -109,9 +112,12 @@ def default_cache() -> epath.Path:
 
 
 def _stamp(path: Path) -> dict[str, Any]:
-    if isinstance(path, remote_files.RemotePath):
-        return remote_files.stamp(path)
-    status = os.stat(path)
+    try:
+        if isinstance(path, remote_files.RemotePath):
+            return remote_files.stamp(path)
+        status = os.stat(path)
+    except FileNotFoundError:
+        return {'size': 0, 'missing': True}
     return {'size': status.st_size, 'mtime_ns': status.st_mtime_ns}
 
 

@@ -23,7 +23,7 @@ from rt2_jax.data import cards
 from rt2_jax.data.data_config import RobotSet
 from rt2_jax.data.data_errors import CardError, DataSetError
 from rt2_jax.data.looking import charts, contact_sheet, replay, robot_report
-from rt2_jax.data.readers import tfds_directory, tfrecord
+from rt2_jax.data.readers import lerobot_directory, tfds_directory, tfrecord
 from rt2_jax.data.robot import rlds, step_pictures
 from rt2_jax.data.robot.step_source import StepSource
 from rt2_jax.data.robot_card import RobotCard
@@ -37,11 +37,15 @@ SHEET_WIDTH = 232  # of a frame on the sheet, pixels
 
 
 def card_of(directory: epath.PathLike, name: str | None) -> RobotCard:
-    """The card of this name or file, by default the one that is named after the data set.
+    """The card of this name or file, by default the one that is named after the RLDS data set.
 
     Raises:
         DataSetError: there is no such card.
     """
+    if not name and lerobot_directory.is_lerobot(directory):
+        raise DataSetError(
+            f'{directory} is a LeRobot data set, for which --card=FILE.json is needed'
+        )
     try:
         return cards.find(name or tfds_directory.dataset_name(directory))
     except CardError as error:
@@ -62,7 +66,7 @@ def inspect(
     """Writes the report of a data set into a folder, and returns it.
 
     Args:
-        directory: a TFDS data set in RLDS form.
+        directory: a TFDS data set in RLDS form, or a LeRobot data set.
         output: the folder, made if need be.
         card: the robot card's name or JSON file; the data set's own by default.
         split: which split.
@@ -243,7 +247,7 @@ def _pictures(
     index, warnings = source.index, []
     pictures: dict[int, list[np.ndarray]] = {step: [] for step in steps}
     for camera, path in enumerate(index.card.images):
-        reader, reason, plain = step_pictures.Pictures(index, camera), '', 0
+        reader, reason, plain = step_pictures.reader(index, camera), '', 0
         for step in steps:
             row, episode = source.table.row(step), source.table.episode_index(step)
             picture = np.zeros([64, 64, 3], np.uint8)
@@ -304,7 +308,9 @@ def _camera_row(
 
 def define_flags() -> None:
     """Defines the flags of the command; importing this file defines none."""
-    flags.DEFINE_string('dataset', None, 'A TFDS data set in RLDS form: its version folder.')
+    flags.DEFINE_string(
+        'dataset', None, 'A TFDS data set in RLDS form (its version folder), or a LeRobot one.'
+    )
     flags.DEFINE_string('output', None, 'The folder for the report.')
     flags.DEFINE_string(
         'card', None, "The robot card's name or JSON file; the set's own by default."

@@ -8,8 +8,8 @@ import threading
 
 from absl import logging
 
+from rt2_jax.data.data_errors import CorruptRecord
 from rt2_jax.data.example import Example
-from rt2_jax.data.readers import tfrecord
 
 # One for all sources: they skip seldom, and a lock of their own would not go to another process.
 _COUNT_LOCK = threading.Lock()
@@ -53,30 +53,30 @@ class SkipCorrupt(abc.ABC):
         """The Examples of these numbers, read as they are asked for.
 
         Raises:
-            tfrecord.CorruptRecord: with 'raise', or where none can be read.
+            CorruptRecord: with 'raise', or where none can be read.
         """
         for number, read in zip(numbers, self.readers(numbers), strict=True):
             try:
                 example = read()
-            except tfrecord.CorruptRecord as error:
+            except CorruptRecord as error:
                 example = self._next_readable(int(number), self._with_place(error, int(number)))
             yield example
             del example  # so that the next one's frames lie in the same memory
 
-    def _with_place(self, error: tfrecord.CorruptRecord, number: int) -> tfrecord.CorruptRecord:
+    def _with_place(self, error: CorruptRecord, number: int) -> CorruptRecord:
         where = self.where(number)
         if not where:
             return error
-        return tfrecord.CorruptRecord(error.path, error.offset, f'{error.reason} ({where})')
+        return type(error)(error.path, error.offset, f'{error.reason} ({where})')
 
-    def _next_readable(self, number: int, error: tfrecord.CorruptRecord) -> Example:
+    def _next_readable(self, number: int, error: CorruptRecord) -> Example:
         if self.on_corrupt != 'skip':
             raise error
         length = len(self)
         for other in (after % length for after in range(number + 1, number + length)):
             try:
                 example = next(self.readers([other]))()
-            except tfrecord.CorruptRecord:
+            except CorruptRecord:
                 continue
             with _COUNT_LOCK:
                 # Some sources are frozen dataclasses.

@@ -13,7 +13,7 @@ import numpy as np
 
 from rt2_jax.data import cards, files, remote_files, schedules
 from rt2_jax.data.index import index_build
-from rt2_jax.data.readers.rlds_episodes import Rlds
+from rt2_jax.data.readers import robot_format
 from rt2_jax.estimation import job as job_lib
 
 # Highest resident memory while restoring, in multiples of what a process's devices hold (BUILD_NOTES.md,
@@ -230,7 +230,7 @@ def _picture_bytes(settings: Mapping[str, Any]) -> np.ndarray | None:
         return None
     if not files.path(directory).exists():
         return None
-    dataset = Rlds(directory, card, settings.get('split', 'train'))
+    dataset = robot_format.opened(directory, card, settings.get('split', 'train'))
     folder = index_build.place(dataset, location)
     lengths = folder / 'image_length.npy'
     return np.load(lengths, mmap_mode='r') if lengths.exists() else None

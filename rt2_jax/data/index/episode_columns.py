@@ -10,6 +10,16 @@
     column_*.npy                        further features that the card keeps
     text.npy, text_end.npy              the distinct texts as one run of UTF-8, and where each ends
 
+Of episodes whose pictures are frames of videos, a picture is a packet (readers/video_packets), and the
+image_* arrays are of the frame's own one. There is no episode_file, but
+
+    episode_{video,codec}.npy           [episodes, cameras], the file of the video and a text: its codec
+    episode_packet.npy                  first packet of each episode, and the number of packets
+    packet_{offset,length,checksum}.npy [packets], by episode and camera, in the order of the file
+    packet_back.npy                     how many packets before it decoding must begin
+    image_packet.npy                    [steps, cameras], among the episode's packets
+    image_time.npy                      float64 [steps, cameras], seconds from the start of the video
+
 In a part, texts are rows of the shard's own texts. Joining holds one array of one shard, the distinct
 texts, and a few numbers an episode: ten million steps are joined in the memory of one shard.
 """
@@ -41,6 +51,39 @@ DTYPES = {
     'action': np.float32,  # [N, L]
     'instruction': np.int32,
 }
+# Those that a part has, too, if its pictures are frames of videos; P packets.
+VIDEO_DTYPES = {
+    'episode_video': np.int32,  # [N, C]
+    'episode_codec': np.int32,  # [N, C]
+    'episode_packets': np.int32,  # episode_packet, once joined
+    'packet_offset': np.int64,  # [P]
+    'packet_length': np.int32,
+    'packet_checksum': np.uint32,
+    'packet_back': np.int32,
+    'image_packet': np.int32,  # [N, C]
+    'image_time': np.float64,  # [N, C]
+}
+# Joined, they are where each episode begins.
+_COUNTS = {'episode_steps': 'episode_first', 'episode_packets': 'episode_packet'}
+
+
+@dataclasses.dataclass(frozen=True)
+class Frames:
+    """Where the frames of one episode are: T steps, C cameras, P packets.
+
+    Attributes:
+        videos: numbers of the C files; -1 for a camera without a video.
+        codecs: C texts, see video_packets.VideoPackets.
+        packets: 'offset', 'length', 'checksum' and 'back' of the packets [P], as VideoPackets has them.
+        numbers: int32 [T, C], each frame's own packet among them.
+        times: float64 [T, C], seconds from the start of the video.
+    """
+
+    videos: list[int]
+    codecs: list[str]
+    packets: dict[str, np.ndarray]
+    numbers: np.ndarray
+    times: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,8 +91,8 @@ class Episode:
     """An episode's steps that are examples, T of them, without pictures.
 
     Attributes:
-        offset: first byte of the episode's record in the file.
-        length: bytes of its payload.
+        offset: first byte of the episode's record in the file; 0 in a table.
+        length: bytes of its payload, or rows of a table.
         success: 1, 0, or -1 where the data don't say.
         actions: float32 [T, L].
         pictures: int64 [T, C, 2], where each picture lies in the file: first byte and the byte behind;
@@ -60,6 +103,7 @@ class Episode:
         gripper: float32 [T], the data's own values; None without a gripper.
         dropped_first: how many steps before these are no examples.
         dropped_last: how many steps after them.
+        frames: where the pictures are, if they are frames of videos.
     """
 
     offset: int
@@ -73,6 +117,7 @@ class Episode:
     gripper: np.ndarray | None
     dropped_first: int
     dropped_last: int
+    frames: Frames | None = None
 
 
 class EpisodeColumns:
@@ -80,11 +125,12 @@ class EpisodeColumns:
 
     Args:
         card: of the robot.
+        videos: whether the pictures are frames of videos.
     """
 
-    def __init__(self, card: robot_card.RobotCard) -> None:
-        self._card = card
-        self._parts: dict[str, list[np.ndarray]] = {name: [] for name in _names(card)}
+    def __init__(self, card: robot_card.RobotCard, videos: bool = False) -> None:
+        self._card, self._dtypes = card, _dtypes(videos)
+        self._parts: dict[str, list[np.ndarray]] = {name: [] for name in _names(card, videos)}
         self._texts: dict[str, int] = {}
         self._gripper: list[np.ndarray] = []
         self._dropped_first = self._dropped_last = 0
@@ -104,8 +150,17 @@ class EpisodeColumns:
             'action': episode.actions,
             'instruction': self._rows_of(episode.instructions),
         }
+        if frames := episode.frames:
+            values |= {
+                'episode_video': [frames.videos],
+                'episode_codec': [self._rows_of(frames.codecs)],
+                'episode_packets': [len(frames.packets['offset'])],
+                **{f'packet_{name}': value for name, value in frames.packets.items()},
+                'image_packet': frames.numbers,
+                'image_time': frames.times,
+            }
         for name, value in values.items():
-            self._parts[name].append(np.asarray(value, DTYPES[name]))
+            self._parts[name].append(np.asarray(value, self._dtypes[name]))
         for number, column in enumerate(episode.columns):
             rows = self._rows_of(column) if isinstance(column, list) else column
             self._parts[_column_name(number)].append(rows)
@@ -124,6 +179,8 @@ class EpisodeColumns:
             'dropped_first': self._dropped_first,
             'dropped_last': self._dropped_last,
         }
+        if 'packet_offset' in arrays:
+            about['packets'] = len(arrays['packet_offset'])
         if gripper := self._card.gripper:
             values = np.concatenate([np.zeros(0, np.float32), *self._gripper])
             about['gripper'] = action_statistics.gripper_use(values, gripper)
@@ -133,9 +190,10 @@ class EpisodeColumns:
         parts = self._parts[name]
         if parts:
             return np.concatenate(parts)
+        by_camera = name.startswith('image_') or name in ('episode_video', 'episode_codec')
         cameras, length = (len(self._card.images),), (self._card.action_space.length,)
-        tail = cameras if name.startswith('image_') else length if name == 'action' else ()
-        return np.zeros([0, *tail], DTYPES.get(name, np.float32))
+        tail = cameras if by_camera else length if name == 'action' else ()
+        return np.zeros([0, *tail], self._dtypes.get(name, np.float32))
 
     def _rows_of(self, texts: Sequence[str]) -> np.ndarray:
         """The texts' rows among the shard's own texts, int32 [len(texts)]."""
@@ -148,6 +206,7 @@ def join(
     folder: epath.Path,
     card: robot_card.RobotCard,
     text_columns: Collection[str],
+    videos: bool = False,
 ) -> dict[str, Any]:
     """Writes the columns of all parts, one after another, and counts what they hold.
 
@@ -156,6 +215,7 @@ def join(
         folder: of the index.
         card: of the robot.
         text_columns: paths of those of the card's columns that hold text.
+        videos: whether the pictures are frames of videos.
 
     Returns:
         What index.json says: the columns, the arrays, counts and statistics.
@@ -164,28 +224,34 @@ def join(
         path: {'array': _column_name(number), 'text': path in text_columns}
         for number, path in enumerate(card.columns)
     }
-    with_texts = {'instruction', *(c['array'] for c in columns.values() if c['text'])}
+    with_texts = {'instruction', 'episode_codec'}
+    with_texts |= {str(column['array']) for column in columns.values() if column['text']}
     paths = [part.path for part in parts]
-    episodes, steps = (sum(part.about[key] for part in parts) for key in ('episodes', 'rows'))
+    episodes, steps, packets = (
+        sum(part.about.get(key, 0) for part in parts) for key in ('episodes', 'rows', 'packets')
+    )
     writer = index_arrays.Writer(folder)
     texts, rows_of = _joined_texts(paths)
-    lengths = np.concatenate(list(index_arrays.of_parts(paths, 'episode_steps')))
-    whole = _packed_texts(texts) | {
-        'episode_first': np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]),
-        'episode_file': np.repeat(
+    whole = _packed_texts(texts)
+    for name in _names(card, videos):
+        if name in _COUNTS:
+            of_episodes = np.concatenate(list(index_arrays.of_parts(paths, name)))
+            whole[_COUNTS[name]] = np.concatenate([[0], np.cumsum(of_episodes, dtype=np.int64)])
+    if not videos:
+        whole['episode_file'] = np.repeat(
             np.array([part.file for part in parts], np.int32),
             [part.about['episodes'] for part in parts],
-        ),
-    }
+        )
     for name, array in whole.items():
         writer.write(name, [array], len(array))
-    for name in _names(card):
-        if name == 'episode_steps':
+    rows_by_kind = {'episode': episodes, 'packet': packets}
+    for name in _names(card, videos):
+        if name in _COUNTS:
             continue
         arrays = index_arrays.of_parts(paths, name)
         if name in with_texts:
             arrays = (rows[array] for rows, array in zip(rows_of, arrays, strict=True))
-        writer.write(name, arrays, episodes if name.startswith('episode_') else steps)
+        writer.write(name, arrays, rows_by_kind.get(name.partition('_')[0], steps))
     counts = {'episodes': episodes, 'steps': steps, **_counts(folder, parts, card)}
     return {'columns': columns, 'arrays': writer.arrays, **counts}
 
@@ -210,8 +276,12 @@ def _counts(
     return counts
 
 
-def _names(card: robot_card.RobotCard) -> list[str]:
-    return [*DTYPES, *(_column_name(number) for number in range(len(card.columns)))]
+def _dtypes(videos: bool) -> dict[str, Any]:
+    return DTYPES | (VIDEO_DTYPES if videos else {})
+
+
+def _names(card: robot_card.RobotCard, videos: bool) -> list[str]:
+    return [*_dtypes(videos), *(_column_name(number) for number in range(len(card.columns)))]
 
 
 def _column_name(number: int) -> str:

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from etils import epath
 import numpy as np
 
+from rt2_jax.data.index.indexable import RobotEpisodes
 from rt2_jax.data.index.opened_index import OpenedIndex
-from rt2_jax.data.readers.rlds_episodes import Rlds
 
 
 class Texts:
@@ -45,7 +45,11 @@ class EpisodeIndex(OpenedIndex):
     """
 
     def __init__(
-        self, dataset: Rlds, location: epath.PathLike | None = None, *, together: bool = False
+        self,
+        dataset: RobotEpisodes,
+        location: epath.PathLike | None = None,
+        *,
+        together: bool = False,
     ) -> None:
         super().__init__(dataset, location, together=together)
         self.card = dataset.card

@@ -26,10 +26,9 @@ from absl import logging
 from etils import epath
 
 from rt2_jax.data import files
-from rt2_jax.data.data_errors import ON_CORRUPT, DataSetError
+from rt2_jax.data.data_errors import ON_CORRUPT, CorruptRecord, DataSetError, from_json
 from rt2_jax.data.index import index_arrays, index_jobs, index_places
 from rt2_jax.data.index.indexable import Indexable, Part, Unit
-from rt2_jax.data.readers.tfrecord import CorruptRecord
 from rt2_jax.nearest import check
 
 # So many unreadable records are named in index.json; all are counted.
@@ -71,7 +70,7 @@ def build(
         The index's folder.
 
     Raises:
-        CorruptRecord: an unreadable record, by file and byte, with on_corrupt='raise'.
+        CorruptRecord: an unreadable record, by file and place, with on_corrupt='raise'.
         DataSetError: a set that isn't whole, or lacks what its card names.
         OSError: no room on the disk; finished parts are kept.
     """
@@ -82,7 +81,7 @@ def build(
     now = index_jobs.ask_once(lambda: stamps(dataset), dataset.directory, together)
     sizes = [stamp['size'] for stamp in now]
     units, scratch = dataset.units(sizes), index_places.scratch(location)
-    jobs = [_job(dataset, unit, now[unit.file], scratch, on_corrupt) for unit in units]
+    jobs = [_job(dataset, unit, now, scratch, on_corrupt) for unit in units]
     if processes is None:
         is_large = sum(sizes) >= dataset.parallel_bytes
         processes = min(len(jobs), os.cpu_count() or 1) if is_large else 1
@@ -124,13 +123,18 @@ def _path(dataset: Indexable, stamp: Mapping[str, Any]) -> str:
 
 
 def _job(
-    dataset: Indexable, unit: Unit, stamp: Mapping[str, Any], scratch: epath.Path, on_corrupt: str
+    dataset: Indexable,
+    unit: Unit,
+    now: Sequence[Mapping[str, Any]],
+    scratch: epath.Path,
+    on_corrupt: str,
 ) -> index_jobs.Job:
     # Named by all that decides what the part holds, so that no stale one is taken up.
+    stamps = [now[number] for number in dataset.files_of(unit)]
     reading = [dataset.identity, dataset.fingerprint, on_corrupt]
-    depends = [*reading, dataclasses.astuple(unit), stamp]
+    depends = [*reading, dataclasses.astuple(unit), *stamps]
     key = hashlib.sha256(json.dumps(depends).encode()).hexdigest()[:24]
-    result, path = os.fspath(scratch / f'{key}.npz'), _path(dataset, stamp)
+    result, path = os.fspath(scratch / f'{key}.npz'), _path(dataset, now[unit.file])
     return index_jobs.Job(
         result, functools.partial(index_unit, dataset, path, unit, result, on_corrupt)
     )
@@ -148,7 +152,7 @@ def index_unit(dataset: Indexable, path: str, unit: Unit, result: str, on_corrup
         logging.warning('left out an unreadable record: %s', record)
         count += 1
         if count <= NAMED:
-            skipped.append([record.offset, record.reason])
+            skipped.append(record.as_json(files.path(dataset.directory)))
     arrays, about = columns.finish()
     about |= {'framing': digest.hexdigest(), 'skipped': skipped, 'skipped_count': count}
     index_arrays.write_part(result, arrays, about)
@@ -166,17 +170,14 @@ def _join(
         Part(result, unit.file, index_arrays.about_part(result))
         for unit, result in zip(units, results, strict=True)
     ]
-    skipped = [
-        [now[part.file]['name'], *place] for part in parts for place in part.about['skipped']
-    ]
+    skipped = [kept for part in parts for kept in part.about['skipped']]
     count = sum(part.about['skipped_count'] for part in parts)
     if count:
         logging.warning('%s: left out %d unreadable records', dataset.directory, count)
     if not sum(part.about['rows'] for part in parts):
         reason = f'{dataset.directory} has no readable {dataset.rows}'
         if count:
-            file, offset, first = skipped[0]
-            reason += f': {count} records are unreadable, the first: {file}, byte {offset}: {first}'
+            reason += f': {count} records are unreadable, the first: {from_json(skipped[0])}'
         raise DataSetError(reason)
     with index_places.writing(location) as folder:
         about = {

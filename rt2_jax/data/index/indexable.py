@@ -13,12 +13,12 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class Unit:
-    """A stretch of a file that is indexed in one go.
+    """A stretch of a data set that is indexed in one go.
 
     Attributes:
-        file: number of the file.
-        start: first byte of the stretch.
-        stop: the byte behind it.
+        file: number of the file, the first of them where there are several.
+        start: first byte of the stretch in the file, or its first episode.
+        stop: the byte, or the episode, behind it.
         records: how many the data set declares; 0 if unknown.
     """
 
@@ -35,7 +35,8 @@ class Part:
     Attributes:
         path: the .npz.
         file: number of the unit's file.
-        about: 'framing', 'skipped', 'skipped_count', and what `Columns.finish` adds.
+        about: 'framing', 'skipped' (`CorruptRecord.as_json` of each), 'skipped_count', and what
+            `Columns.finish` adds.
     """
 
     path: str
@@ -93,6 +94,10 @@ class Indexable(abc.ABC):
         """What is walked in one go, of files of so many bytes: by default each file."""
         return [Unit(number, 0, size) for number, size in enumerate(sizes)]
 
+    def files_of(self, unit: Unit) -> Sequence[int]:
+        """Numbers of the files that a unit's records are read from."""
+        return (unit.file,)
+
     @abc.abstractmethod
     def records(self, path: str, unit: Unit, digest: Any) -> Iterator[Any]:
         """A unit's records in order, a CorruptRecord in the place of each that is damaged.
@@ -120,3 +125,13 @@ class Indexable(abc.ABC):
         Returns:
             The format's share of index.json; 'fingerprint' and 'arrays' at least.
         """
+
+
+class RobotEpisodes(Indexable):
+    """Episodes of a robot, in some format.
+
+    Attributes:
+        card: what their features mean.
+    """
+
+    card: Any  # robot_card.RobotCard

@@ -9,10 +9,9 @@ from etils import epath
 
 from rt2_jax import records
 from rt2_jax.data import files
-from rt2_jax.data.data_errors import IndexMismatch
+from rt2_jax.data.data_errors import IndexMismatch, from_json
 from rt2_jax.data.index import index_arrays, index_build, index_jobs, index_places
 from rt2_jax.data.index.indexable import Indexable
-from rt2_jax.data.readers.tfrecord import CorruptRecord
 
 Opened = TypeVar('Opened', bound='OpenedIndex')
 
@@ -105,6 +104,11 @@ class OpenedIndex:
                 f'{len(now)}, or others'
             )
         for old, new in zip(then, now, strict=True):
+            if new.get('missing', False) and old != new:
+                raise self._mismatch(
+                    f'{files.path(self.directory) / new["name"]} is missing, which the index at '
+                    f'{self.location} was built with'
+                )
             if old['size'] != new['size']:
                 raise self._mismatch(
                     f'{files.path(self.directory) / new["name"]} has {new["size"]} bytes; the index at '
@@ -155,15 +159,14 @@ def open_index(
         )
     index = kind(dataset, location, together=together)
     if count := index.skipped_count:
-        file, offset, reason = index.about['skipped'][0]
+        first = from_json(index.about['skipped'][0], files.path(dataset.directory))
         if on_corrupt == 'raise':
-            raise CorruptRecord(
-                files.path(dataset.directory) / file,
-                offset,
-                f'{reason}. It is the first of {count} unreadable records that the index at '
+            raise type(first)(
+                first.path,
+                first.offset,
+                f'{first.reason}. It is the first of {count} unreadable records that the index at '
                 f"{location} leaves out; repair the data and delete the index, or set on_corrupt='skip'.",
             )
-        first = f'{file}, byte {offset}: {reason}'
         logging.warning(
             '%s: left out %d unreadable records, the first: %s', dataset.directory, count, first
         )

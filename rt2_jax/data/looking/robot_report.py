@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from rt2_jax.data.data_errors import from_json
 from rt2_jax.data.index.episode_index import EpisodeIndex
 from rt2_jax.data.looking import replay
 from rt2_jax.data.robot import action_statistics
@@ -95,7 +96,7 @@ def report_of(index: EpisodeIndex) -> dict[str, Any]:
         'gripper': action_statistics.gripper_warning(card.gripper, about['gripper'])
         if card.gripper and 'gripper' in about
         else '',
-        'unreadable': [f'{file}, byte {at}: {why}' for file, at, why in about['skipped'][:3]],
+        'unreadable': [str(from_json(kept)) for kept in about['skipped'][:3]],
         'without_picture': {
             path: index.without_picture(camera) for camera, path in enumerate(card.images)
         },

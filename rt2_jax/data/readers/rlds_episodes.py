@@ -14,14 +14,14 @@ import numpy as np
 from rt2_jax.data import robot_card
 from rt2_jax.data.index import episode_columns
 from rt2_jax.data.index.episode_columns import Episode
-from rt2_jax.data.index.indexable import Indexable, Part, Unit
+from rt2_jax.data.index.indexable import Part, RobotEpisodes, Unit
 from rt2_jax.data.readers import rlds_schema, tf_example, tfds_directory, tfrecord
 
 FORMAT = 2
 
 
 @dataclasses.dataclass(frozen=True)
-class Rlds(Indexable):
+class Rlds(RobotEpisodes):
     """One split of a TFDS set in RLDS form.
 
     Attributes:
@@ -255,7 +255,7 @@ class _EpisodeReader:
         features = self._action_features(stored, steps)
         actions = card.to_action(features)
         kept = card.examples(actions)
-        _check_finite(actions, kept, card.action_space.number_names)
+        check_finite(actions, kept, card.action_space.number_names)
         spans = self._pictures(stored, steps)[kept]
         checksums = [[tfrecord.checksum(payload[a:b]) for a, b in row] for row in spans.tolist()]
         return Episode(
@@ -320,7 +320,7 @@ class _EpisodeReader:
         return stored.numbers(full, steps)[kept]
 
 
-def _check_finite(actions: np.ndarray, kept: slice, names: Sequence[str]) -> None:
+def check_finite(actions: np.ndarray, kept: slice, names: Sequence[str]) -> None:
     """Raises ValueError for an example's action [T, L] that isn't finite, by its step."""
     bad = np.argwhere(~np.isfinite(actions[kept]))
     if len(bad):

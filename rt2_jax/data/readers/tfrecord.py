@@ -11,29 +11,15 @@ from collections.abc import Iterator
 import dataclasses
 import os
 import struct
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import google_crc32c
 
 from rt2_jax.data import files
-from rt2_jax.data.data_errors import lfs_remedy
-from rt2_jax.errors import UserError
+from rt2_jax.data.data_errors import CorruptRecord, lfs_remedy
 
 HEADER_BYTES = 12
 FOOTER_BYTES = 4
-
-
-class CorruptRecord(UserError, ValueError):
-    """A record that cannot be trusted; names the file and the byte at which the record starts."""
-
-    def __init__(self, path: str | os.PathLike, offset: int, reason: str) -> None:
-        super().__init__(f'{os.fspath(path)}, record at byte {offset}: {reason}')
-        self.path = os.fspath(path)
-        self.offset = offset
-        self.reason = reason
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.path, self.offset, self.reason)
 
 
 def checksum(data: bytes) -> int:

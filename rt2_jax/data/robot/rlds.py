@@ -1,4 +1,4 @@
-"""Opens RLDS robot episodes by way of the byte index, which the first use makes.
+"""Opens robot episodes, of RLDS or LeRobot, by way of the byte index, which the first use makes.
 
 source = rlds.open_source('runs/data/tabletop', 'tabletop', frames=2)
 source[12345]
@@ -15,8 +15,7 @@ from rt2_jax.data import cards, robot_card
 from rt2_jax.data.data_config import RobotSet
 from rt2_jax.data.index import opened_index
 from rt2_jax.data.index.episode_index import EpisodeIndex
-from rt2_jax.data.readers import tfds_directory
-from rt2_jax.data.readers.rlds_episodes import Rlds
+from rt2_jax.data.readers import robot_format
 from rt2_jax.data.robot.paraphrases import Paraphrases
 from rt2_jax.data.robot.step_source import StepSource
 from rt2_jax.nearest import check_fields
@@ -82,7 +81,8 @@ def open_index(
     """The index of a data set, built first if there is none.
 
     Args:
-        directory: a TFDS data set in RLDS form, of this machine or remote (see remote).
+        directory: a TFDS data set in RLDS form, or a LeRobot data set, of this machine or remote (see
+            remote).
         card: a robot's card, its name, or a JSON file that holds one.
         split: which split.
         location: the index's folder, of this machine or of a bucket; for the default see
@@ -92,15 +92,14 @@ def open_index(
         on_corrupt: 'raise' or 'skip', for unreadable records and pictures alike.
 
     Raises:
-        tfrecord.CorruptRecord: an unreadable record, or an index that leaves some out, with
+        CorruptRecord: an unreadable record, or an index that leaves some out, with
             on_corrupt='raise'.
         DataSetError: not a whole data set, or one that doesn't fit the card.
     """
     card = cards.find(card) if isinstance(card, str) else card
-    directory = tfds_directory.version_folder(directory)
     return opened_index.open_index(
         EpisodeIndex,
-        Rlds(directory, card, split),
+        robot_format.opened(directory, card, split),
         location=location,
         indexes=indexes,
         on_corrupt=on_corrupt,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 
 from rt2_jax.data import images, picture_files
 from rt2_jax.data.index.episode_index import EpisodeIndex
+from rt2_jax.data.robot.step_videos import VideoFrames, VideoPlace
 
 
 class Place(NamedTuple):
@@ -74,3 +75,29 @@ class Pictures:
 
     def _decode(self, file: int, offset: int, encoded: bytes, checksum: int) -> np.ndarray:
         return picture_files.decode(encoded, checksum, self.files.paths[file], offset)
+
+
+AnyPlace: TypeAlias = Place | VideoPlace
+
+
+class PictureReader(Protocol):
+    """What Pictures and VideoFrames do."""
+
+    files: picture_files.PictureFiles
+
+    def places(self, rows: np.ndarray, episodes: np.ndarray) -> list[Any]:
+        """Where the frames of examples are."""
+
+    def frames(self, place: Any) -> np.ndarray:
+        """An example's frames, uint8 [F, H, W, 3]."""
+
+
+def reader(index: EpisodeIndex, camera: int) -> PictureReader:
+    """Reads one camera's pictures, whether they are pictures in records or frames of videos.
+
+    Args:
+        index: the opened index.
+        camera: which of the card's images.
+    """
+    is_video = 'packet_offset' in index.arrays
+    return VideoFrames(index, camera) if is_video else Pictures(index, camera)

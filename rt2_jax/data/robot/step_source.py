@@ -1,6 +1,7 @@
 """Robot episodes as a random-access source of Examples, one a step.
 
-An Example takes one pread and one decode. `rlds.open_source` opens one.
+An Example takes one pread and one decode of a picture, or those of the few packets that a frame of a
+video leans on. `rlds.open_source` opens one.
 """
 
 from __future__ import annotations
@@ -19,9 +20,8 @@ from rt2_jax.data.data_config import RobotSet
 from rt2_jax.data.data_errors import DataSetError
 from rt2_jax.data.example import Example
 from rt2_jax.data.index.episode_index import EpisodeIndex
-from rt2_jax.data.robot import action_statistics, step_selection, visible_things
+from rt2_jax.data.robot import action_statistics, step_pictures, step_selection, visible_things
 from rt2_jax.data.robot.paraphrases import Paraphrases
-from rt2_jax.data.robot.step_pictures import Pictures, Place
 from rt2_jax.data.robot.step_table import StepTable
 from rt2_jax.data.skip_corrupt import SkipCorrupt
 from rt2_jax.text import pointed, prompts
@@ -39,7 +39,7 @@ class Step:
 
     raw: dict[str, Any]
     wording: str
-    place: Place
+    place: step_pictures.AnyPlace
 
 
 class StepSource(SkipCorrupt):
@@ -98,7 +98,7 @@ class StepSource(SkipCorrupt):
         if settings.pointing:
             self.table.require((visible_things.NAMES, visible_things.PIXELS))
         self.fingerprint = _fingerprint(self.table, settings, part, paraphrases)
-        self._pictures = Pictures(index, settings.camera)
+        self._pictures = step_pictures.reader(index, settings.camera)
 
     def __len__(self) -> int:
         return len(self.table)
@@ -138,7 +138,7 @@ class StepSource(SkipCorrupt):
         raws, wordings = self.table.raws(rows, episodes), self.table.wordings(rows)
         return map(Step, raws, wordings, self._places(rows, episodes))
 
-    def read(self, place: Place) -> np.ndarray:
+    def read(self, place: step_pictures.AnyPlace) -> np.ndarray:
         """The frames of a step that was looked up: uint8 [F, H, W, 3] as they are stored."""
         return self._pictures.frames(place)
 
@@ -151,7 +151,7 @@ class StepSource(SkipCorrupt):
         rows, episodes = self.table.rows(numbers)
         return self._pictures.frames(self._pictures.places(rows[None], episodes[:1])[0])
 
-    def _places(self, rows: np.ndarray, episodes: np.ndarray) -> list[Place]:
+    def _places(self, rows: np.ndarray, episodes: np.ndarray) -> list[step_pictures.AnyPlace]:
         return self._pictures.places(self._shown(rows, episodes), episodes)
 
     def _shown(self, rows: np.ndarray, episodes: np.ndarray) -> np.ndarray:
@@ -160,7 +160,11 @@ class StepSource(SkipCorrupt):
         return history.steps(rows, first, self.settings.frames, self.settings.frame_stride)
 
     def _example(
-        self, place: Place, wording: str, action: np.ndarray, earlier: np.ndarray | None
+        self,
+        place: step_pictures.AnyPlace,
+        wording: str,
+        action: np.ndarray,
+        earlier: np.ndarray | None,
     ) -> Example:
         return Example(
             frames=self._pictures.frames(place),
