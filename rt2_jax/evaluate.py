@@ -81,6 +81,8 @@ class Options:
     plan: bool | None = None
     temperature: float = 0.0
     smoothing: float | None = None
+    terminate_threshold: float = 0.5
+    patience: int = 1
     execution_noise: float = 0.0
     parallel: int = 16
     weights: str = compact.STORED
@@ -205,6 +207,8 @@ def load_policy(options: Options) -> Policy | None:
         weights=options.weights,
         plan=options.plan,
         smoothing=options.smoothing,
+        terminate_threshold=options.terminate_threshold,
+        patience=options.patience,
     )
     if set(options.suite) - {'web', 'swap', 'held_out'}:
         check_arm(f'--workdir={options.workdir}', policy.action_tokenizer.space.number_names)
@@ -271,6 +275,7 @@ def play(
         frames=frames,
         frame_stride=stride,
         card=card,
+        patience=options.patience,
         read=actor.pointer if isinstance(actor, Policy) else None,
         progress=distributed.say,
     )
@@ -334,6 +339,8 @@ def manifest_of(options: Options, policy: Policy | None) -> dict[str, Any]:
             'source': policy.source,
             'plan': policy.plan,
             'smoothing': policy.settings.smoothing,
+            'terminate_threshold': policy.settings.terminate_threshold,
+            'patience': policy.settings.patience,
             'clipped_prompts': sum(distributed.gather(policy.clipped_prompts)),
             'config': policy.config.to_dict(),
         }

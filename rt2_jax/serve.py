@@ -80,6 +80,8 @@ def load_policy() -> Policy:
         long_prompts='clip' if FLAGS.clip_prompts else 'raise',
         plan=FLAGS.plan,
         smoothing=FLAGS.smoothing,
+        terminate_threshold=FLAGS.terminate_threshold,
+        patience=FLAGS.patience,
         weights=FLAGS.weights,
     )
 

@@ -101,6 +101,21 @@ def test_checkpoint_and_untrained_in_closed_loop(tiny_checkpoint, tmp_path):
     assert results['manifest']['config']['data']['image_size'] == 16
 
 
+def test_patience_carries_on_until_as_many_actions_in_a_row_end_the_episode():
+    flags = [1, 0, 1, 1, 1]
+
+    def decide(observations, envs):
+        flag = flags[len(moved)]
+        moved.append(envs[0].state.x)
+        return [closed_loop.Move(np.array([flag, 0.02, 0, 0, 0, 0, 0, -1], np.float32))]
+
+    for patience, steps in ((1, 1), (2, 4), (3, 5)):
+        moved = []
+        run = closed_loop.run(decide, 'seen', [0], patience=patience, image_size=32)
+        assert run.rollouts[0].steps == steps and run.rollouts[0].terminated
+        assert (np.diff(moved) > 0).all()  # an action that is not heeded moves the arm all the same
+
+
 @pytest.mark.parametrize('stride', [1, 2])
 def test_histories_hold_the_last_frames_oldest_first(stride):
     seen = []

@@ -1,12 +1,14 @@
 """Draws of a token from the distribution that a grammar leaves.
 
-Axes: B rows, C columns.
+Axes: B rows, C columns, T places of an answer, K alternatives.
 """
 
 import jax
 import jax.numpy as jnp
 
 MASKED = -1e30  # finite, so that 0 * log(0) of a masked token is 0 and not NaN
+
+TopK = tuple[jax.Array, jax.Array]  # ids int32 and log-probabilities float32, each [B, T, K]
 
 
 def log_softmax(logits: jax.Array, allowed: jax.Array) -> jax.Array:
@@ -63,6 +65,38 @@ def spread(log_p: jax.Array, width: float) -> jax.Array:
     places = jnp.arange(log_p.shape[-1], dtype=jnp.float32)
     kernel = jnp.exp(-0.5 * ((places[:, None] - places) / width) ** 2)
     return jnp.log(jnp.exp(log_p) @ kernel)
+
+
+def no_top_k(shape: list[int], pad: jax.Array) -> TopK | None:
+    """Alternatives [B, T, K] before any is known; None for K = 0.
+
+    No array where none is wanted, so that the usual call compiles to the same program.
+    """
+    return (jnp.full(shape, pad), jnp.full(shape, -jnp.inf)) if shape[-1] else None
+
+
+def write_top_k(
+    place: jax.Array, top_k: TopK, log_p: jax.Array, ids: jax.Array, done: jax.Array, pad_id: int
+) -> TopK:
+    """Adds the likeliest columns at a place.
+
+    Args:
+        place: int32 [], of the answer.
+        top_k: so far.
+        log_p: [B, C].
+        ids: int32 [C], of the columns.
+        done: bool [B], rows that have ended.
+        pad_id: for where fewer are allowed.
+    """
+    all_ids, all_log_probs = top_k
+    count = min(all_ids.shape[-1], log_p.shape[-1])
+    best, columns = jax.lax.top_k(log_p, count)
+    allowed = (best > MASKED / 2) & ~done[:, None]
+    tokens = jnp.where(allowed, ids[columns].astype(jnp.int32), pad_id)
+    return (
+        all_ids.at[:, place, :count].set(tokens),
+        all_log_probs.at[:, place, :count].set(jnp.where(allowed, best, -jnp.inf)),
+    )
 
 
 def _nucleus(weights: jax.Array, top_p: float) -> jax.Array:

@@ -179,6 +179,10 @@ class Grammar:
         """Which rows' next token is an action token, bool [B]."""
         return state[:, 0] == Kind.ACTION
 
+    def at_flag(self, state: jax.Array) -> jax.Array:
+        """Which rows' next token is an action's terminate flag, bool [B]."""
+        return self.in_action(state) & (state[:, 2] == 0) & self.terminate
+
     def in_number(self, state: jax.Array) -> jax.Array:
         """Which rows' next token is a number of an action, and not its flag, bool [B]."""
         return self.in_action(state) & ((state[:, 2] > 0) | (not self.terminate))
@@ -192,12 +196,7 @@ class Grammar:
         ids = np.arange(width) if columns is None else np.asarray(columns)
         classes = jnp.asarray(self._class_of_token(max(width, self.vocab_size))[ids])
         place = jnp.select(
-            [
-                (phase == Kind.ACTION) & (count == 0) & self.terminate,
-                phase == Kind.ACTION,
-                phase == Kind.TEXT,
-                phase == Kind.PLAN,
-            ],
+            [self.at_flag(state), phase == Kind.ACTION, phase == Kind.TEXT, phase == Kind.PLAN],
             [_AT_FLAG, _AT_BINS, _AT_TEXT, _AT_PLAN],
             _AT_END,
         )

@@ -18,13 +18,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rt2_jax.decoding import compact
+from rt2_jax.decoding import compact, draw
 from rt2_jax.decoding.draw import MASKED, choose, log_softmax, spread
 from rt2_jax.decoding.grammar import Grammar, Kind
 from rt2_jax.models.backbone import Backbone, is_one_pass
 from rt2_jax.models.decode_state import DecodeState
-
-_TopK = tuple[jax.Array, jax.Array]  # ids int32 and log-probabilities float32, each [B, T, K]
 
 
 @struct.dataclass
@@ -84,7 +82,7 @@ class _Loop:
     tokens: jax.Array  # int32 [B, T]
     log_probs: jax.Array  # float32 [B, T]
     entropies: jax.Array  # float32 [B, T]
-    top_k: _TopK | None
+    top_k: draw.TopK | None
 
 
 _Advance = Callable[[np.ndarray | None], Callable[[_Loop], _Loop]]  # by columns
@@ -104,6 +102,8 @@ class Sampler:
         smoothing: bins. Where the likeliest number of an action is taken, probabilities are spread over
             near bins first, by a Gaussian of this standard deviation: many near bins can outweigh a
             single one, such as that of no movement. 0 takes the likeliest bin by itself.
+        terminate_threshold: where the likeliest number of an action is taken, it ends the episode if the
+            probability of that is above this.
         restrict: multiply only the allowed columns where they are few; False multiplies all of them
             and masks (the same answers, slower; for tests and benchmarks).
     """
@@ -112,6 +112,7 @@ class Sampler:
     grammar: Grammar
     top_p: float = 1.0
     smoothing: float = 0.0
+    terminate_threshold: float = 0.5
     restrict: bool = True
 
     def __post_init__(self) -> None:
@@ -119,6 +120,10 @@ class Sampler:
             raise ValueError(f'top_p is {self.top_p}; it must lie in (0, 1].')
         if not self.smoothing >= 0:
             raise ValueError(f'smoothing is {self.smoothing}; it must be 0 or more bins.')
+        if not 0 < self.terminate_threshold < 1:
+            raise ValueError(
+                f'terminate_threshold is {self.terminate_threshold}; it must lie in (0, 1).'
+            )
 
     def __call__(
         self,
@@ -250,7 +255,7 @@ class Sampler:
             tokens=jnp.full([batch, length], pad),
             log_probs=jnp.zeros([batch, length]),
             entropies=jnp.zeros([batch, length]),
-            top_k=_no_top_k([batch, length, alternatives], pad),
+            top_k=draw.no_top_k([batch, length, alternatives], pad),
         )
 
         def decode(keys: jax.Array) -> Samples:
@@ -361,13 +366,15 @@ class Sampler:
             tokens=loop.tokens.at[:, step].set(token),
             log_probs=loop.log_probs.at[:, step].set(jnp.where(done, 0, log_prob)),
             entropies=loop.entropies.at[:, step].set(jnp.where(done, 0, entropy)),
-            top_k=loop.top_k and self._write_top_k(loop.step, loop.top_k, log_p, ids, done),
+            top_k=loop.top_k
+            and draw.write_top_k(step, loop.top_k, log_p, ids, done, grammar.pad_id),
         )
 
     def _scores(
         self, log_p: jax.Array, grammar_state: jax.Array, columns: np.ndarray | None
     ) -> jax.Array:
-        """What the likeliest token is chosen by: `log_p`, smoothed where an action's number comes next."""
+        """What the likeliest token is chosen by: `log_p`, the flag's weighed and the numbers' smoothed."""
+        log_p = self._weigh_flag(log_p, grammar_state, columns)
         bins = np.asarray(self.grammar.bin_ids)  # in the order of their numbers
         if not self.smoothing or (columns is not None and len(columns) < len(bins)):
             return log_p
@@ -376,25 +383,18 @@ class Sampler:
         numbers = self.grammar.in_number(grammar_state)[:, None]
         return log_p.at[:, places].set(jnp.where(numbers, spread(plain, self.smoothing), plain))
 
-    def _write_top_k(
-        self, step: jax.Array, top_k: _TopK, log_p: jax.Array, ids: jax.Array, done: jax.Array
-    ) -> _TopK:
-        """Adds the best columns of `log_p` [B, C], whose ids are [C], at place `step`."""
-        all_ids, all_log_probs = top_k
-        count = min(all_ids.shape[-1], log_p.shape[-1])
-        best, columns = jax.lax.top_k(log_p, count)
-        allowed = (best > MASKED / 2) & ~done[:, None]
-        tokens = jnp.where(allowed, ids[columns].astype(jnp.int32), self.grammar.pad_id)
-        return (
-            all_ids.at[:, step, :count].set(tokens),
-            all_log_probs.at[:, step, :count].set(jnp.where(allowed, best, -jnp.inf)),
-        )
+    def _weigh_flag(
+        self, log_p: jax.Array, grammar_state: jax.Array, columns: np.ndarray | None
+    ) -> jax.Array:
+        """`log_p`, with that of ending the episode changed so that it wins above the threshold alone."""
+        if self.terminate_threshold == 0.5:
+            return log_p
+        end = self.grammar.bin_ids[0]
+        place = end if columns is None else int(np.searchsorted(columns, end))
+        odds = np.log(1 / self.terminate_threshold - 1)
+        at_flag = self.grammar.at_flag(grammar_state)
+        return log_p.at[:, place].add(jnp.where(at_flag, odds, 0.0))
 
     def _finish(self, loop: _Loop) -> Samples:
         lengths = jnp.sum(loop.tokens != self.grammar.pad_id, axis=-1)
         return Samples(loop.tokens, loop.log_probs, loop.entropies, lengths, loop.top_k)
-
-
-def _no_top_k(shape: list[int], pad: jax.Array) -> _TopK | None:
-    # No array where none is wanted, so that the usual call compiles to the same program.
-    return (jnp.full(shape, pad), jnp.full(shape, -jnp.inf)) if shape[-1] else None

@@ -109,6 +109,7 @@ def run(
     frames: int = 1,
     frame_stride: int = 1,
     card: RobotCard | None = None,
+    patience: int = 1,
     read: Callable[[np.ndarray, str], str] | None = None,
     max_steps: int = 20,
     execution_noise: float = 0.0,
@@ -129,6 +130,7 @@ def run(
         frame_stride: steps from one of them to the next.
         card: of the robot that the policy learnt from; the tabletop's gripper wants a position, to which
             a relative one is turned (`Robot.to_absolute_gripper`).
+        patience: how many actions in a row must end an episode, see `Robot`.
         read: an episode's first frame uint8 [H, W, 3] and its instruction to what the policy reads
             instead, all through the episode; None for the instruction.
         max_steps: see `TabletopEnv`.
@@ -154,7 +156,7 @@ def run(
             ),
             task,
             recorded,
-            Robot(frames, frame_stride, card),
+            Robot(frames, frame_stride, card, patience),
             read,
         )
         for _ in range(min(parallel, len(seeds)))
@@ -223,9 +225,10 @@ class _Game:
         """One step; the rollout when it ended the episode."""
         assert self.rollout is not None
         self.rollout.plans.append(move.plan)
-        self.observation, _, terminated, truncated, info = self.env.step(
-            self._robot.to_absolute_gripper(move.action)
-        )
+        action = self._robot.to_absolute_gripper(move.action)
+        if not self._robot.ends(move.action):
+            action = np.concatenate([[0.0], action[1:]])
+        self.observation, _, terminated, truncated, info = self.env.step(action)
         self._observe()
         self._approach.step(self.env.state)
         self._film()

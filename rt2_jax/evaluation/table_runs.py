@@ -33,7 +33,14 @@ from rt2_jax.policy.policy_settings import Settings
 # The sets of a config that are collected, and the suites that they are drawn from.
 COLLECTED = {'tabletop': 'train', 'elsewhere': 'elsewhere'}
 # Settings of an evaluation that change what is measured, and their values in a table.
-_STANDARD = {'task': None, 'temperature': 0.0, 'execution_noise': 0.0, 'weights': 'stored'}
+_STANDARD = {
+    'task': None,
+    'temperature': 0.0,
+    'terminate_threshold': 0.5,
+    'patience': 1,
+    'execution_noise': 0.0,
+    'weights': 'stored',
+}
 
 
 class TableError(UserError, ValueError):
@@ -336,7 +343,7 @@ class Run:
         if manifest['step'] != self.config.total_steps:
             return f'it is of step {manifest["step"]}, not of {self.config.total_steps}'
         for name, value in _STANDARD.items():
-            if manifest[name] != value:
+            if manifest.get(name, value) != value:  # older ones don't say all
                 return f'it has {name}={manifest[name]!r}, not {value!r}'
         if manifest['seeds']['first_episode']:
             return 'it does not begin with episode 0'

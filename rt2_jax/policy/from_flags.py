@@ -19,6 +19,12 @@ def define_decision_flags() -> None:
     """How actions are decided; None leaves it to the checkpoint."""
     flags.DEFINE_bool('plan', None, 'Plan before each action; by default as it was trained.')
     flags.DEFINE_float('smoothing', None, 'Bins; see Sampler. By default as the config says.')
+    flags.DEFINE_float(
+        'terminate_threshold', 0.5, 'Probability, 0 to 1, above which an action ends the episode.'
+    )
+    flags.DEFINE_integer(
+        'patience', 1, 'Actions in a row that must end an episode before it ends.', lower_bound=1
+    )
 
 
 class FlagError(UserError, ValueError):

@@ -97,7 +97,7 @@ class Policy:
             plan_length=settings.plan_length,
             one_pass=settings.one_pass,
         )
-        self.sampler = Sampler(model, grammar, settings.top_p, settings.smoothing)
+        self.sampler = Sampler(model, grammar, *settings.sampling)
         self._runner = Runner(
             self.sampler, params, self.prompt_length, settings.batch_sizes, mesh, settings.seed
         )
@@ -339,7 +339,7 @@ class Policy:
 
     def robot(self) -> Robot:
         """The memory of one robot (its frames, its gripper) that the policy acts for."""
-        return Robot(self.frames, self.frame_stride, self.embodiment)
+        return Robot(self.frames, self.frame_stride, self.embodiment, self.settings.patience)
 
     def convention(self, name: str | None = None) -> Convention:
         """In whose numbers actions leave for the robot, by default its own; see `Convention.create`."""

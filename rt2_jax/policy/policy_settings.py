@@ -28,7 +28,8 @@ class Settings:
         augment: the augmentation of training; actions are decided on the centre of its crop,
             questions are answered on whole frames.
         whole_plans: whether plans, which name places, are made on whole frames too.
-        top_p: see `Sampler`; so is `smoothing`.
+        top_p: see `Sampler`; so are `smoothing` and `terminate_threshold`.
+        patience: see `Robot`.
         one_pass: see `Grammar`.
         long_prompts: what happens to prompts that are too long, see `PromptEncoder`.
         batch_sizes: see `runner.check_batch_sizes`.
@@ -47,6 +48,8 @@ class Settings:
     whole_plans: bool = True
     top_p: float = 1.0
     smoothing: float = 0.0
+    terminate_threshold: float = 0.5
+    patience: int = 1
     one_pass: bool = False
     long_prompts: str = 'raise'
     batch_sizes: Sequence[int] | None = None
@@ -89,6 +92,11 @@ class Settings:
             'one_pass': config.get('one_pass', False),
         }
         return cls(**(implied | changes))
+
+    @property
+    def sampling(self) -> tuple[float, float, float]:
+        """What `Sampler` takes of them, in its order."""
+        return self.top_p, self.smoothing, self.terminate_threshold
 
     def crops(self, kind: Kind) -> bool:
         """Whether answers of a kind are made on the crop."""

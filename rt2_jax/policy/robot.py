@@ -30,6 +30,7 @@ class Robot:
         frames: how many frames an observation has.
         frame_stride: steps from one of them to the next.
         card: of the robot; without one grippers are left alone.
+        patience: how many actions in a row must end the episode before it ends.
 
     Attributes:
         gripper: the last position of a relative gripper: -1 open, as an episode begins, +1 closed.
@@ -37,9 +38,15 @@ class Robot:
     """
 
     def __init__(
-        self, frames: int = 1, frame_stride: int = 1, card: RobotCard | None = None
+        self,
+        frames: int = 1,
+        frame_stride: int = 1,
+        card: RobotCard | None = None,
+        patience: int = 1,
     ) -> None:
-        self._frames, self._frame_stride = frames, frame_stride
+        if patience < 1:
+            raise ValueError(f'patience is {patience}; at least 1 action ends an episode.')
+        self._frames, self._frame_stride, self._patience = frames, frame_stride, patience
         self._gripper_index: int | None = None
         if card and card.gripper and card.gripper.kind == 'relative':
             self._gripper_index = card.action_space.number_names.index('gripper')
@@ -51,7 +58,7 @@ class Robot:
         self._history = History(self._frames, self._frame_stride)
         self._shape: tuple[int, ...] | None = None
         self.gripper = OPEN
-        self.steps = 0
+        self.steps = self._ends = 0
 
     def copy(self) -> Robot:
         """An independent copy of the memory; the frames are shared."""
@@ -86,6 +93,18 @@ class Robot:
         self._shape = frame.shape
         self.steps += 1
         return self._history.add(frame)
+
+    def ends(self, action: np.ndarray) -> bool:
+        """Whether the episode ends with this action, the next that was decided.
+
+        It does where `patience` of them in a row say so. Those before the last are carried out, as if
+        they had not.
+
+        Args:
+            action: float [L], whose first number is the terminate flag.
+        """
+        self._ends = self._ends + 1 if action[0] > 0.5 else 0
+        return self._ends >= self._patience
 
     def to_absolute_gripper(self, action: np.ndarray) -> np.ndarray:
         """An action whose gripper is a position, for robots that want positions.

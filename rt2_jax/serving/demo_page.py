@@ -203,7 +203,7 @@ class Page:
                 return 'stopped'
             begin = time.monotonic()
             answer = await self._decide(step, robot.see(image), instruction)
-            if answer.action[0] >= 0.5:
+            if robot.ends(answer.action):
                 return f'the robot said that it is done, after {_count(step - 1, "step")}'
             image = await self._move(self._table.step, robot.to_absolute_gripper(answer.action))
             # At most as fast as the robot itself, so that the page can show it evenly.

@@ -146,7 +146,7 @@ def _content(answer: Answer | str, session: Session, service: Service) -> dict[s
     flag = service.policy.action_tokenizer.space.terminate
     return {
         'actions': session.command(answer.action)[None].astype(np.float32),
-        **({'terminate': answer.action[None, 0] > 0.5} if flag else {}),
+        **({'terminate': np.array([session.ends(answer.action)])} if flag else {}),
         'episode_step': session.steps,
         'plan': answer.plan,
         'log_prob': answer.log_prob,

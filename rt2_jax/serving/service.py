@@ -136,6 +136,10 @@ class Session:
         except ValueError as error:
             raise Malformed(f"{error} A request says so with 'reset': True.") from error
 
+    def ends(self, action: np.ndarray) -> bool:
+        """Whether the episode ends with an action [L]; see `Robot.ends`."""
+        return self._robot.ends(action)
+
     def command(self, action: np.ndarray) -> np.ndarray:
         """The numbers float64 [D] that the robot gets for an action [L]; see `Convention.values`."""
         return self.convention.values(action, self._robot)

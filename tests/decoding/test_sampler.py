@@ -91,6 +91,29 @@ def test_smoothing_takes_the_likeliest_place_of_a_number(tiny, sampler):
     np.testing.assert_array_equal(*drawn)
 
 
+@pytest.mark.parametrize('kind', [Kind.ACTION, Kind.PLAN])
+@pytest.mark.parametrize('restrict', [True, False])
+def test_an_episode_ends_where_that_is_likelier_than_the_threshold(tiny, sampler, kind, restrict):
+    params, (images, prompt) = tiny.params(1), tiny.inputs(1, BATCH)
+    end = sampler.grammar.bin_ids[0]
+
+    def flags(sampler):
+        samples = sampler(params, images, prompt, kind)
+        places = np.asarray(samples.lengths) - sampler.grammar.action_length
+        read = lambda x: np.take_along_axis(np.asarray(x)[:, 0], places, axis=1)[:, 0]
+        return read(samples.tokens) == end, np.exp(read(samples.log_probs))
+
+    ended, probability = flags(sampler)
+    ending = np.where(ended, probability, 1 - probability)
+    threshold = float(np.sort(ending)[BATCH // 2 - 1 : BATCH // 2 + 1].mean())
+    changed = dataclasses.replace(sampler, terminate_threshold=threshold, restrict=restrict)
+    ended, probability = flags(changed)
+    np.testing.assert_array_equal(ended, ending > threshold)
+    assert ended.sum() == BATCH // 2
+    # What is reported is the model's own probability.
+    np.testing.assert_allclose(np.where(ended, probability, 1 - probability), ending, atol=1e-5)
+
+
 def test_cached_decoding_equals_teacher_forcing(tiny, sampler):
     """Step by step with a cache, and all at once over the sampled answer, give the same logits."""
     params, (images, prompt) = tiny.params(2), tiny.inputs(2, BATCH)

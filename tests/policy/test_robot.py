@@ -40,6 +40,18 @@ def test_a_relative_gripper_stays_where_it_was_last_sent():
         robot.to_absolute_gripper(actions[0, 1:])
 
 
+def test_an_episode_ends_when_as_many_actions_in_a_row_say_so():
+    robot, flags = Robot(patience=2), [1, 0, 1, 1, 1, 0]
+    says = lambda: [robot.ends(np.array([flag, 0.5])) for flag in flags]
+    assert says() == [False, False, False, True, True, False]
+    robot.ends(np.array([1.0, 0.5]))
+    robot.reset()
+    assert says()[0] is False
+    assert Robot().ends(np.array([1.0])) and not Robot().ends(np.array([0.0]))
+    with pytest.raises(ValueError, match='patience is 0'):
+        Robot(patience=0)
+
+
 @pytest.mark.parametrize('card', [cards.TABLETOP, cards.LANGUAGE_TABLE, None])
 def test_other_grippers_are_left_alone(card):
     action = np.linspace(-0.5, 0.5, card.action_space.length if card else 8)
