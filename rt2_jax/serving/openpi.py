@@ -38,7 +38,11 @@ def describe(policy: Policy, convention: Convention) -> dict[str, Any]:
         convention: of the actions.
     """
     card = policy.embodiment
-    remembers = ['frames'] * (policy.frames > 1) + ['gripper'] * convention.needs_memory
+    kept = {
+        'frames': policy.frames > 1,
+        'gripper': convention.needs_memory,
+        'terminate': policy.settings.patience > 1 and policy.action_tokenizer.space.terminate,
+    }
     metadata = {
         'model': policy.config.model.name if policy.config else type(policy.model).__name__,
         'step': policy.step,
@@ -52,7 +56,7 @@ def describe(policy: Policy, convention: Convention) -> dict[str, Any]:
         'frames': policy.frames,
         'frame_stride': policy.frame_stride,
         'plan': policy.plan,
-        'remembers': remembers,
+        'remembers': [name for name, is_kept in kept.items() if is_kept],
         'observation_keys': [*(x.camera for x in messages.WEBSOCKET), *messages.WEBSOCKET_KEYS],
         'ignored_keys': list(messages.ignored_keys(messages.WEBSOCKET)),
     }

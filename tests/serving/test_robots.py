@@ -7,7 +7,7 @@ from running import twelve_pictures
 from rt2_jax.data import images
 from rt2_jax.data.cards import FRACTAL
 from rt2_jax.policy import Policy
-from rt2_jax.serving import codec, messages
+from rt2_jax.serving import codec, messages, openpi
 from rt2_jax.serving.limits import Limits, Malformed
 from rt2_jax.serving.service import Session
 
@@ -87,3 +87,16 @@ def test_a_copy_changes_on_its_own(policy):
     np.testing.assert_array_equal(
         robot.observation(request(pictures[2])), [pictures[0], pictures[0], pictures[2]]
     )
+
+
+def test_patience_counts_the_actions_of_one_episode(tiny):
+    patient = Policy.from_config(
+        tiny.config(), tiny.params(1), tiny.tokenizer, FRACTAL.action_space, patience=2
+    )
+    assert openpi.describe(patient, patient.convention('robot'))['remembers'] == ['terminate']
+    robot, ending = session(patient), np.eye(8, dtype=np.float32)[0]
+    robot.observation(request(twelve_pictures()[0]))
+    # A request that is refused after all leaves the count as it was.
+    assert not robot.copy().ends(ending) and not robot.ends(ending)
+    robot.observation(request(twelve_pictures()[1], reset=True))
+    assert not robot.ends(ending) and robot.ends(ending)
