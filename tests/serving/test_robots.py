@@ -91,8 +91,9 @@ def test_a_copy_changes_on_its_own(policy):
 
 def test_patience_counts_the_actions_of_one_episode(tiny):
     patient = Policy.from_config(
-        tiny.config(), tiny.params(1), tiny.tokenizer, FRACTAL.action_space, patience=2
-    )
+        tiny.config(), tiny.params(1), tiny.tokenizer, FRACTAL.action_space,
+        embodiment=FRACTAL, patience=2,
+    )  # fmt: skip
     assert openpi.describe(patient, patient.convention('robot'))['remembers'] == ['terminate']
     robot, ending = session(patient), np.eye(8, dtype=np.float32)[0]
     robot.observation(request(twelve_pictures()[0]))
