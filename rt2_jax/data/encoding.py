@@ -212,7 +212,7 @@ class ExampleEncoder:
         return ids[:longest]
 
     def _answer(self, text: _Text) -> tuple[np.ndarray, int]:
-        """Ids int32 of an answer, and the column of EOS: behind them and the action."""
+        """Ids int32 of an answer, and the column of EOS: behind them and the action; T for no EOS."""
         ids = self._encode_text(text.answer) if text.answer else _NOTHING
         end, longest = len(ids), self._data.target_length
         for action in text.actions:
@@ -229,6 +229,11 @@ class ExampleEncoder:
             return ids[:longest], longest
         if end >= longest:
             self._refuse_length(end + 1, text.source, text.answer, text.prompt)
+        if not text.actions and text.answer.endswith(prompts.ACTION_MARKER):
+            return (
+                ids,
+                longest,
+            )  # an action would follow: that the answer ends here is not to be learnt
         return ids, end
 
     def _refuse_length(self, length: int, source: str, answer: str, prompt: str = '') -> NoReturn:

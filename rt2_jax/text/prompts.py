@@ -63,7 +63,7 @@ def plan(text: str) -> str:
 
 def plan_text(answer: str) -> str:
     """The inverse of `plan`; '' for an answer without one."""
-    text = answer.strip().removesuffix(ACTION_MARKER).strip().removeprefix('Plan:').strip()
+    text = answer.partition(ACTION_MARKER)[0].strip().removeprefix('Plan:').strip()
     return text.removesuffix('.')
 
 

@@ -18,6 +18,7 @@ from rt2_jax.data.mixture import Sources
 from rt2_jax.data.pipeline import StateMismatch, make_iterator, rows_of_host
 from rt2_jax.data.robot import rlds
 from rt2_jax.data.schedules import Schedule
+from rt2_jax.text import prompts
 from rt2_jax.text.actions import ActionTokenizer
 from rt2_jax.text.tokenizer import Tokenizer
 
@@ -243,6 +244,16 @@ def test_one_side_alone(make):
     next(make(robot={}, robot_share=Schedule(start=0.0)))
     with pytest.raises(ValueError, match='no web source'):
         make(web={})
+
+
+def test_a_plan_without_an_action_is_no_end(make, tokenizer):
+    """Else a policy would learn that nothing follows "Action:" in frames whose actions it isn't shown."""
+    plan = prompts.plan('number 310 510')
+    words = Words(answer=plan, question=prompts.robot_plan('pick number'))
+    batch = jax.tree.map(np.asarray, next(make(web={'words': (words, 1.0)})))
+    planned = batch['target'][batch['source'] == 1]
+    ids = tokenizer.encode(plan)
+    assert (planned[:, : len(ids)] == ids).all() and not planned[:, len(ids) :].any()
 
 
 def test_a_target_that_does_not_fit_is_an_error(make):
