@@ -155,7 +155,7 @@ def _with_robot(config: ml_collections.ConfigDict) -> None:
         holdout=0.0,  # share of the episodes that are kept for validation
     )
     config.data.prompt_length = 32  # room for what people ask for
-    config.data.target_length = 25  # a plan and an action
+    config.data.target_length = 28  # a plan and an action
     config.optimizer.update(name='muon', lr=6e-3, warmup=40)
 
 

@@ -49,6 +49,7 @@ TABLETOP = RobotCard(
         'observation/gripper_xyz',
         'observation/gripper_yaw',
         'observation/gripper_pixel',
+        'observation/gripper_opening',
         'observation/object_names',
         'observation/object_pixels',
     ),

@@ -31,6 +31,7 @@ def make_episode(number: int) -> dict:
                 'gripper_xyz': rng.uniform(-0.2, 0.2, 3).astype(np.float32),
                 'gripper_yaw': np.float32(rng.uniform(-0.2, 0.2)),
                 'gripper_pixel': np.array([t / 10, number / 100], np.float32),
+                'gripper_opening': np.float32(0.3 * (t % 4)),
                 'object_names': f'thing {number % 4}\nthé {t}',
                 'object_pixels': np.full([4, 2], np.nan, np.float32),
             },

@@ -56,7 +56,7 @@ def test_an_unknown_kind_is_named(steps):
 
 
 def test_plans_say_where_the_named_things_are(steps):
-    planned = plans.Planned(steps, plans.Grounded())
+    planned, openings = plans.Planned(steps, plans.Grounded()), set()
     for index in range(len(planned)):
         example, step = planned[index], steps.table.raw(index)
         assert example.prompt == prompts.robot_plan(step['instruction'])
@@ -68,10 +68,17 @@ def test_plans_say_where_the_named_things_are(steps):
         for name, uv in places.items():
             placed = f'{name} {text_places.write_point(uv)}' in example.answer
             assert placed == (f' {name} ' in f' {step["instruction"]} ')
-        gripper = [*step['observation/gripper_pixel'], step['observation/gripper_xyz'][2]]
-        assert (
-            f'gripper {text_places.write_point(np.clip(gripper, 0, 1))}. Action' in example.answer
-        )
+        gripper = [
+            *step['observation/gripper_pixel'],
+            step['observation/gripper_xyz'][2],
+            0.5 + step['observation/gripper_yaw'] / (2 * np.pi),
+            step['observation/gripper_opening'],
+        ]
+        written = text_places.write_point(np.clip(gripper, 0, 1))
+        assert example.answer.endswith(f' gripper {written}. Action:')
+        openings.add(written.split()[-1])
+    # Wide open, and closed about a tile: nothing in between, and nothing that rounding makes alike.
+    assert {'990', '530'} <= openings <= {'990', '530', '370'}
 
 
 def test_a_name_inside_another_is_not_meant():
@@ -81,5 +88,7 @@ def test_a_name_inside_another_is_not_meant():
         'observation/object_pixels': np.array([[0.1, 0.2], [0.5, 0.5], [0.9, 0.9], [np.nan] * 2]),
         'observation/gripper_pixel': np.array([0.3, 0.3]),
         'observation/gripper_xyz': np.array([0.0, 0.0, 0.1]),
+        'observation/gripper_yaw': -np.pi / 2,
+        'observation/gripper_opening': 0.55,
     }
-    assert plans.grounded(step) == 'car 510 510 carrot 110 210 gripper 310 310 110'
+    assert plans.grounded(step) == 'car 510 510 carrot 110 210 gripper 310 310 110 250 550'

@@ -30,7 +30,7 @@ DIGESTS = {
     'people': 'cc0ecfac1822b120',
     'thought': '1f7699919dc009e9',
     'redrawn': 'd25149812f3f0789',
-    'elsewhere': '8c6c4389e90416df',
+    'elsewhere': '3a2de85e066e054b',
 }
 SIGNS = ('symbol', 'number')
 

@@ -21,11 +21,11 @@ from rt2_jax.text import places, prompts
 
 # Relative frequencies. `way_gripper` is what an approach has to know.
 KINDS = {
-    'frame_where': 0.25,
+    'frame_where': 0.2,
     'frame_way_gripper': 0.15,
-    'frame_gripper': 0.25,
+    'frame_gripper': 0.2,
     'frame_list': 0.1,
-    'frame_plan': 0.25,  # the plan of the step, and no action
+    'frame_plan': 0.35,  # the plan of the step, and no action
 }
 
 
@@ -34,7 +34,8 @@ class FrameQuestions(Derived):
     """Question `i` is about step `i` of `steps`; a pure function of (seed, i).
 
     The steps need the columns of `plans.Grounded`: `observation/gripper_pixel` [2],
-    `observation/gripper_xyz` [3], metres, `observation/object_names` (names by line) and
+    `observation/gripper_xyz` [3], metres, `observation/gripper_yaw`, radians,
+    `observation/gripper_opening`, 0 to 1, `observation/object_names` (names by line) and
     `observation/object_pixels` [n, 2] (u, v in [0, 1]; NaN where there is nothing).
 
     Attributes:

@@ -9,6 +9,7 @@ Where the plans come from is a `Planner`: the instruction itself, a column of su
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import dataclasses
 import functools
+import math
 from typing import Any, Protocol
 
 from absl import logging
@@ -169,12 +170,15 @@ class Column:
 
 
 class Grounded:
-    """The plan says where the gripper and the things named in the instruction are.
+    """The plan says where the things named in the instruction are, and how the gripper is.
 
     Places are written as the web's answers have them, so that what was learnt from pictures is in the
     context of the action:
 
-        Plan: banana 410 530 gripper 310 610 90. Action: ...
+        Plan: banana 410 530 gripper 310 610 90 510 990. Action: ...
+
+    The gripper has its place, its height in millimetres, its yaw in thousandths of a turn about 500, and
+    its opening in thousandths of the widest: a policy that sees them on any table can act on any.
     """
 
     fingerprint = 'grounded plans'
@@ -183,6 +187,8 @@ class Grounded:
         'observation/object_pixels',
         'observation/gripper_pixel',
         'observation/gripper_xyz',
+        'observation/gripper_yaw',
+        'observation/gripper_opening',
     )
 
     def plan(self, step: Mapping[str, Any]) -> str:
@@ -203,8 +209,8 @@ class Grounded:
 def grounded(step: Mapping) -> str:
     """The text of a grounded plan for a raw step.
 
-    It has the places of the things that are named, in the instruction's order, and of the gripper, with
-    its height in millimetres. Things out of view are named without a place.
+    It has the places of the things that are named, in the instruction's order, then the gripper. Things
+    out of view are named without a place.
     """
     instruction = f' {step["instruction"]} '
     names = step['observation/object_names'].split('\n')
@@ -213,10 +219,10 @@ def grounded(step: Mapping) -> str:
         (name for name in names if f' {name} ' in instruction),
         key=lambda name: instruction.index(f' {name} '),
     )
-    height = step['observation/gripper_xyz'][2:]
-    spots = [(name, pixels[name]) for name in named] + [
-        ('gripper', np.concatenate([step['observation/gripper_pixel'], height]))
-    ]
+    height, turn = step['observation/gripper_xyz'][2], step['observation/gripper_yaw'] / math.tau
+    gripper = [*step['observation/gripper_pixel'], height, 0.5 + turn]
+    gripper.append(step['observation/gripper_opening'])
+    spots = [*((name, pixels[name]) for name in named), ('gripper', np.array(gripper))]
     return ' '.join(
         f'{name} {places.write_point(np.clip(uv, 0, 1))}' if np.isfinite(uv).all() else name
         for name, uv in spots

@@ -239,6 +239,7 @@ def _observation(observation: dict[str, Any], info: dict[str, Any]) -> dict[str,
         'gripper_xyz': info['gripper_xyz'],
         'gripper_yaw': info['gripper_yaw'],
         'gripper_pixel': info['gripper_pixel'],
+        'gripper_opening': info['gripper_opening'],
         'object_names': '\n'.join(info['object_names'][i] for i in inside),
         'object_pixels': pixels,
     }

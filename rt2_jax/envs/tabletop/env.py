@@ -244,6 +244,7 @@ class TabletopEnv(gymnasium.Env):
             'gripper_yaw': np.float32(state.yaw),
             'gripper_closed': state.closed,
             'gripper_pixel': np.array(project((state.x, state.y, state.z)), np.float32),
+            'gripper_opening': np.float32(min(state.opening / stages.OPENING, 1.0)),
             'object_names': self.scene.names(),
             'object_xyz': np.array([(t.x, t.y, t.z) for t in state.tiles], np.float32),
             'object_yaw': np.array([t.yaw for t in state.tiles], np.float32),

@@ -8,7 +8,7 @@ import tensorflow_datasets as tfds
 from rt2_jax.data.robot import rlds_writer
 
 NAME = 'tabletop'
-VERSION = '0.1.0'
+VERSION = '0.2.0'
 DESCRIPTION = (
     'Scripted episodes of the rt2_jax tabletop: tiles with OpenMoji pictures (CC BY-SA 4.0) that a '
     'floating two-finger gripper picks, pushes and turns, with some noise in the execution.'
@@ -35,6 +35,7 @@ def features(image_size: int) -> tfds.features.FeaturesDict:
                     'gripper_xyz': floats(3),
                     'gripper_yaw': f.Scalar(dtype=np.float32),
                     'gripper_pixel': floats(2),
+                    'gripper_opening': f.Scalar(dtype=np.float32),  # of the widest, 0 to 1
                     'object_names': f.Text(),
                     'object_pixels': floats(TILES, 2),
                 },

@@ -18,6 +18,7 @@ import dataclasses
 
 import numpy as np
 
+from rt2_jax.data.web import compose
 from rt2_jax.envs.tabletop import scene as scenes, suite_looks, suite_pictures, tasks
 from rt2_jax.envs.tabletop.scene import Scene, Tile, Vector
 from rt2_jax.nearest import check
@@ -44,6 +45,7 @@ class Suite:
         table: of suite_looks.TABLES.
         view: camera, light and clutter, of suite_looks.VIEWS.
         drawn_by: whose drawings the pictures are, of pictures.DRAWN_BY.
+        tiles: 'pale', or 'coloured': half of them have the colours of the web's cards.
     """
 
     name: str
@@ -54,6 +56,7 @@ class Suite:
     table: str = 'muted'
     view: str = 'usual'
     drawn_by: str = 'openmoji'
+    tiles: str = 'pale'
 
     @property
     def seeds(self) -> range:
@@ -158,6 +161,7 @@ SUITES = {
             17,
             table='web',
             view='elsewhere',
+            tiles='coloured',
         ),
     )
 }
@@ -235,7 +239,7 @@ def draw(name: str, seed: int, kind: str | None = None) -> Scene:
             float(x),
             float(y),
             float(rng.uniform(-scenes.TILE_YAW, scenes.TILE_YAW)),
-            _pale(rng),
+            _card(rng) if chosen.tiles == 'coloured' and rng.random() < 0.5 else _pale(rng),
             things.scale,
             chosen.drawn_by,
         )
@@ -254,6 +258,11 @@ def draw(name: str, seed: int, kind: str | None = None) -> Scene:
     surface = suite_looks.draw_surface(rng, chosen.table)
     light, camera, clutter = suite_looks.draw_view(rng, chosen.view)
     return Scene(task, tiles, gripper, surface, light, camera, clutter)
+
+
+def _card(rng: np.random.Generator) -> Vector:
+    red, green, blue = compose.COLOURS[str(rng.choice(list(compose.COLOURS)))]
+    return red / 255, green / 255, blue / 255
 
 
 def _pale(rng: np.random.Generator) -> Vector:
