@@ -25,6 +25,8 @@ def get_config(arg: str = 'web'):
             decoder=dict(width=32, depth=2, heads=2, head_dim=16, mlp=64),
         )
         config.data.update(dict(image_size=32, prompt_length=24, target_length=16, threads=1))
+        if arg == 'robot':
+            del config.data.robot['elsewhere']
         for robot in config.data.robot.values():
             robot.questions = robot.plan_share = 0.0
         # One CPU computes as several devices do.
