@@ -205,10 +205,7 @@ def load_policy(options: Options) -> Policy | None:
         long_prompts='clip',
         mesh=local_mesh(options.mesh),
         weights=options.weights,
-        plan=options.plan,
-        smoothing=options.smoothing,
-        terminate_threshold=options.terminate_threshold,
-        patience=options.patience,
+        **{name: getattr(options, name) for name in from_flags.DECISIONS},
     )
     if set(options.suite) - {'web', 'swap', 'held_out'}:
         check_arm(f'--workdir={options.workdir}', policy.action_tokenizer.space.number_names)
@@ -337,10 +334,7 @@ def manifest_of(options: Options, policy: Policy | None) -> dict[str, Any]:
         model = {
             'step': policy.step,
             'source': policy.source,
-            'plan': policy.plan,
-            'smoothing': policy.settings.smoothing,
-            'terminate_threshold': policy.settings.terminate_threshold,
-            'patience': policy.settings.patience,
+            **{name: getattr(policy.settings, name) for name in from_flags.DECISIONS},
             'clipped_prompts': sum(distributed.gather(policy.clipped_prompts)),
             'config': policy.config.to_dict(),
         }

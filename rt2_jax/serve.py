@@ -78,10 +78,7 @@ def load_policy() -> Policy:
         batch_sizes=[rows * size for size in batch_sizes(-(-FLAGS.largest_batch // rows))],
         mesh=mesh,
         long_prompts='clip' if FLAGS.clip_prompts else 'raise',
-        plan=FLAGS.plan,
-        smoothing=FLAGS.smoothing,
-        terminate_threshold=FLAGS.terminate_threshold,
-        patience=FLAGS.patience,
+        **{name: FLAGS[name].value for name in from_flags.DECISIONS},
         weights=FLAGS.weights,
     )
 

@@ -15,8 +15,11 @@ from rt2_jax.parallel import compilation, mesh as mesh_lib
 from rt2_jax.policy.policy import Policy
 
 
+DECISIONS = ('plan', 'smoothing', 'terminate_threshold', 'patience')
+
+
 def define_decision_flags() -> None:
-    """How actions are decided; None leaves it to the checkpoint."""
+    """Defines DECISIONS, how actions are decided; None leaves it to the checkpoint."""
     flags.DEFINE_bool('plan', None, 'Plan before each action; by default as it was trained.')
     flags.DEFINE_float('smoothing', None, 'Bins; see Sampler. By default as the config says.')
     flags.DEFINE_float(
