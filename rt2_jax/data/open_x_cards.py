@@ -17,6 +17,7 @@ that went through that script needs a card of its own without it.
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from rt2_jax.data.robot_card import ActionPart, Gripper, RobotCard
@@ -32,7 +33,9 @@ RT1_ACTION = (
 )
 # -1 opens, +1 closes, 0 holds.
 STICKY = Gripper('relative', closed=1.0, open=-1.0)
-# By what open and closed are in the data.
+# By what open and closed are in the data. Octo and OpenVLA clip the first to 0..1; that open is -1 is
+# OpenVLA's comment on LIBERO, and data/preprocess_scripts of RoboticsDiffusionTransformer on the others.
+# Where a set has something else, `inspect` warns that the gripper is never open.
 OPEN_M1_CLOSED_1 = Gripper('absolute', closed=1.0, open=-1.0, binary=0.05)
 OPEN_0_CLOSED_1 = Gripper('absolute', closed=1.0, open=0.0, binary=0.05)
 OPEN_1_CLOSED_0 = Gripper('absolute', closed=0.0, open=1.0, binary=0.05)
@@ -113,6 +116,7 @@ ROBOTURK = _keyed('roboturk', ('front_rgb',), frequency=10.0, gripper=OPEN_M1_CL
 NYU_DOOR_OPENING = _keyed(
     'nyu_door_opening_surprising_effectiveness',
     ('image',),
+    action_space=dataclasses.replace(RT1, units=('1',) * 7),
     frequency=3.0,
     frame='not documented; velocities',
     gripper=STICKY,
