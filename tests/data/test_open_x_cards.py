@@ -1,16 +1,21 @@
 """Each card of open_x_cards, on files in its data set's published schema."""
 
 import dataclasses
+import pathlib
 
 import numpy as np
 import open_x
 import open_x_sets
 import pytest
 
-from rt2_jax.data import cards, images, open_x_cards
+from rt2_jax import configuration
+from rt2_jax.data import cards, images, named_mixtures, open_x_cards, sources
+from rt2_jax.data.data_config import DataConfig
 from rt2_jax.data.robot import rlds
 from rt2_jax.data.robot.step_source import StepSource
 from rt2_jax.text import prompts
+from rt2_jax.text.actions import ActionTokenizer
+from rt2_jax.text.tokenizer import Tokenizer
 
 
 def test_every_card_has_a_schema_here():
@@ -57,3 +62,28 @@ def check_command(a_set, command, step):
         data = np.ravel(open_x.step_feature(step, a_set.terminate))
         np.testing.assert_array_equal(command.pop(a_set.terminate), data)
     assert not command
+
+
+def test_a_whole_mixture_is_read_and_told_in_tokens(tmp_path):
+    """Robots of 2, 5, 7, 8 and 9 numbers, each with the ranges that its set asks for."""
+    config = configuration.defaults()
+    config.data.robot = named_mixtures.robot_sets('oxe_magic_soup_plus', str(tmp_path))
+    for name, given in config.data.robot.items():
+        if name in open_x_sets.SETS:
+            a_set = open_x_sets.SETS[name]()
+            episodes, spec = [open_x_sets.make_episode(a_set, 0)], a_set.features()
+        else:
+            episodes, spec = [open_x.make_episode(name, 0)], None
+        open_x.write_dataset(pathlib.Path(given.directory), name, episodes, shards=1, spec=spec)
+    robots, _ = sources.open_sources(DataConfig.from_config(config.data))
+    assert set(robots) == set(named_mixtures.weights('oxe_magic_soup_plus'))
+    tokenizer, lengths = Tokenizer.load_default(), set()
+    for source, _ in robots.values():
+        space, action = source.action_space, source[0].action
+        codec = ActionTokenizer(space, tokenizer)
+        back = codec.decode(codec.encode(action))
+        lengths.add(len(back))
+        dimensions = slice(int(space.terminate), None)
+        in_range = np.clip(action[dimensions], space.low, space.high)  # the quantiles of 3 steps
+        assert (np.abs(back[dimensions] - in_range) <= space.bin_widths * 0.501).all(), source.name
+    assert lengths == {2, 5, 7, 8, 9}
