@@ -2,7 +2,8 @@
 
 A card is a declaration. The indexer reads it to know which features to keep and how an action
 vector is put together; everything downstream sees the same numbers whatever the robot. A robot of
-your own has its card in a JSON file (see `find`).
+your own has its card in a JSON file (see `find`). Further sets of Open X-Embodiment are in
+`open_x_cards`.
 
 Schemas are those of the data sets' own features.json; conventions were looked up in Octo's
 oxe_standardization_transforms.py, OpenVLA's transforms.py and the sets' own documentation. Ranges
@@ -16,22 +17,12 @@ import dataclasses
 import json
 from typing import Any
 
-from rt2_jax.data import files
+from rt2_jax.data import files, open_x_cards
 from rt2_jax.data.data_errors import CardError, lfs_remedy
+from rt2_jax.data.open_x_cards import INSTRUCTION, RT1, RT1_ACTION, STICKY
 from rt2_jax.data.robot_card import ActionPart, Gripper, RobotCard
 from rt2_jax.nearest import nearest
 from rt2_jax.text.actions import ActionSpace
-
-RT1 = ActionSpace.rt1_bounds()
-INSTRUCTION = 'observation/natural_language_instruction'
-# RT-1's layout, which many sets of Open X-Embodiment share.
-RT1_ACTION = (
-    ActionPart('action/world_vector', 0, 3),
-    ActionPart('action/rotation_delta', 0, 3),
-    ActionPart('action/gripper_closedness_action', 0, 1),
-)
-# -1 opens, +1 closes, 0 holds.
-STICKY = Gripper('relative', closed=1.0, open=-1.0)
 
 TABLETOP = RobotCard(
     name='tabletop',
@@ -158,6 +149,7 @@ BERKELEY_AUTOLAB_UR5 = RobotCard(
     frequency=5.0,
     frame="the robot's base; rotation as roll, pitch, yaw",
     gripper=STICKY,
+    blue_first=('observation/hand_image',),  # see open_x_cards
 )
 
 # QT-Opt's bin picking: every instruction is the same, which Octo throws away as uninformative.
@@ -187,6 +179,7 @@ STANFORD_HYDRA = RobotCard(
     frequency=10.0,
     frame="the robot's base; rotation as Euler angles",
     gripper=Gripper('absolute', closed=1.0, open=0.0, binary=0.05),
+    blue_first=('observation/image', 'observation/wrist_image'),
 )
 
 CARDS = {
@@ -202,6 +195,7 @@ CARDS = {
         BERKELEY_AUTOLAB_UR5,
         KUKA,
         STANFORD_HYDRA,
+        *open_x_cards.CARDS,
     )
 }
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-from rt2_jax.data import cards as robot_cards
+from rt2_jax.data import cards as robot_cards, open_x_cards
 from rt2_jax.nearest import check
 
 # Octo: octo/data/oxe/oxe_dataset_mixes.py of octo-models/octo, 241fb35.
@@ -72,6 +72,8 @@ WEIGHTS = {
     'rtx': _RTX,
     'oxe_magic_soup': _MAGIC_SOUP,
     'oxe_magic_soup_plus': _MAGIC_SOUP_PLUS,
+    # OpenVLA-OFT: prismatic/vla/datasets/rlds/oxe/mixtures.py of moojink/openvla-oft, 213c5ff.
+    'libero_4_task_suites_no_noops': {card.name: 1.0 for card in open_x_cards.LIBERO},
 }
 
 # As published; every other set is 0.1.0.
@@ -81,6 +83,7 @@ VERSIONS = {
     'droid': '1.0.0',
     'fmb_dataset': '0.0.1',
     'language_table': '0.0.1',
+    **{card.name: '1.0.0' for card in open_x_cards.LIBERO},
 }
 
 
@@ -96,6 +99,8 @@ def robot_sets(
     cards: Mapping[str, str] | None = None,
 ) -> dict[str, dict]:
     """What `config.data.robot` needs for a mixture: directory, card and weight of each set, by name.
+
+    Sets whose makers give no ranges have `bounds='q01-q99'`, too.
 
     Args:
         name: of `WEIGHTS`.
@@ -117,7 +122,7 @@ def robot_sets(
             f'mixture {name!r}: there is no embodiment card for {", ".join(without)}; give theirs in '
             'files (`cards`), or leave these sets out'
         )
-    return {
+    sets = {
         name: dict(
             directory=f'{directory}/{name}/{VERSIONS.get(name, "0.1.0")}',
             card=cards.get(name, name),
@@ -125,3 +130,6 @@ def robot_sets(
         )
         for name, weight in wanted.items()
     }
+    for name in open_x_cards.RANGES_UNKNOWN.intersection(sets).difference(cards):
+        sets[name]['bounds'] = 'q01-q99'
+    return sets

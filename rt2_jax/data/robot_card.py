@@ -48,11 +48,14 @@ class ActionPart:
         path: the feature, relative to the step, e.g. 'action/world_vector'.
         start: first entry taken.
         stop: end of the entries taken (exclusive). A scalar has the entry 0.
+        following: the numbers are those of the next step, and on the last step its own: for a state
+            that stands in for a command, which the next step shows.
     """
 
     path: str
     start: int
     stop: int
+    following: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,6 +140,8 @@ class RobotCard:
             or carries the terminate signal.
         drop_zero_first: the first step isn't an example where its action moves nothing, because the
             data put one there that nobody commanded (Bridge).
+        blue_first: those of `images` whose stored colours are in the order blue, green, red. They are
+            turned round as they are read.
     """
 
     name: str
@@ -154,6 +159,7 @@ class RobotCard:
     columns: tuple[str, ...] = ()
     last_step_action: bool = True
     drop_zero_first: bool = False
+    blue_first: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r'[\w.-]+', self.name):  # it's part of a folder's name
@@ -162,6 +168,8 @@ class RobotCard:
             )
         check(f'terminate rule of card {self.name!r}:', self.terminate_rule, TERMINATE_RULES)
         check(f'motion of card {self.name!r}:', self.motion, MOTIONS)
+        for camera in self.blue_first:
+            check(f'camera in blue_first of card {self.name!r}:', camera, self.images)
         names = self.action_space.names
         dimensions = sum(part.stop - part.start for part in self.action)
         if dimensions != len(names):
@@ -206,7 +214,8 @@ class RobotCard:
             fields['action_space'] = ActionSpace.from_json(fields['action_space'])
         except (ValueError, TypeError) as error:
             raise CardError(f'{what}, field action_space: {error}') from error
-        fields |= {name: tuple(fields[name]) for name in ('images', 'columns') if name in fields}
+        lists = [field.name for field in dataclasses.fields(cls) if field.type == 'tuple[str, ...]']
+        fields |= {name: tuple(fields[name]) for name in lists if name in fields}
         try:
             return cls(**fields)
         except ValueError as error:
@@ -218,6 +227,12 @@ class RobotCard:
         fields = dataclasses.asdict(self)
         for elsewhere in ('frequency', 'frame', 'motion', 'action_space'):
             fields.pop(elsewhere)
+        # What is younger than the first indexes counts where it is used, so that those stay valid.
+        if not self.blue_first:
+            del fields['blue_first']
+        for part in fields['action']:
+            if not part['following']:
+                del part['following']
         return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
 
     @property
@@ -246,10 +261,12 @@ class RobotCard:
         return self._dimensions(features)[:, self.action_space.names.index('gripper')]
 
     def _dimensions(self, features: Mapping[str, np.ndarray]) -> np.ndarray:
-        parts = [
-            _rows(features[part.path])[:, part.start : part.stop].astype(np.float32)
-            for part in self.action
-        ]
+        parts = []
+        for part in self.action:
+            values = _rows(features[part.path])[:, part.start : part.stop].astype(np.float32)
+            if part.following:
+                values = np.concatenate([values[1:], values[-1:]])
+            parts.append(values)
         return np.concatenate(parts, axis=1)
 
     def command_values(self, action: np.ndarray) -> np.ndarray:
@@ -281,18 +298,22 @@ class RobotCard:
         """`command_values` by feature: what the data would hold for this action.
 
         Returns:
-            Path -> float64 [entries that the card's parts take]; the terminate feature, where the
-            card names one, as the rule has it: [1], or one-hot int32 [3] whose entry 1 is 'carry
-            on'.
+            Path -> float64 [entries that the card's parts take], in the data's order; the terminate
+            feature, where the card names one, as the rule has it: [1], or one-hot int32 [3] whose
+            entry 1 is 'carry on'.
 
         Raises:
             ValueError: the action has another length.
         """
         values = self.command_values(action)
-        command: dict[str, np.ndarray] = {}
+        taken: dict[str, dict[int, np.ndarray]] = {}
         for part in self.action:
-            taken, values = np.split(values, [part.stop - part.start])
-            command[part.path] = np.concatenate([command.get(part.path, taken[:0]), taken])
+            numbers, values = np.split(values, [part.stop - part.start])
+            taken.setdefault(part.path, {})[part.start] = numbers
+        command = {
+            path: np.concatenate([numbers for _, numbers in sorted(runs.items())])
+            for path, runs in taken.items()
+        }
         if self.terminate:
             ends = action[0] > 0.5
             one_hot = np.array([ends, not ends, False], np.int32)

@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from rt2_jax.benchmarks import kitchen
-from rt2_jax.data import cards
+from rt2_jax.data import cards, images
 from rt2_jax.data.robot import rlds_writer
 
 f = tfds.features
@@ -24,6 +24,16 @@ NAMES = (
     'kuka',
     'stanford_hydra_dataset_converted_externally_to_rlds',
 )
+
+
+# Cameras of the published files whose colours are blue, green, red (kpertsch/rlds_dataset_mod).
+BLUE_FIRST = {
+    'berkeley_autolab_ur5': ('observation/hand_image',),
+    'stanford_hydra_dataset_converted_externally_to_rlds': (
+        'observation/image',
+        'observation/wrist_image',
+    ),
+}
 
 
 def floats(*shape, encoding='none'):
@@ -261,10 +271,10 @@ def expected(name, steps):
     return kept, np.asarray(rows, np.float32)[list(kept)]
 
 
-def write_dataset(directory, name, episodes, shards=2):
+def write_dataset(directory, name, episodes, shards=2, spec=None):
     """Episodes (nested dicts) as a data set, by the project's own writer."""
     directory.mkdir(parents=True, exist_ok=True)
-    spec = features(name)
+    spec = spec or features(name)
     encode = rlds_writer.EpisodeEncoder(spec)
     parts = np.array_split(np.arange(len(episodes)), shards)
     for shard, inside in enumerate(parts):
@@ -272,13 +282,14 @@ def write_dataset(directory, name, episodes, shards=2):
             directory / rlds_writer.shard_name(name, 'train', shard, shards),
             (encode(episodes[i]) for i in inside),
         )
-    finish(directory, name, [len(part) for part in parts])
+    finish(directory, name, [len(part) for part in parts], spec)
     return directory
 
 
-def finish(directory, name, lengths):
+def finish(directory, name, lengths, spec=None):
+    spec = spec or features(name)
     rlds_writer.finish(
-        directory, features(name), name=name, version='0.1.0', description='', shard_lengths=lengths
+        directory, spec, name=name, version='0.1.0', description='', shard_lengths=lengths
     )
 
 
@@ -288,6 +299,12 @@ def step_feature(step, path):
         return step[path]
     head, _, rest = path.partition('/')
     return step_feature(step[head], rest)
+
+
+def seen(name, path, picture):
+    """What a policy sees of a picture that was written: its pixels as JPEG keeps them, in RGB."""
+    stored = images.decode(images.encode_jpeg(picture))
+    return stored[..., ::-1] if path in BLUE_FIRST.get(name, ()) else stored
 
 
 def raw_action(card, step):

@@ -7,7 +7,7 @@ import numpy as np
 import open_x
 import pytest
 
-from rt2_jax.data import cards, images, robot_card
+from rt2_jax.data import cards, robot_card
 from rt2_jax.data.robot import rlds
 from rt2_jax.data.robot.step_source import StepSource
 from rt2_jax.text import prompts
@@ -35,9 +35,9 @@ def test_every_step_is_read_back(opened):
             step, example, raw = episode['steps'][t], source[i], source.table.raw(i)
             np.testing.assert_array_equal(example.action, action)
             assert example.prompt == prompts.robot(f'schiebe Würfel {number} nach ←')
-            picture = open_x.step_feature(step, source.index.card.images[0])
-            stored = images.decode(images.encode_jpeg(picture))
-            np.testing.assert_array_equal(example.frames[0], stored)
+            path = source.index.card.images[0]
+            picture = open_x.seen(name, path, open_x.step_feature(step, path))
+            np.testing.assert_array_equal(example.frames[0], picture)
             for path in source.index.card.columns:
                 np.testing.assert_array_equal(raw[path], open_x.step_feature(step, path))
             i += 1
@@ -54,8 +54,7 @@ def test_every_camera(opened):
     for camera, path in enumerate(source.index.card.images):
         picture = open_x.step_feature(episodes[0]['steps'][first], path)
         other = with_settings(source, camera=camera)
-        stored = images.decode(images.encode_jpeg(picture))
-        np.testing.assert_array_equal(other.frames(0)[0], stored)
+        np.testing.assert_array_equal(other.frames(0)[0], open_x.seen(name, path, picture))
     with pytest.raises(ValueError, match=f'camera {camera + 1} of card'):
         with_settings(source, camera=camera + 1)
 
@@ -135,10 +134,47 @@ def test_a_card_that_contradicts_itself():
         dataclasses.replace(card, gripper=None)
     with pytest.raises(ValueError, match='has a terminate path'):
         dataclasses.replace(card, terminate_rule='last_step')
+    with pytest.raises(ValueError, match="blue_first .*did you mean 'observation/image'"):
+        dataclasses.replace(card, blue_first=('observation/imag',))
     with pytest.raises(ValueError, match="did you mean 'relative'"):
         robot_card.Gripper('relativ', closed=1, open=0)
     with pytest.raises(ValueError, match="did you mean 'language_table_sim'"):
         cards.find('language_table_sm')
+
+
+def test_a_state_in_place_of_a_command_is_that_of_the_next_step():
+    action = (
+        robot_card.ActionPart('move', 0, 6),
+        robot_card.ActionPart('state', 0, 1, following=True),
+    )
+    card = dataclasses.replace(cards.TABLETOP, action=action)
+    features = {
+        'move': np.zeros([3, 6]),
+        'state': np.array([-1.0, 1.0, 1.0]),
+        'action/terminate_episode': np.array([0, 0, 1]),
+    }
+    assert card.to_action(features)[:, 7].tolist() == [1, 1, 1]
+    features['state'] = np.array([1.0, 1.0, -1.0])
+    assert card.to_action(features)[:, 7].tolist() == [1, -1, -1]
+
+
+def test_a_command_has_the_order_of_the_data():
+    parts = [(3, 6), (0, 3), (6, 7)]
+    action = tuple(robot_card.ActionPart('action', start, stop) for start, stop in parts)
+    card = dataclasses.replace(cards.BRIDGE_DATASET, action=action)
+    command = card.to_command(np.array([0, 1, 2, 3, 4, 5, 6, -1]))
+    assert command['action'].tolist() == [4, 5, 6, 1, 2, 3, 1]
+
+
+def test_indexes_from_before_a_field_stay_valid():
+    assert cards.FRACTAL.fingerprint == '2659848fba9ca6be'
+    assert dataclasses.replace(cards.FRACTAL, columns=('is_first',)).fingerprint != (
+        cards.FRACTAL.fingerprint
+    )
+    turned = dataclasses.replace(cards.FRACTAL, blue_first=cards.FRACTAL.images)
+    later = dataclasses.replace(cards.FRACTAL.action[0], following=True)
+    shifted = dataclasses.replace(cards.FRACTAL, action=(later, *cards.FRACTAL.action[1:]))
+    assert len({cards.FRACTAL.fingerprint, turned.fingerprint, shifted.fingerprint}) == 3
 
 
 @pytest.mark.parametrize('card', cards.CARDS.values(), ids=lambda card: card.name)

@@ -1,4 +1,4 @@
-"""Named mixtures: every set has a card, or is named as lacking one."""
+"""Named mixtures: every set has a card; one that had none would be named."""
 
 import pathlib
 import runpy
@@ -11,25 +11,35 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize('name', named_mixtures.WEIGHTS)
-def test_sets_of_a_mixture(name):
-    weights = named_mixtures.weights(name)
-    lacking = sorted(set(weights) - set(cards.CARDS))
-    if lacking:
-        with pytest.raises(ValueError, match=f'no embodiment card for {", ".join(lacking)};'):
-            named_mixtures.robot_sets(name, 'data')
-    sets = named_mixtures.robot_sets(name, 'data', leave_out=lacking)
-    assert {s: given['weight'] for s, given in sets.items()} == {
-        s: weight for s, weight in weights.items() if s not in lacking
-    }
+def test_every_set_of_a_mixture_has_a_card(name):
+    weights, sets = named_mixtures.weights(name), named_mixtures.robot_sets(name, 'data')
+    assert {s: given['weight'] for s, given in sets.items()} == weights
     assert all(given['directory'].startswith(f'data/{s}/') for s, given in sets.items())
 
 
+def test_a_set_without_a_card_is_named(monkeypatch):
+    monkeypatch.delitem(cards.CARDS, 'droid')
+    monkeypatch.delitem(cards.CARDS, 'dobbe')
+    with pytest.raises(ValueError, match='no embodiment card for dobbe, droid;'):
+        named_mixtures.robot_sets('oxe_magic_soup_plus', 'data')
+    sets = named_mixtures.robot_sets('oxe_magic_soup_plus', 'data', leave_out=['dobbe', 'droid'])
+    assert len(sets) == 25 and not {'dobbe', 'droid'} & set(sets)
+
+
+def test_ranges_are_the_datas_own_where_the_makers_give_none():
+    sets = named_mixtures.robot_sets('oxe_magic_soup_plus', 'data')
+    for name in ('droid', 'viola', 'bridge_dataset', 'fractal20220817_data', 'language_table'):
+        assert 'bounds' not in sets[name]
+    for name in ('toto', 'bc_z', 'ucsd_kitchen_dataset_converted_externally_to_rlds', 'dobbe'):
+        assert sets[name]['bounds'] == 'q01-q99'
+
+
 @pytest.mark.parametrize('name', named_mixtures.WEIGHTS)
-def test_the_config_of_a_mixture_has_every_set_with_a_card(name):
+def test_the_config_of_a_mixture_has_every_set(name):
     config = runpy.run_path(ROOT / 'configs/rt2_x.py')['get_config'](name)
-    assert set(config.data.robot) == set(named_mixtures.weights(name)) & set(cards.CARDS)
+    assert set(config.data.robot) == set(named_mixtures.weights(name))
     spaces = {cards.CARDS[given.card].action_space.length for given in config.data.robot.values()}
-    assert spaces == ({8, 2} if 'soup' in name else {8})
+    assert spaces == {'rtx': {8, 7, 5}}.get(name, {9, 8, 7, 5, 2} if 'soup' in name else {8})
 
 
 def test_published_sizes():

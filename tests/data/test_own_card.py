@@ -110,12 +110,10 @@ def test_a_run_records_the_card_and_needs_no_file_later(dataset, file, tmp_path,
 
 
 def test_a_mixture_with_cards_of_its_own(file):
-    without = sorted(set(named_mixtures.weights('rtx')) - set(cards.CARDS))
-    leave_out = without[1:]
-    sets = named_mixtures.robot_sets('rtx', '/data', leave_out, {without[0]: str(file)})
-    assert sets[without[0]]['card'] == str(file)
+    sets = named_mixtures.robot_sets('rtx', '/data', cards={'toto': str(file)})
+    assert sets['toto']['card'] == str(file) and 'bounds' not in sets['toto']
     with pytest.raises(ValueError, match='Unknown set of mixture'):
-        named_mixtures.robot_sets('rtx', '/data', without, {'nothing': str(file)})
+        named_mixtures.robot_sets('rtx', '/data', cards={'nothing': str(file)})
 
 
 def test_a_set_may_not_take_the_name_of_anothers_source(dataset):

@@ -92,6 +92,28 @@ class PictureReader(Protocol):
         """An example's frames, uint8 [F, H, W, 3]."""
 
 
+class TurnedColours:
+    """Pictures stored as blue, green, red, read as red, green, blue.
+
+    Args:
+        pictures: reads them as they are stored.
+
+    Attributes:
+        files: the files that they are read from.
+    """
+
+    def __init__(self, pictures: PictureReader) -> None:
+        self._pictures, self.files = pictures, pictures.files
+
+    def places(self, rows: np.ndarray, episodes: np.ndarray) -> list[Any]:
+        """Where the frames of examples are."""
+        return self._pictures.places(rows, episodes)
+
+    def frames(self, place: Any) -> np.ndarray:
+        """An example's frames, uint8 [F, H, W, 3]."""
+        return np.ascontiguousarray(self._pictures.frames(place)[..., ::-1])
+
+
 def reader(index: EpisodeIndex, camera: int) -> PictureReader:
     """Reads one camera's pictures, whether they are pictures in records or frames of videos.
 
@@ -100,4 +122,6 @@ def reader(index: EpisodeIndex, camera: int) -> PictureReader:
         camera: which of the card's images.
     """
     is_video = 'packet_offset' in index.arrays
-    return VideoFrames(index, camera) if is_video else Pictures(index, camera)
+    pictures = VideoFrames(index, camera) if is_video else Pictures(index, camera)
+    blue_first = index.card.images[camera] in index.card.blue_first
+    return TurnedColours(pictures) if blue_first else pictures
