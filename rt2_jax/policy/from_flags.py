@@ -14,7 +14,6 @@ from rt2_jax.errors import UserError
 from rt2_jax.parallel import compilation, mesh as mesh_lib
 from rt2_jax.policy.policy import Policy
 
-
 DECISIONS = ('plan', 'smoothing', 'terminate_threshold', 'patience')
 
 
