@@ -32,7 +32,7 @@ def sentences() -> list[str]:
     from rt2_jax.text import prompts
 
     catalogue = pictures.catalogue() + pictures.people()
-    names = [name for picture in catalogue for name in picture.names.values()]
+    names = [_in_figures(name) for picture in catalogue for name in picture.names.values()]
     categories = sorted({picture.category for picture in catalogue})
     things = categories + _sums()
     questions = [
@@ -72,10 +72,18 @@ def sentences() -> list[str]:
     corpus += [prompts.plan(instruction) for instruction in instructions]
     corpus += names + list(compose.COLOURS) + ['yes', 'no', "I'm hungry.", 'gripper', '1, 2; 3.']
     # Most frequent, so that each English name is a single token.
-    corpus += 20 * ([f'the {picture.name}' for picture in catalogue] + categories)
+    corpus += 20 * ([f'the {_in_figures(picture.name)}' for picture in catalogue] + categories)
     corpus += 20 * names
     corpus += 20 * [f'{colour} {number}' for colour in compose.COLOURS for number in _NUMBERS]
     return corpus
+
+
+def _in_figures(name: str) -> str:
+    """'number 3' for 'number three', whose words the sums have."""
+    from rt2_jax.data.web import pictures
+
+    first, _, last = name.partition(' ')
+    return f'number {pictures.NUMBER_WORDS.index(last)}' if first == 'number' else name
 
 
 def _sums() -> list[str]:

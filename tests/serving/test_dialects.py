@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from rt2_jax import serve
+from rt2_jax.policy import from_flags
 from rt2_jax.serving import codec, messages
 from rt2_jax.serving.limits import Limits, Malformed
 
@@ -129,6 +130,6 @@ def test_depth_is_no_picture():
 
 
 def test_the_flags_that_the_readme_names_exist():
-    source = pathlib.Path(serve.__file__).read_text()
+    source = ''.join(pathlib.Path(file.__file__).read_text() for file in (serve, from_flags))
     named = set(re.findall(r'--(\w+)', README.read_text()))
     assert named and named <= {*re.findall(r'DEFINE_\w+\(\s*[\'"](\w+)', source), 'server'}
