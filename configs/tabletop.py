@@ -6,7 +6,9 @@ Arguments:
     vision      the vision tower alone learns what is where in the small web, going on from the packaged one
     pretrain    the small web alone, going on from the packaged tiny PaLI, or from a tower of vision_small;
                 gives the next packaged tiny PaLI
-    cofinetune  robot episodes and web together from the packaged tiny PaLI (RT-2's recipe)
+    cofinetune  robot episodes and web together from the packaged tiny PaLI (RT-2's recipe), and questions
+                about frames of other tables, cameras and lights; scratch, one_pass and palm_e ask them, too:
+                collect --suite=elsewhere --episodes=3000 --output=runs/data/elsewhere
     finetune    robot episodes alone from the packaged tiny PaLI
     scratch     robot episodes and web from random weights
     *_small     the same five with 0.7 M parameters in place of 2.4 M, for the ablation of sizes. No small

@@ -50,6 +50,14 @@ class CorruptRecord(UserError, ValueError):
         place = [name, self.offset, self.reason]
         return place if type(self) is CorruptRecord else [*place, type(self).__name__]
 
+    @staticmethod
+    def from_json(kept: Sequence[Any], folder: str | os.PathLike = '') -> CorruptRecord:
+        """The inverse of `as_json`."""
+        name, offset, reason, *kind = kept
+        kinds = {cls.__name__: cls for cls in (CorruptFrame, CorruptEpisode)}
+        path = f'{os.fspath(folder)}/{name}' if folder else name
+        return kinds[kind[0]](path, offset, reason) if kind else CorruptRecord(path, offset, reason)
+
 
 class CorruptFrame(CorruptRecord):
     """A frame of a video that cannot be read; names the video and the time of the frame in seconds."""
@@ -61,14 +69,6 @@ class CorruptEpisode(CorruptRecord):
     """An episode whose numbers in a table cannot be trusted; names the table and the episode."""
 
     PLACE = 'episode {}'
-
-
-def from_json(kept: Sequence[Any], folder: str | os.PathLike = '') -> CorruptRecord:
-    """The inverse of `CorruptRecord.as_json`."""
-    name, offset, reason, *kind = kept
-    kinds = {cls.__name__: cls for cls in (CorruptFrame, CorruptEpisode)}
-    path = f'{os.fspath(folder)}/{name}' if folder else name
-    return kinds[kind[0]](path, offset, reason) if kind else CorruptRecord(path, offset, reason)
 
 
 # How the files begin that git-lfs puts in the place of large ones (git-lfs/docs/spec.md).

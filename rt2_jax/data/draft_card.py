@@ -33,10 +33,9 @@ from rt2_jax.data.robot_card import RobotCard
 from rt2_jax.text.actions import ActionSpace
 
 FLAGS = flags.FLAGS
-_NULL_FIRST = (
-    0.8  # share of the episodes whose first step moves nothing from which on it is no example
-)
-_STILL = 0.2  # share of all steps that move nothing up to which that is told by it
+# `drop_zero_first` is guessed where the first step moves nothing in at least this share of the episodes,
+# and of all steps few more than these move nothing.
+_NULL_FIRST, _STILL = 0.8, 0.2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,28 +107,26 @@ def _card(
     action: Sequence[str],
     frequency: float,
 ) -> tuple[RobotCard, list[Guess]]:
-    cameras, said_images = guessed_features.images(sample, images)
-    words, said_instruction = guessed_features.instruction(sample, instruction)
-    found, motion, said_action = guessed_action.dimensions(sample, action)
-    gripper, said_gripper = (
-        None,
-        [Guess('gripper', 'none', 'no number of the action looks like one')],
-    )
-    for part in found:
+    cameras, about_images = guessed_features.images(sample, images)
+    words, about_words = guessed_features.instruction(sample, instruction)
+    parts, motion, about_action = guessed_action.dimensions(sample, action)
+    gripper = None
+    about_gripper = [Guess('gripper', 'none', 'no number of the action looks like one')]
+    for part in parts:
         if part.kind == 'gripper':
-            gripper, said_gripper = guessed_gripper.guess(
+            gripper, about_gripper = guessed_gripper.guess(
                 part.path.rpartition('/')[2], guessed_action.values(sample, part)
             )
-    flag, rule, said_terminate = guessed_features.terminate(sample)
-    success, said_success = guessed_features.success(sample)
-    rate, said_rate = guessed_features.frequency(sample, frequency)
-    space, said_ranges = _space(sample, found, motion, rule)
-    drops, said_first = _first_step(sample, found)
+    flag, rule, about_end = guessed_features.terminate(sample)
+    success, about_success = guessed_features.success(sample)
+    rate, about_rate = guessed_features.frequency(sample, frequency)
+    space, about_ranges = _space(sample, parts, motion, rule)
+    drops, about_first = _first_step(sample, parts)
     card = RobotCard(
         name=name,
         images=cameras,
         instruction=words,
-        action=guessed_action.parts_of(found),
+        action=guessed_action.parts_of(parts),
         terminate=flag,
         terminate_rule=rule,
         action_space=space,
@@ -140,23 +137,28 @@ def _card(
         success=success,
         drop_zero_first=drops,
     )
-    frame = Guess(
-        'frame',
-        'unknown',
-        'the data do not say',
-        'what x, y and z are relative to: words for people',
-    )
-    said = (said_images, said_instruction, said_action, *said_gripper, said_terminate, *said_ranges)
-    return card, [*said, said_success, said_first, said_rate, frame]
+    check = 'what x, y and z are relative to: words for people'
+    return card, [
+        about_images,
+        about_words,
+        about_action,
+        *about_gripper,
+        about_end,
+        *about_ranges,
+        about_success,
+        about_first,
+        about_rate,
+        Guess('frame', 'unknown', 'the data do not say', check),
+    ]
 
 
 def _space(
-    sample: Sample, found: Sequence[guessed_action.Dimension], motion: str, rule: str
+    sample: Sample, parts: Sequence[guessed_action.Dimension], motion: str, rule: str
 ) -> tuple[ActionSpace, list[Guess]]:
     """The card's `action_space`: symmetric about zero where the numbers are changes."""
     ranges: list[tuple[float, float]] = []
     units = []
-    for part in found:
+    for part in parts:
         values = np.concatenate(guessed_action.values(sample, part))
         if part.kind == 'gripper':  # inside, whatever the robot's own numbers are
             ranges.append((-1.0, 1.0))
@@ -165,11 +167,11 @@ def _space(
             ranges.append(guessed_action.range_of(values, motion == 'delta'))
             units.append(guessed_action.unit(sample, part))
     guesses = []
-    for i, part in enumerate(found):
+    for i, part in enumerate(parts):
         if part.kind == 'gripper':
             continue
         if ranges[i][0] == ranges[i][1]:  # as its neighbours, where it never moves
-            alike = [ranges[j] for j, other in enumerate(found) if other.kind == part.kind]
+            alike = [ranges[j] for j, other in enumerate(parts) if other.kind == part.kind]
             ranges[i] = max(alike, key=lambda ends: ends[1] - ends[0])
         if ranges[i][0] == ranges[i][1]:
             ranges[i] = ranges[i][0] - 0.1, ranges[i][1] + 0.1
@@ -178,16 +180,16 @@ def _space(
         check = '; '.join(filter(None, (guess.check, units[i][1])))
         guesses.append(guess._replace(check=check))
     low, high = zip(*ranges, strict=True)
-    names = tuple(part.name for part in found)
+    names = tuple(part.name for part in parts)
     space = ActionSpace(
         low, high, names, tuple(unit for unit, _ in units), terminate=rule != 'none'
     )
     return space, guesses
 
 
-def _first_step(sample: Sample, found: Sequence[guessed_action.Dimension]) -> tuple[bool, Guess]:
+def _first_step(sample: Sample, parts: Sequence[guessed_action.Dimension]) -> tuple[bool, Guess]:
     """The card's `drop_zero_first`, and what else moves nothing."""
-    moving = [guessed_action.values(sample, part) for part in found if part.kind != 'gripper']
+    moving = [guessed_action.values(sample, part) for part in parts if part.kind != 'gripper']
     still = [
         np.logical_not(np.any(np.stack(rows, axis=1), axis=1)) for rows in zip(*moving, strict=True)
     ]

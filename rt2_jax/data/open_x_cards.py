@@ -85,6 +85,14 @@ def _vector(name: str, images: tuple[str, ...], **fields: Any) -> RobotCard:
     )
 
 
+def _controlled(name: str, **fields: Any) -> RobotCard:
+    """A card of a set whose arm an operational-space controller moves, seen from outside and the wrist."""
+    usual: dict[str, Any] = dict(
+        action_space=CONTROLLER, frequency=20.0, frame=CONTROLLED, gripper=OPEN_M1_CLOSED_1
+    )
+    return _vector(name, ('image', 'wrist_image'), **(usual | fields))
+
+
 # An arm that moves its gripper without turning it. Octo and OpenVLA add a rotation of zeros.
 JACO_PLAY = _keyed(
     'jaco_play',
@@ -159,43 +167,17 @@ BC_Z = RobotCard(
     columns=('observation/episode_success', 'observation/present/autonomous'),
 )
 
-AUSTIN_BUDS = _vector(
-    'austin_buds_dataset_converted_externally_to_rlds',
-    ('image', 'wrist_image'),
-    action_space=CONTROLLER,
-    frequency=20.0,
-    frame=CONTROLLED,
-    gripper=OPEN_M1_CLOSED_1,
-)
+AUSTIN_BUDS = _controlled('austin_buds_dataset_converted_externally_to_rlds')
 
-AUSTIN_SAILOR = _vector(
-    'austin_sailor_dataset_converted_externally_to_rlds',
-    ('image', 'wrist_image'),
-    action_space=CONTROLLER,
-    frequency=20.0,
-    frame=CONTROLLED,
-    gripper=OPEN_M1_CLOSED_1,
-)
+AUSTIN_SAILOR = _controlled('austin_sailor_dataset_converted_externally_to_rlds')
 
 # `action_mode` tells a person (-1, and 1 where one takes over) from the policy (0).
-AUSTIN_SIRIUS = _vector(
-    'austin_sirius_dataset_converted_externally_to_rlds',
-    ('image', 'wrist_image'),
-    action_space=CONTROLLER,
-    frequency=20.0,
-    frame=CONTROLLED,
-    gripper=OPEN_M1_CLOSED_1,
-    columns=('action_mode',),
+AUSTIN_SIRIUS = _controlled(
+    'austin_sirius_dataset_converted_externally_to_rlds', columns=('action_mode',)
 )
 
-UTAUSTIN_MUTEX = _vector(
-    'utaustin_mutex',
-    ('image', 'wrist_image'),
-    action_space=CONTROLLER,
-    frequency=20.0,
-    frame=CONTROLLED,
-    gripper=OPEN_M1_CLOSED_1,
-    blue_first=('observation/image', 'observation/wrist_image'),
+UTAUSTIN_MUTEX = _controlled(
+    'utaustin_mutex', blue_first=('observation/image', 'observation/wrist_image')
 )
 
 # [7 joint velocities, dx, dy, dz, droll, dpitch, dyaw, gripper, terminate], of which the last is
@@ -332,15 +314,7 @@ DROID = _vector(
 # OpenVLA's sets without steps that move nothing, huggingface.co/datasets/openvla/modified_libero_rlds.
 # Pictures are upright: the simulator's own are turned by 180 degrees before a policy sees them.
 LIBERO = tuple(
-    _vector(
-        f'libero_{suite}_no_noops',
-        ('image', 'wrist_image'),
-        action_space=CONTROLLER,
-        frequency=20.0,
-        frame=CONTROLLED,
-        gripper=OPEN_M1_CLOSED_1,
-    )
-    for suite in ('spatial', 'object', 'goal', '10')
+    _controlled(f'libero_{suite}_no_noops') for suite in ('spatial', 'object', 'goal', '10')
 )
 
 CARDS = (

@@ -97,7 +97,7 @@ class Policy:
             plan_length=settings.plan_length,
             one_pass=settings.one_pass,
         )
-        self.sampler = Sampler(model, grammar, *settings.sampling)
+        self.sampler = Sampler(model, grammar, **settings.sampling)
         self._runner = Runner(
             self.sampler, params, self.prompt_length, settings.batch_sizes, mesh, settings.seed
         )

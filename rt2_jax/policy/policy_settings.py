@@ -94,9 +94,10 @@ class Settings:
         return cls(**(implied | changes))
 
     @property
-    def sampling(self) -> tuple[float, float, float]:
-        """What `Sampler` takes of them, in its order."""
-        return self.top_p, self.smoothing, self.terminate_threshold
+    def sampling(self) -> dict[str, float]:
+        """Those that `Sampler` takes."""
+        names = ('top_p', 'smoothing', 'terminate_threshold')
+        return {name: getattr(self, name) for name in names}
 
     def crops(self, kind: Kind) -> bool:
         """Whether answers of a kind are made on the crop."""

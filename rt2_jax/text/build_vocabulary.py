@@ -80,10 +80,8 @@ def sentences() -> list[str]:
 
 def _in_figures(name: str) -> str:
     """'number 3' for 'number three', whose words the sums have."""
-    from rt2_jax.data.web import pictures
-
     first, _, last = name.partition(' ')
-    return f'number {pictures.NUMBER_WORDS.index(last)}' if first == 'number' else name
+    return f'number {1 + _NUMBERS.index(last)}' if first == 'number' else name
 
 
 def _sums() -> list[str]:

@@ -61,7 +61,7 @@ def dimensions(sample: Sample, named: Sequence[str] = ()) -> tuple[list[Dimensio
     Raises:
         DataSetError: no feature is an action; names those with numbers.
     """
-    paths = guessed_features.given(sample, named, 'action') if named else _candidates(sample)
+    paths = guessed_features.full_paths(sample, named, 'action') if named else _candidates(sample)
     for path in paths:
         if path not in sample.numbers or sample.size(path) > _LONGEST:
             raise DataSetError(
@@ -95,10 +95,10 @@ def dimensions(sample: Sample, named: Sequence[str] = ()) -> tuple[list[Dimensio
     return parts, motion, Guess('action', f'{motion}: {", ".join(words)}', why, check.strip('; '))
 
 
-def parts_of(found: Sequence[Dimension]) -> tuple[ActionPart, ...]:
+def parts_of(dimensions: Sequence[Dimension]) -> tuple[ActionPart, ...]:
     """The card's `action`: runs of consecutive entries of a feature."""
     runs: list[ActionPart] = []
-    for part in found:
+    for part in dimensions:
         path = card_path(part.path)
         if runs and runs[-1].path == path and runs[-1].stop == part.entry:
             runs[-1] = dataclasses.replace(runs[-1], stop=part.entry + 1)
@@ -128,23 +128,23 @@ def unit(sample: Sample, part: Dimension) -> tuple[str, str]:
     return '1', ''
 
 
-def range_of(found: np.ndarray, symmetric: bool) -> tuple[float, float]:
+def range_of(numbers: np.ndarray, symmetric: bool) -> tuple[float, float]:
     """The range of the bins: all values, unless the largest is far beyond the 1st and 99th percentile.
 
     Args:
-        found: float [N].
+        numbers: float [N].
         symmetric: about zero, so that zero is the centre of a bin and comes back exactly.
 
     Returns:
         Rounded outwards to two digits; (0, 0) where the dimension never moves.
     """
-    q01, q99 = np.quantile(found, [0.01, 0.99])
+    q01, q99 = np.quantile(numbers, [0.01, 0.99])
     if symmetric:
-        largest, usual = float(np.abs(found).max()), float(max(abs(q01), abs(q99)))
+        largest, usual = float(np.abs(numbers).max()), float(max(abs(q01), abs(q99)))
         reach = largest if largest <= _WIDER * usual or usual < MINIMUM_RANGE / 2 else usual
         reach = _rounded_up(reach)
         return -reach, reach
-    low, high = float(found.min()), float(found.max())
+    low, high = float(numbers.min()), float(numbers.max())
     if high - low > _WIDER * (q99 - q01) > 0:
         low, high = float(q01), float(q99)
     step = 10.0 ** math.floor(math.log10(max(high - low, 1e-6)) - 1)
@@ -227,8 +227,8 @@ def _split(sample: Sample, path: str, has_gripper: bool) -> list[Dimension]:
         kinds[7] = ['position'] * 3 + ['rotation'] * 4  # a quaternion
     elif is_last_gripper and body == 7:
         kinds[7] = ['joint'] * 7
-    found = kinds.get(body, ['other'] * body) + ['gripper'] * is_last_gripper
-    return [Dimension(path, entry, kind) for entry, kind in enumerate(found)]
+    split = kinds.get(body, ['other'] * body) + ['gripper'] * is_last_gripper
+    return [Dimension(path, entry, kind) for entry, kind in enumerate(split)]
 
 
 def _motion(sample: Sample, parts: Sequence[Dimension]) -> tuple[str, str, str]:
@@ -273,14 +273,14 @@ def _with_names(parts: Sequence[Dimension], motion: str) -> list[Dimension]:
     return named
 
 
-def describe_range(found: np.ndarray, low: float, high: float, name: str, unit: str) -> Guess:
-    """What is said of a dimension's range."""
-    q01, q99 = np.quantile(found, [0.01, 0.99])
-    beyond = float(((found < low - 1e-6) | (found > high + 1e-6)).mean())
-    largest = float(found[np.abs(found).argmax()])
+def describe_range(numbers: np.ndarray, low: float, high: float, name: str, unit: str) -> Guess:
+    """The guess about a dimension's range."""
+    q01, q99 = np.quantile(numbers, [0.01, 0.99])
+    beyond = float(((numbers < low - 1e-6) | (numbers > high + 1e-6)).mean())
+    largest = float(numbers[np.abs(numbers).argmax()])
     value = f'{low:g} to {high:g}{"" if unit == "1" else f" {unit}"}'
     why = f'98 % in {q01:.3g} to {q99:.3g}, farthest {largest:.3g}'
     check = f'{percent(beyond)} of the values lie beyond, and are clipped' if beyond else ''
-    if np.ptp(found) == 0:
+    if np.ptp(numbers) == 0:
         check = 'it never moves here: the range is that of its neighbours'
     return Guess(f'range of {name}', value, why, check)

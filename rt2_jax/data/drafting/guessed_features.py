@@ -24,7 +24,7 @@ _INSTRUCTION = (
 _OFTEN = 0.5  # share of the episodes whose last step a terminate flag must mark
 
 
-def given(sample: Sample, paths: Sequence[str], flag: str) -> list[str]:
+def full_paths(sample: Sample, paths: Sequence[str], flag: str) -> list[str]:
     """The schema's paths for those that a person named, which are the card's.
 
     Raises:
@@ -117,7 +117,7 @@ def instruction(sample: Sample, named: str = '') -> tuple[str, Guess]:
         DataSetError: no text looks like one; names the texts.
     """
     if named:
-        full = given(sample, [named], 'instruction')[0]
+        full = full_paths(sample, [named], 'instruction')[0]
         return named, Guess('instruction', named, 'named by --instruction', _same(sample, full))
     scores = {path: _likeness(path, texts) for path, texts in sample.texts.items()}
     likely = sorted((path for path in scores if scores[path] > 0), key=lambda path: -scores[path])

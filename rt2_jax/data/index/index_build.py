@@ -26,7 +26,7 @@ from absl import logging
 from etils import epath
 
 from rt2_jax.data import files
-from rt2_jax.data.data_errors import ON_CORRUPT, CorruptRecord, DataSetError, from_json
+from rt2_jax.data.data_errors import ON_CORRUPT, CorruptRecord, DataSetError
 from rt2_jax.data.index import index_arrays, index_jobs, index_places
 from rt2_jax.data.index.indexable import Indexable, Part, Unit
 from rt2_jax.nearest import check
@@ -177,7 +177,8 @@ def _join(
     if not sum(part.about['rows'] for part in parts):
         reason = f'{dataset.directory} has no readable {dataset.rows}'
         if count:
-            reason += f': {count} records are unreadable, the first: {from_json(skipped[0])}'
+            first = CorruptRecord.from_json(skipped[0])
+            reason += f': {count} records are unreadable, the first: {first}'
         raise DataSetError(reason)
     with index_places.writing(location) as folder:
         about = {

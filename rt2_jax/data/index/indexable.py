@@ -132,6 +132,15 @@ class RobotEpisodes(Indexable):
 
     Attributes:
         card: what their features mean.
+        split: which split of the data set.
     """
 
     card: Any  # robot_card.RobotCard
+    split: str
+    rows = 'steps'
+    parallel_bytes = 256 << 20
+
+    @property
+    def index_name(self) -> str:
+        """One index for each split and card."""
+        return f'{self.split}-{self.card.name}-{self.card.fingerprint[:8]}'

@@ -9,7 +9,7 @@ from etils import epath
 
 from rt2_jax import records
 from rt2_jax.data import files
-from rt2_jax.data.data_errors import IndexMismatch, from_json
+from rt2_jax.data.data_errors import CorruptRecord, IndexMismatch
 from rt2_jax.data.index import index_arrays, index_build, index_jobs, index_places
 from rt2_jax.data.index.indexable import Indexable
 
@@ -159,7 +159,7 @@ def open_index(
         )
     index = kind(dataset, location, together=together)
     if count := index.skipped_count:
-        first = from_json(index.about['skipped'][0], files.path(dataset.directory))
+        first = CorruptRecord.from_json(index.about['skipped'][0], files.path(dataset.directory))
         if on_corrupt == 'raise':
             raise type(first)(
                 first.path,

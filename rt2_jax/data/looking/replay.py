@@ -15,7 +15,7 @@ _ROWS = 1 << 18
 
 def replay(
     actions: np.ndarray, episode_first: np.ndarray, card: RobotCard, space: ActionSpace
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], np.ndarray]:
     """Sends recorded actions through tokens and back.
 
     Args:
@@ -25,7 +25,7 @@ def replay(
         space: the bins.
 
     Returns:
-        Ready for JSON. 'moving': steps that move something. 'zeroed': the share of them whose movement,
+        A report, ready for JSON, and int64 [D, bins], how many actions fall into each bin. 'moving': steps that move something. 'zeroed': the share of them whose movement,
         that is all dimensions but the gripper, comes back as all zeros. 'dimensions', by name: the
         'unit', 'mean' and 'largest' absolute error in it, the share that is 'clipped', and, where
         actions are changes, 'off_mean' and 'off_largest': how far from the recording an episode
@@ -34,12 +34,16 @@ def replay(
     codec = ActionTokenizer(space, Tokenizer.load_default())
     count, flags = len(space.names), int(space.terminate)
     moves = [i for i, name in enumerate(space.names) if name != 'gripper']
+    counts = np.zeros([count, space.bins], np.int64)
     total, largest = np.zeros(count), np.zeros(count)
     off = np.zeros([len(episode_first) - 1, count])
     moving = zeroed = 0
     for start in range(0, len(actions), _ROWS):
         chunk = actions[start : start + _ROWS]
-        back = codec.from_integers(codec.to_integers(chunk))[:, flags:].astype(np.float64)
+        integers = codec.to_integers(chunk)
+        for row, column in zip(counts, integers[:, flags:].T, strict=True):
+            row += np.bincount(column, minlength=space.bins)
+        back = codec.from_integers(integers)[:, flags:].astype(np.float64)
         values = np.array(chunk[:, flags:], np.float64)
         was_moving = values[:, moves].any(axis=1)
         moving += int(was_moving.sum())
@@ -64,7 +68,8 @@ def replay(
         if card.motion == 'delta' and i in moves:
             ends = np.abs(off[np.diff(episode_first) > 0, i])
             dimensions[name] |= {'off_mean': float(ends.mean()), 'off_largest': float(ends.max())}
-    return {'moving': moving, 'zeroed': zeroed / max(moving, 1), 'dimensions': dimensions}
+    zeroed_share = zeroed / max(moving, 1)
+    return {'moving': moving, 'zeroed': zeroed_share, 'dimensions': dimensions}, counts
 
 
 def as_lines(report: dict[str, Any]) -> list[str]:

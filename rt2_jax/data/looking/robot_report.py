@@ -7,13 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from rt2_jax.data.data_errors import from_json
+from rt2_jax.data.data_errors import CorruptRecord
 from rt2_jax.data.index.episode_index import EpisodeIndex
 from rt2_jax.data.looking import replay
 from rt2_jax.data.robot import action_statistics
 from rt2_jax.data.robot_card import Gripper
-from rt2_jax.text.actions import MINIMUM_RANGE, ActionSpace, ActionTokenizer
-from rt2_jax.text.tokenizer import Tokenizer
+from rt2_jax.text.actions import MINIMUM_RANGE, ActionSpace
 
 # From here on a warning is due.
 FEW_BINS = 0.25  # share of the bins in which 98 % of a dimension's values lie
@@ -41,7 +40,10 @@ def report_of(index: EpisodeIndex) -> dict[str, Any]:
         bounds: action_statistics.action_space(space, bounds, index.statistics)
         for bounds in _BOUNDS
     }
-    bins = {bounds: _bins(actions, ranges) for bounds, ranges in spaces.items()}
+    replayed, bins = {}, {}
+    for bounds, ranges in spaces.items():
+        replayed[bounds], inside = replay.replay(actions, np.asarray(first), card, ranges)
+        bins[bounds] = _bins(replayed[bounds], inside, ranges)
     report = {
         'card': card.name,
         'card_says': {
@@ -88,15 +90,12 @@ def report_of(index: EpisodeIndex) -> dict[str, Any]:
         'gripper_bins': _gripper_bins(bins['card']['gripper'], card.gripper)
         if card.gripper
         else [],
-        'replay': {
-            bounds: replay.replay(actions, np.asarray(first), card, ranges)
-            for bounds, ranges in spaces.items()
-        },
+        'replay': replayed,
         # Older indexes don't hold how the data's own values were used.
         'gripper': action_statistics.gripper_warning(card.gripper, about['gripper'])
         if card.gripper and 'gripper' in about
         else '',
-        'unreadable': [str(from_json(kept)) for kept in about['skipped'][:3]],
+        'unreadable': [str(CorruptRecord.from_json(kept)) for kept in about['skipped'][:3]],
         'without_picture': {
             path: index.without_picture(camera) for camera, path in enumerate(card.images)
         },
@@ -117,17 +116,13 @@ def _still_steps(actions: np.ndarray, space: ActionSpace) -> int:
     return sum(int((~actions[i : i + _ROWS, moves].any(axis=1)).sum()) for i in starts)
 
 
-def _bins(actions: np.ndarray, space: ActionSpace) -> dict[str, dict[str, Any]]:
-    """How the actions fall into bins, counted by the tokenizer of actions itself."""
-    codec = ActionTokenizer(space, Tokenizer.load_default())
-    counts = np.zeros([len(space.names), space.bins], np.int64)
-    for start in range(0, len(actions), _ROWS):
-        integers = codec.to_integers(actions[start : start + _ROWS])[:, int(space.terminate) :]
-        for row, column in zip(counts, integers.T, strict=True):
-            row += np.bincount(column, minlength=space.bins)
+def _bins(
+    replayed: Mapping[str, Any], counts: np.ndarray, space: ActionSpace
+) -> dict[str, dict[str, Any]]:
+    """How the actions fall into bins, [D, bins], as the tokenizer of actions counts them."""
     dimensions = {}
     for i, name in enumerate(space.names):
-        share = counts[i].cumsum() / len(actions)
+        share = counts[i].cumsum() / counts[i].sum()
         inner = np.searchsorted(share, 0.99) - np.searchsorted(share, 0.01, 'right') + 1
         dimensions[name] = {
             'low': space.low[i],
@@ -136,7 +131,7 @@ def _bins(actions: np.ndarray, space: ActionSpace) -> dict[str, dict[str, Any]]:
             'bins': space.bins,
             'bins_used': int((counts[i] > 0).sum()),
             'bins_of_98_percent': int(inner),
-            'clipped': float(codec.clipped[i] / len(actions)),
+            'clipped': replayed['dimensions'][name]['clipped'],
             'counts': counts[i].tolist(),
         }
     return dimensions

@@ -45,18 +45,10 @@ class LeRobot(RobotEpisodes):
     card: robot_card.RobotCard
     split: str = 'train'
 
-    rows = 'steps'
-    parallel_bytes = 256 << 20
-
     @functools.cached_property
     def layout(self) -> Layout:
         """What the folder `meta` says; raises as `lerobot_directory.read`."""
         return lerobot_directory.read(self.directory, self.card.images, self.split)
-
-    @property
-    def index_name(self) -> str:
-        """One index for each split and card."""
-        return f'{self.split}-{self.card.name}-{self.card.fingerprint[:8]}'
 
     @property
     def identity(self) -> dict[str, Any]:

@@ -181,10 +181,10 @@ class EpisodeReader:
                 self._videos[camera] = name, error
             else:
                 self._videos[camera] = name, packets
-        found = self._videos[camera][1]
-        if isinstance(found, CorruptFrame):
-            raise CorruptFrame(found.path, time, found.reason)
-        return found
+        opened = self._videos[camera][1]
+        if isinstance(opened, CorruptFrame):
+            raise CorruptFrame(opened.path, time, opened.reason)
+        return opened
 
     def _own(self, packets: VideoPackets, shown: np.ndarray, name: str) -> np.ndarray:
         """The packet of the frame that is nearest to each of the times [T] in a video, int64 [T]."""

@@ -38,14 +38,6 @@ class Rlds(RobotEpisodes):
     schema: rlds_schema.Schema = dataclasses.field(default_factory=dict)
     episodes: tuple[int, ...] = ()
 
-    rows = 'steps'
-    parallel_bytes = 256 << 20
-
-    @property
-    def index_name(self) -> str:
-        """One index for each split and card."""
-        return f'{self.split}-{self.card.name}-{self.card.fingerprint[:8]}'
-
     @property
     def identity(self) -> dict[str, Any]:
         """What an index must have been built with."""

@@ -1,4 +1,4 @@
-"""The format of a robot data set, found by what its folder holds."""
+"""The format of a robot data set, by what its folder holds."""
 
 from __future__ import annotations
 

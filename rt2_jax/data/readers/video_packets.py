@@ -110,7 +110,7 @@ def decode(codec: str, packets: Sequence[bytes], wanted: Sequence[int]) -> dict[
     """
     av = _av()
     decoder, converter = _decoder(codec)
-    found: dict[int, np.ndarray] = {}
+    frames: dict[int, np.ndarray] = {}
     try:
         decoder.flush_buffers()
         for number, data in enumerate([*packets, None]):
@@ -122,12 +122,12 @@ def decode(codec: str, packets: Sequence[bytes], wanted: Sequence[int]) -> dict[
                 packet.pts = packet.dts = number  # what a frame is known by
             for frame in decoder.decode(packet):
                 if frame.pts in wanted and not frame.is_corrupt:
-                    found[frame.pts] = converter.reformat(frame, format='rgb24').to_ndarray()
+                    frames[frame.pts] = converter.reformat(frame, format='rgb24').to_ndarray()
     except av.error.FFmpegError as error:
         raise ValueError(f"the frame can't be decoded: {error}") from error
-    if len(found) < len(set(wanted)):
+    if len(frames) < len(set(wanted)):
         raise ValueError("the frame can't be decoded: its bytes are damaged")
-    return found
+    return frames
 
 
 def _columns(

@@ -14,6 +14,7 @@ from rt2_jax.data.robot.frame_questions import FrameQuestions
 from rt2_jax.data.robot.prediction_tasks import PredictionTasks
 from rt2_jax.data.robot.progress import Progress
 from rt2_jax.data.robot.step_source import StepSource
+from rt2_jax.data.schedules import Schedule
 from rt2_jax.nearest import check
 
 PLANNERS: dict[str, type[plans.Planner]] = {
@@ -48,25 +49,33 @@ def open_robot(
     steps = rlds.open_set(robot_set, part, indexes)
     if part == 'train':
         _log_ranges(steps)
-    name, plan_share = robot_set.name, robot_set.plan_share
+    name = robot_set.name
     weight = robot_set.weight.times(len(steps)) if per_step else robot_set.weight
     opened = Sources({}, {})
     if robot_set.shows == 'progress':
         opened.robot[name] = Weighted(Progress(steps, name), weight)
         return opened
-    acts = weight.most > 0
-    if acts and plan_share < 1:
-        opened.robot[name] = Weighted(steps, weight.times(1 - plan_share))
-    if acts and plan_share > 0:
-        planner = make_planner(robot_set.plans)
-        planned = plans.Planned(steps, planner, robot_set.plans_missing, f'{name}_plans')
-        opened.robot[planned.name] = Weighted(planned, weight.times(plan_share))
-    if acts and robot_set.tasks:
-        tasks = PredictionTasks(steps, robot_set.tasks, f'{name}_tasks')
-        opened.robot[tasks.name] = Weighted(tasks, weight.times(sum(tasks.weights.values())))
+    if weight.most > 0:
+        opened.robot.update(_acting(steps, robot_set, weight))
     if robot_set.questions.most > 0:
         questions = FrameQuestions(steps, name=f'{name}_frames')
         opened.web[questions.name] = Weighted(questions, robot_set.questions)
+    return opened
+
+
+def _acting(steps: StepSource, robot_set: RobotSet, weight: Schedule) -> dict[str, Weighted]:
+    """The sources whose answers are actions, or tasks beside them, by name."""
+    name, plan_share = robot_set.name, robot_set.plan_share
+    opened: dict[str, Weighted] = {}
+    if plan_share < 1:
+        opened[name] = Weighted(steps, weight.times(1 - plan_share))
+    if plan_share > 0:
+        planner = make_planner(robot_set.plans)
+        planned = plans.Planned(steps, planner, robot_set.plans_missing, f'{name}_plans')
+        opened[planned.name] = Weighted(planned, weight.times(plan_share))
+    if robot_set.tasks:
+        tasks = PredictionTasks(steps, robot_set.tasks, f'{name}_tasks')
+        opened[tasks.name] = Weighted(tasks, weight.times(sum(tasks.weights.values())))
     return opened
 
 

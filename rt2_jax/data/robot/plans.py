@@ -219,9 +219,12 @@ def grounded(step: Mapping) -> str:
         (name for name in names if f' {name} ' in instruction),
         key=lambda name: instruction.index(f' {name} '),
     )
-    height, turn = step['observation/gripper_xyz'][2], step['observation/gripper_yaw'] / math.tau
-    gripper = [*step['observation/gripper_pixel'], height, 0.5 + turn]
-    gripper.append(step['observation/gripper_opening'])
+    gripper = [
+        *step['observation/gripper_pixel'],
+        step['observation/gripper_xyz'][2],
+        0.5 + step['observation/gripper_yaw'] / math.tau,
+        step['observation/gripper_opening'],
+    ]
     spots = [*((name, pixels[name]) for name in named), ('gripper', np.array(gripper))]
     return ' '.join(
         f'{name} {places.write_point(np.clip(uv, 0, 1))}' if np.isfinite(uv).all() else name

@@ -122,7 +122,7 @@ def foreign(picture: Picture, others: Sequence[Picture], rng: np.random.Generato
     return languages[int(rng.integers(len(languages)))] if languages else ''
 
 
-def arithmetic(picture: Picture, others: Sequence[Picture], rng: np.random.Generator) -> str:
+def number(picture: Picture, others: Sequence[Picture], rng: np.random.Generator) -> str:
     """'the sum of two plus one' or, in figures, 'number 3', of a number."""
     del others
     if picture.category != 'number':

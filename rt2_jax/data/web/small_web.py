@@ -41,7 +41,7 @@ KINDS = {
     'where': 0.34,
     'where_category': 0.03,
     'where_language': 0.03,
-    'where_sum': 0.0,  # a number, named by a sum or a difference
+    'where_sum': 0.0,  # a number, named by a sum, a difference or in figures
     'where_colour': 0.0,  # a thing, named by the colour of its card
     'where_use': 0.0,  # a thing, named by what it is for
     'plan': 0.0,  # an instruction in any words, answered by names and places as a plan has them
@@ -264,7 +264,7 @@ def _ask(
         case 'where_category':
             return f'where is the {picture.category}', point
         case 'where_sum':
-            return f'where is {descriptions.arithmetic(picture, (), rng)}', point
+            return f'where is {descriptions.number(picture, (), rng)}', point
         case 'where_colour':
             return f'where is {web_plans.on_card(scene)}', point
         case 'where_use':

@@ -54,7 +54,7 @@ def ask(scene: list[Placed], rng: np.random.Generator) -> tuple[str, str]:
 def _words(scene: Sequence[Placed], rng: np.random.Generator) -> str:
     """Words for the first thing of a scene that fit nothing else in it."""
     picture, *others = [placed.picture for placed in scene]
-    ways = (descriptions.category, descriptions.foreign, descriptions.arithmetic, descriptions.use)
+    ways = (descriptions.category, descriptions.foreign, descriptions.number, descriptions.use)
     words = [way(picture, others, rng) for way in ways] + [on_card(scene)]
     possible = [some for some in words if some]
     return _choice(rng, possible) if possible and rng.random() < _OTHER_WORDS else picture.name

@@ -239,7 +239,7 @@ def draw(name: str, seed: int, kind: str | None = None) -> Scene:
             float(x),
             float(y),
             float(rng.uniform(-scenes.TILE_YAW, scenes.TILE_YAW)),
-            _card(rng) if chosen.tiles == 'coloured' and rng.random() < 0.5 else _pale(rng),
+            _card_colour(rng) if chosen.tiles == 'coloured' and rng.random() < 0.5 else _pale(rng),
             things.scale,
             chosen.drawn_by,
         )
@@ -260,7 +260,7 @@ def draw(name: str, seed: int, kind: str | None = None) -> Scene:
     return Scene(task, tiles, gripper, surface, light, camera, clutter)
 
 
-def _card(rng: np.random.Generator) -> Vector:
+def _card_colour(rng: np.random.Generator) -> Vector:
     red, green, blue = compose.COLOURS[str(rng.choice(list(compose.COLOURS)))]
     return red / 255, green / 255, blue / 255
 

@@ -22,4 +22,4 @@ def test_words_fit_one_thing_alone():
     assert descriptions.category(bed, [clock], rng) == 'the furniture'
     assert not descriptions.category(bed, [find('chair')], rng)
     assert descriptions.foreign(bed, [], rng) in bed.names.values()
-    assert not descriptions.arithmetic(bed, [], rng)
+    assert not descriptions.number(bed, [], rng)
