@@ -244,11 +244,12 @@ def channels_last(picture: Any) -> Any:
 
 
 def _select_camera(pictures: Any, camera: str | None) -> str:
-    if not isinstance(pictures, dict) or not pictures:
+    if not isinstance(pictures, dict):
         raise Malformed(
-            "'images' must be a map from a camera's name to its picture, of one at least; got "
-            + ('none.' if pictures == {} else f'{type(pictures).__name__}.')
+            f"'images' must be a map from a camera's name to its picture; got {type(pictures).__name__}."
         )
+    if not pictures:
+        raise Malformed("'images' is empty; the policy needs one picture.")
     names = ', '.join(repr(name) for name in pictures)
     if camera is None:
         if len(pictures) > 1:

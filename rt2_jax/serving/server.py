@@ -130,6 +130,8 @@ class Server(uvicorn.Server):
         """Waits until what was accepted is answered, then closes the connections."""
         self.service.refuse_more()
         logging.info('shutting down: %d requests to answer', self.service.accepted)
+        # Handshakes that wait for the warm-up are refused before uvicorn ends them with a 500.
+        await asyncio.sleep(0.02)
         end = time.monotonic() + self._drain_seconds
         while self.service.accepted and time.monotonic() < end and not self.force_exit:
             await asyncio.sleep(0.02)

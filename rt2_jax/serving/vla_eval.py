@@ -42,7 +42,7 @@ from rt2_jax.serving.service import Service, Session
 PROTOCOL_VERSION = 1  # of protocol/messages.py
 PARAMETERS = ('camera', 'convention', 'gripper')
 # The words of specs.py for the values that are closed and open.
-_GRIPPER_FORMATS = {
+_GRIPPER_FORMATS: dict[tuple[float, float], str] = {
     (1, -1): 'binary_close_positive',
     (-1, 1): 'binary_close_negative',
     (1, 0): 'binary_close_01',
