@@ -64,6 +64,8 @@ EXTRAS = {
         'uvicorn>=0.54,<0.60',
         'websockets>=14,<18',
     ],
+    # Its Python `evaluate`; as a client over the network it needs nothing here.
+    'vla_eval': ['vla-eval>=0.8,<0.9'],
     'colab': ['matplotlib>=3.9,<4', 'mediapy>=1.2,<2', 'treescope>=0.1.9,<0.2'],
     # The histograms of rt2_jax.data.inspect.
     'look': ['matplotlib>=3.9,<4'],

@@ -1,4 +1,4 @@
-"""Messages with numpy arrays in them: msgpack, as openpi's clients send it, and JSON, as OpenVLA's do.
+"""Messages with numpy arrays in them: msgpack, as openpi's and vla-eval's clients send it, and JSON.
 
 openpi-client 0.1.2 writes arrays and scalars as maps whose keys are bytes:
 
@@ -9,6 +9,13 @@ Clients that use the package msgpack-numpy 0.4.8 write the same otherwise, and a
 
     {b'nd': True, b'type': '|u1', b'kind': b'', b'shape': [H, W, 3], b'data': bytes}
     {b'nd': False, b'type': '<i8', b'data': bytes}
+
+vla-eval 0.8 (protocol/numpy_codec.py and image_codec.py) has texts as keys, numpy scalars as plain
+numbers, and pictures (uint8 [H, W, C]) as PNG unless another format is chosen:
+
+    {'__ndarray__': True, 'data': bytes, 'dtype': '<f8', 'shape': [8]}
+    {'__image__': True, 'format': 'png', 'data': bytes, 'shape': [H, W, 3]}    also 'jpeg'
+    {'__image__': True, 'format': 'raw', 'data': bytes, 'shape': [H, W, 3], 'dtype': '|u1'}
 
 OpenVLA's vla-scripts/deploy.py takes JSON as json_numpy 2.1 writes it:
 
@@ -23,6 +30,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+from collections.abc import Callable
 import functools
 import json
 import math
@@ -32,6 +40,8 @@ from typing import Any
 import msgpack
 import numpy as np
 
+from rt2_jax.nearest import nearest
+
 # Booleans, integers, floats, and fixed-length bytes and text, as numpy writes them; byte order first.
 # Objects (which would need pickle), records and complex numbers are no part of either protocol.
 _DTYPE = re.compile(r'[<>|=](b1|[iu][1248]|f[248]|[SU]\d{1,4})')
@@ -40,6 +50,7 @@ _MAX_AXES = 8
 _MAX_DEPTH = 12
 # An observation is a map of a few dozen entries; what is large in it are arrays, which are bytes.
 _MAX_ENTRIES = 4096
+_PICTURE_FORMATS = ('png', 'jpeg', 'raw')
 
 
 def packb(value: Any, *, msgpack_numpy: bool = False) -> bytes:
@@ -68,21 +79,21 @@ def unpack_any(message: bytes) -> tuple[Any, bool]:
             return _unpack_msgpack_numpy(fields)
         return fields
 
-    try:
-        content = msgpack.unpackb(
-            message,
-            object_hook=unpack_map,
-            max_array_len=_MAX_ENTRIES,
-            max_map_len=_MAX_ENTRIES,
-            max_ext_len=0,
-        )
-        _check_depth(content)
-    except (ValueError, TypeError, OverflowError, msgpack.UnpackException) as error:
-        reason = str(error) or type(error).__name__
-        raise ValueError(
-            f'The message is not msgpack as openpi-client sends it: {reason}'
-        ) from error
-    return content, bool(foreign)
+    return _unpack(message, unpack_map, 'openpi-client'), bool(foreign)
+
+
+def pack_vla_eval(value: Any) -> bytes:
+    """A msgpack message as vla-eval reads it; arrays are never sent as pictures."""
+    return msgpack.packb(value, default=_pack_vla_eval)
+
+
+def unpack_vla_eval(message: bytes) -> Any:
+    """The content of vla-eval's msgpack message; pictures stay encoded, as bytes.
+
+    Raises:
+        ValueError: whatever is wrong with it, but for a picture's pixels.
+    """
+    return _unpack(message, _unpack_vla_eval, 'vla-eval')
 
 
 def dumps(value: Any) -> str:
@@ -116,6 +127,22 @@ def loads_any(text: bytes) -> tuple[Any, bool]:
     return loads(content['encoded']), True
 
 
+def _unpack(message: bytes, unpack_map: Callable[[dict], Any], client: str) -> Any:
+    try:
+        content = msgpack.unpackb(
+            message,
+            object_hook=unpack_map,
+            max_array_len=_MAX_ENTRIES,
+            max_map_len=_MAX_ENTRIES,
+            max_ext_len=0,
+        )
+        _check_depth(content)
+    except (ValueError, TypeError, OverflowError, msgpack.UnpackException) as error:
+        reason = str(error) or type(error).__name__
+        raise ValueError(f'The message is not msgpack as {client} sends it: {reason}') from error
+    return content
+
+
 def _pack_array(value: Any, msgpack_numpy: bool) -> dict[bytes, Any]:
     dtype, scalar = _sent_dtype(value).str, isinstance(value, np.generic)
     if msgpack_numpy:
@@ -142,6 +169,35 @@ def _unpack_msgpack_numpy(fields: dict[Any, Any]) -> Any:
     name = name.decode('ascii', 'replace') if isinstance(name, bytes) else name
     array = _to_array(data, name, fields.get(b'shape') if fields[b'nd'] else [])
     return array if fields[b'nd'] else array[()]
+
+
+def _pack_vla_eval(value: Any) -> Any:
+    dtype = _sent_dtype(value).str
+    if isinstance(value, np.generic):
+        return value.item()
+    return {'__ndarray__': True, 'data': value.tobytes(), 'dtype': dtype, 'shape': value.shape}
+
+
+def _unpack_vla_eval(fields: dict[Any, Any]) -> Any:
+    if '__ndarray__' in fields:
+        return _to_array(*(fields.get(key) for key in ('data', 'dtype', 'shape')))
+    return _unpack_picture(fields) if '__image__' in fields else fields
+
+
+def _unpack_picture(fields: dict[Any, Any]) -> np.ndarray | bytes:
+    """Pixels that came raw, else the PNG's or JPEG's bytes."""
+    name, data, shape = (fields.get(key) for key in ('format', 'data', 'shape'))
+    if name not in _PICTURE_FORMATS:
+        raise ValueError(
+            f'a picture has the format {str(name)[:40]!r}{nearest(str(name)[:40], _PICTURE_FORMATS)}'
+        )
+    if not isinstance(shape, list) or len(shape) != 3 or shape[2] != 3:
+        raise ValueError(f'a picture has the shape {str(shape)[:80]}; [H, W, 3], RGB, is needed')
+    if name == 'raw':
+        return _to_array(data, fields.get('dtype'), shape)
+    if not isinstance(data, bytes):
+        raise ValueError(f"a picture's data are {type(data).__name__}, not bytes")
+    return data
 
 
 def _json_array(value: Any) -> dict[str, Any]:

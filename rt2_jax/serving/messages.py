@@ -2,7 +2,7 @@
 
 The policy sees one camera, so of the keys of a dialect one is read; the others are taken and ignored.
 Sources: openpi's examples/{libero,droid,aloha_sim}, OpenVLA's vla-scripts/deploy.py and OpenVLA-OFT's
-experiments/robot/openvla_utils.py.
+experiments/robot/openvla_utils.py; vla-eval's types.py and benchmarks.
 """
 
 from __future__ import annotations
@@ -152,6 +152,36 @@ def from_act(
     return Request(frames, text, encoded=encoded, chunks=dialect.chunks)
 
 
+def from_vla_eval(payload: Any, limits: Limits, camera: str | None = None) -> Request:
+    """An observation of vla-eval: {'images': {NAME: picture}, 'task_description': text, ...}.
+
+    Each benchmark sends further keys of its own; none is read but CALVIN's 'episode_restart'.
+
+    Args:
+        payload: of the message, as `codec.unpack_vla_eval` gives it.
+        limits: of the server.
+        camera: name of the picture that the policy sees; may be left out where one picture comes.
+
+    Raises:
+        Malformed: it is no observation, or which picture is meant isn't clear.
+        TooLarge: than the limits allow.
+    """
+    if not isinstance(payload, dict):
+        raise Malformed(f'An observation is a map; got {type(payload).__name__}.')
+    for key in ('images', 'task_description'):
+        if key not in payload:
+            raise Malformed(
+                f'The key {key!r} is missing. Got: {", ".join(map(repr, payload)) or "nothing"}.'
+            )
+    name = _select_camera(payload['images'], camera)
+    text = limits.check_text("'task_description'", payload['task_description'])
+    restart = payload.get('episode_restart', False)
+    if not isinstance(restart, (bool, np.bool_)):
+        raise Malformed(f"'episode_restart' is {str(restart)[:40]}; True or False is needed.")
+    frames = limits.check_picture(f'images[{name!r}]', payload['images'][name])
+    return Request(frames, text, reset=bool(restart))
+
+
 def from_answer(message: bytes, limits: Limits) -> Request:
     """A question about a picture, in the manner of OpenVLA's requests; raises as `from_act`."""
     fields, encoded = _decode(codec.loads_any, message)
@@ -211,6 +241,28 @@ def channels_last(picture: Any) -> Any:
     if isinstance(picture, np.ndarray) and picture.ndim in (3, 4) and picture.shape[-3] == 3:
         return np.moveaxis(picture, -3, -1)
     return picture
+
+
+def _select_camera(pictures: Any, camera: str | None) -> str:
+    if not isinstance(pictures, dict):
+        raise Malformed(
+            f"'images' must be a map from a camera's name to its picture; got {type(pictures).__name__}."
+        )
+    if not pictures:
+        raise Malformed("'images' is empty; the policy needs one picture.")
+    names = ', '.join(repr(name) for name in pictures)
+    if camera is None:
+        if len(pictures) > 1:
+            raise Malformed(
+                f"{len(pictures)} pictures came, and the policy sees one: name it in the server's "
+                f'address, ?camera=NAME. Got: {names}.'
+            )
+        return next(iter(pictures))
+    if camera not in pictures:
+        raise Malformed(
+            f"No picture of the camera {camera!r}, which the server's address names. Got: {names}."
+        )
+    return camera
 
 
 def _decode(decode: Callable[[bytes], tuple[Any, bool]], message: bytes) -> tuple[dict, bool]:

@@ -31,7 +31,15 @@ _ERROR, _RESTART = 1011, 1012  # websocket close codes
 
 
 def describe(policy: Policy, convention: Convention) -> dict[str, Any]:
-    """Metadata of the policy, of plain values that both msgpack and JSON hold; GET / gives it too.
+    """`describe_policy` and the keys that are read here; GET / gives it too."""
+    return describe_policy(policy, convention) | {
+        'observation_keys': [*(x.camera for x in messages.WEBSOCKET), *messages.WEBSOCKET_KEYS],
+        'ignored_keys': list(messages.ignored_keys(messages.WEBSOCKET)),
+    }
+
+
+def describe_policy(policy: Policy, convention: Convention) -> dict[str, Any]:
+    """Metadata of the policy, of plain values that both msgpack and JSON hold.
 
     Args:
         policy: that is served.
@@ -57,8 +65,6 @@ def describe(policy: Policy, convention: Convention) -> dict[str, Any]:
         'frame_stride': policy.frame_stride,
         'plan': policy.plan,
         'remembers': [name for name, is_kept in kept.items() if is_kept],
-        'observation_keys': [*(x.camera for x in messages.WEBSOCKET), *messages.WEBSOCKET_KEYS],
-        'ignored_keys': list(messages.ignored_keys(messages.WEBSOCKET)),
     }
     if card:
         metadata |= {

@@ -3,8 +3,9 @@
 ws  /          openpi's protocol          POST /act      OpenVLA's
 GET /          the metadata               POST /answer   a question about a picture
 GET /healthz   200 once warmed up         GET  /metrics  for Prometheus
+ws  /vla_eval  vla-eval's, which also asks for GET /health (as /healthz) and GET /config
 
-/, ws / and /act take ?convention=NAME (`rt2_jax/policy/conventions.py`).
+/, ws /, ws /vla_eval and /act take ?convention=NAME (`rt2_jax/policy/conventions.py`).
 
 uvicorn waits for ever for headers that have begun, and for a websocket's message that has; its protocols
 get a time limit here. The body of an HTTP request is timed where it is read (`openvla.read_body`).
@@ -36,16 +37,18 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from rt2_jax.nearest import nearest
-from rt2_jax.serving import limits, openpi, openvla
+from rt2_jax.serving import limits, openpi, openvla, vla_eval
 from rt2_jax.serving.limits import Overloaded, Refusal
 from rt2_jax.serving.service import Service
 
 if TYPE_CHECKING:
     from rt2_jax.serving.demo import Demo  # needs the simulator, an extra
 
-PATHS = ('/', '/act', '/answer', '/healthz', '/metrics')
+PATHS = ('/', '/act', '/answer', '/config', '/health', '/healthz', '/metrics', '/vla_eval')
 # Robots that vanish without a word are noticed after two of these, seconds.
 _PING = 10.0
+# Those of vla-eval are noticed by TCP, after a minute and three probes of ten seconds.
+_TCP_PROBES = {'TCP_KEEPIDLE': 60, 'TCP_KEEPINTVL': 10, 'TCP_KEEPCNT': 3}
 _KEEP_ALIVE = 30
 
 
@@ -127,6 +130,8 @@ class Server(uvicorn.Server):
         """Waits until what was accepted is answered, then closes the connections."""
         self.service.refuse_more()
         logging.info('shutting down: %d requests to answer', self.service.accepted)
+        # Handshakes that wait for the warm-up are refused before uvicorn ends them with a 500.
+        await asyncio.sleep(0.02)
         end = time.monotonic() + self._drain_seconds
         while self.service.accepted and time.monotonic() < end and not self.force_exit:
             await asyncio.sleep(0.02)
@@ -145,7 +150,7 @@ def make_app(
 
     Args:
         service: that answers; it is started and stopped with the application.
-        api_key: that clients must send, None for none. /healthz is open to all.
+        api_key: that clients must send, None for none. /healthz and /health are open to all.
         failed: called if the warm-up fails.
         demo: a page to play with; its simulator ends with the application.
     """
@@ -185,29 +190,48 @@ def make_app(
         convention = service.convention(openvla.convention_name(request.query_params))
         return JSONResponse(openpi.describe(service.policy, convention))
 
-    async def websocket(connection: WebSocket) -> None:
+    async def configuration(request: Request) -> Response:
+        return JSONResponse(vla_eval.configuration(service, request.query_params))
+
+    def check_admission(connection: WebSocket) -> None:
+        limits.check_key(api_key, connection.headers.get('authorization'))
+        if service.state == 'Shutting down':
+            service.check_ready()
+        if service.robots >= service.limits.connections:
+            raise Overloaded(f'Overloaded: {service.robots} robots are connected.')
+
+    async def serve_openpi(connection: WebSocket) -> None:
         try:
-            limits.check_key(api_key, connection.headers.get('authorization'))
+            check_admission(connection)
             convention = service.convention(openvla.convention_name(connection.query_params))
-            if service.state == 'Shutting down':
-                service.check_ready()
-            if service.robots >= service.limits.connections:
-                raise Overloaded(f'Overloaded: {service.robots} robots are connected.')
         except Refusal as refusal:
             await connection.send_denial_response(_refused(refusal))
             return
         await openpi.serve(connection, service, convention)
+
+    async def serve_vla_eval(connection: WebSocket) -> None:
+        try:
+            check_admission(connection)
+            options = vla_eval.Options.from_query(connection.query_params, service)
+            await vla_eval.serve(connection, service, options)
+        except Refusal as refusal:
+            # The harness tries again and shows no reason.
+            logging.warning('a vla-eval client was refused: %s', refusal)
+            await connection.send_denial_response(_refused(refusal))
 
     act = guarded(functools.partial(openvla.act, service=service))
     answer = guarded(functools.partial(openvla.answer, service=service))
     return Starlette(
         routes=[
             Route('/healthz', health),
+            Route('/health', health),
+            Route('/config', guarded(configuration)),
             Route('/', guarded(metadata)),
             Route('/metrics', guarded(metrics)),
             Route('/act', act, methods=['POST']),
             Route('/answer', answer, methods=['POST']),
-            WebSocketRoute('/', websocket),
+            WebSocketRoute('/', serve_openpi),
+            WebSocketRoute('/vla_eval', serve_vla_eval),
             *(demo.routes() if demo else ()),
         ],
         exception_handlers={HTTPException: _http_error},
@@ -284,6 +308,17 @@ def websocket_protocol(seconds: float) -> type[asyncio.Protocol]:
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
             self._timeout = _Timeout(seconds, self._too_slow)
+
+        def start_keepalive(self) -> None:
+            # vla-eval's harness simulates between its messages, and answers no ping meanwhile.
+            if self.scope['path'] != '/vla_eval':
+                super().start_keepalive()
+                return
+            connection = self.transport.get_extra_info('socket')
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            for name, value in _TCP_PROBES.items():
+                if hasattr(socket, name):  # Linux's
+                    connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
         def data_received(self, data: bytes) -> None:
             super().data_received(data)

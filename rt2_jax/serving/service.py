@@ -134,7 +134,9 @@ class Session:
         try:
             return self._robot.add(request.frames[0])
         except ValueError as error:
-            raise Malformed(f"{error} A request says so with 'reset': True.") from error
+            raise Malformed(
+                f"{error} A request says so with 'reset': True, vla-eval's client with 'episode_start'."
+            ) from error
 
     def ends(self, action: np.ndarray) -> bool:
         """Whether the episode ends with an action [L]; see `Robot.ends`."""
@@ -242,8 +244,8 @@ class Service:
         """Around one request, from its message to the answer's last byte: counts how it ends.
 
         Yields:
-            The labels of the count: `protocol`, `outcome`, and `wants`, which is 'action', 'text' or
-            'reset' once the message is read.
+            The labels of the count: `protocol`, `outcome`, and `wants`, which is 'action', 'text',
+            'reset' or 'hello' once the message is read.
         """
         labels = {'protocol': protocol, 'wants': 'unknown', 'outcome': 'answered'}
         try:

@@ -1,6 +1,7 @@
 """A server in a thread, with a tiny policy, and published clients: what the tests of serving share."""
 
 import contextlib
+import copy
 import dataclasses
 import functools
 import json
@@ -132,6 +133,16 @@ def running(policy, *, api_key=None, wait=True, demo=None, port=0, **settings):
         server.should_exit = True
         thread.join(30)
         assert not thread.is_alive(), 'the server did not end'
+
+
+@contextlib.contextmanager
+def deciding(policy, decisions, **settings):
+    """A server of a policy that decides these, one a request."""
+    policy, left = copy.copy(policy), iter(decisions)
+    policy.run = lambda questions, **_: [next(left) for _ in questions]
+    policy.warm_up = lambda *_, **__: None
+    with running(policy, **settings) as server:
+        yield server
 
 
 @functools.cache

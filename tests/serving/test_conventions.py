@@ -1,7 +1,6 @@
 """Data -> index -> tokens -> what a client gets by either protocol: the data's own actions again."""
 
 import contextlib
-import copy
 import json
 import pathlib
 import re
@@ -10,7 +9,7 @@ import numpy as np
 import open_x
 import pytest
 import requests
-from running import running
+from running import deciding
 from websockets.exceptions import InvalidStatus
 
 from rt2_jax.data import cards
@@ -60,16 +59,6 @@ def emitting(policy, tokens, **settings):
         [decode_answer(sample, policy.action_tokenizer, policy.tokenizer) for sample in samples],
         **settings,
     ) as server:
-        yield server
-
-
-@contextlib.contextmanager
-def deciding(policy, decisions, **settings):
-    """A server of a policy that decides these, one a request."""
-    policy, left = copy.copy(policy), iter(decisions)
-    policy.run = lambda questions, **_: [next(left) for _ in questions]
-    policy.warm_up = lambda *_, **__: None
-    with running(policy, **settings) as server:
         yield server
 
 

@@ -132,4 +132,5 @@ def test_depth_is_no_picture():
 def test_the_flags_that_the_readme_names_exist():
     source = ''.join(pathlib.Path(file.__file__).read_text() for file in (serve, from_flags))
     named = set(re.findall(r'--(\w+)', README.read_text()))
-    assert named and named <= {*re.findall(r'DEFINE_\w+\(\s*[\'"](\w+)', source), 'server'}
+    others = {'server', 'config', 'no', 'param'}  # of evaluate and of vla-eval (--no-docker)
+    assert named and named <= {*re.findall(r'DEFINE_\w+\(\s*[\'"](\w+)', source), *others}
