@@ -33,6 +33,7 @@ class _Text:
     answer: str
     actions: tuple[np.ndarray, ...]  # oldest first
     clip: bool
+    open_end: bool
 
 
 @dataclasses.dataclass(slots=True)
@@ -124,6 +125,7 @@ class ExampleEncoder:
                     example.answer,
                     _actions(example),
                     example.clip,
+                    example.open_end,
                 )
             )
             del example  # so that the next one's frames lie in the same memory
@@ -181,7 +183,7 @@ class ExampleEncoder:
             rows['prompt'][row, : len(ids)] = ids
             ids, end = self._answer(text)
             rows['target'][row, : len(ids)] = ids
-            rows['target'][row, end : end + 1] = self._tokenizer.eos_id  # none if clipped: end is T
+            rows['target'][row, end : end + 1] = self._tokenizer.eos_id  # end is T for none
             column = len(ids)
             for action in text.actions:
                 placed = _PlacedAction(row, column, action)
@@ -212,7 +214,10 @@ class ExampleEncoder:
         return ids[:longest]
 
     def _answer(self, text: _Text) -> tuple[np.ndarray, int]:
-        """Ids int32 of an answer, and the column of EOS: behind them and the action; T for no EOS."""
+        """Ids int32 of an answer, and the column of EOS: behind them and the action.
+
+        The column is T, where none is written, for an answer that is clipped or has an open end.
+        """
         ids = self._encode_text(text.answer) if text.answer else _NOTHING
         end, longest = len(ids), self._data.target_length
         for action in text.actions:
@@ -229,12 +234,7 @@ class ExampleEncoder:
             return ids[:longest], longest
         if end >= longest:
             self._refuse_length(end + 1, text.source, text.answer, text.prompt)
-        if not text.actions and text.answer.endswith(prompts.ACTION_MARKER):
-            return (
-                ids,
-                longest,
-            )  # an action would follow: that the answer ends here is not to be learnt
-        return ids, end
+        return ids, longest if text.open_end else end
 
     def _refuse_length(self, length: int, source: str, answer: str, prompt: str = '') -> NoReturn:
         raise ValueError(

@@ -28,6 +28,8 @@ class Example:
             an error.
         places: whether prompt or answer of an action say where in the frame something is, so that a
             crop would make them wrong. An example without an action is never cropped.
+        open_end: whether something would follow the answer that this example lacks, as an action
+            follows a plan. What comes behind the answer, and that nothing does, is then not learnt.
 
     Raises:
         ValueError: frames of another shape or dtype, or an action that isn't finite numbers [L].
@@ -41,6 +43,7 @@ class Example:
     kind: str = ''
     clip: bool = False
     places: bool = False
+    open_end: bool = False
     earlier: np.ndarray | None = None
 
     def __post_init__(self) -> None:

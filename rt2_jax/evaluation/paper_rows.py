@@ -119,7 +119,7 @@ BASELINES = (
     Row('RT-2-PaLI-X, actions in one pass', 'one_pass', f'{_TABLETOP}:one_pass'),
     Row('RT-2-PaLM-E (tiny decoder)', 'palm_e', f'{_TABLETOP}:palm_e', 'RT-2-PaLM-E-12B',
         {'4': '93 84 76 75 71 36 33 62', '5': '36 43 43 40'},
-        starts_from='palm_e_pretrain', headline=True),
+        starts_from='palm_e_pretrain'),
 )
 
 # Of the paper's table 6, the averages; it has no 55B from scratch.
@@ -132,7 +132,7 @@ ABLATION = (
         f'{_MODEL}-5B, co-fine-tuned', {'6': '- - - - - - 44'}, starts_from='pretrain_small'),
     Row('large, scratch', 'scratch', f'{_TABLETOP}:scratch', f'{_MODEL}-55B, scratch'),
     Row('large, fine-tuned', 'finetune', f'{_TABLETOP}:finetune',
-        f'{_MODEL}-55B, fine-tuned', {'6': '- - - - - - 52'}, headline=True),
+        f'{_MODEL}-55B, fine-tuned', {'6': '- - - - - - 52'}),
     Row('large, co-fine-tuned', 'cofinetune', f'{_TABLETOP}:cofinetune',
         f'{_MODEL}-55B, co-fine-tuned', {'6': '- - - - - - 63'}, headline=True),
 )

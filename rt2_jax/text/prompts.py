@@ -58,11 +58,16 @@ def robot_plan(instruction: str) -> str:
 
 def plan(text: str) -> str:
     """The text in front of the action tokens of a planned answer."""
-    return f'Plan: {text.strip().rstrip(".")}. {ACTION_MARKER}'
+    return f'{plan_start(text.strip().rstrip("."))}. {ACTION_MARKER}'
+
+
+def plan_start(text: str) -> str:
+    """How a plan begins, for answers that can't say all of it."""
+    return f'Plan: {text}'
 
 
 def plan_text(answer: str) -> str:
-    """The inverse of `plan`; '' for an answer without one."""
+    """The inverse of `plan`, and of `plan_start`; '' for an answer without one."""
     text = answer.partition(ACTION_MARKER)[0].strip().removeprefix('Plan:').strip()
     return text.removesuffix('.')
 

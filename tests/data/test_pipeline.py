@@ -32,6 +32,7 @@ class Words:
     length: int = 50
     answer: str = 'the number {}'
     question: str = 'Q: what number is this? A:'
+    open_end: bool = False
     kinds = ('number',)
 
     def __len__(self):
@@ -39,7 +40,10 @@ class Words:
 
     def __getitem__(self, i):
         frame = np.full([1, 40, 40, 3], i, np.uint8)
-        return Example(frame, self.question, self.answer.format(i), None, 'words', 'number')
+        answer = self.answer.format(i)
+        return Example(
+            frame, self.question, answer, None, 'words', 'number', open_end=self.open_end
+        )
 
 
 @pytest.fixture(scope='module')
@@ -246,10 +250,10 @@ def test_one_side_alone(make):
         make(web={})
 
 
-def test_a_plan_without_an_action_is_no_end(make, tokenizer):
-    """Else a policy would learn that nothing follows "Action:" in frames whose actions it isn't shown."""
-    plan = prompts.plan('number 310 510')
-    words = Words(answer=plan, question=prompts.robot_plan('pick number'))
+@pytest.mark.parametrize('plan', [prompts.plan('number 310 510'), 'Plan: number 310 510'])
+def test_nothing_is_learnt_behind_an_open_end(make, tokenizer, plan):
+    """Else a policy would learn that a plan ends there in frames whose actions it isn't shown."""
+    words = Words(answer=plan, question=prompts.robot_plan('pick number'), open_end=True)
     batch = jax.tree.map(np.asarray, next(make(web={'words': (words, 1.0)})))
     planned = batch['target'][batch['source'] == 1]
     ids = tokenizer.encode(plan)

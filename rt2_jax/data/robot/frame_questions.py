@@ -86,6 +86,7 @@ class FrameQuestions(Derived):
             answer=answer,
             source=self.name,
             kind=kind,
+            open_end=kind == 'frame_plan',
         )
 
 

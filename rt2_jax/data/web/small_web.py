@@ -131,6 +131,7 @@ class SmallWeb:
             action=None,
             source=self.name,
             kind=kind,
+            open_end=kind == 'plan',
         )
 
     def _scene(self, rng: np.random.Generator, kind: str) -> tuple[list[Placed], np.ndarray]:

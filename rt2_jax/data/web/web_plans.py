@@ -1,9 +1,10 @@
-"""Plans for instructions about composed pictures, as those in front of a robot's actions.
+"""How plans for instructions about composed pictures begin, as those in front of a robot's actions.
 
-    Instruction: push the fruit to Glocke.  ->  Plan: banana 410 530 bell 610 210. Action:
+    Instruction: push the fruit to Glocke.  ->  Plan: banana 410 530 bell 610 210
 
-They teach, without a robot, which thing and which place the words of an instruction mean. They end as a
-robot's plan does, so that no plan of a policy ends in another way.
+They teach, without a robot, which thing and which place the words of an instruction mean. A robot's plan
+goes on with its gripper, which these pictures lack, so their answers have an open end: a policy that
+learnt that such a plan is over stopped as soon as its frame looked like a picture of the web.
 """
 
 from collections.abc import Sequence
@@ -27,7 +28,7 @@ def on_card(scene: Sequence[Placed]) -> str:
 
 
 def ask(scene: list[Placed], rng: np.random.Generator) -> tuple[str, str]:
-    """The prompt and answer of a plan: an instruction in any words, then names and places.
+    """The prompt for a plan, an instruction in any words, and how its answer begins: names and places.
 
     It is about the first thing of the scene, and that of a push about the second, too.
     """
@@ -48,7 +49,7 @@ def ask(scene: list[Placed], rng: np.random.Generator) -> tuple[str, str]:
     else:
         direction = _choice(rng, ('left', 'right')) if kind == 'turn' else ''
         instruction = prompts.phrase(kind, words[0], words[-1], direction)
-    return prompts.robot_plan(instruction), prompts.plan(named)
+    return prompts.robot_plan(instruction), prompts.plan_start(named)
 
 
 def _words(scene: Sequence[Placed], rng: np.random.Generator) -> str:
@@ -65,8 +66,9 @@ def _choice(rng: np.random.Generator, items: Sequence[str]) -> str:
 
 
 def same(truth: str, guess: str, tolerance: float) -> bool:
-    """Whether two plans name the same things, at places within `tolerance`."""
+    """Whether a plan begins with the same things as the true one, at places within `tolerance`."""
     named = [NAMED.findall(prompts.plan_text(text)) for text in (truth, guess)]
+    named[1] = named[1][: len(named[0])]
     if [name for name, _ in named[0]] != [name for name, _ in named[1]]:
         return False
     points = [np.array([place.split() for _, place in plan], float) for plan in named]

@@ -33,6 +33,7 @@ def test_a_plan_says_what_the_words_of_an_instruction_mean():
     [
         ('Plan: bell 410 530 axe 100 100.', True),
         ('Plan: bell 450 530 axe 100 180. Action:', True),
+        ('Plan: bell 410 530 axe 100 100 gripper 710 510 90', True),
         ('Plan: bell 530 530 axe 100 100.', False),
         ('Plan: axe 410 530 bell 100 100.', False),
         ('Plan: bell 410 530.', False),
