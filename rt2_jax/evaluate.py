@@ -250,7 +250,8 @@ def finish(options: Options, rollouts: Sequence[closed_loop.Rollout]) -> None:
         from rt2_jax.evaluation import video  # needs ffmpeg
 
         path = paths.of(options.video)
-        video.write(path, rollouts)
+        assert options.world is not None  # by Options.check
+        video.write(path, rollouts, fps=options.world.card.frequency)
         distributed.say(f'Video in {path}')
 
 

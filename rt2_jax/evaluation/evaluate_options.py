@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 import dataclasses
+import importlib.util
 from typing import Any
 
 from absl import flags
@@ -11,7 +12,7 @@ from absl import flags
 from rt2_jax import paths
 from rt2_jax.decoding import compact
 from rt2_jax.envs.world import World, find_suite
-from rt2_jax.errors import UserError
+from rt2_jax.errors import MissingPackage, UserError
 from rt2_jax.nearest import check
 from rt2_jax.parallel import distributed
 from rt2_jax.policy.from_flags import FlagError
@@ -112,6 +113,8 @@ class Options:
             raise FlagError(
                 '--video needs a suite that is played, in the tabletop or another world.'
             )
+        if self.video and not importlib.util.find_spec('imageio_ffmpeg'):
+            raise MissingPackage('--video', 'imageio-ffmpeg', remedy='pip install imageio-ffmpeg')
         for flag, path in (('--output', self.output), ('--video', self.video)):
             if path and paths.of(path).is_dir():
                 raise FlagError(f'{flag}={paths.of(path)} is a directory; name a file')

@@ -7,6 +7,7 @@ ends at the first success, as in the package's own evaluation (metaworld/evaluat
 
 from __future__ import annotations
 
+import atexit
 import collections
 import os
 from typing import Any
@@ -128,6 +129,9 @@ class _Arm:
 
     def __init__(self, task: str, buffer: int) -> None:
         os.environ.setdefault('MUJOCO_GL', 'egl')
+        os.environ.setdefault(
+            'LP_NUM_THREADS', '1'
+        )  # of Mesa; more of them slow small pictures down
         from metaworld.env_dict import ALL_V3_ENVIRONMENTS
         from metaworld.policies import ENV_POLICY_MAP
         import mujoco
@@ -197,6 +201,7 @@ class _Arm:
         return np.ascontiguousarray(pixels[:, ::-1])
 
     def free(self) -> None:
+        atexit.unregister(self.free)
         self._drawing.free()
         self._context.free()
         self._env.close()
@@ -221,6 +226,9 @@ class _Arm:
         self._options, self._camera = mujoco.MjvOption(), mujoco.MjvCamera()
         self._camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
         self._camera.fixedcamid = model.cam(CAMERA).id
+        atexit.register(
+            self.free
+        )  # before OpenGL's own end, which complains of contexts that are left
 
 
 _idle: collections.deque[_Arm] = collections.deque()
