@@ -1,11 +1,11 @@
-"""Meta-World's tasks, co-fine-tuned with the small web from the packaged tiny PaLI: on a laptop, without a GPU.
+"""Meta-World's tasks, co-fine-tuned with the small web from the packaged tiny PaLI: no GPU is needed.
 
     bash launch/worlds.sh metaworld
-    .worlds/metaworld/bin/python -m rt2_jax.envs.metaworld.collect --suite=mt10 --episodes=3000 \
-        --output=runs/data/metaworld_mt10
-    .worlds/metaworld/bin/python -m rt2_jax.train --config=configs/metaworld.py:mt10 --workdir=runs/metaworld_mt10
-    .worlds/metaworld/bin/python -m rt2_jax.evaluate --workdir=runs/metaworld_mt10 --suite=metaworld/mt10 \
-        --episodes=200 --output=runs/metaworld_mt10.json
+    world=.worlds/metaworld/bin/python
+    $world -m rt2_jax.envs.metaworld.collect --suite=mt10 --episodes=3000 --output=runs/data/metaworld_mt10
+    $world -m rt2_jax.train --config=configs/metaworld.py:mt10 --workdir=runs/metaworld_mt10
+    $world -m rt2_jax.evaluate --workdir=runs/metaworld_mt10 --suite=metaworld/mt10 --episodes=200 \
+        --output=runs/metaworld_mt10.json
 
 Arguments:
     mt10    ten tasks, of runs/data/metaworld_mt10
@@ -43,6 +43,7 @@ def get_config(arg: str = 'mt10') -> ml_collections.ConfigDict:
     ).unlock()
     config.total_steps = _STEPS[suite]
     config.embodiment = 'metaworld'
+    config.data.prompt_length = 40  # the longest instruction has 32 tokens
     config.data.robot = dict(
         metaworld=dict(
             directory=f'runs/data/metaworld_{suite}',
