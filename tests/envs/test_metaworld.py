@@ -40,19 +40,19 @@ def test_bad_settings():
 
 @needs_metaworld
 def test_the_expert_through_tokens(tmp_path):
-    """Ten tasks and their words; a task alone in words that no episode has."""
+    """Several tasks and their words; a task alone in words that no episode has."""
     suites = 'metaworld/mt10', 'metaworld/drawer-open_other_words'
     in_its_python(
         *('-m', 'rt2_jax.evaluate', f'--suite={",".join(suites)}', '--policy=expert_rounded'),
-        *('--episodes=10', '--parallel=2', '--image_size=16', f'--output={tmp_path / "results.json"}'),
+        *('--episodes=6', '--parallel=2', '--image_size=16', f'--output={tmp_path / "results.json"}'),
     )  # fmt: skip
     results = json.loads((tmp_path / 'results.json').read_text())
     assert results['manifest']['versions']['metaworld'] == '3.1.1'
-    ten, drawer = (results['policies']['expert_rounded'][suite] for suite in suites)
-    assert ten['success'] >= 0.9 and drawer['success'] == 1
-    assert set(ten['tasks']) == set(metaworld_tasks.MT10)
-    assert set(ten['groups']) == {'easy', 'medium', 'hard'}
-    for rollout in ten['rollouts']:
+    several, drawer = (results['policies']['expert_rounded'][suite] for suite in suites)
+    assert several['success'] == 1 and drawer['success'] == 1
+    assert set(several['tasks']) == set(metaworld_tasks.MT10[:6])
+    assert set(several['groups']) == {'easy', 'hard'}
+    for rollout in several['rollouts']:
         assert rollout['instruction'] in TASKS[rollout['task']].instructions
     assert {r['instruction'] for r in drawer['rollouts']} == {TASKS['drawer-open'].other_words}
 
