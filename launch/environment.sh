@@ -1,6 +1,6 @@
 # shellcheck shell=bash
-# Sourced by quickstart.sh, test.sh and tpu_host.sh: `set_up` makes .venv with the pinned versions of
-# constraints.txt and sees to it that something can draw; when nothing changed it takes no time.
+# Sourced by quickstart.sh, test.sh, tpu_host.sh and worlds.sh: `set_up` makes .venv with the pinned versions
+# of constraints.txt and sees to it that something can draw; when nothing changed it takes no time.
 #
 #   PYTHON   interpreter to build .venv from (3.11 or newer); else the first one found
 #   EXTRAS   extras of setup.py to install, by comma; "sim,test" by default
@@ -10,6 +10,9 @@ ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 VENV=$ROOT/.venv
 EXTRAS=${EXTRAS:-sim,test}
 GRAPHICS=${GRAPHICS-libegl1 libgl1-mesa-dri}
+# For worlds.sh: a file of further packages, and what tries to draw; '' where the tabletop is what draws.
+PINS=
+DRAWS=
 
 fail() {
     printf '\nset-up failed: %s\n' "$*" >&2
@@ -37,7 +40,7 @@ find_python() {
 # Says in one word what the environment was made from.
 fingerprint() {
     {
-        cat "$ROOT/setup.py" "$ROOT/launch/constraints.txt"
+        cat "$ROOT/setup.py" "$ROOT/launch/constraints.txt" ${PINS:+"$PINS"}
         printf '%s\n' "$ROOT" "$EXTRAS"
         "$1" -VV
     } | sha256sum | cut -d' ' -f1
@@ -57,7 +60,8 @@ show_progress() {
 
 install_packages() {
     local python=$1 log=$VENV/install.log pip=("$VENV/bin/python" -m pip --disable-pip-version-check)
-    printf 'setting up .venv with %s, extras %s (log: .venv/install.log)\n' "$("$python" -V)" "$EXTRAS"
+    printf 'setting up %s with %s, extras %s (log: %s/install.log)\n' \
+        "${VENV#"$ROOT/"}" "$("$python" -V)" "$EXTRAS" "${VENV#"$ROOT/"}"
     "$python" -c 'import ensurepip, venv' 2>/dev/null ||
         fail "$python cannot make virtual environments; on Debian: apt-get install python3-venv"
     "$python" -m venv --clear "$VENV"
@@ -70,7 +74,7 @@ install_packages() {
 pip_install() {
     local log=$VENV/install.log
     if ! "$VENV/bin/python" -m pip --disable-pip-version-check install --use-pep517 --no-build-isolation \
-        --progress-bar off -c "$ROOT/launch/constraints.txt" -e "${ROOT}[$1]" 2>&1 |
+        --progress-bar off -c "$ROOT/launch/constraints.txt" ${PINS:+-r "$PINS"} -e "${ROOT}[$1]" 2>&1 |
         tee -a "$log" | show_progress; then
         tail -n 15 "$log" >&2
         fail "pip could not install everything; run the same command again once that is put right"
@@ -91,8 +95,8 @@ add_extra() {
 }
 
 can_draw() {
-    "$VENV/bin/python" -c \
-        'from rt2_jax.envs.tabletop import rendering; rendering.create_context(64, 64).free()' 2>&1
+    local code='from rt2_jax.envs.tabletop import rendering; rendering.create_context(64, 64).free()'
+    "$VENV/bin/python" -c "${DRAWS:-$code}" 2>&1
 }
 
 install_graphics() {
@@ -115,7 +119,7 @@ On Debian and Ubuntu: sudo apt-get install $GRAPHICS"
     problem=$(can_draw) || fail "$problem"
 }
 
-# Makes or reuses .venv and puts it first in PATH.
+# Makes or reuses $VENV and puts it first in PATH.
 set_up() {
     local python wanted stamp=$VENV/made_from
     python=$(find_python)
@@ -125,7 +129,7 @@ set_up() {
     flock 9
     if [[ ! -f $stamp || $(<"$stamp") != "$wanted" ]] || ! "$VENV/bin/python" -c '' 2>/dev/null; then
         install_packages "$python"
-        if [[ ,$EXTRAS, == *,sim,* ]]; then
+        if [[ ,$EXTRAS, == *,sim,* || -n $DRAWS ]]; then
             install_graphics
         fi
         printf '%s\n' "$wanted" >"$stamp"

@@ -17,7 +17,15 @@ class UserError(Exception):
 
 
 class MissingPackage(UserError, ImportError):
-    """A package of an extra is not installed."""
+    """A package of an extra, or of an environment of its own, is not installed.
 
-    def __init__(self, need: str, package: str, extra: str) -> None:
-        super().__init__(f"{need} needs {package}: pip install 'rt2_jax[{extra}]'")
+    Args:
+        need: what needs it.
+        package: its name.
+        extra: the extra that has it.
+        remedy: the command that installs it, where that is no extra.
+    """
+
+    def __init__(self, need: str, package: str, extra: str = '', *, remedy: str = '') -> None:
+        remedy = remedy or f"pip install 'rt2_jax[{extra}]'"
+        super().__init__(f'{need} needs {package}: {remedy}')

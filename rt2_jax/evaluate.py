@@ -1,9 +1,10 @@
-"""Measures a policy: success on the tabletop's suites, or answers to held-out examples.
+"""Measures a policy: success in the tabletop or another world, or answers to held-out examples.
 
     python -m rt2_jax.evaluate --workdir=runs/cofinetune --suite=seen,unseen_objects --episodes=100 \
         --output=results.json --video=rollouts.mp4
 
-Suites: those of rt2_jax.envs.tabletop.suites; `offline` (action error on held-out episodes of the
+Suites: those of rt2_jax.envs.tabletop.suites; WORLD/NAME, such as metaworld/mt10, of another world
+(rt2_jax/envs/README.md); `offline` (action error on held-out episodes of the
 expert, then `web`), `web` (questions about pictures of a small web never trained on) and `held_out`
 (action error on the episodes that the run held out, by data set); `swap` (does the action change with
 the instruction? On recorded frames of --data, see rt2_jax.evaluation.swapped_instructions).
@@ -13,21 +14,22 @@ Policies: `checkpoint`; `untrained` (the checkpoint's model with random weights)
 
 With --server=URL the policy is one that `python -m rt2_jax.serve` serves: ws://HOST:8000 is asked by
 openpi's protocol, http://HOST:8000 by OpenVLA's; the key, if it needs one, is RT2_API_KEY's. Whatever
-convention the server answers in, its metadata say it, and actions are turned to the tabletop's.
+convention the server answers in, its metadata say it, and actions are turned to the world's. So a world
+that lives in a Python environment of its own is played from there.
 
 A job of several processes plays and answers a share in each: `launch/local_pod.py`, or as for
 training. The weights must fit the devices of one process, over which --mesh splits them.
 
 The output is {"policies": {POLICY: {SUITE: {"success": .., "episodes": .., "interval": [.., ..],
 "recognition": {..}, "execution": {..}, "tasks": .., ..}}}, "seconds": .., "manifest": ..}; intervals are
-Wilson's, 95 %. Recognition is that the gripper went to X first (rt2_jax.evaluation.approach), and
-execution success given that. It is written after each suite, with those that are done.
+Wilson's, 95 %. In worlds that know where their objects are, recognition is that the robot went to X first
+(rt2_jax.envs.tabletop.approach), and execution success given that. It is written after each suite, with
+those that are done.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-import dataclasses
 import json
 import time
 from typing import TYPE_CHECKING, Any
@@ -38,18 +40,16 @@ import jax
 from rt2_jax import command, paths
 from rt2_jax.checkpoints import loading
 from rt2_jax.data import sources
-from rt2_jax.data.cards import TABLETOP
 from rt2_jax.decoding import compact
 from rt2_jax.decoding.grammar import Kind
-from rt2_jax.envs.tabletop import suites, tasks
-from rt2_jax.errors import UserError
-from rt2_jax.evaluation import closed_loop, offline, result_lines, swapped_instructions
+from rt2_jax.envs.world import DEFAULT, World, open_world
+from rt2_jax.evaluation import closed_loop, offline, result_lines
+from rt2_jax.evaluation.evaluate_options import OFFLINE, Options
 from rt2_jax.manifest import make_manifest
-from rt2_jax.nearest import check
 from rt2_jax.parallel import distributed
 from rt2_jax.policy import Policy, from_flags
 from rt2_jax.policy.from_flags import FlagError, local_mesh
-from rt2_jax.text.actions import ActionSpace, ActionTokenizer
+from rt2_jax.text.actions import ActionTokenizer
 from rt2_jax.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:  # needs the extra `serve`
@@ -57,86 +57,7 @@ if TYPE_CHECKING:  # needs the extra `serve`
 
 FLAGS = flags.FLAGS
 
-POLICIES = ('checkpoint', 'untrained', 'expert', 'expert_rounded')
-OFFLINE = ('offline', 'web', 'held_out', 'swap')
 _REPORTED = 'data image_size task temperature execution_noise parallel mesh weights'.split()
-
-
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """What to measure: the flags of the command, which describe them."""
-
-    workdir: str | None = None
-    step: int | None = None
-    source: str = ''
-    server: str | None = None
-    data: str | None = None
-    suite: Sequence[str] = ('seen',)
-    task: str | None = None
-    episodes: int = 50
-    first_episode: int = 0
-    questions: int = 1000
-    web_seed: int = 1_000_003
-    policy: str = 'checkpoint'
-    plan: bool | None = None
-    temperature: float = 0.0
-    smoothing: float | None = None
-    terminate_threshold: float = 0.5
-    patience: int = 1
-    execution_noise: float = 0.0
-    parallel: int = 16
-    weights: str = compact.STORED
-    mesh: Sequence[str] = ()
-    image_size: int = 128
-    output: str | None = None
-    video: str | None = None
-    video_episodes: int = 12
-
-    @classmethod
-    def from_flags(cls) -> Options:
-        """The options on the command line."""
-        values: dict[str, Any] = FLAGS.flag_values_dict()
-        return cls(**{field.name: values[field.name] for field in dataclasses.fields(cls)})
-
-    @property
-    def seeds(self) -> Sequence[int]:
-        """The episodes of a suite that this process plays."""
-        return distributed.share(range(self.first_episode, self.first_episode + self.episodes))
-
-    def check(self) -> None:
-        """FlagError for names that don't exist and for options that don't go together."""
-        offline_suites = set(self.suite) & set(OFFLINE)
-        if not self.suite:
-            raise FlagError('--suite names no suite')
-        try:
-            for suite in self.suite:
-                check('suite', suite, (*suites.SUITES, *OFFLINE))
-            check('policy', self.policy, POLICIES)
-            if self.task is not None:
-                tasks.check_kind(self.task)
-            for address in filter(None, (self.output, self.video)):
-                paths.of(address)
-        except (ValueError, UserError) as error:
-            raise FlagError(str(error)) from error
-        if self.server:
-            if self.workdir or self.policy != 'checkpoint' or offline_suites:
-                raise FlagError(
-                    '--server plays the suites of the tabletop with the policy that is served: leave '
-                    f'out --workdir, --policy and the suites {", ".join(OFFLINE)}.'
-                )
-        elif self.policy in ('checkpoint', 'untrained') and not self.workdir:
-            raise FlagError(f'--policy={self.policy} needs --workdir or --server.')
-        if self.policy.startswith('expert') and offline_suites:
-            raise FlagError(f'The suites {", ".join(OFFLINE)} are for models, not for the expert.')
-        if ('swap' in self.suite) != bool(self.data):
-            raise FlagError(
-                '--suite=swap and --data, the episodes that it asks about, go together.'
-            )
-        if not set(self.suite) - set(OFFLINE) and self.video:
-            raise FlagError('--video needs a suite that is played on the tabletop.')
-        for flag, path in (('--output', self.output), ('--video', self.video)):
-            if path and paths.of(path).is_dir():
-                raise FlagError(f'{flag}={paths.of(path)} is a directory; name a file')
 
 
 def evaluate(options: Options) -> dict[str, Any]:
@@ -207,8 +128,8 @@ def load_policy(options: Options) -> Policy | None:
         weights=options.weights,
         **{name: getattr(options, name) for name in from_flags.DECISIONS},
     )
-    if set(options.suite) - {'web', 'swap', 'held_out'}:
-        check_arm(f'--workdir={options.workdir}', policy.action_tokenizer.space.number_names)
+    if world := options.world or ('offline' in options.suite and open_world(DEFAULT)):
+        check_arm(f'--workdir={options.workdir}', policy.action_tokenizer.space.number_names, world)
     return policy
 
 
@@ -218,26 +139,29 @@ def connect(options: Options) -> Server | None:
         return None
     from rt2_jax.evaluation import remote_policy
 
+    assert options.world is not None  # by Options.check
     try:
-        server = remote_policy.Server(options.server, options.parallel)
+        server = remote_policy.Server(options.server, options.parallel, options.world.card)
     except ValueError as error:
         raise FlagError(f'--server={error}') from error
     flag = ['terminate'] if server.metadata['terminate'] else []
-    check_arm(f'--server={options.server}', [*flag, *server.metadata['action_names']])
+    names = [*flag, *server.metadata['action_names']]
+    check_arm(f'--server={options.server}', names, options.world)
     return server
 
 
-def check_arm(policy: str, names: Sequence[str]) -> None:
-    """FlagError for a policy whose actions are not those of the tabletop's arm.
+def check_arm(policy: str, names: Sequence[str], world: World) -> None:
+    """FlagError for a policy whose actions are not those of a world's robot.
 
     Args:
         policy: names it in the message.
         names: of the numbers of its actions.
+        world: where it is to act.
     """
-    needed = TABLETOP.action_space.number_names
+    needed = world.card.action_space.number_names
     if tuple(names) != needed:
         raise FlagError(
-            f"{policy}: this policy acts by {', '.join(names)}; the tabletop's arm needs "
+            f'{policy}: this policy acts by {", ".join(names)}; the robot of {world.name} needs '
             f'{", ".join(needed)}. --suite=web,held_out are for any policy.'
         )
 
@@ -249,7 +173,8 @@ def make_decide(options: Options, policy: Policy | None) -> closed_loop.Decide:
         return closed_loop.learnt(policy, temperature=options.temperature)
     if options.policy == 'expert':
         return closed_loop.scripted()
-    tokenizer = ActionTokenizer(ActionSpace.rt1_bounds(), Tokenizer.load_default())
+    assert options.world is not None  # by Options.check
+    tokenizer = ActionTokenizer(options.world.card.action_space, Tokenizer.load_default())
     return closed_loop.scripted(rounding=tokenizer)
 
 
@@ -282,6 +207,8 @@ def play(
 def measure_offline(options: Options, policy: Policy, suite: str) -> dict[str, Any]:
     """The suites `web`, `offline` (web, and actions of new episodes), `held_out` and `swap`."""
     if suite == 'swap':
+        from rt2_jax.evaluation import swapped_instructions  # needs the tabletop
+
         assert options.data is not None  # by Options.check
         try:
             figures = swapped_instructions.measure(
@@ -323,7 +250,8 @@ def finish(options: Options, rollouts: Sequence[closed_loop.Rollout]) -> None:
         from rt2_jax.evaluation import video  # needs ffmpeg
 
         path = paths.of(options.video)
-        video.write(path, rollouts)
+        assert options.world is not None  # by Options.check
+        video.write(path, rollouts, fps=options.world.card.frequency)
         distributed.say(f'Video in {path}')
 
 
@@ -361,7 +289,7 @@ def define_flags() -> None:
     )
     flags.DEFINE_string('data', None, 'For --suite=swap: a data set, of the card of the policy.')
     flags.DEFINE_list('suite', ['seen'], 'One or more suites, by comma.')
-    flags.DEFINE_string('task', None, 'Only this kind of task: pick, push or turn.')
+    flags.DEFINE_string('task', None, 'Only this kind of task; of the tabletop pick, push or turn.')
     flags.DEFINE_integer('episodes', 50, 'Episodes a suite.', lower_bound=1)
     flags.DEFINE_integer('first_episode', 0, 'Number of the first episode in its suite.', 0)
     flags.DEFINE_integer('questions', 1000, 'Questions of the small web.', lower_bound=1)
@@ -369,7 +297,7 @@ def define_flags() -> None:
     flags.DEFINE_string('policy', 'checkpoint', 'checkpoint, untrained, expert, expert_rounded')
     from_flags.define_decision_flags()
     flags.DEFINE_float('temperature', 0.0, '0 takes the likeliest action.', lower_bound=0)
-    flags.DEFINE_float('execution_noise', 0.0, 'See TabletopEnv.', lower_bound=0)
+    flags.DEFINE_float('execution_noise', 0.0, 'A share of a usual step.', lower_bound=0)
     flags.DEFINE_integer('parallel', 16, 'Episodes under way at a time.', lower_bound=1)
     flags.DEFINE_enum(
         'weights', compact.STORED, compact.WEIGHTS, 'In which type the weights are multiplied.'

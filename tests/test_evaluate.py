@@ -240,7 +240,7 @@ def test_questions_are_scored_by_kind(tiny_checkpoint):
         ({'policy': 'expert', 'task': 'pickk'}, "did you mean 'pick'"),
         ({'policy': 'checkpoint'}, 'needs --workdir'),
         ({'policy': 'expert', 'suite': ['web']}, 'not for the expert'),
-        ({'workdir': 'x', 'suite': ['web'], 'video': 'v.mp4'}, 'played on the tabletop'),
+        ({'workdir': 'x', 'suite': ['web'], 'video': 'v.mp4'}, 'needs a suite that is played'),
         ({'workdir': 'x', 'suite': ['swap']}, 'go together'),
     ],
 )

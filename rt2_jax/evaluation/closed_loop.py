@@ -1,4 +1,4 @@
-"""Episodes on the tabletop, several side by side, so that one call of the policy serves them all."""
+"""Episodes of any world, several side by side, so that one call of the policy serves them all."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rt2_jax.data.robot_card import RobotCard
-from rt2_jax.envs.tabletop import expert
-from rt2_jax.envs.tabletop.env import TabletopEnv
-from rt2_jax.evaluation import approach, report
+from rt2_jax.envs.world import Environment, Observation, find_suite
+from rt2_jax.evaluation import report
 from rt2_jax.parallel import distributed
 from rt2_jax.policy import Policy
 from rt2_jax.policy.robot import Robot
@@ -21,15 +20,16 @@ from rt2_jax.text.actions import ActionTokenizer
 
 
 class Move(NamedTuple):
-    """An action float [8], and the plan that the policy made for it, '' without one."""
+    """An action float [terminate + D], and the plan that the policy made for it, '' without one."""
 
     action: np.ndarray
     plan: str = ''
 
 
-# Observations and environments to a move each. The `image` of an observation has a leading axis of
-# frames, oldest first. The expert looks at the environments, policies at the observations.
-Decide = Callable[[Sequence[dict[str, Any]], Sequence[TabletopEnv]], Sequence[Move]]
+# Observations and environments to a move each. An observation has the `image` uint8 [F, H, W, 3] with its
+# frames oldest first, the `instruction`, and `is_first`, whether an episode begins with it. The expert
+# looks at the environments, policies at the observations.
+Decide = Callable[[Sequence[dict[str, Any]], Sequence[Any]], Sequence[Move]]
 
 
 @dataclasses.dataclass(eq=False)
@@ -38,18 +38,19 @@ class Rollout:
 
     Attributes:
         seed: the episode's number in its suite.
-        task: its kind of task, see `tasks.Task`; so are `group` and `instruction`.
+        task: its kind of task.
         group: the part of the suite that it belongs to.
         instruction: what the policy was told to do.
-        success: whether the goal held at the end.
+        success: whether the goal was reached at the end, see `world.Environment`.
         steps: number of actions.
-        terminated: whether the policy ended the episode itself, and not the step limit.
+        terminated: whether the policy ended the episode itself, and not the world or the step limit.
         clipped: number of commands that the environment clipped.
         out_of_reach: number of commands that left the workspace.
-        tiles: how many lay on the table.
-        first_tile: the name of the tile that the first approach went to, see `approach`; '' for none.
+        tiles: how many objects there were to choose from (tiles, on the tabletop), see
+            `world.Recognition`; 0 where the world does not know its objects' places.
+        first_tile: the name of the object that the robot went to first; '' for none.
         recognised: whether that is X.
-        brought_to: of a push, the name of the tile that X ended nearest to; '' if it hardly moved.
+        brought_to: the name of the object that X was brought to; '' for none.
         brought_to_y: whether that is Y.
         frames: what `render()` showed before each decision and at the end; empty if not recorded.
         plans: of each decision.
@@ -111,7 +112,7 @@ def run(
     card: RobotCard | None = None,
     patience: int = 1,
     read: Callable[[np.ndarray, str], str] | None = None,
-    max_steps: int = 20,
+    max_steps: int | None = None,
     execution_noise: float = 0.0,
     progress: Callable[[str], None] = lambda line: None,
 ) -> Run:
@@ -119,7 +120,7 @@ def run(
 
     Args:
         decide: see `Decide`.
-        suite: a name of `suites.SUITES`.
+        suite: as for `world.find_suite`: WORLD/NAME, or NAME for one of the tabletop.
         seeds: which episodes; each is played once.
         parallel: how many are under way at a time. The result doesn't depend on it.
         task: only this kind of task; None leaves it to the seed.
@@ -128,32 +129,36 @@ def run(
         record: of how many episodes, the first of `seeds`, to keep the frames.
         frames: how many frames the policy sees; the first stands in for those before it.
         frame_stride: steps from one of them to the next.
-        card: of the robot that the policy learnt from; the tabletop's gripper wants a position, to which
-            a relative one is turned (`Robot.to_absolute_gripper`).
+        card: of the robot that the policy learnt from; where the world's gripper wants a position, a
+            relative one is turned to it (`Robot.to_absolute_gripper`).
         patience: how many actions in a row must end an episode, see `Robot`.
         read: an episode's first frame uint8 [H, W, 3] and its instruction to what the policy reads
             instead, all through the episode; None for the instruction.
-        max_steps: see `TabletopEnv`.
-        execution_noise: see `TabletopEnv`.
+        max_steps: an episode's longest length; None for the world's own.
+        execution_noise: see `world.Make`.
         progress: called with a line now and then.
 
     Raises:
-        ValueError: no seeds.
+        ValueError: no seeds, or no such suite.
     """
     if not seeds:
         raise ValueError('No episodes to run: give at least one seed.')
+    world, name = find_suite(suite)
     begin = time.perf_counter()
     recorded = set(seeds[:record])
     waiting = list(reversed(seeds))
+    if not (world.card.gripper and world.card.gripper.kind == 'absolute'):
+        card = None
     games = [
         _Game(
-            TabletopEnv(
-                suite,
+            world.make(
+                name,
                 image_size=image_size,
-                max_steps=max_steps,
                 render_size=render_size,
                 execution_noise=execution_noise,
             ),
+            world.card,
+            world.max_steps if max_steps is None else max_steps,
             task,
             recorded,
             Robot(frames, frame_stride, card, patience),
@@ -196,69 +201,68 @@ class _Game:
 
     def __init__(
         self,
-        env: TabletopEnv,
+        env: Environment,
+        card: RobotCard,
+        max_steps: int,
         task: str | None,
         recorded: set[int],
         robot: Robot,
         read: Callable[[np.ndarray, str], str] | None,
     ) -> None:
-        self.env, self._task, self._recorded, self._robot = env, task, recorded, robot
+        self.env, self._card, self._max_steps = env, card, max_steps
+        self._task, self._recorded, self._robot = task, recorded, robot
         self._read, self._reading = read, ''
         self.rollout: Rollout | None = None
         self.observation: dict[str, Any] = {}
-        self._approach: approach.Approach
 
     def start(self, seed: int) -> None:
-        self.observation, info = self.env.reset(seed=seed, options={'task': self._task})
+        observation, task, group = self.env.reset(seed, self._task)
         self._robot.reset()
-        instruction = self.observation['instruction']
-        self.rollout = Rollout(seed, info['task'], info['group'], instruction)
-        self._reading = instruction
+        self._reading = observation.instruction
+        self.rollout = Rollout(seed, task, group, observation.instruction)
         if self._read:
-            self._reading = self._read(self.observation['image'], instruction)
-        self._observe()
-        self.rollout.tiles = len(info['object_names'])
-        self._approach = approach.Approach(self.env.state)
+            self._reading = self._read(_shown(observation), observation.instruction)
+        self._observe(observation, is_first=True)
         self._film()
 
     def play(self, move: Move) -> Rollout | None:
         """One step; the rollout when it ended the episode."""
         assert self.rollout is not None
-        self.rollout.plans.append(move.plan)
+        rollout = self.rollout
+        rollout.plans.append(move.plan)
+        rollout.steps += 1
         action = self._robot.to_absolute_gripper(move.action)
-        if not self._robot.ends(move.action):
-            action = np.concatenate([[0.0], action[1:]])
-        self.observation, _, terminated, truncated, info = self.env.step(action)
-        self._observe()
-        self._approach.step(self.env.state)
+        rollout.terminated = self._card.action_space.terminate and self._robot.ends(move.action)
+        if not rollout.terminated:
+            self._observe(self.env.step(self._card.command_values(action)), is_first=False)
         self._film()
-        if not (terminated or truncated):
+        if not (rollout.terminated or self.env.over or rollout.steps >= self._max_steps):
             return None
-        rollout, self.rollout = self.rollout, None
-        rollout.success, rollout.steps, rollout.terminated = (
-            info['success'],
-            info['steps'],
-            terminated,
-        )
-        rollout.clipped, rollout.out_of_reach = info['clipped'], info['out_of_reach']
-        if (tile := self._approach.tile) is not None:
-            rollout.first_tile, rollout.recognised = info['object_names'][tile], tile == 0
-        if rollout.task == 'push':
-            end = approach.brought_to(self.env.start, self.env.state)
-            if end is not None:
-                rollout.brought_to, rollout.brought_to_y = info['object_names'][end], end == 1
+        self.rollout = None
+        rollout.success = self.env.success
+        rollout.clipped, rollout.out_of_reach = self.env.clipped, self.env.out_of_reach
+        if seen := self.env.recognition():
+            rollout.tiles = seen.objects
+            rollout.first_tile, rollout.recognised = seen.first, seen.first_is_x
+            rollout.brought_to, rollout.brought_to_y = seen.brought_to, seen.brought_to_y
         return rollout
 
-    def _observe(self) -> None:
-        self.observation['image'] = self._robot.see(self.observation['image'])
-        self.observation['instruction'] = self._reading
+    def _observe(self, observation: Observation, is_first: bool) -> None:
+        self.observation = {
+            'image': self._robot.see(_shown(observation)),
+            'instruction': self._reading,
+            'is_first': is_first,
+        }
 
     def _film(self) -> None:
         assert self.rollout is not None
         if self.rollout.seed in self._recorded:
-            frame = self.env.render()
-            assert frame is not None
-            self.rollout.frames.append(frame)
+            self.rollout.frames.append(self.env.render())
+
+
+def _shown(observation: Observation) -> np.ndarray:
+    """The frame of the camera that policies see, uint8 [H, W, 3]."""
+    return next(iter(observation.images.values()))
 
 
 def gather_run(run: Run) -> Run:
@@ -285,7 +289,7 @@ def gather_run(run: Run) -> Run:
 def learnt(policy: Policy, **settings: Any) -> Decide:
     """Actions of a model; `settings` as for `Policy.act_batch`."""
 
-    def decide(observations: Sequence[dict[str, Any]], envs: Sequence[TabletopEnv]) -> list[Move]:
+    def decide(observations: Sequence[dict[str, Any]], envs: Sequence[Environment]) -> list[Move]:
         del envs
         answers = policy.act_batch(
             [o['image'] for o in observations], [o['instruction'] for o in observations], **settings
@@ -296,11 +300,11 @@ def learnt(policy: Policy, **settings: Any) -> Decide:
 
 
 def scripted(rounding: ActionTokenizer | None = None) -> Decide:
-    """The expert's actions, rounded to the bins of an action tokenizer if there is one."""
+    """The actions of the world's expert, rounded to the bins of an action tokenizer if there is one."""
 
-    def decide(observations: Sequence[dict[str, Any]], envs: Sequence[TabletopEnv]) -> list[Move]:
+    def decide(observations: Sequence[dict[str, Any]], envs: Sequence[Environment]) -> list[Move]:
         del observations
-        actions = [expert.act(env.state, env.start, env.task) for env in envs]
+        actions = [env.expert() for env in envs]
         if rounding:
             actions = list(rounding.decode(rounding.encode(np.stack(actions))))
         return [Move(action) for action in actions]
@@ -311,10 +315,10 @@ def scripted(rounding: ActionTokenizer | None = None) -> Decide:
 def summary(run: Run) -> dict[str, Any]:
     """The figures of a run, ready for JSON: overall, by task, and by group where there are several.
 
-    `recognition` is the share of episodes whose first approach went to X, with the share that going to
-    any tile would have (`by_chance`); `execution` is the share of successes among these. `recovered`
-    counts successes after going elsewhere first. Where X was pushed, `goal` is the share that ended
-    nearest to Y.
+    Where the world knows its objects' places, `recognition` is the share of episodes that went to X first,
+    with the share that going to any object would have (`by_chance`); `execution` is the share of successes
+    among these. `recovered` counts successes after going elsewhere first. Where X was pushed, `goal` is the
+    share that ended nearest to Y.
     """
     rollouts = run.rollouts
     result = _figures(rollouts)
@@ -337,16 +341,20 @@ def summary(run: Run) -> dict[str, Any]:
 
 def _figures(rollouts: Sequence[Rollout]) -> dict[str, Any]:
     number = len(rollouts)
-    recognised = [r.success for r in rollouts if r.recognised]
     successes = sum(r.success for r in rollouts)
-    by_chance = math.fsum(1 / r.tiles for r in rollouts if r.tiles) / number
     figures = report.proportion(successes, number) | {
         'mean_steps': round(math.fsum(r.steps for r in rollouts) / number, 2),
         'terminated_by_policy': round(sum(r.terminated for r in rollouts) / number, 4),
-        'recognition': report.share(len(recognised), number) | {'by_chance': round(by_chance, 4)},
-        'execution': report.share(sum(recognised), len(recognised)),
-        'recovered': successes - sum(recognised),
     }
+    if any(r.tiles for r in rollouts):
+        recognised = [r.success for r in rollouts if r.recognised]
+        by_chance = math.fsum(1 / r.tiles for r in rollouts if r.tiles) / number
+        figures |= {
+            'recognition': report.share(len(recognised), number)
+            | {'by_chance': round(by_chance, 4)},
+            'execution': report.share(sum(recognised), len(recognised)),
+            'recovered': successes - sum(recognised),
+        }
     if pushed := [r for r in rollouts if r.brought_to]:
         by_chance = math.fsum(1 / (r.tiles - 1) for r in pushed) / len(pushed)
         figures['goal'] = report.share(sum(r.brought_to_y for r in pushed), len(pushed))

@@ -17,8 +17,6 @@ from rt2_jax.data.example import Example
 from rt2_jax.data.robot.step_source import StepSource
 from rt2_jax.data.robot_card import RobotCard
 from rt2_jax.data.web import small_web
-from rt2_jax.envs.tabletop import expert
-from rt2_jax.envs.tabletop.env import TabletopEnv
 from rt2_jax.evaluation import report
 from rt2_jax.parallel import distributed
 from rt2_jax.policy import Policy
@@ -38,6 +36,9 @@ def expert_steps(
         frames: frames an example, oldest first; the first one stands in for those before it.
         frame_stride: steps from one of them to the next.
     """
+    from rt2_jax.envs.tabletop import expert
+    from rt2_jax.envs.tabletop.env import TabletopEnv
+
     env = TabletopEnv(suite, image_size=image_size, render_mode=None)
     examples = []
     try:

@@ -18,7 +18,6 @@ import numpy as np
 import requests
 from websockets.sync.client import connect
 
-from rt2_jax.data import cards
 from rt2_jax.data.robot_card import Gripper, RobotCard
 from rt2_jax.evaluation.closed_loop import Decide, Move
 from rt2_jax.policy.conventions import to_internal
@@ -40,6 +39,7 @@ class Server:
     Args:
         url: of one of SCHEMES, '?convention=NAME' included (`rt2_jax/policy/conventions.py`).
         parallel: most requests at a time.
+        card: of the robot of the world that is played.
 
     Attributes:
         metadata: what the server says of its policy.
@@ -51,7 +51,7 @@ class Server:
         ValueError: no such address, or no server there.
     """
 
-    def __init__(self, url: str, parallel: int) -> None:
+    def __init__(self, url: str, parallel: int, card: RobotCard) -> None:
         parts = urllib.parse.urlsplit(url)
         if parts.scheme not in SCHEMES or not parts.netloc:
             raise ValueError(f'{url!r} is no address such as ws://HOST:8000 or http://HOST:8000.')
@@ -63,14 +63,13 @@ class Server:
         self._open = contextlib.ExitStack()
         # One conversation for each environment, since the server remembers a robot by its connection.
         self._robots: dict[int, Any] = {}
-        self._scenes: dict[int, Any] = {}
         try:
             self.metadata = self._describe()
         except (OSError, ValueError, requests.RequestException) as error:
             raise ValueError(f'{url} gives no description of its policy: {error}') from error
         self.frames = 1 if self._openpi else self.metadata['frames']
         self.frame_stride = self.metadata['frame_stride']
-        self.embodiment = self._card()
+        self.embodiment = self._relative_gripper(card)
 
     def close(self) -> None:
         """Closes the connections."""
@@ -82,19 +81,18 @@ class Server:
 
         def decide(observations: Sequence[dict[str, Any]], envs: Sequence[Any]) -> list[Move]:
             moves = [
-                self._pool.submit(self._ask, self._robot(env), observation, self._begins(env))
+                self._pool.submit(self._ask, self._robot(env), observation)
                 for env, observation in zip(envs, observations, strict=True)
             ]
             return [move.result() for move in moves]
 
         return decide
 
-    def _card(self) -> RobotCard | None:
-        """The tabletop's card with the kind of gripper that the server's actions have, if it is relative."""
+    def _relative_gripper(self, card: RobotCard) -> RobotCard | None:
+        """The card with the gripper that the server's actions have, where that is a relative one."""
         if self.metadata.get('gripper', {}).get('kind') != 'relative':
             return None
-        gripper = Gripper('relative', closed=1.0, open=-1.0)
-        return dataclasses.replace(cards.TABLETOP, gripper=gripper)
+        return dataclasses.replace(card, gripper=Gripper('relative', closed=1.0, open=-1.0))
 
     def _describe(self) -> dict[str, Any]:
         url = self._url.replace('ws', 'http', 1) if self._openpi else self._url
@@ -120,18 +118,14 @@ class Server:
                 self._robots[id(env)] = session
         return self._robots[id(env)]
 
-    def _begins(self, env: Any) -> bool:
-        """Whether this is the first observation of an episode."""
-        begins = self._scenes.get(id(env)) is not env.scene
-        self._scenes[id(env)] = env.scene
-        return begins
-
-    def _ask(self, robot: Any, observation: dict[str, Any], begins: bool) -> Move:
+    def _ask(self, robot: Any, observation: dict[str, Any]) -> Move:
         """An action float32 [L] and its plan; RuntimeError with the server's words if it refuses."""
         frames, instruction = observation['image'], observation['instruction']
         image = frames[0] if len(frames) == 1 else frames
         if self._openpi:
-            action, terminate, plan = self._by_openpi(robot, image, instruction, begins)
+            action, terminate, plan = self._by_openpi(
+                robot, image, instruction, observation['is_first']
+            )
         else:
             action, terminate = self._by_openvla(robot, image, instruction)
             plan = ''  # its replies have none

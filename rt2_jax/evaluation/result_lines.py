@@ -10,11 +10,20 @@ def describe(suite: str, figures: Mapping[str, Any]) -> str:
     """The figures of a suite in a line for the terminal, or a line for each data set."""
     if 'success' in figures:
         low, high = figures['interval']
-        return (
+        line = (
             f'{suite}: {figures["success"]:.1%} of {figures["episodes"]} episodes succeeded '
             f'(95 % interval {low:.1%} to {high:.1%}), {figures["mean_steps"]:.1f} steps, '
-            f'decision {figures["decision_ms"]["p50"]:.1f} ms; went to X first: '
-            f'{_share(figures["recognition"])}, then succeeded: {_share(figures["execution"])}'
+            f'decision {figures["decision_ms"]["p50"]:.1f} ms'
+        )
+        if 'recognition' not in figures:
+            groups = [
+                f'{name} {_success(group)}' for name, group in figures.get('groups', {}).items()
+            ]
+            line = f'{line}; ended by the policy: {figures["terminated_by_policy"]:.0%}'
+            return '; '.join([line, *groups])
+        return (
+            f'{line}; went to X first: {_share(figures["recognition"])}, then succeeded: '
+            f'{_share(figures["execution"])}'
         )
     if 'swap' in figures:
         return f'{suite}: {_describe_swap(figures["swap"])}'
@@ -29,15 +38,17 @@ def describe(suite: str, figures: Mapping[str, Any]) -> str:
 
 
 def table(figures: Mapping[str, Mapping[str, Any]]) -> str:
-    """Success, recognition and execution of the suites that were played, a row each; '' for none."""
+    """Success, recognition and execution of the suites that were played, a row each; '' for none.
+
+    A world that does not know its objects' places has a row of success alone.
+    """
     rows = [('', 'success', 'went to X first', 'by chance', 'success given X')]
     for suite, values in figures.items():
         if 'success' in values:
-            low, high = values['interval']
-            success = f'{values["success"]:.0%} ({low:.0%} to {high:.0%})'
-            first = values['recognition']
-            chance = f'{first["by_chance"]:.0%}'
-            rows.append((suite, success, _share(first), chance, _share(values['execution'])))
+            known = ('', '', '')
+            if first := values.get('recognition'):
+                known = _share(first), f'{first["by_chance"]:.0%}', _share(values['execution'])
+            rows.append((suite, _success(values), *known))
     if len(rows) == 1:
         return ''
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -45,6 +56,11 @@ def table(figures: Mapping[str, Mapping[str, Any]]) -> str:
         '  '.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         for row in rows
     )
+
+
+def _success(figures: Mapping[str, Any]) -> str:
+    low, high = figures['interval']
+    return f'{figures["success"]:.0%} ({low:.0%} to {high:.0%})'
 
 
 def _share(share: Mapping[str, Any]) -> str:

@@ -27,7 +27,7 @@ def write(path: Any, rollouts: Sequence[Rollout], *, columns: int = 3, fps: floa
         path: of the .mp4.
         rollouts: those without frames are left out.
         columns: of the grid.
-        fps: frames a second; 3 is real time.
+        fps: frames a second; the robot's rate is real time.
 
     Raises:
         ValueError: no rollout has frames.

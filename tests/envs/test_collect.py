@@ -12,6 +12,7 @@ import pytest
 from rt2_jax import paths
 from rt2_jax.data import data_errors, images
 from rt2_jax.data.robot import rlds
+from rt2_jax.envs import collection as collecting
 from rt2_jax.envs.tabletop import collect, detours as detours_lib, tasks
 
 SETTINGS = collect.Settings(episodes=6, image_size=64, noise=0.1)
@@ -64,7 +65,9 @@ def test_processes_and_interruption_change_nothing(collection, tmp_path):
     part = tmp_path / 'data'
     part.mkdir()
     names = sorted(shards(whole))
-    (part / collect.COLLECTION_JSON).write_bytes((whole / collect.COLLECTION_JSON).read_bytes())
+    (part / collecting.COLLECTION_JSON).write_bytes(
+        (whole / collecting.COLLECTION_JSON).read_bytes()
+    )
     for name in names[:3]:
         (part / name).write_bytes((whole / name).read_bytes())
     (part / f'{paths.NEW}1-{names[3]}').write_bytes(b'half a shard')
@@ -116,17 +119,17 @@ def test_what_is_in_the_way(collection, tmp_path):
     output, summary = collection
     assert collect.collect(output, SETTINGS) == summary  # complete: nothing is done again
     other = collect.Settings(episodes=6, image_size=64, noise=0.0)
-    with pytest.raises(collect.OutputError, match=r'noise=0.1 \(now 0.0\).*another --output'):
+    with pytest.raises(collecting.OutputError, match=r'noise=0.1 \(now 0.0\).*another --output'):
         collect.collect(output, other)
-    about = json.loads((output / collect.COLLECTION_JSON).read_text())
+    about = json.loads((output / collecting.COLLECTION_JSON).read_text())
     unfinished = tmp_path / 'unfinished'
     unfinished.mkdir()
     older = json.dumps({**about, 'environment': 'older'})
-    (unfinished / collect.COLLECTION_JSON).write_text(older)
-    with pytest.raises(collect.OutputError, match="environment='older'"):
+    (unfinished / collecting.COLLECTION_JSON).write_text(older)
+    with pytest.raises(collecting.OutputError, match="environment='older'"):
         collect.collect(unfinished, SETTINGS)
     (tmp_path / 'mine.txt').write_text('precious')
-    with pytest.raises(collect.OutputError, match="isn't empty"):
+    with pytest.raises(collecting.OutputError, match="isn't empty"):
         collect.collect(tmp_path, SETTINGS)
 
 

@@ -213,7 +213,7 @@ def _package(name: str) -> Any:
     try:
         return __import__(name)
     except ImportError as error:
-        raise MissingPackage('a picture of the tabletop or the small web', name, 'sim') from error
+        raise MissingPackage('a picture of the tabletop or the small web', name, 'web') from error
 
 
 def _file_name(characters: str) -> str:

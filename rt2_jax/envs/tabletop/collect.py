@@ -2,51 +2,32 @@
 
     python -m rt2_jax.envs.tabletop.collect --episodes=1000 --output=runs/data/tabletop
 
-Episode i depends on (seed, i) alone, so the number of processes changes nothing. SIGTERM and Ctrl-C
-end it with exit code 75 (rt2_jax/exit_codes.py); the same command goes on with the first unfinished
-shard. All episodes are kept, failures too: `success` is in their metadata, and readers can choose.
+Episode i depends on (seed, i) alone. The same command goes on with an interrupted collection
+(rt2_jax/envs/collection.py). All episodes are kept, failures too: `success` is in their metadata, and
+readers can choose.
 """
 
 from __future__ import annotations
 
 import atexit
-from collections import Counter
-from collections.abc import Iterator, Sequence
-import concurrent.futures.process
+from collections.abc import Sequence
 import dataclasses
 import functools
-import hashlib
-import itertools
-import json
-import os
-import signal
-import sys
-import time
 from typing import Any
 
-from absl import app, flags, logging
+from absl import app, flags
 from etils import epath
 import numpy as np
 
-from rt2_jax import command, exit_codes, paths, records
-from rt2_jax.data.readers import tf_example, tfrecord
-from rt2_jax.data.robot import rlds_writer
-from rt2_jax.envs.tabletop import detours, expert, pool, schema, suites, tasks as tabletop_tasks
+from rt2_jax import command
+from rt2_jax.envs import collection
+from rt2_jax.envs.tabletop import detours, expert, schema, suites, tasks as tabletop_tasks
 from rt2_jax.envs.tabletop.env import TabletopEnv
-from rt2_jax.errors import UserError
 
 FLAGS = flags.FLAGS
 
-COLLECTION_JSON = 'collection.json'
-SPLIT = 'train'
-
 # Episode i of a collection is episode seed * SEED_STRIDE + i of its suite.
 SEED_STRIDE = 1_000_000
-
-# Shards by number of episodes alone: enough for many processes, small enough to lose little.
-LEAST_SHARDS = 16
-EPISODES_A_SHARD = 100
-CRASHES = 3  # after so many deaths of workers a collection gives up
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,12 +73,7 @@ class Settings:
 
     def shard_lengths(self) -> list[int]:
         """Episodes of each shard."""
-        shards = max(min(LEAST_SHARDS, self.episodes), -(-self.episodes // EPISODES_A_SHARD))
-        return [len(part) for part in np.array_split(np.arange(self.episodes), shards)]
-
-
-class OutputError(UserError, ValueError):
-    """The output directory holds something else."""
+        return collection.shard_lengths(self.episodes)
 
 
 def collect(
@@ -115,42 +91,20 @@ def collect(
 
     Raises:
         OutputError: `output` holds something other than this collection.
-        BrokenProcessPool: workers died `CRASHES` times.
+        BrokenProcessPool: workers died `collection.CRASHES` times.
     """
-    output = paths.of(output)
-    lengths = settings.shard_lengths()
-    shards = [
-        output / rlds_writer.shard_name(schema.NAME, SPLIT, shard, len(lengths))
-        for shard in range(len(lengths))
-    ]
-    starts = np.concatenate([[0], np.cumsum(lengths)])
-    for crashes in itertools.count(1):
-        if _prepare(output, settings):
-            logging.info('%s is complete already; nothing to do', output)
-            return summary(shards)
-        left = [shard for shard, path in enumerate(shards) if not path.exists()]
-        if len(left) < len(shards):
-            done = len(shards) - len(left)
-            logging.info('going on with %s: %d of %d shards are there', output, done, len(shards))
-        jobs = [(shards[s], settings, int(starts[s]), int(starts[s + 1])) for s in left]
-        try:
-            pool.run(_collect_shard, jobs, processes or os.cpu_count() or 1)
-            break
-        except concurrent.futures.process.BrokenProcessPool:
-            # Drivers of OpenGL crash now and then, and take the process with them.
-            if crashes == CRASHES:
-                raise
-            logging.warning('a worker died; its shard is collected again')
-    rlds_writer.finish(
-        output,
-        schema.features(settings.image_size),
+    return collection.collect(output, _plan(settings), settings, _collect_shard, processes)
+
+
+def _plan(settings: Settings) -> collection.Plan:
+    return collection.Plan(
         name=schema.NAME,
         version=schema.VERSION,
         description=schema.DESCRIPTION,
-        shard_lengths=lengths,
-        split=SPLIT,
+        features=schema.features(settings.image_size),
+        episodes=settings.episodes,
+        code=epath.Path(__file__).parent,
     )
-    return summary(shards)
 
 
 def play(env: TabletopEnv, settings: Settings, number: int) -> dict[str, Any]:
@@ -201,33 +155,6 @@ def play(env: TabletopEnv, settings: Settings, number: int) -> dict[str, Any]:
     }
 
 
-def summary(shards: Sequence[epath.Path]) -> dict[str, Any]:
-    """Counts of what the shards hold, checking every record on the way.
-
-    Raises:
-        tfrecord.CorruptRecord: a damaged record.
-    """
-    tried: Counter[str] = Counter()
-    succeeded: Counter[str] = Counter()
-    steps = 0
-    for path in shards:
-        for record in tfrecord.scan(path):
-            if record.error:
-                raise record.error
-            payload = record.payload or b''
-            features = tf_example.parse(payload)
-            start, end = features['episode_metadata/task'].values[0].tolist()
-            task = payload[start:end].decode()
-            tried[task] += 1
-            succeeded[task] += int(features['episode_metadata/success'].values[0])
-            steps += len(features['steps/is_first'].values)
-    return {
-        'episodes': sum(tried.values()),
-        'steps': steps,
-        'success': {task: succeeded[task] / tried[task] for task in sorted(tried)},
-    }
-
-
 def _observation(observation: dict[str, Any], info: dict[str, Any]) -> dict[str, Any]:
     """A step's observation; tiles out of the frame are in neither names nor pixels."""
     pixels = np.full([schema.TILES, 2], np.nan, np.float32)
@@ -243,44 +170,6 @@ def _observation(observation: dict[str, Any], info: dict[str, Any]) -> dict[str,
         'object_names': '\n'.join(info['object_names'][i] for i in inside),
         'object_pixels': pixels,
     }
-
-
-def _prepare(output: epath.Path, settings: Settings) -> bool:
-    """Makes `output` ready; True if the collection is complete in it already."""
-    complete = (output / rlds_writer.DATASET_INFO_JSON).exists()
-    about = json.loads(json.dumps({'version': schema.VERSION, **dataclasses.asdict(settings)}))
-    about['environment'] = _environment_fingerprint()
-    path = output / COLLECTION_JSON
-    if path.exists():
-        before = records.read(path, OutputError)
-        differing = [k for k in sorted({*before, *about}) if before.get(k) != about.get(k)]
-        if complete and differing == ['environment']:
-            logging.warning('%s was collected by another version of the environment', output)
-        elif differing:
-            fields = ', '.join(f'{k}={before.get(k)!r} (now {about.get(k)!r})' for k in differing)
-            raise OutputError(
-                f'{output} holds a collection with other settings: {fields}. Choose another '
-                '--output, or delete it to start afresh.'
-            )
-    elif output.exists() and any(output.iterdir()):
-        raise OutputError(
-            f"{output} isn't empty and holds no collection of this program; choose another --output"
-        )
-    else:
-        output.mkdir(parents=True, exist_ok=True)
-        paths.write(path, json.dumps(about, indent=2).encode())
-    for leftover in output.glob(f'{paths.NEW}*'):
-        leftover.unlink()
-    return complete
-
-
-def _environment_fingerprint() -> str:
-    """Of the environment's code, as a collection must come from one version of it."""
-    digest = hashlib.sha256()
-    for path in sorted(epath.Path(__file__).parent.glob('*.py')):
-        if path.name != epath.Path(__file__).name:
-            digest.update(path.read_bytes())
-    return digest.hexdigest()[:16]
 
 
 @functools.lru_cache(maxsize=1)
@@ -299,14 +188,8 @@ def environment(settings: Settings) -> TabletopEnv:
 
 def _collect_shard(path: epath.Path, settings: Settings, start: int, stop: int) -> None:
     env = environment(settings)
-    encode = rlds_writer.EpisodeEncoder(schema.features(settings.image_size), settings.quality)
-
-    def payloads() -> Iterator[bytes]:
-        for number in range(start, stop):
-            yield encode(play(env, settings, number))
-            pool.tick()
-
-    rlds_writer.write_shard(path, payloads())
+    episodes = (play(env, settings, number) for number in range(start, stop))
+    collection.write_shard(path, schema.features(settings.image_size), episodes, settings.quality)
 
 
 def define_flags() -> None:
@@ -327,9 +210,6 @@ def main(argv: Sequence[str]) -> None:
     """Runs the command."""
     if len(argv) > 1:
         raise app.UsageError(f'unexpected arguments: {argv[1:]}')
-    started = time.monotonic()
-    # As Ctrl-C does: a preempted collection ends its workers and says how to go on.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     settings = Settings(
         episodes=FLAGS.episodes,
         seed=FLAGS.seed,
@@ -339,15 +219,7 @@ def main(argv: Sequence[str]) -> None:
         suite=FLAGS.suite,
         tasks=tuple(FLAGS.tasks),
     )
-    try:
-        result = collect(FLAGS.output, settings, FLAGS.processes)
-    except KeyboardInterrupt:
-        sys.exit(exit_codes.STOPPED)
-    success = ', '.join(f'{task} {rate:.1%}' for task, rate in result['success'].items())
-    print(
-        f'{FLAGS.output}: {result["episodes"]} episodes, {result["steps"]} steps in '
-        f'{time.monotonic() - started:.0f} s; success: {success}'
-    )
+    collection.run(FLAGS.output, lambda: collect(FLAGS.output, settings, FLAGS.processes))
 
 
 if __name__ == '__main__':

@@ -8,9 +8,9 @@ import pytest
 pytest.importorskip('mujoco', reason="the tabletop needs pip install 'rt2_jax[sim]'")
 
 from rt2_jax.envs.tabletop import expert, stage
+from rt2_jax.envs.tabletop.approach import Approach, brought_to
 from rt2_jax.envs.tabletop.table_state import Pose, State
 from rt2_jax.evaluation import closed_loop
-from rt2_jax.evaluation.approach import Approach, brought_to
 
 TILES = (Pose(0.1, 0.1, 0, 0, 1), Pose(-0.1, 0.0, 0, 0, 1))
 

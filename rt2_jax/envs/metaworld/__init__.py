@@ -1,0 +1,1 @@
+"""Meta-World: fifty tasks of a Sawyer arm, of the package metaworld."""

@@ -1,0 +1,238 @@
+"""Collects episodes of Meta-World's scripted policies as an RLDS data set, for the card `metaworld`.
+
+    .worlds/metaworld/bin/python -m rt2_jax.envs.metaworld.collect --suite=mt10 --episodes=2000 \
+        --output=runs/data/metaworld_mt10
+
+Episode i depends on (seed, i) alone, and no evaluation has its layout. The same command goes on with an
+interrupted collection (rt2_jax/envs/collection.py). All episodes are kept, failures too.
+
+Undisturbed episodes show right moves only. So now and then the hand is carried off in a straight line for a
+moment, or its fingers do the opposite; the stored action is the scripted policy's, which finds back. The
+episode goes on for a moment after the goal is reached, so that the frame of the step that terminates does
+not look like those before the goal.
+"""
+
+from __future__ import annotations
+
+import atexit
+from collections.abc import Sequence
+import dataclasses
+import functools
+from typing import Any
+
+from absl import app, flags
+from etils import epath
+import numpy as np
+import tensorflow_datasets as tfds
+
+from rt2_jax import command
+from rt2_jax.data.robot import rlds_writer
+from rt2_jax.envs import collection
+from rt2_jax.envs.metaworld.metaworld_env import CAMERA, MAX_STEPS, MetaworldEnvironment
+from rt2_jax.envs.metaworld.metaworld_tasks import SUITES
+from rt2_jax.nearest import check
+
+FLAGS = flags.FLAGS
+
+NAME, VERSION = 'metaworld', '0.1.0'
+DESCRIPTION = (
+    "Episodes of Meta-World's scripted policies (Farama-Foundation/Metaworld, MIT) with detours, the camera "
+    'corner2, every action carried out five times.'
+)
+# Episode i of a collection is episode FIRST + seed * SEED_STRIDE + i of its suite; evaluations begin with 0.
+FIRST, SEED_STRIDE = 10_000_000, 1_000_000
+HOLD = 2  # decisions after the goal is reached
+DETOURS, LONGEST = 4, 4  # in an episode, and decisions in one of them
+LET_GO = 0.15  # share of the detours in which the fingers do the opposite
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What the episodes of a collection depend on.
+
+    Attributes:
+        episodes: how many, as many of each task of the suite; those of a task follow each other.
+        suite: a name of `metaworld_tasks.SUITES`.
+        seed: 0 to 9; collections with different seeds share no layout.
+        noise: execution noise, see `world.Make`.
+        detours: how often a decision begins a detour, 0 to 1.
+        image_size: side of the frames, pixels.
+        quality: JPEG quality.
+    """
+
+    episodes: int
+    suite: str = 'mt10'
+    seed: int = 0
+    noise: float = 0.1
+    detours: float = 0.05
+    image_size: int = 128
+    quality: int = 95
+
+    def __post_init__(self) -> None:
+        check('suite', self.suite, SUITES)
+        if not 0 <= self.detours <= 1:
+            raise ValueError(f'detours is a probability, 0 to 1; got {self.detours}')
+        if not 0 < self.episodes <= SEED_STRIDE:
+            raise ValueError(f'episodes must be 1 to {SEED_STRIDE}; got {self.episodes}')
+        if not 0 <= self.seed <= 9:
+            raise ValueError(f'seed must be 0 to 9; got {self.seed}')
+
+
+def features(image_size: int) -> tfds.features.FeaturesDict:
+    """The schema for frames of `image_size` pixels."""
+    f = tfds.features
+    return rlds_writer.features_dict(
+        {
+            'steps': {
+                'observation': {
+                    'image': f.Image(shape=(image_size, image_size, 3), encoding_format='jpeg'),
+                    'natural_language_instruction': f.Text(),
+                    'state': f.Tensor(shape=(4,), dtype=np.float32),  # hand x y z, how far open
+                },
+                'action': f.Tensor(shape=(4,), dtype=np.float32),
+                'terminate_episode': f.Scalar(dtype=np.float32),
+                'reward': f.Scalar(dtype=np.float32),
+                'discount': f.Scalar(dtype=np.float32),
+                'is_first': f.Scalar(dtype=np.bool_),
+                'is_last': f.Scalar(dtype=np.bool_),
+                'is_terminal': f.Scalar(dtype=np.bool_),
+            },
+            'episode_metadata': {
+                'success': f.Scalar(dtype=np.bool_),
+                'task': f.Text(),
+                'suite': f.Text(),
+                'seed': f.Scalar(dtype=np.int64),
+            },
+        }
+    )
+
+
+def collect(
+    output: epath.PathLike, settings: Settings, processes: int | None = None
+) -> dict[str, Any]:
+    """Collects episodes into `output`; see `collection.collect` for what it returns and raises."""
+    plan = collection.Plan(
+        name=NAME,
+        version=VERSION,
+        description=DESCRIPTION,
+        features=features(settings.image_size),
+        episodes=settings.episodes,
+        code=epath.Path(__file__).parent,
+    )
+    return collection.collect(output, plan, settings, _collect_shard, processes)
+
+
+def play(env: MetaworldEnvironment, settings: Settings, number: int) -> dict[str, Any]:
+    """Episode `number` of a collection, as the schema lays it out, frames as uint8 [S, S, 3]."""
+    seed = FIRST + settings.seed * SEED_STRIDE + number
+    tasks = SUITES[settings.suite]
+    # In this order a process seldom loads another task.
+    observation, task, _ = env.reset(seed, tasks[number * len(tasks) // settings.episodes])
+    detours = _Detours(np.random.default_rng([seed, 77]), settings.detours)
+    steps: list[dict[str, Any]] = []
+    held = 0
+    while not steps or not steps[-1]['is_last']:
+        action = env.expert()[1:]
+        held += env.success
+        terminate = held > HOLD
+        if terminate:
+            action[:3] = 0
+        steps.append(
+            {
+                'observation': {
+                    'image': observation.images[CAMERA],
+                    'natural_language_instruction': observation.instruction,
+                    'state': observation.state,
+                },
+                'action': action,
+                'terminate_episode': np.float32(terminate),
+                'reward': np.float32(terminate),
+                'discount': np.float32(not terminate),
+                'is_first': not steps,
+                'is_last': terminate or len(steps) + 1 == MAX_STEPS,
+                'is_terminal': terminate,
+            }
+        )
+        if not terminate:
+            observation = env.step(action if env.success else detours.carried_out(action))
+    return {
+        'steps': steps,
+        'episode_metadata': {
+            'success': env.success,
+            'task': task,
+            'suite': settings.suite,
+            'seed': seed,
+        },
+    }
+
+
+class _Detours:
+    """What is carried out in place of the expert's actions, now and then."""
+
+    def __init__(self, rng: np.random.Generator, often: float) -> None:
+        self._rng, self._often = rng, often
+        self._left, self._begun = 0, 0
+        self._way, self._lets_go = np.zeros(3), False
+
+    def carried_out(self, action: np.ndarray) -> np.ndarray:
+        """Float [4]: the action, or a step of a detour."""
+        if not self._left and self._begun < DETOURS and self._rng.random() < self._often:
+            self._left, self._begun = int(self._rng.integers(1, LONGEST + 1)), self._begun + 1
+            self._way = self._rng.uniform(-1, 1, 3)
+            self._lets_go = self._rng.random() < LET_GO
+        if not self._left:
+            return action
+        self._left -= 1
+        return np.append(self._way, -action[3] if self._lets_go else action[3])
+
+
+@functools.lru_cache(maxsize=1)
+def environment(settings: Settings) -> MetaworldEnvironment:
+    """The environment of a collection, made once per process."""
+    env = MetaworldEnvironment(
+        settings.suite,
+        image_size=settings.image_size,
+        render_size=settings.image_size,
+        execution_noise=settings.noise,
+    )
+    atexit.register(env.close)
+    return env
+
+
+def _collect_shard(path: epath.Path, settings: Settings, start: int, stop: int) -> None:
+    env = environment(settings)
+    episodes = (play(env, settings, number) for number in range(start, stop))
+    collection.write_shard(path, features(settings.image_size), episodes, settings.quality)
+
+
+def define_flags() -> None:
+    """Defines the flags of the command; importing this file defines none."""
+    flags.DEFINE_integer('episodes', None, 'Episodes to collect.', lower_bound=1)
+    flags.DEFINE_string('output', None, 'Directory of the data set.')
+    flags.DEFINE_string('suite', Settings.suite, 'mt10, mt50, a difficulty or a task.')
+    flags.DEFINE_float('noise', Settings.noise, 'Execution noise, a share of a usual step.')
+    flags.DEFINE_float('detours', Settings.detours, 'How often a decision begins a detour, 0 to 1.')
+    flags.DEFINE_integer('seed', Settings.seed, '0 to 9; different seeds share no layout.')
+    flags.DEFINE_integer('processes', None, 'Processes; one per core by default.', lower_bound=1)
+    flags.DEFINE_integer('image_size', Settings.image_size, 'Side of the frames, pixels.')
+    flags.mark_flags_as_required(['episodes', 'output'])
+
+
+def main(argv: Sequence[str]) -> None:
+    """Runs the command."""
+    if len(argv) > 1:
+        raise app.UsageError(f'unexpected arguments: {argv[1:]}')
+    settings = Settings(
+        episodes=FLAGS.episodes,
+        suite=FLAGS.suite,
+        seed=FLAGS.seed,
+        noise=FLAGS.noise,
+        detours=FLAGS.detours,
+        image_size=FLAGS.image_size,
+    )
+    collection.run(FLAGS.output, lambda: collect(FLAGS.output, settings, FLAGS.processes))
+
+
+if __name__ == '__main__':
+    define_flags()
+    command.run('collect', main)

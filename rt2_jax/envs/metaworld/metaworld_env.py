@@ -1,0 +1,253 @@
+"""Meta-World's arm at work, see rt2_jax/envs/world.py.
+
+Of the package metaworld (Farama-Foundation/Metaworld, MIT), which lives in a Python environment of its own
+(launch/worlds.sh). An action is carried out REPEATS times: 16 decisions a second in place of 80. An episode
+ends at the first success, as in the package's own evaluation (metaworld/evaluation.py).
+"""
+
+from __future__ import annotations
+
+import atexit
+import collections
+import os
+from typing import Any
+import warnings
+
+import cv2
+import numpy as np
+
+from rt2_jax.envs import world
+from rt2_jax.envs.metaworld.metaworld_tasks import OTHER_WORDS, SUITES, TASKS
+
+REPEATS = 5
+MAX_STEPS = 100  # decisions: the package's 500 steps
+CAMERA = 'corner2'
+# Where others put this camera for learning from pictures (arXiv 2206.14244; LeRobot's Meta-World). They turn
+# its pictures round, too, as it hangs upside down.
+CAMERA_PLACE = (0.75, 0.075, 0.7)
+# Tasks whose scripted policies do better where their first decision is repeated: 20 of 20 episodes, where the
+# mean of several (`_Arm.scripted`) has 19 and 12.
+FIRST_DECISION = ('door-open', 'shelf-place')
+# A usual step, for noise: the gripper has none.
+NOISE_SCALE = np.array([0.3, 0.3, 0.3, 0.0])
+# Arms of a process that wait for an episode of their task: each holds some 90 MB and takes a second to make.
+IDLE = 12
+
+
+class MetaworldEnvironment:
+    """A `world.Environment` of a suite of Meta-World.
+
+    Episode `seed` of a suite is of its task number `seed` modulo their number.
+
+    Args:
+        suite: a name of `metaworld_tasks.SUITES`, with or without OTHER_WORDS behind it.
+        image_size: height and width of the frames observed, pixels.
+        render_size: height and width of the frames of videos, pixels.
+        execution_noise: share of the command and of a usual step.
+
+    Attributes:
+        success: whether the goal was reached in this episode.
+        clipped: see `world.Environment`.
+    """
+
+    out_of_reach = 0  # the package moves goals inside without a word
+
+    def __init__(
+        self, suite: str, *, image_size: int, render_size: int, execution_noise: float
+    ) -> None:
+        self._tasks = SUITES[suite.removesuffix(OTHER_WORDS)]
+        self._other_words = suite.endswith(OTHER_WORDS)
+        self._image_size, self._render_size = image_size, render_size
+        self._noise = execution_noise
+        self._arm: _Arm | None = None
+        self.success = False
+        self.clipped = 0
+
+    @property
+    def over(self) -> bool:
+        """Whether the goal was reached."""
+        return self.success
+
+    def reset(self, seed: int, task: str | None = None) -> world.Episode:
+        """See `world.Environment`."""
+        name = task or self._tasks[seed % len(self._tasks)]
+        self.close()
+        self._arm = _arm(name, max(2 * self._image_size, self._render_size))
+        self._arm.reset(seed)
+        self._rng = np.random.default_rng([seed, 1])
+        said = TASKS[name]
+        words = said.other_words if self._other_words else self._rng.choice(said.instructions)
+        self._instruction = str(words)
+        self.success, self.clipped = False, 0
+        return world.Episode(self._observe(), name, said.difficulty)
+
+    def step(self, command: np.ndarray) -> world.Observation:
+        """See `world.Environment`; `command` is float [4]: dx, dy, dz, gripper, each -1 to 1.
+
+        Raises:
+            ValueError: a command of another shape, or with a number that is not finite.
+            RuntimeError: no episode was begun.
+        """
+        command = np.asarray(command, np.float64)
+        if command.shape != (4,) or not np.isfinite(command).all():
+            raise ValueError(f'A command has 4 finite numbers, dx dy dz gripper; got {command}.')
+        self.clipped += int((np.abs(command) > 1 + 1e-6).sum())
+        if self._noise:
+            sigma = self._noise * (np.abs(command) + NOISE_SCALE) * (NOISE_SCALE > 0)
+            command = command + self._rng.normal(size=4) * sigma
+        self.success |= self._playing().step(np.clip(command, -1, 1))
+        return self._observe()
+
+    def expert(self) -> np.ndarray:
+        """See `world.Environment`: what the package's own scripted policy does; it never terminates."""
+        return np.concatenate([[0.0], self._playing().scripted()]).astype(np.float32)
+
+    def recognition(self) -> None:
+        """None: there is one object that the instruction could be about."""
+
+    def render(self) -> np.ndarray:
+        """See `world.Environment`."""
+        return self._playing().draw(self._render_size)
+
+    def close(self) -> None:
+        """Leaves the arm to the next environment that plays its task."""
+        if self._arm:
+            _leave(self._arm)
+            self._arm = None
+
+    def _playing(self) -> _Arm:
+        if self._arm is None:
+            raise RuntimeError('No episode was begun: call reset() first.')
+        return self._arm
+
+    def _observe(self) -> world.Observation:
+        # Twice the size, averaged: smoother than the renderer's own edges at a fraction of their cost.
+        arm, size = self._playing(), self._image_size
+        image = cv2.resize(arm.draw(2 * size), (size, size), interpolation=cv2.INTER_AREA)
+        return world.Observation({CAMERA: image}, self._instruction, arm.state())
+
+
+class _Arm:
+    """One of the package's environments, with its scripted policy and what draws it."""
+
+    def __init__(self, task: str, buffer: int) -> None:
+        os.environ.setdefault('MUJOCO_GL', 'egl')
+        os.environ.setdefault(
+            'LP_NUM_THREADS', '1'
+        )  # of Mesa; more of them slow small pictures down
+        from metaworld.env_dict import ALL_V3_ENVIRONMENTS
+        from metaworld.policies import ENV_POLICY_MAP
+        import mujoco
+
+        self.key = task, buffer
+        self._tried = 1 if task in FIRST_DECISION else REPEATS
+        self._mujoco = mujoco
+        self._env: Any = ALL_V3_ENVIRONMENTS[f'{task}-v3']()
+        self._policy = ENV_POLICY_MAP[f'{task}-v3']()
+        env = self._env
+        # What MT10 and MT50 set: the goal is observed, by the scripted policies. The space is kept once it
+        # was asked for, and would clip the goal to zero.
+        env._partially_observable = False
+        del env.sawyer_observation_space
+        # Layouts are drawn from the seed, not from a list of fifty.
+        env._set_task_called, env._freeze_rand_vec, env.seeded_rand_vec = True, False, True
+        env.max_path_length = 10**9  # who plays counts the steps
+        self._observed: np.ndarray
+        self._prepare_drawing(buffer)
+
+    def reset(self, seed: int) -> None:
+        self._env.seed(seed)
+        self._observed, _ = self._env.reset()
+
+    def step(self, command: np.ndarray) -> bool:
+        """REPEATS steps of the same command; whether the goal was reached in one of them."""
+        success = False
+        for _ in range(REPEATS):
+            self._observed, _, _, _, info = self._env.step(command.astype(np.float32))
+            success |= bool(info['success'])
+        return success
+
+    def state(self) -> np.ndarray:
+        """The hand's x, y, z in metres, and how far it is open, 0 to 1: float32 [4]."""
+        return self._observed[:4].astype(np.float32)
+
+    def scripted(self) -> np.ndarray:
+        """The scripted policy's action, float [4]: the mean of what it does in the steps of an action.
+
+        It decides in every step of the package's. Its first decision repeated mostly overshoots, and tasks
+        that it solves are lost; so the steps are tried out, and taken back.
+        """
+        mujoco, env = self._mujoco, self._env
+        kind = mujoco.mjtState.mjSTATE_INTEGRATION
+        before = np.empty(mujoco.mj_stateSize(env.model, kind))
+        mujoco.mj_getState(env.model, env.data, before, kind)
+        last, observed, actions = env._prev_obs.copy(), self._observed, []
+        for _ in range(self._tried):
+            actions.append(self._decide(observed))
+            observed, *_ = env.step(actions[-1])
+        mujoco.mj_setState(env.model, env.data, before, kind)
+        mujoco.mj_forward(env.model, env.data)
+        env._prev_obs = last
+        return np.mean(actions, axis=0)
+
+    def draw(self, size: int) -> np.ndarray:
+        """What the camera sees: uint8 [size, size, 3]."""
+        mujoco, model, data = self._mujoco, self._env.model, self._env.data
+        self._context.make_current()
+        mujoco.mjv_updateScene(
+            model, data, self._options, None, self._camera, mujoco.mjtCatBit.mjCAT_ALL, self._scene
+        )
+        view = mujoco.MjrRect(0, 0, size, size)
+        mujoco.mjr_render(view, self._scene, self._drawing)
+        pixels = np.empty((size, size, 3), np.uint8)
+        mujoco.mjr_readPixels(pixels, None, view, self._drawing)
+        # OpenGL's rows go up. So do this camera's; its columns go from right to left.
+        return np.ascontiguousarray(pixels[:, ::-1])
+
+    def free(self) -> None:
+        atexit.unregister(self.free)
+        self._drawing.free()
+        self._context.free()
+        self._env.close()
+
+    def _decide(self, observed: np.ndarray) -> np.ndarray:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')  # that it commands more than the range
+            return np.clip(self._policy.get_action(observed), -1, 1).astype(np.float32)
+
+    def _prepare_drawing(self, buffer: int) -> None:
+        mujoco, model = self._mujoco, self._env.model
+        model.cam(CAMERA).pos[:] = CAMERA_PLACE
+        model.vis.global_.offwidth = model.vis.global_.offheight = buffer
+        model.vis.quality.offsamples = 0
+        self._context = mujoco.GLContext(buffer, buffer)
+        self._context.make_current()
+        self._scene = mujoco.MjvScene(model, 1000)
+        self._scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = 0
+        self._scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = 0
+        self._drawing = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100)
+        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._drawing)
+        self._options, self._camera = mujoco.MjvOption(), mujoco.MjvCamera()
+        self._camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
+        self._camera.fixedcamid = model.cam(CAMERA).id
+        atexit.register(
+            self.free
+        )  # before OpenGL's own end, which complains of contexts that are left
+
+
+_idle: collections.deque[_Arm] = collections.deque()
+
+
+def _arm(task: str, buffer: int) -> _Arm:
+    """An arm for a task, one that waits if there is one."""
+    for arm in _idle:
+        if arm.key == (task, buffer):
+            _idle.remove(arm)
+            return arm
+    return _Arm(task, buffer)
+
+
+def _leave(arm: _Arm) -> None:
+    _idle.append(arm)
+    if len(_idle) > IDLE:
+        _idle.popleft().free()

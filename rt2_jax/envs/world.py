@@ -1,0 +1,222 @@
+"""What a world offers, so that `evaluate` can play in it: the tabletop, Meta-World, or one of your own.
+
+A `World` says what there is to play and for which robot. An `Environment` is one robot at work in it,
+episode after episode. rt2_jax/envs/README.md shows both in one short file.
+
+A suite is written WORLD/NAME; NAME alone is a suite of the tabletop. WORLD is a key of WORLDS, or any
+module that can be imported and has a `WORLD`, as in `--suite=my_lab.arm_world/stack`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+import dataclasses
+import importlib
+import importlib.util
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from rt2_jax.data.robot_card import RobotCard
+from rt2_jax.errors import MissingPackage
+from rt2_jax.nearest import check, nearest
+
+
+class _Place(NamedTuple):
+    """Where a world is: the module that has its WORLD, a package that it needs, and what installs it."""
+
+    module: str
+    package: str
+    install: str
+
+
+WORLDS = {
+    'tabletop': _Place(
+        'rt2_jax.envs.tabletop.tabletop_world', 'mujoco', "pip install 'rt2_jax[sim]'"
+    ),
+    'metaworld': _Place(
+        'rt2_jax.envs.metaworld.metaworld_world', 'metaworld', 'bash launch/worlds.sh metaworld'
+    ),
+}
+DEFAULT = 'tabletop'
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Observation:
+    """What a robot sees and is told.
+
+    Attributes:
+        images: frames uint8 [H, W, 3] RGB, by camera. A policy that takes one camera sees the first.
+        instruction: what it is told to do, the same all through an episode.
+        state: float [K], what it feels of itself; None where the world has no such thing.
+    """
+
+    images: Mapping[str, np.ndarray]
+    instruction: str
+    state: np.ndarray | None = None
+
+
+class Episode(NamedTuple):
+    """How an episode begins: its first observation, its kind of task, and its group in the results."""
+
+    observation: Observation
+    task: str
+    group: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Recognition:
+    """Which object an episode went to, from a world that knows where its objects are.
+
+    X is the object that the instruction is about, Y the one that it is to be brought to.
+
+    Attributes:
+        objects: how many there were to choose from.
+        first: name of the object that the robot went to first; '' for none.
+        first_is_x: whether that is X.
+        brought_to: name of the object that X ended nearest to, where it was to be brought to another
+            and was moved; '' otherwise.
+        brought_to_y: whether that is Y.
+    """
+
+    objects: int
+    first: str = ''
+    first_is_x: bool = False
+    brought_to: str = ''
+    brought_to_y: bool = False
+
+
+class Environment(Protocol):
+    """One robot at work: reset, then step until it is over, then reset again.
+
+    Nothing here ends an episode for the policy's sake: who plays counts the steps and heeds `terminate`.
+    """
+
+    @property
+    def success(self) -> bool:
+        """Whether the goal is reached, in the world's own sense."""
+        ...
+
+    @property
+    def over(self) -> bool:
+        """Whether the world itself has ended the episode, as some do at the first success."""
+        ...
+
+    @property
+    def clipped(self) -> int:
+        """How many numbers of this episode's commands were outside their range, and were clipped."""
+        ...
+
+    @property
+    def out_of_reach(self) -> int:
+        """How many of this episode's goals were outside the robot's reach, and were moved inside."""
+        ...
+
+    def reset(self, seed: int, task: str | None = None) -> Episode:
+        """Begins episode `seed` of the suite, of this kind of task; None leaves that to the seed."""
+        ...
+
+    def step(self, command: np.ndarray) -> Observation:
+        """Carries out one action, float [D] in the card's order and the robot's own numbers."""
+        ...
+
+    def expert(self) -> np.ndarray:
+        """What the scripted expert does now: float32 [terminate + D], an action in the card's sense."""
+        ...
+
+    def recognition(self) -> Recognition | None:
+        """Which object the episode went to so far; None where the world does not know."""
+        ...
+
+    def render(self) -> np.ndarray:
+        """What a video shows now: uint8 [R, R, 3]."""
+        ...
+
+    def close(self) -> None:
+        """Frees what the environment holds."""
+        ...
+
+
+class Make(Protocol):
+    """What makes an environment of a suite, a class for example."""
+
+    def __call__(
+        self, suite: str, *, image_size: int, render_size: int, execution_noise: float
+    ) -> Environment:
+        """An environment.
+
+        Args:
+            suite: a name of the world's suites.
+            image_size: height and width of the frames observed, pixels.
+            render_size: height and width of the frames of videos, pixels.
+            execution_noise: what is carried out is the command plus Gaussian noise of this share of
+                the command and of a usual step.
+        """
+        ...
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class World:
+    """What there is to play, and for which robot.
+
+    Attributes:
+        name: its key in WORLDS.
+        card: of its robot: names and units of an action's numbers, the sense of its gripper, its rate.
+        suites: what each suite measures, by name, in a line.
+        tasks: the kinds of task.
+        max_steps: an episode's longest length, in actions.
+        make: makes an environment; what it needs to import it imports then.
+        has_expert: whether its environments have a scripted expert.
+    """
+
+    name: str
+    card: RobotCard
+    suites: Mapping[str, str]
+    tasks: tuple[str, ...]
+    max_steps: int
+    make: Make
+    has_expert: bool = True
+
+
+def open_world(name: str) -> World:
+    """The world called `name`: a key of WORLDS, or a module that has a `WORLD`.
+
+    Raises:
+        ValueError: there is no such world.
+        MissingPackage: a package that it needs is not installed.
+    """
+    if '.' not in name:
+        check('world', name, WORLDS)
+    place = WORLDS.get(name, _Place(name, '', ''))
+    if place.package and not importlib.util.find_spec(place.package):
+        raise MissingPackage(f'The world {name}', place.package, remedy=place.install)
+    try:
+        return importlib.import_module(place.module).WORLD
+    except ModuleNotFoundError as error:
+        package = str(error.name)
+        if place.module.startswith(package):
+            raise ValueError(
+                f'There is no world {name}: Python finds no module {package}'
+            ) from error
+        remedy = place.install or f'pip install {package}'
+        raise MissingPackage(f'The world {name}', package, remedy=remedy) from error
+    except AttributeError as error:
+        raise ValueError(f'There is no world {name}: {error}') from error
+
+
+def find_suite(suite: str, others: Collection[str] = ()) -> tuple[World, str]:
+    """The world of a suite, and the suite's name in it.
+
+    Args:
+        suite: WORLD/NAME, or NAME for one of the tabletop.
+        others: names that the caller would have taken as well, for the error's message.
+
+    Raises:
+        ValueError: there is no such world or suite; names the nearest one.
+        MissingPackage: as `open_world`.
+    """
+    world_name, _, name = suite.rpartition('/')
+    world = open_world(world_name or DEFAULT)
+    if name not in world.suites:
+        raise ValueError(f'Unknown suite {suite!r}{nearest(name, {*world.suites, *others})}')
+    return world, name
