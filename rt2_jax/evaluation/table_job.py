@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
+import functools
 from typing import Any
 
 from etils import epath
@@ -46,13 +47,15 @@ class Job:
         """What is not there yet, in order; each is decided on once those before it are done.
 
         Raises:
-            TableError: a run's config has changed.
+            TableError: a run's config has changed, or the user's own data set is not there.
         """
         runs = self._all_runs()
         for run in runs:
             run.check()
-        yield from self._build_vocabularies(runs)
         needed = {name for run in runs if not run.is_trained() for name in run.collected}
+        if 'tabletop' in needed:
+            self._check_data()  # before hours of anything else
+        yield from self._build_vocabularies(runs)
         for name in sorted(needed):
             yield from self._collect(name)
         for run in runs:
@@ -105,24 +108,27 @@ class Job:
                 yield Stage(f'build {file}', command, path.exists)
 
     def _collect(self, name: str) -> Iterator[Stage]:
-        """The command that collects a set of `COLLECTED`, where it is not there.
-
-        Raises:
-            TableError: it is not there, and is the user's own.
-        """
+        """The command that collects a set of `COLLECTED`, where it is not there."""
         data, episodes = self.folders.collected(name), self.size.collected[name]
-        info = data / _DATASET_INFO
-        if info.exists():
+        if _is_collected(data):
             return
-        if data.parent != self.folders.root:
-            raise TableError(f'--data={data} holds no data set: there is no {_DATASET_INFO}')
         suite = COLLECTED[name]
         arguments = f'--episodes={episodes}', f'--suite={suite}', f'--output={shown(data)}'
         yield Stage(
             f'collect {episodes} episodes of {suite}',
             ('-m', 'rt2_jax.envs.tabletop.collect', *arguments),
-            info.exists,
+            functools.partial(_is_collected, data),
         )
+
+    def _check_data(self) -> None:
+        """TableError where a data set of the user's own is needed, and is not there."""
+        data = self.folders.data
+        if data.parent != self.folders.root and not _is_collected(data):
+            raise TableError(f'--data={data} holds no data set: there is no {_DATASET_INFO}')
+
+
+def _is_collected(data: epath.Path) -> bool:
+    return (data / _DATASET_INFO).exists()
 
 
 def collection(data: epath.Path) -> dict[str, Any]:

@@ -75,11 +75,12 @@ class MetaworldEnvironment:
         self._arm = _arm(name, max(2 * self._image_size, self._render_size))
         self._arm.reset(seed)
         self._rng = np.random.default_rng([seed, 1])
-        said = TASKS[name]
-        words = said.other_words if self._other_words else self._rng.choice(said.instructions)
-        self._instruction = str(words)
+        chosen = TASKS[name]
+        self._instruction = (
+            chosen.other_words if self._other_words else str(self._rng.choice(chosen.instructions))
+        )
         self.success, self.clipped = False, 0
-        return world.Episode(self._observe(), name, said.difficulty)
+        return world.Episode(self._observe(), name, chosen.difficulty)
 
     def step(self, command: np.ndarray) -> world.Observation:
         """See `world.Environment`; `command` is float [4]: dx, dy, dz, gripper, each -1 to 1.

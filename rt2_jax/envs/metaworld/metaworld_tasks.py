@@ -1,6 +1,6 @@
 """Meta-World's fifty tasks: how hard they are, and what one says to a robot that is to do them.
 
-The instructions are this project's own words. The last one of a task is never said in training: the suites
+The instructions are this project's own words. The last one of a task is never used in training: the suites
 `*_other_words` ask with it. The others are drawn, an episode each.
 """
 
@@ -34,7 +34,7 @@ class Task:
     Attributes:
         name: the package's, without '-v3'.
         difficulty: one of DIFFICULTIES.
-        instructions: those said in training.
+        instructions: those of training.
         other_words: the one that is not.
     """
 
@@ -45,7 +45,10 @@ class Task:
 
 
 def _tasks(difficulty: str, words: dict[str, tuple[str, ...]]) -> dict[str, Task]:
-    return {name: Task(name, difficulty, said[:-1], said[-1]) for name, said in words.items()}
+    return {
+        name: Task(name, difficulty, wordings[:-1], wordings[-1])
+        for name, wordings in words.items()
+    }
 
 
 TASKS = (
