@@ -77,7 +77,7 @@ def get_config(arg: str = 'cofinetune') -> ml_collections.ConfigDict:
     small, arg = arg.endswith(_SMALL), arg.removesuffix(_SMALL)
     palm_e, arg = arg in _AS, _AS.get(arg, arg)
     config = configuration.defaults()
-    config.total_steps = 3_000
+    config.total_steps = 3_600
     config.cpu_products = 'bfloat16'
     config.action_smoothing = 6.0
     config.model = _tiny_pali(small)
@@ -164,10 +164,11 @@ def _with_robot(config: ml_collections.ConfigDict) -> None:
 def _ask_elsewhere(config: ml_collections.ConfigDict) -> None:
     """Questions about frames of other tables, cameras and lights; nobody learns their actions.
 
-    On strange tables the policy knew where the tiles are, from the web, and not where the gripper is.
+    On strange tables the policy knew where the tiles are, from the web, and not where the gripper is and
+    how high.
     """
     config.data.robot.elsewhere = dict(
-        directory='runs/data/elsewhere', card='tabletop', weight=0.0, questions=0.4
+        directory='runs/data/elsewhere', card='tabletop', weight=0.0, questions=0.8
     )
 
 

@@ -25,7 +25,8 @@ def replay(
         space: the bins.
 
     Returns:
-        A report, ready for JSON, and int64 [D, bins], how many actions fall into each bin. 'moving': steps that move something. 'zeroed': the share of them whose movement,
+        A report, ready for JSON, and int64 [D, bins], how many actions fall into each bin.
+        'moving': steps that move something. 'zeroed': the share of them whose movement,
         that is all dimensions but the gripper, comes back as all zeros. 'dimensions', by name: the
         'unit', 'mean' and 'largest' absolute error in it, the share that is 'clipped', and, where
         actions are changes, 'off_mean' and 'off_largest': how far from the recording an episode

@@ -21,11 +21,11 @@ from rt2_jax.text import places, prompts
 
 # Relative frequencies. `way_gripper` is what an approach has to know.
 KINDS = {
-    'frame_where': 0.2,
+    'frame_where': 0.15,
     'frame_way_gripper': 0.15,
-    'frame_gripper': 0.2,
+    'frame_gripper': 0.15,
     'frame_list': 0.1,
-    'frame_plan': 0.35,  # the plan of the step, and no action
+    'frame_plan': 0.45,  # the plan of the step, and no action
 }
 
 

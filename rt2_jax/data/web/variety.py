@@ -13,7 +13,9 @@ import functools
 import cv2
 import numpy as np
 
-SURFACES = ('colours', 'blobs', 'polygons', 'patches', 'scribbles')
+_SOFT = ('colours', 'blobs', 'polygons', 'patches', 'scribbles')
+_BOLD = ('bands', 'plaid', 'bricks', 'checks', 'crosses')  # regular, of colours that differ much
+SURFACES = (*_SOFT, *_BOLD)
 _NUMBER = 320  # of fixed surfaces; a scene is a crop of one
 
 
@@ -44,7 +46,8 @@ def _surface(number: int, size: int) -> np.ndarray:
     rng = np.random.default_rng([11, number])
     side = 2 * size
     image: np.ndarray
-    match SURFACES[number % len(SURFACES)]:
+    kind = SURFACES[number % len(SURFACES)]
+    match kind:
         case 'colours':  # clouds per channel, at several scales
             channels = [_clouds(rng, side, (3, 9, 27, 81)) for _ in range(3)]
             image = 128 + rng.uniform(40, 160) * (np.stack(channels, -1) - 0.5)
@@ -64,7 +67,7 @@ def _surface(number: int, size: int) -> np.ndarray:
                 (side, side),
                 interpolation=cv2.INTER_NEAREST,
             )
-        case _:  # scribbles
+        case 'scribbles':
             image = np.full((side, side, 3), rng.uniform(30, 230, 3))
             for _ in range(int(rng.integers(8, 50))):
                 points = rng.uniform(0, side, 2) + np.cumsum(rng.normal(0, 0.08 * side, (9, 2)), 0)
@@ -76,10 +79,42 @@ def _surface(number: int, size: int) -> np.ndarray:
                     int(rng.integers(1, 9)),
                     cv2.LINE_AA,
                 )
+        case _:
+            image = _pattern(rng, kind, side)
     mean = image.mean((0, 1))
-    image = mean + rng.uniform(0.2, 1.0) * (image - mean)
+    image = mean + rng.uniform(0.7 if kind in _BOLD else 0.2, 1.0) * (image - mean)
     image += rng.normal(0, rng.uniform(0, 8), image.shape)
     return np.clip(image, 0, 255).astype(np.uint8)
+
+
+def _pattern(rng: np.random.Generator, kind: str, side: int) -> np.ndarray:
+    """One of `_BOLD` turned to any angle, of two or three colours, float [side, side, 3]."""
+    angle, cell = rng.uniform(0, np.pi), side * rng.uniform(0.05, 0.2)
+    rows, columns = (np.mgrid[:side, :side] + 4 * side) / cell
+    x = columns * np.cos(angle) + rows * np.sin(angle)
+    y = rows * np.cos(angle) - columns * np.sin(angle)
+    share = rng.uniform(0.25, 0.6)
+    along, across = x % 1, y % 1
+    match kind:
+        case 'bands':  # of unlike widths
+            which = np.where(x % 3 < 1 + share, x % 3 < share, 2 * (x % 3 < 2 + share / 2))
+        case 'plaid':
+            which = (along < share).astype(int) + (across < share)
+        case 'bricks':
+            joint = 0.25 * share
+            which = (across < joint) | ((x / 2 + 0.5 * (np.floor(y) % 2)) % 1 < joint / 2)
+        case 'checks':
+            which = (along < 0.5) ^ (across < 0.5)
+        case _:  # crosses
+            far = np.abs(np.stack([along, across]) - 0.5)
+            which = (far.min(0) < 0.2 * share) & (far.max(0) < 0.2 + 0.4 * share)
+    colours = np.stack([_strong(rng, value) for value in rng.permutation([60, 140, 220])])
+    return colours[which.astype(int)]
+
+
+def _strong(rng: np.random.Generator, value: float) -> np.ndarray:
+    """A colour whose largest channel is `value`, float [3]."""
+    return value * rng.permutation([1.0, rng.uniform(0, 1), rng.uniform(0, 0.6)])
 
 
 def _clouds(rng: np.random.Generator, side: int, scales: tuple[int, ...]) -> np.ndarray:
