@@ -17,9 +17,11 @@ import functools
 import hashlib
 import io
 import json
+import math
 from typing import Any, NamedTuple, TypeVar
 
 from etils import epath
+import numpy as np
 
 from rt2_jax.data import files
 from rt2_jax.data.data_errors import DataSetError, lfs_remedy
@@ -28,7 +30,7 @@ from rt2_jax.nearest import nearest
 
 VERSIONS = ('v2.1', 'v3.0')
 INFO = 'meta/info.json'
-_META_TABLE = 'meta/episodes/chunk-{:03d}/file-{:03d}.parquet'
+META_TABLE = 'meta/episodes/chunk-{:03d}/file-{:03d}.parquet'
 
 Result = TypeVar('Result')
 
@@ -143,6 +145,27 @@ def read_table(content: bytes, columns: Sequence[str] | None = None) -> Any:
         raise ValueError(lfs_remedy(content) or f'no whole parquet file: {reason}') from error
 
 
+def as_array(column: Any, name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """A pyarrow column as an array [rows, *shape]; objects [rows] for texts.
+
+    Raises:
+        ValueError: it has gaps, or values of another shape.
+    """
+    if column.null_count:
+        raise ValueError(f'column {name!r} has {column.null_count} empty places')
+    rows, values = len(column), column.combine_chunks()
+    while hasattr(values, 'flatten') and hasattr(values.type, 'value_type'):  # a list
+        values = values.flatten()
+    array = values.to_numpy(zero_copy_only=False)
+    if array.dtype == object:
+        return array
+    if array.size != rows * math.prod(shape):
+        raise ValueError(
+            f'column {name!r} has {array.size} values; {rows} of {list(shape)} are due'
+        )
+    return array.reshape(rows, *shape)
+
+
 def _v21(
     folder: files.Path, info: Mapping[str, Any], cameras: Sequence[str]
 ) -> tuple[dict[int, str], list[EpisodeFiles]]:
@@ -202,7 +225,7 @@ def _tasks_of(content: bytes) -> dict[int, str]:
 def _meta_tables(folder: files.Path, chunk_size: int) -> Iterator[str]:
     """The tables of episodes, which are numbered without gaps."""
     chunk = file = 0
-    while (folder / (name := _META_TABLE.format(chunk, file))).exists():
+    while (folder / (name := META_TABLE.format(chunk, file))).exists():
         yield name
         chunk, file = (chunk, file + 1) if file + 1 < chunk_size else (chunk + 1, 0)
 

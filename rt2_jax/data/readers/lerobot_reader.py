@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-import math
 import os
-from typing import Any
 
 from etils import epath
 import numpy as np
@@ -133,7 +131,9 @@ class EpisodeReader:
             raise ValueError(f'the table lacks the column {", ".join(missing)}')
         features = self._layout.features
         return {
-            name: _array(table[name], name, tuple(features.get(name, {}).get('shape', ())))
+            name: lerobot_directory.as_array(
+                table[name], name, tuple(features.get(name, {}).get('shape', ()))
+            )
             for name in table.column_names
         }
 
@@ -209,24 +209,3 @@ def _stretch(own: np.ndarray, backs: np.ndarray) -> tuple[int, int]:
     if not len(own):
         return 0, 0
     return int((own - backs[own]).min()), int(own.max()) + 1
-
-
-def _array(column: Any, name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """A pyarrow column as an array [rows, *shape], of objects for texts.
-
-    Raises:
-        ValueError: it has gaps, or values of another shape.
-    """
-    if column.null_count:
-        raise ValueError(f'column {name!r} has {column.null_count} empty places')
-    rows, values = len(column), column.combine_chunks()
-    while hasattr(values, 'flatten') and hasattr(values.type, 'value_type'):  # a list
-        values = values.flatten()
-    array = values.to_numpy(zero_copy_only=False)
-    if array.dtype == object:
-        return array
-    if array.size != rows * math.prod(shape):
-        raise ValueError(
-            f'column {name!r} has {array.size} values; {rows} of {list(shape)} are due'
-        )
-    return array.reshape(rows, *shape)

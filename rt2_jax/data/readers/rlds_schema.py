@@ -45,6 +45,11 @@ def read(directory: epath.PathLike) -> Schema:
     Raises:
         DataSetError: without a features.json that TFDS understands.
     """
+    return fields_of(tfds_directory.features(directory))
+
+
+def fields_of(features: Any) -> Schema:
+    """The same of a tfds.features.FeaturesDict."""
     import tensorflow_datasets as tfds  # pylint: disable=g-import-not-at-top
 
     fields: dict[str, Field] = {}
@@ -58,7 +63,7 @@ def read(directory: epath.PathLike) -> Schema:
         else:
             fields.update(_fields(feature, path))
 
-    walk(tfds_directory.features(directory), '')
+    walk(features, '')
     return fields
 
 

@@ -53,8 +53,8 @@ class EpisodeEncoder:
         Raises:
             ValueError: for an episode whose features aren't the schema's, or of another shape.
         """
-        steps = [_flatten(step) for step in episode['steps']]
-        flat = _flatten({k: v for k, v in episode.items() if k != 'steps'})
+        steps = [flatten(step) for step in episode['steps']]
+        flat = flatten({k: v for k, v in episode.items() if k != 'steps'})
         for number, step in enumerate(steps):
             self._check({*flat, *(f'steps/{path}' for path in step)}, number)
         for path in self._paths:
@@ -160,11 +160,12 @@ def _leaves(features: Any, prefix: str = '') -> Iterator[tuple[str, Any]]:
         yield prefix, features
 
 
-def _flatten(tree: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
+def flatten(tree: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
+    """A nested dict's values by path, 'observation/image'."""
     flat = {}
     for key, value in tree.items():
         path = f'{prefix}/{key}' if prefix else key
-        flat.update(_flatten(value, path) if isinstance(value, Mapping) else {path: value})
+        flat.update(flatten(value, path) if isinstance(value, Mapping) else {path: value})
     return flat
 
 

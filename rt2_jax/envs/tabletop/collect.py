@@ -1,6 +1,6 @@
-"""Collects scripted episodes of the tabletop as an RLDS data set.
+"""Collects scripted episodes of the tabletop as an RLDS or a LeRobot data set.
 
-    python -m rt2_jax.envs.tabletop.collect --episodes=1000 --output=runs/data/tabletop
+    python -m rt2_jax.envs.tabletop.collect --episodes=1000 --output=runs/data/tabletop [--format=lerobot]
 
 Episode i depends on (seed, i) alone, so the number of processes changes nothing. SIGTERM and Ctrl-C
 end it with exit code 75 (rt2_jax/exit_codes.py); the same command goes on with the first unfinished
@@ -28,17 +28,22 @@ from absl import app, flags, logging
 from etils import epath
 import numpy as np
 
-from rt2_jax import command, exit_codes, paths, records
-from rt2_jax.data.readers import tf_example, tfrecord
-from rt2_jax.data.robot import rlds_writer
-from rt2_jax.envs.tabletop import detours, expert, pool, schema, suites, tasks as tabletop_tasks
+from rt2_jax import command, exit_codes, nearest, paths, records
+from rt2_jax.envs.tabletop import (
+    collected_files,
+    detours,
+    expert,
+    pool,
+    schema,
+    suites,
+    tasks as tabletop_tasks,
+)
 from rt2_jax.envs.tabletop.env import TabletopEnv
 from rt2_jax.errors import UserError
 
 FLAGS = flags.FLAGS
 
 COLLECTION_JSON = 'collection.json'
-SPLIT = 'train'
 
 # Episode i of a collection is episode seed * SEED_STRIDE + i of its suite.
 SEED_STRIDE = 1_000_000
@@ -63,7 +68,8 @@ class Settings:
         suite: the suite that scenes are drawn from.
         tasks: kinds of task, taken in turn; if empty, the episode's seed decides.
         max_steps: an episode's longest length.
-        quality: JPEG quality.
+        quality: JPEG quality; videos have their own, see video_writer.
+        format: 'rlds' or 'lerobot'.
     """
 
     episodes: int
@@ -75,10 +81,12 @@ class Settings:
     tasks: tuple[str, ...] = ()
     max_steps: int = 20
     quality: int = 95
+    format: str = 'rlds'
 
     def __post_init__(self) -> None:
         object.__setattr__(self, 'tasks', tuple(self.tasks))
         suites.suite(self.suite)
+        nearest.check('format', self.format, collected_files.FORMATS)
         for kind in self.tasks:
             tabletop_tasks.check_kind(kind)
         if not 0 <= self.detours <= 1:
@@ -119,20 +127,17 @@ def collect(
     """
     output = paths.of(output)
     lengths = settings.shard_lengths()
-    shards = [
-        output / rlds_writer.shard_name(schema.NAME, SPLIT, shard, len(lengths))
-        for shard in range(len(lengths))
-    ]
+    files = _files(output, settings)
     starts = np.concatenate([[0], np.cumsum(lengths)])
     for crashes in itertools.count(1):
-        if _prepare(output, settings):
+        if _prepare(files, settings):
             logging.info('%s is complete already; nothing to do', output)
-            return summary(shards)
-        left = [shard for shard, path in enumerate(shards) if not path.exists()]
-        if len(left) < len(shards):
-            done = len(shards) - len(left)
-            logging.info('going on with %s: %d of %d shards are there', output, done, len(shards))
-        jobs = [(shards[s], settings, int(starts[s]), int(starts[s + 1])) for s in left]
+            return summary(files)
+        left = [shard for shard in range(len(lengths)) if not files.is_part(shard)]
+        if len(left) < len(lengths):
+            done = len(lengths) - len(left)
+            logging.info('going on with %s: %d of %d shards are there', output, done, len(lengths))
+        jobs = [(output, s, settings, int(starts[s]), int(starts[s + 1])) for s in left]
         try:
             pool.run(_collect_shard, jobs, processes or os.cpu_count() or 1)
             break
@@ -141,16 +146,8 @@ def collect(
             if crashes == CRASHES:
                 raise
             logging.warning('a worker died; its shard is collected again')
-    rlds_writer.finish(
-        output,
-        schema.features(settings.image_size),
-        name=schema.NAME,
-        version=schema.VERSION,
-        description=schema.DESCRIPTION,
-        shard_lengths=lengths,
-        split=SPLIT,
-    )
-    return summary(shards)
+    files.finish()
+    return summary(files)
 
 
 def play(env: TabletopEnv, settings: Settings, number: int) -> dict[str, Any]:
@@ -201,29 +198,18 @@ def play(env: TabletopEnv, settings: Settings, number: int) -> dict[str, Any]:
     }
 
 
-def summary(shards: Sequence[epath.Path]) -> dict[str, Any]:
-    """Counts of what the shards hold, checking every record on the way.
-
-    Raises:
-        tfrecord.CorruptRecord: a damaged record.
-    """
+def summary(files: collected_files.RldsFiles) -> dict[str, Any]:
+    """Counts of what the files hold; raises as their `outcomes`."""
     tried: Counter[str] = Counter()
     succeeded: Counter[str] = Counter()
-    steps = 0
-    for path in shards:
-        for record in tfrecord.scan(path):
-            if record.error:
-                raise record.error
-            payload = record.payload or b''
-            features = tf_example.parse(payload)
-            start, end = features['episode_metadata/task'].values[0].tolist()
-            task = payload[start:end].decode()
-            tried[task] += 1
-            succeeded[task] += int(features['episode_metadata/success'].values[0])
-            steps += len(features['steps/is_first'].values)
+    total = 0
+    for task, success, steps in files.outcomes():
+        tried[task] += 1
+        succeeded[task] += success
+        total += steps
     return {
         'episodes': sum(tried.values()),
-        'steps': steps,
+        'steps': total,
         'success': {task: succeeded[task] / tried[task] for task in sorted(tried)},
     }
 
@@ -245,14 +231,20 @@ def _observation(observation: dict[str, Any], info: dict[str, Any]) -> dict[str,
     }
 
 
-def _prepare(output: epath.Path, settings: Settings) -> bool:
-    """Makes `output` ready; True if the collection is complete in it already."""
-    complete = (output / rlds_writer.DATASET_INFO_JSON).exists()
+def _files(output: epath.Path, settings: Settings) -> collected_files.RldsFiles:
+    return collected_files.FORMATS[settings.format](
+        output, settings.shard_lengths(), settings.image_size, settings.quality
+    )
+
+
+def _prepare(files: collected_files.RldsFiles, settings: Settings) -> bool:
+    """Makes the output ready; True if the collection is complete in it already."""
+    output, complete = files.directory, files.is_complete
     about = json.loads(json.dumps({'version': schema.VERSION, **dataclasses.asdict(settings)}))
     about['environment'] = _environment_fingerprint()
     path = output / COLLECTION_JSON
     if path.exists():
-        before = records.read(path, OutputError)
+        before = {'format': 'rlds'} | records.read(path, OutputError)  # the only one, once
         differing = [k for k in sorted({*before, *about}) if before.get(k) != about.get(k)]
         if complete and differing == ['environment']:
             logging.warning('%s was collected by another version of the environment', output)
@@ -269,8 +261,9 @@ def _prepare(output: epath.Path, settings: Settings) -> bool:
     else:
         output.mkdir(parents=True, exist_ok=True)
         paths.write(path, json.dumps(about, indent=2).encode())
-    for leftover in output.glob(f'{paths.NEW}*'):
-        leftover.unlink()
+    for name in paths.files(output):
+        if os.path.basename(name).startswith(paths.NEW):  # left over
+            paths.delete(output / name)
     return complete
 
 
@@ -297,16 +290,17 @@ def environment(settings: Settings) -> TabletopEnv:
     return env
 
 
-def _collect_shard(path: epath.Path, settings: Settings, start: int, stop: int) -> None:
+def _collect_shard(
+    output: epath.Path, shard: int, settings: Settings, start: int, stop: int
+) -> None:
     env = environment(settings)
-    encode = rlds_writer.EpisodeEncoder(schema.features(settings.image_size), settings.quality)
 
-    def payloads() -> Iterator[bytes]:
+    def episodes() -> Iterator[dict[str, Any]]:
         for number in range(start, stop):
-            yield encode(play(env, settings, number))
+            yield play(env, settings, number)
             pool.tick()
 
-    rlds_writer.write_shard(path, payloads())
+    _files(output, settings).write(shard, episodes())
 
 
 def define_flags() -> None:
@@ -320,6 +314,9 @@ def define_flags() -> None:
     flags.DEFINE_integer('image_size', Settings.image_size, 'Side of the frames, pixels.')
     flags.DEFINE_string('suite', Settings.suite, 'Suite that scenes are drawn from.')
     flags.DEFINE_list('tasks', [], 'Kinds of task, taken in turn; all by default, drawn.')
+    flags.DEFINE_enum(
+        'format', Settings.format, list(collected_files.FORMATS), "The files' format."
+    )
     flags.mark_flags_as_required(['episodes', 'output'])
 
 
@@ -338,6 +335,7 @@ def main(argv: Sequence[str]) -> None:
         image_size=FLAGS.image_size,
         suite=FLAGS.suite,
         tasks=tuple(FLAGS.tasks),
+        format=FLAGS.format,
     )
     try:
         result = collect(FLAGS.output, settings, FLAGS.processes)
