@@ -86,23 +86,17 @@ def test_lerobot_loads_every_frame(collection, played, python, tmp_path):
 def test_an_interruption_changes_nothing(collection, tmp_path, monkeypatch):
     """Stopped with two parts written and half a video about; the second run finishes."""
     whole, part = collection[0], tmp_path / 'data'
-    write, calls = collect._collect_shard, []
+    write = collect._collect_shard
 
-    def interrupted(jobs_done, *job):
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-        calls.append(job)
-        write(*job)
-
-    def run(task, jobs, processes):
-        del processes
-        for job in jobs:
-            task(*job)
+    def two_jobs(task, jobs, processes, done_word):
+        del task, processes, done_word
+        for job in jobs[:2]:
+            write(*job)
+        raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(collect.pool, 'run', run)
-        patched.setattr(collect.pool, 'tick', lambda: None)
-        patched.setattr(collect, '_collect_shard', lambda *job: interrupted(calls, *job))
+        patched.setattr(collect.worker_pool, 'run', two_jobs)
+        patched.setattr(collect.worker_pool, 'tick', lambda: None)
         with pytest.raises(KeyboardInterrupt):
             collect.collect(part, SETTINGS)
     with pytest.raises(data_errors.DataSetError):

@@ -91,6 +91,11 @@ def is_lerobot(directory: epath.PathLike) -> bool:
     return (files.path(directory) / INFO).exists()
 
 
+def info(directory: epath.PathLike) -> dict[str, Any]:
+    """meta/info.json; raises as `read`."""
+    return _parsed(files.path(directory), INFO, _checked_info)
+
+
 def read(directory: epath.PathLike, cameras: Sequence[str], split: str = 'train') -> Layout:
     """Reads the folder `meta`.
 
@@ -110,18 +115,18 @@ def read(directory: epath.PathLike, cameras: Sequence[str], split: str = 'train'
             f'{folder}: codebase_version {version!r} of LeRobot; {" and ".join(VERSIONS)} are read. '
             "lerobot's own conversion scripts (lerobot.datasets.v30) make v3.0 of older ones"
         )
-    info = _parsed(folder, INFO, _checked_info)
-    present = [name for name in cameras if info['features'].get(name, {}).get('dtype') == 'video']
-    tasks, episodes = (_v21 if version == 'v2.1' else _v30)(folder, info, present)
+    about = info(folder)
+    present = [name for name in cameras if about['features'].get(name, {}).get('dtype') == 'video']
+    tasks, episodes = (_v21 if version == 'v2.1' else _v30)(folder, about, present)
     episodes.sort()
-    if len(episodes) != info['total_episodes']:
+    if len(episodes) != about['total_episodes']:
         raise DataSetError(
-            f'{folder}: {INFO} declares {info["total_episodes"]} episodes, its tables of episodes have '
+            f'{folder}: {INFO} declares {about["total_episodes"]} episodes, its tables of episodes have '
             f'{len(episodes)}: one is missing, or the recording was interrupted'
         )
-    first, behind = _split(folder, info, split)
+    first, behind = _split(folder, about, split)
     return Layout(
-        info['fps'], info['features'], tasks, [e for e in episodes if first <= e.number < behind]
+        about['fps'], about['features'], tasks, [e for e in episodes if first <= e.number < behind]
     )
 
 

@@ -21,7 +21,7 @@ import numpy as np
 
 from rt2_jax.data import robot_card
 from rt2_jax.data.data_errors import DataSetError
-from rt2_jax.data.readers import lerobot_reader, rlds_schema
+from rt2_jax.data.readers import lerobot_steps, rlds_schema
 from rt2_jax.data.robot import lerobot_writer
 from rt2_jax.data.robot.lerobot_writer import WrittenEpisode
 
@@ -43,7 +43,9 @@ class LeRobotForm:
         features: as info.json has them.
         fps: the card's frequency.
         card: the card of the LeRobot data set.
+        about_tasks: which feature the tasks were, for `lerobot_writer.finish`.
         cameras: name in the LeRobot data set -> path in the schema.
+        kept: the features of the schema that an episode needs.
         lost: what LeRobot can't hold, a line each.
 
     Raises:
@@ -61,11 +63,13 @@ class LeRobotForm:
         kept = {p: field for p, field in schema.items() if not _why_lost(field, p, sizes)}
         self._instruction = rlds_schema.full_path(card.instruction)
         kept.pop(self._instruction, None)
+        self.about_tasks = {PATHS: [self._instruction], SHAPES: [[]]}
         self.cameras = {
             f'observation.images.{p.removeprefix("steps/").removeprefix("observation/").replace("/", ".")}': p
             for p in list(kept)
             if kept[p].dtype == 'picture'
         }
+        self.kept = [self._instruction, *kept]
         self._sources = {name: [path] for name, path in self.cameras.items()}
         if parts := _whole_action(kept, card):
             self._sources[ACTION] = parts
@@ -134,7 +138,7 @@ class LeRobotForm:
     def _renamed(self) -> robot_card.RobotCard:
         """The card with the names that its features have in the LeRobot data set."""
         card = self._card
-        places: dict[str, tuple[str, int]] = {self._instruction: (lerobot_reader.TASK, 0)}
+        places: dict[str, tuple[str, int]] = {self._instruction: (lerobot_steps.TASK, 0)}
         for name, paths in self._sources.items():
             start = 0
             for path, shape in zip(paths, self.features[name]['info'][SHAPES], strict=True):
@@ -155,7 +159,7 @@ class LeRobotForm:
             images=tuple(
                 named(p) for p in card.images if rlds_schema.full_path(p) in self.cameras.values()
             ),
-            instruction=lerobot_reader.TASK,
+            instruction=lerobot_steps.TASK,
             action=tuple(map(part, card.action)),
             terminate=named(card.terminate) if card.terminate else '',
             success=places[card.success][0] if card.success else '',

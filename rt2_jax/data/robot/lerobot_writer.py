@@ -146,6 +146,7 @@ def finish(
     parts: int,
     splits: Mapping[str, int],
     robot: str = '',
+    about_tasks: Mapping[str, Any] | None = None,
 ) -> None:
     """Numbers episodes and tasks over all parts, and writes tables and metadata.
 
@@ -156,6 +157,7 @@ def finish(
         parts: how many.
         splits: episodes of each split, in the order of the episodes.
         robot: the robot's name.
+        about_tasks: 'info' of the feature 'task_index'.
 
     Raises:
         FileNotFoundError: for a missing part.
@@ -165,6 +167,8 @@ def finish(
     if missing := [part for part in range(parts) if not is_part(directory, part)]:
         raise FileNotFoundError(f'{directory} lacks part {missing[0]}, of {parts}')
     features = {**features, **{k: {'dtype': d, 'shape': [1]} for k, d in KEYS.items()}}
+    if about_tasks:
+        features['task_index'] = {**features['task_index'], 'info': dict(about_tasks)}
     tasks: dict[str, int] = {}
     rows: list[dict[str, Any]] = []
     statistics: list[dict[str, lerobot_statistics.Statistics]] = []

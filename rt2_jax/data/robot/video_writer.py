@@ -14,8 +14,8 @@ from rt2_jax import paths
 from rt2_jax.errors import MissingPackage
 
 CODEC = 'libx264'
-# H.264 is what every FFmpeg decodes, cheaply. All colours are kept: halving them, as players' videos do (and
-# lerobot, by default), costs small robot frames 12 dB. On the tabletop's, at 128 pixels, this is as near to the
+# H.264 is what every FFmpeg decodes, cheaply. All colours are kept: halving them, as players' videos
+# and lerobot do, costs small robot frames 12 dB. On the tabletop's, at 128 pixels, this is as near to the
 # original as JPEG of quality 95 (42.6 and 42.3 dB) at a third of the bytes. Chips that decode video mostly
 # don't do it, software does. A key frame at each second frame, as lerobot writes it, makes random access
 # cheap: a training frame costs two packets at most. No frame is stored ahead of its turn (bf), so that

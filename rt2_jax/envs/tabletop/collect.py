@@ -29,11 +29,11 @@ from etils import epath
 import numpy as np
 
 from rt2_jax import command, exit_codes, nearest, paths, records
+from rt2_jax.data import worker_pool
 from rt2_jax.envs.tabletop import (
     collected_files,
     detours,
     expert,
-    pool,
     schema,
     suites,
     tasks as tabletop_tasks,
@@ -139,7 +139,7 @@ def collect(
             logging.info('going on with %s: %d of %d shards are there', output, done, len(lengths))
         jobs = [(output, s, settings, int(starts[s]), int(starts[s + 1])) for s in left]
         try:
-            pool.run(_collect_shard, jobs, processes or os.cpu_count() or 1)
+            worker_pool.run(_collect_shard, jobs, processes or os.cpu_count() or 1, 'collected')
             break
         except concurrent.futures.process.BrokenProcessPool:
             # Drivers of OpenGL crash now and then, and take the process with them.
@@ -271,7 +271,7 @@ def _environment_fingerprint() -> str:
     """Of the environment's code, as a collection must come from one version of it."""
     digest = hashlib.sha256()
     for path in sorted(epath.Path(__file__).parent.glob('*.py')):
-        if path.name != epath.Path(__file__).name:
+        if path.name not in (epath.Path(__file__).name, epath.Path(collected_files.__file__).name):
             digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
 
@@ -298,7 +298,7 @@ def _collect_shard(
     def episodes() -> Iterator[dict[str, Any]]:
         for number in range(start, stop):
             yield play(env, settings, number)
-            pool.tick()
+            worker_pool.tick()
 
     _files(output, settings).write(shard, episodes())
 

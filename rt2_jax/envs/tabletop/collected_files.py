@@ -128,6 +128,7 @@ class LeRobotFiles(RldsFiles):
             parts=len(self.lengths),
             splits={SPLIT: sum(self.lengths)},
             robot=schema.NAME,
+            about_tasks=self.form.about_tasks,
         )
 
     def outcomes(self) -> Iterator[tuple[str, bool, int]]:
