@@ -25,7 +25,7 @@ import numpy as np
 
 from rt2_jax import command, exit_codes, paths, records
 from rt2_jax.data import cards, files, images, robot_card, worker_pool
-from rt2_jax.data.data_errors import CorruptEpisode, DataSetError
+from rt2_jax.data.data_errors import CorruptEpisode, CorruptRecord, DataSetError
 from rt2_jax.data.readers import lerobot_directory, rlds_schema, tfds_directory, tfrecord
 from rt2_jax.data.readers.lerobot_steps import StepReader
 from rt2_jax.data.readers.rlds_episodes import SerializedEpisode
@@ -115,10 +115,14 @@ class ToLeRobot:
                 yield self._episode(payload)
                 worker_pool.tick()
 
-        number = self.parts.index(part)
-        lerobot_writer.write_part(
-            self.output, number, self.form.features, self.form.fps, episodes()
-        )
+        number, form = self.parts.index(part), self.form
+        try:
+            lerobot_writer.write_part(self.output, number, form.features, form.fps, episodes())
+        except CorruptRecord:
+            raise
+        except ValueError as error:
+            shard = f'{self.directory}, shard {part.number} of split {part.split!r}'
+            raise DataSetError(f'{shard}: {error}') from error
 
     def finish(self) -> None:
         """Declares the output whole."""
@@ -235,9 +239,9 @@ class ToRlds:
                         for view, name in enumerate(form.cameras)
                     }
                     yield encode(form.episode(columns, shown))
+                except CorruptRecord:
+                    raise
                 except ValueError as error:
-                    if isinstance(error, CorruptEpisode):
-                        raise
                     path = files.path(self.directory) / episode.table
                     raise CorruptEpisode(path, episode.number, str(error)) from error
                 worker_pool.tick()
@@ -264,7 +268,7 @@ class ToRlds:
         return self.output / name
 
 
-FORMATS = {'lerobot': ToLeRobot, 'rlds': ToRlds}
+FORMATS: dict[str, type[ToLeRobot] | type[ToRlds]] = {'lerobot': ToLeRobot, 'rlds': ToRlds}
 
 
 def convert(
@@ -297,7 +301,8 @@ def convert(
     form = conversion.form
     for line in form.lost:
         logging.warning('not in the new data set: %s', line)
-    _prepare(output, {'dataset': str(directory), 'format': format, 'card': card.fingerprint})
+    about = {'dataset': str(directory), 'format': format, 'card': card.fingerprint}
+    _prepare(output, about | {'frequency': card.frequency})
     if conversion.is_complete:
         logging.info('%s is complete already; nothing to do', output)
         return conversion
@@ -314,7 +319,7 @@ def _write(conversion: ToLeRobot | ToRlds, part: Part, start: int, stop: int) ->
     conversion.write(part)
 
 
-def _prepare(output: epath.Path, about: dict[str, str]) -> None:
+def _prepare(output: epath.Path, about: dict[str, Any]) -> None:
     """Makes the output ready for this conversion."""
     path = output / CONVERSION_JSON
     if path.exists():

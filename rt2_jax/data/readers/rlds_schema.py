@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 import dataclasses
+import math
 from typing import Any
 
 from absl import logging
@@ -81,6 +82,11 @@ def _fields(feature: Any, path: str) -> dict[str, Field]:
     dtype = np.dtype(stored.np_dtype)
     name = 'text' if dtype == np.dtype(object) else dtype.name
     return {path: Field(tuple(stored.shape), name)}
+
+
+def size(field: Field) -> int:
+    """Numbers a step of a feature; 0 where it varies."""
+    return math.prod(length or 0 for length in field.shape)
 
 
 def full_path(path: str) -> str:

@@ -4,6 +4,7 @@
     the card's instruction       -> task
     the features of the action   -> action, one vector, if they are whole and of one type
     steps/a/b, a/b               -> a.b; an episode's own numbers and texts are repeated at each step
+    steps/timestamp              -> recorded.timestamp; LeRobot's own is the step's number by fps
 
 Each feature's entry in info.json says under 'info' which RLDS features it was, so that the way back restores
 their names and shapes. LeRobot has no lists of texts, no pictures of more than 8 bits a channel, and no lists
@@ -129,7 +130,7 @@ class LeRobotForm:
         shape = list(field.shape) or [1]
         names = None
         if name == ACTION and len(self._card.action_space.names) == sum(
-            math.prod(schema[path].shape) for path in paths
+            rlds_schema.size(schema[path]) for path in paths
         ):
             names = list(self._card.action_space.names)
             shape = [len(names)]
@@ -174,7 +175,7 @@ def _whole_action(schema: rlds_schema.Schema, card: robot_card.RobotCard) -> lis
     whole = all(
         path in schema
         and not part.following
-        and (part.start, part.stop) == (0, math.prod(schema[path].shape))
+        and (part.start, part.stop) == (0, rlds_schema.size(schema[path]))
         and schema[path].dtype == schema[paths[0]].dtype
         for part, path in zip(card.action, paths, strict=True)
     )
