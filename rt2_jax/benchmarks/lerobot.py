@@ -119,7 +119,7 @@ def measure(directory: str, batch_size: int, peer_python: str) -> dict[str, Any]
     }
     for part, backend, modules in (
         ('peer', 'pyav', 'lerobot.datasets.lerobot_dataset, torchvision'),
-        ('peer_torchcodec', 'torchcodec', 'lerobot.datasets.lerobot_dataset, torchcodec'),
+        ('peer_torchcodec', 'torchcodec', 'lerobot.datasets.lerobot_dataset, torchcodec.decoders'),
     ):
         if reason := harness.missing(modules, peer_python):
             logging.warning(
