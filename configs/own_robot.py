@@ -6,7 +6,7 @@
     python -m rt2_jax.evaluate --workdir=runs/mine --suite=held_out --output=runs/held_out.json
     python -m rt2_jax.serve --workdir=runs/mine --port=8000
 
-Argument: DIR,CARD: the episodes (RLDS; a folder or a bucket) and their card, a file or a name.
+Argument: DIR,CARD: the episodes (RLDS or LeRobot; a folder or a bucket) and their card, a file or a name.
 
 A tenth of the episodes is held out. Failed ones are learnt from, too; where the card has `success`,
 --config.data.robot.own.success_only=true leaves them out. Another camera of the card is

@@ -18,12 +18,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 import concurrent.futures
-import itertools
 import json
 import os
-import queue
 import sys
-import threading
 import time
 from typing import Any
 
@@ -51,8 +48,7 @@ _EQUAL = 0.97
 _BUFFERS = (1_000, 10_000, 20_000, 40_000)
 # A slow consumer's seconds a batch, on top.
 _PAUSE = 2.0
-# Of the limit: pictures that a thread decodes before it reports them, and pictures in memory.
-_RUN, _LIMIT_PICTURES = 16, 2000
+_LIMIT_PICTURES = 2000  # in memory
 
 
 def stream(directory: str, batch_size: int, placed: bool) -> harness.Stream:
@@ -101,27 +97,16 @@ def limit(directory: str, batch_size: int, reading: bool) -> harness.Stream:
 
 
 def _decode(directory: str, batch_size: int, reading: bool) -> Iterator[range]:
-    places, threads = _places(directory), len(os.sched_getaffinity(0))
+    places = _places(directory)
     in_memory = [] if reading else [os.pread(*place) for place in places[:_LIMIT_PICTURES]]
-    done: queue.Queue[int] = queue.Queue(maxsize=2 * batch_size // _RUN)
 
-    def work(offset: int) -> None:
-        for start in itertools.count(offset * _RUN, threads * _RUN):
-            for i in range(start, start + _RUN):
-                encoded = (
-                    os.pread(*places[i % len(places)]) if reading else in_memory[i % len(in_memory)]
-                )
-                images.resize(images.decode(encoded)[None], 224)
-            done.put(_RUN)
+    def work(row: int) -> None:
+        encoded = (
+            os.pread(*places[row % len(places)]) if reading else in_memory[row % len(in_memory)]
+        )
+        images.resize(images.decode(encoded)[None], 224)
 
-    for offset in range(threads):
-        threading.Thread(target=work, args=(offset,), daemon=True).start()
-    ready = 0
-    while True:
-        while ready < batch_size:
-            ready += done.get()
-        ready -= batch_size
-        yield range(batch_size)
+    return harness.in_threads(work, batch_size)
 
 
 def _places(directory: str) -> list[tuple[int, int, int]]:

@@ -12,9 +12,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import contextlib
 import dataclasses
 import importlib
+import itertools
 import json
 import os
 import pathlib
+import queue
 import re
 import signal
 import socket
@@ -22,6 +24,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from typing import Any
 import urllib.request
@@ -131,6 +134,14 @@ class Worker:
         """Bytes of resident memory: at most so far (VmHWM) or now (VmRSS)."""
         return memory(self._process.pid)[field]
 
+    def shared_memory(self) -> int:
+        """Bytes of the worker and its processes now, each page they share counted once."""
+        import psutil
+
+        process = psutil.Process(self._process.pid)
+        family = [process, *process.children(recursive=True)]
+        return sum(member.memory_full_info().pss for member in family)
+
     def _ask(self, question: Any) -> dict[str, Any]:
         self._process.send_signal(signal.SIGCONT)
         self._questions.write(json.dumps(question) + '\n')
@@ -200,6 +211,7 @@ def _summary(worker: Worker, turns: Sequence[Mapping[str, float]]) -> dict[str, 
         'cpu_microseconds': round(cpu, 1),
         'distinct': round(statistics.mean(turn['distinct'] for turn in turns), 1),
         'peak_bytes': worker.memory(),
+        'shared_bytes': worker.shared_memory(),
         **worker.about,
         **worker.state(),
     }
@@ -233,6 +245,33 @@ def served(workdir: str, *arguments: str) -> Iterator[tuple[int, subprocess.Pope
             code = process.wait(60)
         if code:
             raise RuntimeError(f'{" ".join(line)} ended with {code}')
+
+
+def in_threads(work: Callable[[int], Any], batch_size: int, run: int = 16) -> Iterator[range]:
+    """Batches of rows on which one thread a core did nothing but `work(number of the row)`; endless.
+
+    Args:
+        work: what is done, its result thrown away.
+        batch_size: rows a batch.
+        run: rows that a thread does before it reports them.
+    """
+    threads = len(os.sched_getaffinity(0))
+    done: queue.Queue[int] = queue.Queue(maxsize=2 * batch_size // run)
+
+    def rows(offset: int) -> None:
+        for start in itertools.count(offset * run, threads * run):
+            for row in range(start, start + run):
+                work(row)
+            done.put(run)
+
+    for offset in range(threads):
+        threading.Thread(target=rows, args=(offset,), daemon=True).start()
+    ready = 0
+    while True:
+        while ready < batch_size:
+            ready += done.get()
+        ready -= batch_size
+        yield range(batch_size)
 
 
 def missing(modules: str, python: str = sys.executable) -> str:

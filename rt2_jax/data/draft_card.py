@@ -24,10 +24,16 @@ import numpy as np
 
 from rt2_jax import command, paths
 from rt2_jax.data.data_errors import CardError, DataSetError
-from rt2_jax.data.drafting import episode_sample, guessed_action, guessed_features, guessed_gripper
+from rt2_jax.data.drafting import (
+    episode_sample,
+    guessed_action,
+    guessed_features,
+    guessed_gripper,
+    lerobot_sample,
+)
 from rt2_jax.data.drafting.episode_sample import Sample
 from rt2_jax.data.drafting.guess import Guess
-from rt2_jax.data.readers import tfds_directory
+from rt2_jax.data.readers import lerobot_directory, tfds_directory
 from rt2_jax.data.robot import rlds
 from rt2_jax.data.robot_card import RobotCard
 from rt2_jax.text.actions import ActionSpace
@@ -70,7 +76,7 @@ def draft(
     """Drafts the card of a data set, and opens the sampled episodes with it.
 
     Args:
-        directory: a TFDS data set in RLDS form, of this machine or remote.
+        directory: a TFDS data set in RLDS form, or a LeRobot data set, of this machine or remote.
         split: which split.
         images: the cameras, as a card names them, in place of a guess.
         instruction: likewise.
@@ -83,20 +89,29 @@ def draft(
     """
     with tempfile.TemporaryDirectory(prefix='rt2_jax_draft_') as folder:
         try:
-            sample = episode_sample.take(directory, epath.Path(folder) / 'sample', split, episodes)
-            card, guesses = _card(
-                sample,
-                tfds_directory.dataset_name(sample.directory),
-                images,
-                instruction,
-                action,
-                frequency,
-            )
-            rlds.open_source(sample.directory, card, split=split)[0]
+            is_lerobot = lerobot_directory.is_lerobot(directory)
+            if is_lerobot:
+                sample = lerobot_sample.take(directory, split, episodes)
+            else:
+                copy = epath.Path(folder) / 'sample'
+                sample = episode_sample.take(directory, copy, split, episodes)
+            name = dataset_name(directory)
+            card, guesses = _card(sample, name, images, instruction, action, frequency)
+            if is_lerobot:
+                lerobot_sample.try_card(directory, card, split)
+            else:
+                rlds.open_source(sample.directory, card, split=split)[0]
         except (DataSetError, CardError) as error:
             raise DataSetError(f'{directory}: {error}') from error
     about = sample.episodes, sample.declared, tuple(sample.unreadable)
     return Draft(card, tuple(guesses), *about)
+
+
+def dataset_name(directory: epath.PathLike) -> str:
+    """A data set's name: its own, or of LeRobot, which has none, its folder's."""
+    if lerobot_directory.is_lerobot(directory):
+        return re.sub(r'[^\w.-]', '_', paths.of(directory).name)
+    return tfds_directory.dataset_name(tfds_directory.version_folder(directory))
 
 
 def _card(
@@ -115,7 +130,7 @@ def _card(
     for part in parts:
         if part.kind == 'gripper':
             gripper, about_gripper = guessed_gripper.guess(
-                part.path.rpartition('/')[2], guessed_action.values(sample, part)
+                guessed_action.called(sample, part), guessed_action.values(sample, part)
             )
     flag, rule, about_end = guessed_features.terminate(sample)
     success, about_success = guessed_features.success(sample)
@@ -236,7 +251,7 @@ def as_json(card: RobotCard) -> str:
 
 def define_flags() -> None:
     """Defines the flags of the command; importing this file defines none."""
-    flags.DEFINE_string('dataset', None, 'A TFDS data set in RLDS form.')
+    flags.DEFINE_string('dataset', None, 'A TFDS data set in RLDS form, or a LeRobot data set.')
     flags.DEFINE_string(
         'output', None, "The card's file; by default NAME.json of the data set's name."
     )
@@ -259,14 +274,13 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f'unknown arguments {argv[1:]}')
     logging.set_verbosity(logging.ERROR)  # the report says what is logged of ranges
-    directory = tfds_directory.version_folder(FLAGS.dataset)
-    output = paths.of(FLAGS.output or f'{tfds_directory.dataset_name(directory)}.json')
+    output = paths.of(FLAGS.output or f'{dataset_name(FLAGS.dataset)}.json')
     if output.exists() and not FLAGS.overwrite:
         raise FileExistsError(
             f'{output} is there already; --overwrite replaces it, --output names another'
         )
     drafted = draft(
-        directory,
+        FLAGS.dataset,
         split=FLAGS.split,
         images=FLAGS.images,
         instruction=FLAGS.instruction,

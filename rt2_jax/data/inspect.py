@@ -44,7 +44,8 @@ def card_of(directory: epath.PathLike, name: str | None) -> RobotCard:
     """
     if not name and lerobot_directory.is_lerobot(directory):
         raise DataSetError(
-            f'{directory} is a LeRobot data set, for which --card=FILE.json is needed'
+            f'{directory} is a LeRobot data set, for which --card=FILE.json is needed; '
+            'python -m rt2_jax.data.draft_card makes one'
         )
     try:
         return cards.find(name or tfds_directory.dataset_name(directory))

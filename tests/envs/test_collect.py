@@ -12,7 +12,7 @@ import pytest
 from rt2_jax import paths
 from rt2_jax.data import data_errors, images
 from rt2_jax.data.robot import rlds
-from rt2_jax.envs import collection as collecting
+from rt2_jax.envs import collected_files, collection as collecting
 from rt2_jax.envs.tabletop import collect, detours as detours_lib, tasks
 
 SETTINGS = collect.Settings(episodes=6, image_size=64, noise=0.1)
@@ -97,7 +97,7 @@ def test_a_worker_that_dies_costs_its_shard_alone(collection, tmp_path):
     ]
     workers[0].kill()
     _, said = process.communicate(timeout=120)
-    assert process.returncode == 0 and 'a worker died; its shard is collected again' in said
+    assert process.returncode == 0 and 'a worker died; its part is collected again' in said
     assert shards(output) == shards(collection[0])
 
 
@@ -140,8 +140,8 @@ def test_bad_settings():
         collect.Settings(episodes=1, tasks=('pusch',))
     with pytest.raises(ValueError, match='seed must be 0 to 9'):
         collect.Settings(episodes=1, seed=10)
-    assert sum(collect.Settings(5000).shard_lengths()) == 5000
-    assert collect.Settings(3).shard_lengths() == [1, 1, 1]
+    assert sum(collected_files.part_lengths(5000)) == 5000
+    assert collected_files.part_lengths(3) == [1, 1, 1]
 
 
 def test_command_line(tmp_path):

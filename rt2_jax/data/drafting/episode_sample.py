@@ -25,8 +25,8 @@ from rt2_jax.data.robot import rlds_writer
 EPISODES = 200
 BYTES = 1 << 30  # of the copy at most
 # Numbers a step. Actions and states are shorter than embeddings and depth, texts may be 512 bytes.
-_MOST_FLOATS, _MOST_INTEGERS = 64, 1024
-_LOOKED_AT = 24  # pictures of each camera that are decoded
+MOST_FLOATS, MOST_INTEGERS = 64, 1024
+LOOKED_AT = 24  # pictures of each camera that are decoded
 _PLAIN = 8  # the values of a picture of one colour differ by less
 
 
@@ -46,13 +46,19 @@ class Camera:
     plain: int = 0
     size: tuple[int, int] = (0, 0)
 
+    def look(self, picture: np.ndarray) -> None:
+        """Counts a decoded picture, uint8 [H, W, C]."""
+        self.looked_at += 1
+        self.plain += int(np.ptp(picture.reshape(-1, picture.shape[-1]), axis=0).max() < _PLAIN)
+        self.size = picture.shape[0], picture.shape[1]
+
 
 @dataclasses.dataclass
 class Sample:
     """The sampled episodes. Paths are the schema's: 'steps/action', 'aspects/success'.
 
     Attributes:
-        directory: the copy, a data set of its own.
+        directory: the copy, a data set of its own; of LeRobot's the set itself.
         schema: of the set.
         declared: episodes of the whole set.
         documented: what the set's makers wrote about a feature, by path.
@@ -61,6 +67,8 @@ class Sample:
         numbers: of each episode float64 [T, ...], or [...] where the feature is the episode's.
         texts: of each episode its texts, one a step, or one.
         cameras: by path.
+        rate: frames a second, where the set declares them; else 0.
+        names: what the set calls the numbers of a feature, by path.
     """
 
     directory: epath.Path
@@ -72,6 +80,8 @@ class Sample:
     numbers: dict[str, list[np.ndarray]] = dataclasses.field(default_factory=dict)
     texts: dict[str, list[list[str]]] = dataclasses.field(default_factory=dict)
     cameras: dict[str, Camera] = dataclasses.field(default_factory=dict)
+    rate: float = 0.0
+    names: dict[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
 
     @property
     def episodes(self) -> int:
@@ -80,7 +90,18 @@ class Sample:
 
     def size(self, path: str) -> int:
         """Numbers a step of a feature of a fixed shape."""
-        return math.prod(size or 0 for size in self.schema[path].shape)
+        return rlds_schema.size(self.schema[path])
+
+    def add(self, steps: int, numbers: dict[str, Any], texts: dict[str, Any]) -> None:
+        """Adds an episode. What one episode lacks is no feature that a card can name."""
+        for kept, read in ((self.numbers, numbers), (self.texts, texts)):
+            if self.episodes:
+                for path in kept.keys() - read.keys():
+                    del kept[path]
+            for path, values in read.items():
+                if path in kept or not self.episodes:
+                    kept.setdefault(path, []).append(values)
+        self.lengths.append(steps)
 
 
 def take(
@@ -100,8 +121,7 @@ def take(
     directory = tfds_directory.version_folder(directory)
     declared = tfds_directory.declared(directory, split)
     tfds_directory.shard_names(directory, split)  # all are there
-    # In the order in which people count, image_2 before image_10: features.json has none of its own.
-    schema = dict(sorted(rlds_schema.read(directory).items(), key=lambda item: _parts(item[0])))
+    schema = in_order(rlds_schema.read(directory))
     if not any(path.startswith('steps/') for path in schema):
         raise DataSetError(
             f'{directory} is no RLDS data set: its features are {", ".join(schema)}, and none of them '
@@ -174,19 +194,16 @@ def _add(sample: Sample, payload: bytes) -> bool:
         return False
     if not steps:
         return False
-    # What one episode lacks is no feature that a card can name.
-    for kept, read in ((sample.numbers, numbers), (sample.texts, texts)):
-        if sample.episodes:
-            for path in kept.keys() - read.keys():
-                del kept[path]
-        for path, values in read.items():
-            if path in kept or not sample.episodes:
-                kept.setdefault(path, []).append(values)
     for path, field in sample.schema.items():
         if field.dtype == 'picture' and path.startswith('steps/'):
             _look(sample.cameras.setdefault(path, Camera()), episode, path, steps)
-    sample.lengths.append(steps)
+    sample.add(steps, numbers, texts)
     return True
+
+
+def in_order(schema: rlds_schema.Schema) -> dict[str, rlds_schema.Field]:
+    """A schema in the order in which people count, image_2 before image_10."""
+    return dict(sorted(schema.items(), key=lambda item: _parts(item[0])))
 
 
 def _parts(path: str) -> list[tuple[str, int]]:
@@ -211,13 +228,13 @@ def _contents(episode: SerializedEpisode, steps: int) -> tuple[dict[str, Any], d
     for path, field in episode.schema.items():
         rows = steps if path.startswith('steps/') else None
         size = math.prod(x or 0 for x in field.shape)
-        most = _MOST_INTEGERS if field.dtype.startswith(('int', 'uint')) else _MOST_FLOATS
+        most = MOST_INTEGERS if field.dtype.startswith(('int', 'uint')) else MOST_FLOATS
         try:
             if field.dtype == 'text' and not field.shape:
                 texts[path] = episode.texts(path, rows)
             elif field.dtype != 'text' and 0 < size <= most and field.dtype[:7] != 'picture':
                 numbers[path] = episode.numbers(path, rows).astype(np.float64)
-                if size > _MOST_FLOATS and len(field.shape) == 1:
+                if size > MOST_FLOATS and len(field.shape) == 1:
                     texts[path] = episode.texts(path, rows)  # integers that are bytes, perhaps
         except ValueError:
             pass
@@ -230,16 +247,14 @@ def _look(camera: Camera, episode: SerializedEpisode, path: str, steps: int) -> 
     except ValueError:
         return
     camera.complete += len(spans) == steps
-    if not len(spans) or camera.looked_at == _LOOKED_AT:
+    if not len(spans) or camera.looked_at == LOOKED_AT:
         return
     start, end = spans[len(spans) // 2].tolist()
     try:
         picture = images.decode(episode.payload[start:end])
     except ValueError:
         return
-    camera.looked_at += 1
-    camera.plain += int(np.ptp(picture.reshape(-1, picture.shape[-1]), axis=0).max() < _PLAIN)
-    camera.size = picture.shape[:2]
+    camera.look(picture)
 
 
 def _documentation(directory: epath.PathLike) -> dict[str, str]:

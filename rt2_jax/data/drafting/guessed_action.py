@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 import dataclasses
 import math
+import re
 
 import numpy as np
 
@@ -15,6 +16,12 @@ from rt2_jax.data.drafting.guess import Guess, card_path, is_named, percent
 from rt2_jax.data.robot_card import ActionPart
 from rt2_jax.text.actions import MINIMUM_RANGE
 
+# Whole names of numbers, as LeRobot's info.json has them, without a 'd', 'delta' or 'target' before.
+_AXES = {
+    'position': ('x', 'y', 'z'),
+    'rotation': ('rx', 'ry', 'rz', 'roll', 'pitch', 'yaw', 'qx', 'qy', 'qz', 'qw'),
+}
+_JOINTS = ('joint', 'shoulder', 'elbow', 'wrist', 'waist', 'forearm', 'motor', 'j')
 _LONGEST = 32  # numbers of an action at most
 _RLDS = ('reward', 'discount', 'is_first', 'is_last', 'is_terminal')
 _TERMINATE = ('terminat', 'done')
@@ -90,7 +97,7 @@ def dimensions(sample: Sample, named: Sequence[str] = ()) -> tuple[list[Dimensio
     documented = [sample.documented[path] for path in chosen if path in sample.documented]
     if documented:
         why += f'; its makers say: {"; ".join(documented)}'
-    if any(part.kind == 'other' for part in parts):
+    if any(part.kind == 'other' and part.path not in sample.names for part in parts):
         check += '; what a1, a2, ... are: nothing says it'
     return parts, motion, Guess('action', f'{motion}: {", ".join(words)}', why, check.strip('; '))
 
@@ -217,6 +224,12 @@ def _preference(path: str) -> int:
 def _split(sample: Sample, path: str, has_gripper: bool) -> list[Dimension]:
     """The kinds of a feature's numbers, by its name, its length and its last number."""
     size, kind = sample.size(path), _kind(path)
+    if names := sample.names.get(path, ()):
+        return [
+            Dimension(path, entry, _kind_of_number(name), _short(name))
+            for entry, name in enumerate(names)
+            if not is_named(name, *_TERMINATE)
+        ]
     if kind in ('gripper', 'rotation', 'joint'):
         return [Dimension(path, entry, kind) for entry in range(size)]
     last = [episode.reshape(len(episode), -1)[:, -1] for episode in sample.numbers[path]]
@@ -231,12 +244,39 @@ def _split(sample: Sample, path: str, has_gripper: bool) -> list[Dimension]:
     return [Dimension(path, entry, kind) for entry, kind in enumerate(split)]
 
 
+def _kind_of_number(name: str) -> str:
+    """The kind of a number by its own name."""
+    if is_named(name, *_KINDS['gripper']):
+        return 'gripper'
+    bare = re.sub(r'^(delta|target|d)_?(?=[a-z])', '', _short(name).lower())
+    for kind, axes in _AXES.items():
+        if bare in axes or bare.rpartition('_')[2] in axes:
+            return kind
+    return 'joint' if is_named(name, *_JOINTS) else 'other'
+
+
+def _short(name: str) -> str:
+    """A number's name in the card: 'shoulder_pan.pos' is shoulder_pan."""
+    return re.sub(r'\W', '_', re.sub(r'\.(pos|vel)$', '', name)).strip('_')
+
+
+def called(sample: Sample, part: Dimension) -> str:
+    """What the set calls a number: its own name, or its feature's."""
+    names = sample.names.get(part.path, ())
+    return names[part.entry] if names else part.path.rpartition('/')[2]
+
+
 def _motion(sample: Sample, parts: Sequence[Dimension]) -> tuple[str, str, str]:
     """'delta' or 'absolute' by the names, else by the numbers; why, and what to check."""
     moving = [part for part in parts if part.kind != 'gripper'] or list(parts)
     for motion, words in (('delta', _DELTA), ('absolute', _ABSOLUTE)):
         if named := [part for part in moving if is_named(part.path.rpartition('/')[2], *words)]:
             return motion, f'{motion} by the name {card_path(named[0].path)!r}', ''
+    names = [name for part in moving if (name := called(sample, part)) != part.path]
+    if deltas := [
+        name for name in names if re.match(r'd[_]?(x|y|z|rx|ry|rz|roll|pitch|yaw)$', name)
+    ]:
+        return 'delta', f'delta by the name {deltas[0]!r} of a number', ''
     far, slow = [], []
     for part in moving:
         episodes = values(sample, part)
@@ -261,7 +301,9 @@ def _with_names(parts: Sequence[Dimension], motion: str) -> list[Dimension]:
     for part in parts:
         number = counts[part.kind] = counts.get(part.kind, 0) + 1
         axes = _NAMES.get(part.kind, ())
-        if axes and totals[part.kind] <= len(axes):
+        if part.name and part.kind != 'gripper':
+            name = part.name
+        elif axes and totals[part.kind] <= len(axes):
             name = ('d' if motion == 'delta' else '') + axes[number - 1]
         elif part.kind == 'gripper':
             name = 'gripper' if number == 1 else f'gripper{number}'

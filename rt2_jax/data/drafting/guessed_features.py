@@ -241,6 +241,9 @@ def frequency(sample: Sample, named: float) -> tuple[float, Guess]:
     """The card's `frequency`: by a clock in the data, else a placeholder."""
     if named:
         return named, Guess('frequency', f'{named:g} Hz', 'named by --frequency')
+    if sample.rate:
+        why = 'frames a second in meta/info.json'
+        return sample.rate, Guess('frequency', f'{sample.rate:g} Hz', why)
     for path, episodes in sample.numbers.items():
         if path.startswith('steps/') and sample.size(path) == 1 and is_named(path, 'timestamp'):
             gaps = np.concatenate([np.diff(episode.reshape(-1)) for episode in episodes])

@@ -17,9 +17,11 @@ import functools
 import hashlib
 import io
 import json
+import math
 from typing import Any, NamedTuple, TypeVar
 
 from etils import epath
+import numpy as np
 
 from rt2_jax.data import files
 from rt2_jax.data.data_errors import DataSetError, lfs_remedy
@@ -28,7 +30,7 @@ from rt2_jax.nearest import nearest
 
 VERSIONS = ('v2.1', 'v3.0')
 INFO = 'meta/info.json'
-_META_TABLE = 'meta/episodes/chunk-{:03d}/file-{:03d}.parquet'
+META_TABLE = 'meta/episodes/chunk-{:03d}/file-{:03d}.parquet'
 
 Result = TypeVar('Result')
 
@@ -89,6 +91,11 @@ def is_lerobot(directory: epath.PathLike) -> bool:
     return (files.path(directory) / INFO).exists()
 
 
+def info(directory: epath.PathLike) -> dict[str, Any]:
+    """meta/info.json; raises as `read`."""
+    return _parsed(files.path(directory), INFO, _checked_info)
+
+
 def read(directory: epath.PathLike, cameras: Sequence[str], split: str = 'train') -> Layout:
     """Reads the folder `meta`.
 
@@ -108,18 +115,18 @@ def read(directory: epath.PathLike, cameras: Sequence[str], split: str = 'train'
             f'{folder}: codebase_version {version!r} of LeRobot; {" and ".join(VERSIONS)} are read. '
             "lerobot's own conversion scripts (lerobot.datasets.v30) make v3.0 of older ones"
         )
-    info = _parsed(folder, INFO, _checked_info)
-    present = [name for name in cameras if info['features'].get(name, {}).get('dtype') == 'video']
-    tasks, episodes = (_v21 if version == 'v2.1' else _v30)(folder, info, present)
+    about = info(folder)
+    present = [name for name in cameras if about['features'].get(name, {}).get('dtype') == 'video']
+    tasks, episodes = (_v21 if version == 'v2.1' else _v30)(folder, about, present)
     episodes.sort()
-    if len(episodes) != info['total_episodes']:
+    if len(episodes) != about['total_episodes']:
         raise DataSetError(
-            f'{folder}: {INFO} declares {info["total_episodes"]} episodes, its tables of episodes have '
+            f'{folder}: {INFO} declares {about["total_episodes"]} episodes, its tables of episodes have '
             f'{len(episodes)}: one is missing, or the recording was interrupted'
         )
-    first, behind = _split(folder, info, split)
+    first, behind = _split(folder, about, split)
     return Layout(
-        info['fps'], info['features'], tasks, [e for e in episodes if first <= e.number < behind]
+        about['fps'], about['features'], tasks, [e for e in episodes if first <= e.number < behind]
     )
 
 
@@ -141,6 +148,27 @@ def read_table(content: bytes, columns: Sequence[str] | None = None) -> Any:
     except (OSError, ValueError) as error:  # pyarrow's own derive from these
         reason = str(error).strip().partition('\n')[0]
         raise ValueError(lfs_remedy(content) or f'no whole parquet file: {reason}') from error
+
+
+def as_array(column: Any, name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """A pyarrow column as an array [rows, *shape]; objects [rows] for texts.
+
+    Raises:
+        ValueError: it has gaps, or values of another shape.
+    """
+    if column.null_count:
+        raise ValueError(f'column {name!r} has {column.null_count} empty places')
+    rows, values = len(column), column.combine_chunks()
+    while hasattr(values, 'flatten') and hasattr(values.type, 'value_type'):  # a list
+        values = values.flatten()
+    array = values.to_numpy(zero_copy_only=False)
+    if array.dtype == object:
+        return array
+    if array.size != rows * math.prod(shape):
+        raise ValueError(
+            f'column {name!r} has {array.size} values; {rows} of {list(shape)} are due'
+        )
+    return array.reshape(rows, *shape)
 
 
 def _v21(
@@ -202,7 +230,7 @@ def _tasks_of(content: bytes) -> dict[int, str]:
 def _meta_tables(folder: files.Path, chunk_size: int) -> Iterator[str]:
     """The tables of episodes, which are numbered without gaps."""
     chunk = file = 0
-    while (folder / (name := _META_TABLE.format(chunk, file))).exists():
+    while (folder / (name := META_TABLE.format(chunk, file))).exists():
         yield name
         chunk, file = (chunk, file + 1) if file + 1 < chunk_size else (chunk + 1, 0)
 

@@ -23,7 +23,8 @@ from rt2_jax.data.index.episode_columns import Episode
 from rt2_jax.data.index.indexable import Part, RobotEpisodes, Unit
 from rt2_jax.data.readers import lerobot_directory, rlds_schema, video_packets
 from rt2_jax.data.readers.lerobot_directory import EpisodeFiles, Layout
-from rt2_jax.data.readers.lerobot_reader import IS_LAST, TASK, EpisodeReader
+from rt2_jax.data.readers.lerobot_reader import EpisodeReader
+from rt2_jax.data.readers.lerobot_steps import IS_LAST, TASK
 
 FORMAT = 1
 
@@ -79,7 +80,7 @@ class LeRobot(RobotEpisodes):
                     f'{self.directory}: {path!r} holds pictures inside the tables; videos are read. '
                     'Write the set with use_videos=True'
                 )
-        rlds_schema.check_card(_schema(features), self.card, self.directory)
+        rlds_schema.check_card(schema_of(features), self.card, self.directory)
         return self
 
     def files(self) -> list[str]:
@@ -138,7 +139,7 @@ class LeRobot(RobotEpisodes):
 
     def join(self, parts: Sequence[Part], folder: epath.Path, framing: str) -> dict[str, Any]:
         """Writes the columns of all units; returns what index.json says of them."""
-        schema = _schema(self.layout.features)
+        schema = schema_of(self.layout.features)
         texts = [path for path in self.card.columns if schema[f'steps/{path}'].dtype == 'text']
         about = episode_columns.join(parts, folder, self.card, texts, videos=True)
         return {'fingerprint': framing, **about}
@@ -152,7 +153,7 @@ def _names(episode: EpisodeFiles) -> list[str]:
     return [episode.table, *(video.name for video in episode.videos)]
 
 
-def _schema(features: Mapping[str, Any]) -> rlds_schema.Schema:
+def schema_of(features: Mapping[str, Any]) -> rlds_schema.Schema:
     """LeRobot's features as a card is compared with them."""
     schema = {
         f'steps/{TASK}': rlds_schema.Field((), 'text'),

@@ -1,32 +1,21 @@
-"""Reads the episodes of a LeRobot data set: their steps from a table, their frames' places from videos."""
+"""Reads the episodes of a LeRobot data set by a card."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-import math
-import os
-from typing import Any
 
 from etils import epath
-import numpy as np
 
 from rt2_jax.data import files, robot_card
-from rt2_jax.data.data_errors import CorruptEpisode, CorruptFrame, CorruptRecord
-from rt2_jax.data.index.episode_columns import Episode, Frames
-from rt2_jax.data.readers import lerobot_directory, rlds_episodes, video_packets
+from rt2_jax.data.data_errors import CorruptEpisode, CorruptRecord
+from rt2_jax.data.index.episode_columns import Episode
+from rt2_jax.data.readers import rlds_episodes
 from rt2_jax.data.readers.lerobot_directory import EpisodeFiles, Layout
-from rt2_jax.data.readers.video_packets import VideoPackets
-
-# What a card's path may name beside LeRobot's features: the text of a step's task, and the last step.
-TASK, IS_LAST = 'task', 'is_last'
-# Columns of every table, that say which step a row is.
-_KEYS = ('episode_index', 'frame_index', 'timestamp', 'task_index')
+from rt2_jax.data.readers.lerobot_steps import StepReader
 
 
 class EpisodeReader:
     """Reads episodes by a card; a CorruptRecord where one can't be what the card says.
-
-    The table and the videos of the last episode are kept, for the next one is often in them, too.
 
     Args:
         directory: the data set, local or remote.
@@ -43,13 +32,8 @@ class EpisodeReader:
         numbers: Mapping[str, int],
     ) -> None:
         self._folder, self._card = files.path(directory), card
-        self._layout, self._numbers = layout, numbers
-        video = lambda path: layout.features.get(path, {}).get('dtype') == 'video'
-        self._cameras = [number for number, path in enumerate(card.images) if video(path)]
-        names = {path.removeprefix('/') for path in card.paths} - {*card.images, IS_LAST}
-        self._columns = {*_KEYS, *names} - {TASK}
-        self._table: tuple[str, dict[str, np.ndarray] | str] = ('', '')
-        self._videos: dict[int, tuple[str, VideoPackets | CorruptFrame]] = {}
+        names = {path.removeprefix('/') for path in card.paths} - set(card.images)
+        self._stored = StepReader(directory, card.images, names, layout, numbers)
 
     def read(self, episode: EpisodeFiles) -> Episode:
         """An episode, without pictures.
@@ -67,11 +51,13 @@ class EpisodeReader:
             raise CorruptEpisode(path, episode.number, str(problem)) from problem
 
     def _read(self, episode: EpisodeFiles) -> Episode:
-        card, steps = self._card, self._steps(episode)
+        card, steps = self._card, self._stored.steps(episode)
         actions = card.to_action(steps)
         kept = card.examples(actions)
         rlds_episodes.check_finite(actions, kept, card.action_space.number_names)
-        pictures, checksums, frames = self._frames(episode, steps['timestamp'].reshape(-1)[kept])
+        pictures, checksums, frames = self._stored.frames(
+            episode, steps['timestamp'].reshape(-1)[kept]
+        )
         texts = {path for path in card.columns if steps[path].dtype == object}
         return Episode(
             offset=0,  # it has no place of its own in the table
@@ -90,143 +76,3 @@ class EpisodeReader:
             dropped_last=episode.steps - kept.stop,
             frames=frames,
         )
-
-    def _steps(self, episode: EpisodeFiles) -> dict[str, np.ndarray]:
-        """The features of an episode's steps, [T, ...] each, by the card's paths.
-
-        Raises:
-            ValueError: the table is damaged, or has other steps than the metadata say.
-        """
-        table = self._opened(episode.table)
-        rows = np.flatnonzero(table['episode_index'].reshape(-1) == episode.number)
-        if not np.array_equal(table['frame_index'].reshape(-1)[rows], np.arange(episode.steps)):
-            raise ValueError(
-                f'the table has {len(rows)} steps of it, or in another order; the metadata say '
-                f'{episode.steps}'
-            )
-        steps = {name: values[rows] for name, values in table.items()}
-        steps[IS_LAST] = np.arange(episode.steps) == episode.steps - 1
-        tasks = steps['task_index'].reshape(-1).tolist()
-        if unknown := sorted(set(tasks) - set(self._layout.tasks)):
-            raise ValueError(f'task_index {unknown[0]} is none of the tasks in the folder meta')
-        steps[TASK] = np.array([self._layout.tasks[task] for task in tasks], object)
-        return steps
-
-    def _opened(self, name: str) -> dict[str, np.ndarray]:
-        """The columns of a table that the card needs."""
-        if self._table[0] != name:
-            try:
-                content = (self._folder / name).read_bytes()
-                self._table = name, self._arrays(content)
-            except FileNotFoundError:
-                self._table = name, 'there is no such file'
-            except ValueError as error:
-                self._table = name, str(error)
-        table = self._table[1]
-        if isinstance(table, str):
-            raise ValueError(table)
-        return table
-
-    def _arrays(self, content: bytes) -> dict[str, np.ndarray]:
-        table = lerobot_directory.read_table(content, sorted(self._columns))
-        if missing := sorted(self._columns - set(table.column_names)):
-            raise ValueError(f'the table lacks the column {", ".join(missing)}')
-        features = self._layout.features
-        return {
-            name: _array(table[name], name, tuple(features.get(name, {}).get('shape', ())))
-            for name in table.column_names
-        }
-
-    def _frames(
-        self, episode: EpisodeFiles, times: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, Frames]:
-        """Where the frames at these times [T] of the episode are.
-
-        Returns:
-            As Episode has them: pictures int64 [T, C, 2], checksums uint32 [T, C], and frames.
-        """
-        shape = len(times), len(self._card.images)
-        pictures, checksums = np.zeros([*shape, 2], np.int64), np.zeros(shape, np.uint32)
-        videos, codecs = [-1] * shape[1], [''] * shape[1]
-        numbers, seconds = np.zeros(shape, np.int32), np.zeros(shape, np.float64)
-        stretches, count = [], 0
-        for video, camera in zip(episode.videos, self._cameras, strict=True):
-            shown = video.start + times.astype(np.float64)
-            packets = self._packets(camera, video.name, float(shown[0]) if len(shown) else 0.0)
-            own = self._own(packets, shown, video.name)
-            first, stop = _stretch(own, packets.backs)
-            pictures[:, camera, 0] = packets.offsets[own]
-            pictures[:, camera, 1] = packets.offsets[own] + packets.lengths[own]
-            checksums[:, camera] = packets.checksums[own]
-            numbers[:, camera], seconds[:, camera] = own - first + count, shown
-            videos[camera], codecs[camera] = self._numbers[video.name], packets.codec
-            stretches.append((packets, slice(first, stop)))
-            count += stop - first
-        columns = {
-            name: [getattr(packets, f'{name}s')[stretch] for packets, stretch in stretches]
-            for name in ('offset', 'length', 'checksum', 'back')
-        }
-        joined = {
-            name: np.concatenate(parts) if parts else np.zeros(0, np.int64)
-            for name, parts in columns.items()
-        }
-        return pictures, checksums, Frames(videos, codecs, joined, numbers, seconds)
-
-    def _packets(self, camera: int, name: str, time: float) -> VideoPackets:
-        """The packets of a video, opened for the frame at a time."""
-        if camera not in self._videos or self._videos[camera][0] != name:
-            try:
-                packets = video_packets.read(os.fspath(self._folder / name), time)
-            except CorruptFrame as error:
-                self._videos[camera] = name, error
-            else:
-                self._videos[camera] = name, packets
-        opened = self._videos[camera][1]
-        if isinstance(opened, CorruptFrame):
-            raise CorruptFrame(opened.path, time, opened.reason)
-        return opened
-
-    def _own(self, packets: VideoPackets, shown: np.ndarray, name: str) -> np.ndarray:
-        """The packet of the frame that is nearest to each of the times [T] in a video, int64 [T]."""
-        order = np.argsort(packets.times, kind='stable')
-        times = packets.times[order]
-        middles = (times[1:] + times[:-1]) / 2
-        nearest = np.searchsorted(middles, shown)
-        beyond = np.abs(times[nearest] - shown) > 0.5 / self._layout.fps
-        if beyond.any():
-            time = float(shown[beyond][0])
-            raise CorruptFrame(
-                self._folder / name,
-                time,
-                f'there is no frame within half of 1/{self._layout.fps:g} s of it; the video has '
-                f'{len(times)} from {times[0]:.3f} to {times[-1]:.3f} s',
-            )
-        return order[nearest]
-
-
-def _stretch(own: np.ndarray, backs: np.ndarray) -> tuple[int, int]:
-    """The first packet that decoding the packets `own` takes, and the one behind the last."""
-    if not len(own):
-        return 0, 0
-    return int((own - backs[own]).min()), int(own.max()) + 1
-
-
-def _array(column: Any, name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """A pyarrow column as an array [rows, *shape], of objects for texts.
-
-    Raises:
-        ValueError: it has gaps, or values of another shape.
-    """
-    if column.null_count:
-        raise ValueError(f'column {name!r} has {column.null_count} empty places')
-    rows, values = len(column), column.combine_chunks()
-    while hasattr(values, 'flatten') and hasattr(values.type, 'value_type'):  # a list
-        values = values.flatten()
-    array = values.to_numpy(zero_copy_only=False)
-    if array.dtype == object:
-        return array
-    if array.size != rows * math.prod(shape):
-        raise ValueError(
-            f'column {name!r} has {array.size} values; {rows} of {list(shape)} are due'
-        )
-    return array.reshape(rows, *shape)

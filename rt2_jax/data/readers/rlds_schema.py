@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 import dataclasses
+import math
 from typing import Any
 
 from absl import logging
@@ -45,6 +46,11 @@ def read(directory: epath.PathLike) -> Schema:
     Raises:
         DataSetError: without a features.json that TFDS understands.
     """
+    return fields_of(tfds_directory.features(directory))
+
+
+def fields_of(features: Any) -> Schema:
+    """The same of a tfds.features.FeaturesDict."""
     import tensorflow_datasets as tfds  # pylint: disable=g-import-not-at-top
 
     fields: dict[str, Field] = {}
@@ -58,7 +64,7 @@ def read(directory: epath.PathLike) -> Schema:
         else:
             fields.update(_fields(feature, path))
 
-    walk(tfds_directory.features(directory), '')
+    walk(features, '')
     return fields
 
 
@@ -76,6 +82,11 @@ def _fields(feature: Any, path: str) -> dict[str, Field]:
     dtype = np.dtype(stored.np_dtype)
     name = 'text' if dtype == np.dtype(object) else dtype.name
     return {path: Field(tuple(stored.shape), name)}
+
+
+def size(field: Field) -> int:
+    """Numbers a step of a feature; 0 where it varies."""
+    return math.prod(length or 0 for length in field.shape)
 
 
 def full_path(path: str) -> str:

@@ -53,6 +53,12 @@ def dataset_name(directory: epath.PathLike) -> str:
     return _info(files.path(directory))['name']
 
 
+def splits(directory: epath.PathLike) -> list[str]:
+    """The splits that have shards, in the order of dataset_info.json; raises as `declared`."""
+    entries = _info(files.path(directory)).get('splits', ())
+    return [entry['name'] for entry in entries if entry.get('shardLengths')]
+
+
 def declared(directory: epath.PathLike, split: str) -> list[tuple[str, int]]:
     """The shards of a split with their numbers of records, as dataset_info.json declares them.
 

@@ -53,8 +53,8 @@ class EpisodeEncoder:
         Raises:
             ValueError: for an episode whose features aren't the schema's, or of another shape.
         """
-        steps = [_flatten(step) for step in episode['steps']]
-        flat = _flatten({k: v for k, v in episode.items() if k != 'steps'})
+        steps = [flatten(step) for step in episode['steps']]
+        flat = flatten({k: v for k, v in episode.items() if k != 'steps'})
         for number, step in enumerate(steps):
             self._check({*flat, *(f'steps/{path}' for path in step)}, number)
         for path in self._paths:
@@ -111,6 +111,26 @@ def finish(
     shard_lengths: Sequence[int],
     split: str = 'train',
 ) -> None:
+    """Declares a data set of one split whole; see `finish_splits`."""
+    finish_splits(
+        directory,
+        features,
+        name=name,
+        version=version,
+        description=description,
+        splits={split: shard_lengths},
+    )
+
+
+def finish_splits(
+    directory: epath.PathLike,
+    features: tfds.features.FeaturesDict,
+    *,
+    name: str,
+    version: str,
+    description: str,
+    splits: Mapping[str, Sequence[int]],
+) -> None:
     """Writes features.json, then dataset_info.json, which declares the data set whole.
 
     Args:
@@ -119,16 +139,19 @@ def finish(
         name: the data set's name, as in the shards' file names.
         version: such as '0.1.0'.
         description: what the data set holds.
-        shard_lengths: episodes a shard.
-        split: name of the split.
+        splits: by name, episodes a shard.
 
     Raises:
         FileNotFoundError: for a missing shard.
     """
     directory = paths.of(directory)
-    names = [shard_name(name, split, i, len(shard_lengths)) for i in range(len(shard_lengths))]
+    names = {
+        split: [shard_name(name, split, i, len(lengths)) for i in range(len(lengths))]
+        for split, lengths in splits.items()
+    }
     present = paths.files(directory)
-    if missing := [name for name in names if name not in present]:
+    missing = [name for shards in names.values() for name in shards if name not in present]
+    if missing:
         raise FileNotFoundError(f'{directory} lacks {", ".join(missing)}')
     features.save_config(os.fspath(directory))
     info = {
@@ -139,10 +162,11 @@ def finish(
         'splits': [
             {
                 'name': split,
-                'shardLengths': [str(n) for n in shard_lengths],
-                'numBytes': str(sum(present[name] for name in names)),
+                'shardLengths': [str(n) for n in lengths],
+                'numBytes': str(sum(present[name] for name in names[split])),
                 'filepathTemplate': '{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}',
             }
+            for split, lengths in splits.items()
         ],
     }
     content = json.dumps(info, indent=2, sort_keys=True)
@@ -160,11 +184,12 @@ def _leaves(features: Any, prefix: str = '') -> Iterator[tuple[str, Any]]:
         yield prefix, features
 
 
-def _flatten(tree: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
+def flatten(tree: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
+    """A nested dict's values by path, 'observation/image'."""
     flat = {}
     for key, value in tree.items():
         path = f'{prefix}/{key}' if prefix else key
-        flat.update(_flatten(value, path) if isinstance(value, Mapping) else {path: value})
+        flat.update(flatten(value, path) if isinstance(value, Mapping) else {path: value})
     return flat
 
 

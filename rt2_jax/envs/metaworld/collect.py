@@ -1,4 +1,4 @@
-"""Collects episodes of Meta-World's scripted policies as an RLDS data set, for the card `metaworld`.
+"""Collects episodes of Meta-World's scripted policies, as RLDS or LeRobot, for the card `metaworld`.
 
     .worlds/metaworld/bin/python -m rt2_jax.envs.metaworld.collect --suite=mt10 --episodes=2000 \
         --output=runs/data/metaworld_mt10
@@ -26,8 +26,10 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from rt2_jax import command
+from rt2_jax.data.cards import METAWORLD
 from rt2_jax.data.robot import rlds_writer
 from rt2_jax.envs import collection
+from rt2_jax.envs.collected_files import FORMATS, Plan
 from rt2_jax.envs.metaworld.metaworld_env import CAMERA, MAX_STEPS, MetaworldEnvironment
 from rt2_jax.envs.metaworld.metaworld_tasks import SUITES
 from rt2_jax.nearest import check
@@ -57,7 +59,8 @@ class Settings:
         noise: execution noise, see `world.Make`.
         detours: how often a decision begins a detour, 0 to 1.
         image_size: side of the frames, pixels.
-        quality: JPEG quality.
+        quality: JPEG quality; videos have their own, see video_writer.
+        format: 'rlds' or 'lerobot'.
     """
 
     episodes: int
@@ -67,9 +70,11 @@ class Settings:
     detours: float = 0.05
     image_size: int = 128
     quality: int = 95
+    format: str = 'rlds'
 
     def __post_init__(self) -> None:
         check('suite', self.suite, SUITES)
+        check('format', self.format, FORMATS)
         if not 0 <= self.detours <= 1:
             raise ValueError(f'detours is a probability, 0 to 1; got {self.detours}')
         if not 0 < self.episodes <= SEED_STRIDE:
@@ -111,15 +116,22 @@ def collect(
     output: epath.PathLike, settings: Settings, processes: int | None = None
 ) -> dict[str, Any]:
     """Collects episodes into `output`; see `collection.collect` for what it returns and raises."""
-    plan = collection.Plan(
+    return collection.collect(output, _plan(settings), settings, _collect_part, processes)
+
+
+def _plan(settings: Settings) -> Plan:
+    return Plan(
         name=NAME,
         version=VERSION,
         description=DESCRIPTION,
         features=features(settings.image_size),
+        card=METAWORLD,
         episodes=settings.episodes,
+        image_size=settings.image_size,
+        quality=settings.quality,
+        format=settings.format,
         code=epath.Path(__file__).parent,
     )
-    return collection.collect(output, plan, settings, _collect_shard, processes)
 
 
 def play(env: MetaworldEnvironment, settings: Settings, number: int) -> dict[str, Any]:
@@ -199,10 +211,10 @@ def environment(settings: Settings) -> MetaworldEnvironment:
     return env
 
 
-def _collect_shard(path: epath.Path, settings: Settings, start: int, stop: int) -> None:
+def _collect_part(output: epath.Path, settings: Settings, part: int, start: int, stop: int) -> None:
     env = environment(settings)
     episodes = (play(env, settings, number) for number in range(start, stop))
-    collection.write_shard(path, features(settings.image_size), episodes, settings.quality)
+    collection.write_part(_plan(settings).files(output), part, episodes)
 
 
 def define_flags() -> None:
@@ -215,6 +227,7 @@ def define_flags() -> None:
     flags.DEFINE_integer('seed', Settings.seed, '0 to 9; different seeds share no layout.')
     flags.DEFINE_integer('processes', None, 'Processes; one per core by default.', lower_bound=1)
     flags.DEFINE_integer('image_size', Settings.image_size, 'Side of the frames, pixels.')
+    flags.DEFINE_enum('format', Settings.format, list(FORMATS), 'Of the files.')
     flags.mark_flags_as_required(['episodes', 'output'])
 
 
@@ -229,6 +242,7 @@ def main(argv: Sequence[str]) -> None:
         noise=FLAGS.noise,
         detours=FLAGS.detours,
         image_size=FLAGS.image_size,
+        format=FLAGS.format,
     )
     collection.run(FLAGS.output, lambda: collect(FLAGS.output, settings, FLAGS.processes))
 

@@ -1,6 +1,6 @@
-"""Collects scripted episodes of the tabletop as an RLDS data set.
+"""Collects scripted episodes of the tabletop as an RLDS or a LeRobot data set.
 
-    python -m rt2_jax.envs.tabletop.collect --episodes=1000 --output=runs/data/tabletop
+    python -m rt2_jax.envs.tabletop.collect --episodes=1000 --output=runs/data/tabletop [--format=lerobot]
 
 Episode i depends on (seed, i) alone. The same command goes on with an interrupted collection
 (rt2_jax/envs/collection.py). All episodes are kept, failures too: `success` is in their metadata, and
@@ -20,9 +20,12 @@ from etils import epath
 import numpy as np
 
 from rt2_jax import command
+from rt2_jax.data.cards import TABLETOP
 from rt2_jax.envs import collection
+from rt2_jax.envs.collected_files import FORMATS, Plan
 from rt2_jax.envs.tabletop import detours, expert, schema, suites, tasks as tabletop_tasks
 from rt2_jax.envs.tabletop.env import TabletopEnv
+from rt2_jax.nearest import check
 
 FLAGS = flags.FLAGS
 
@@ -44,7 +47,8 @@ class Settings:
         suite: the suite that scenes are drawn from.
         tasks: kinds of task, taken in turn; if empty, the episode's seed decides.
         max_steps: an episode's longest length.
-        quality: JPEG quality.
+        quality: JPEG quality; videos have their own, see video_writer.
+        format: 'rlds' or 'lerobot'.
     """
 
     episodes: int
@@ -56,10 +60,12 @@ class Settings:
     tasks: tuple[str, ...] = ()
     max_steps: int = 20
     quality: int = 95
+    format: str = 'rlds'
 
     def __post_init__(self) -> None:
         object.__setattr__(self, 'tasks', tuple(self.tasks))
         suites.suite(self.suite)
+        check('format', self.format, FORMATS)
         for kind in self.tasks:
             tabletop_tasks.check_kind(kind)
         if not 0 <= self.detours <= 1:
@@ -70,10 +76,6 @@ class Settings:
             raise ValueError(
                 f'seed must be 0 to {suites.SEEDS_PER_SUITE // SEED_STRIDE - 1}; got {self.seed}'
             )
-
-    def shard_lengths(self) -> list[int]:
-        """Episodes of each shard."""
-        return collection.shard_lengths(self.episodes)
 
 
 def collect(
@@ -93,16 +95,20 @@ def collect(
         OutputError: `output` holds something other than this collection.
         BrokenProcessPool: workers died `collection.CRASHES` times.
     """
-    return collection.collect(output, _plan(settings), settings, _collect_shard, processes)
+    return collection.collect(output, _plan(settings), settings, _collect_part, processes)
 
 
-def _plan(settings: Settings) -> collection.Plan:
-    return collection.Plan(
+def _plan(settings: Settings) -> Plan:
+    return Plan(
         name=schema.NAME,
         version=schema.VERSION,
         description=schema.DESCRIPTION,
         features=schema.features(settings.image_size),
+        card=TABLETOP,
         episodes=settings.episodes,
+        image_size=settings.image_size,
+        quality=settings.quality,
+        format=settings.format,
         code=epath.Path(__file__).parent,
     )
 
@@ -186,10 +192,10 @@ def environment(settings: Settings) -> TabletopEnv:
     return env
 
 
-def _collect_shard(path: epath.Path, settings: Settings, start: int, stop: int) -> None:
+def _collect_part(output: epath.Path, settings: Settings, part: int, start: int, stop: int) -> None:
     env = environment(settings)
     episodes = (play(env, settings, number) for number in range(start, stop))
-    collection.write_shard(path, schema.features(settings.image_size), episodes, settings.quality)
+    collection.write_part(_plan(settings).files(output), part, episodes)
 
 
 def define_flags() -> None:
@@ -203,6 +209,7 @@ def define_flags() -> None:
     flags.DEFINE_integer('image_size', Settings.image_size, 'Side of the frames, pixels.')
     flags.DEFINE_string('suite', Settings.suite, 'Suite that scenes are drawn from.')
     flags.DEFINE_list('tasks', [], 'Kinds of task, taken in turn; all by default, drawn.')
+    flags.DEFINE_enum('format', Settings.format, list(FORMATS), 'Of the files.')
     flags.mark_flags_as_required(['episodes', 'output'])
 
 
@@ -218,6 +225,7 @@ def main(argv: Sequence[str]) -> None:
         image_size=FLAGS.image_size,
         suite=FLAGS.suite,
         tasks=tuple(FLAGS.tasks),
+        format=FLAGS.format,
     )
     collection.run(FLAGS.output, lambda: collect(FLAGS.output, settings, FLAGS.processes))
 

@@ -1,5 +1,7 @@
 """Runs jobs of episodes in several processes, with progress; a failure stops them all."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 import concurrent.futures
 import concurrent.futures.process
@@ -15,13 +17,14 @@ from typing import Any
 from absl import logging
 
 
-def run(task: Callable, jobs: list[tuple], processes: int) -> None:
+def run(task: Callable, jobs: list[tuple], processes: int, done_word: str) -> None:
     """Calls task(*job) for each job in parallel; the first failure ends it all.
 
     Args:
         task: calls `tick` after every episode.
         jobs: arguments, the last two of which are the first episode and the one after the last.
         processes: at once.
+        done_word: what has happened to an episode that is done, for the line of progress.
 
     Raises:
         BrokenProcessPool: a process died.
@@ -30,7 +33,9 @@ def run(task: Callable, jobs: list[tuple], processes: int) -> None:
     context = multiprocessing.get_context('spawn')
     done, stop = context.SimpleQueue(), context.Event()
     progress = threading.Thread(
-        target=_report, args=(done, sum(end - start for *_, start, end in jobs)), daemon=True
+        target=_report,
+        args=(done, sum(end - start for *_, start, end in jobs), done_word),
+        daemon=True,
     )
     progress.start()
     pool = concurrent.futures.ProcessPoolExecutor(
@@ -47,7 +52,7 @@ def run(task: Callable, jobs: list[tuple], processes: int) -> None:
         stop.set()
         pool.shutdown(cancel_futures=True)
         if not isinstance(error, concurrent.futures.process.BrokenProcessPool):
-            logging.error('collection stopped; run the same command again to go on with it')
+            logging.error('stopped; run the same command again to go on with it')
         raise
     finally:
         done.put(None)
@@ -84,7 +89,7 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _report(done: Any, episodes: int) -> None:
+def _report(done: Any, episodes: int, done_word: str) -> None:
     """Prints progress until None arrives: one rewritten line on a terminal, else one in 10 s."""
     terminal = sys.stderr.isatty()
     begun = last = time.monotonic()
@@ -97,7 +102,7 @@ def _report(done: Any, episodes: int) -> None:
         last = now
         rate = finished / max(now - begun, 1e-9)
         line = (
-            f'collected {finished}/{episodes} episodes, {rate:.1f} a second, '
+            f'{done_word} {finished}/{episodes} episodes, {rate:.1f} a second, '
             f'{(episodes - finished) / rate:.0f} s left'
         )
         print(
