@@ -94,7 +94,7 @@ class Settings:
         return cls(**(implied | changes))
 
     @property
-    def sampling(self) -> dict[str, float]:
+    def sampling(self) -> dict[str, Any]:
         """Those that `Sampler` takes."""
         names = ('top_p', 'smoothing', 'terminate_threshold')
         return {name: getattr(self, name) for name in names}
