@@ -171,17 +171,22 @@ def test_evaluation_turns_them_back(journey, scheme, convention):
     robot = policy.robot()
     wanted = [robot.to_absolute_gripper(action) for action in decisions]
     with emitting(policy, tokens, settings=Settings(convention=convention)) as running_server:
-        server = remote_policy.Server(f'{scheme}://127.0.0.1:{running_server.port}{query}', 1)
+        address = f'{scheme}://127.0.0.1:{running_server.port}{query}'
+        server = remote_policy.Server(address, 1, cards.TABLETOP)
         # What closed_loop.run does with the card: positions for the tabletop's gripper.
         follows = Robot(card=server.embodiment)
-        environment = type('Environment', (), {'scene': 0})()
-        observation = {'image': PICTURE[None], 'instruction': 'pick banana'}
-        decide, found = server.decide(), []
-        for _ in tokens:
+        environment = object()
+        decide, received = server.decide(), []
+        for i in range(len(tokens)):
+            observation = {
+                'image': PICTURE[None],
+                'instruction': 'pick banana',
+                'is_first': i == 0,
+            }
             (move,) = decide([observation], [environment])
-            found.append(follows.to_absolute_gripper(move.action))
+            received.append(follows.to_absolute_gripper(move.action))
         server.close()
-    assert_same(card, np.stack(found), np.stack(wanted))
+    assert_same(card, np.stack(received), np.stack(wanted))
 
 
 def documented():
