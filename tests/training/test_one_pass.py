@@ -57,8 +57,7 @@ def test_a_step_moves_statistics_and_leaves_words():
     inputs = (batch[name] for name in ('images', 'prompt', 'target'))
     boxed = jax.eval_shape(model.init, jax.random.key(0), *inputs)['params']
     params = jax.tree.map(
-        lambda x: (0.3 * np.abs(rng.normal(size=x.shape))).astype(np.float32),
-        nn.meta.unbox(boxed),
+        lambda x: (0.3 * np.abs(rng.normal(size=x.shape))).astype(np.float32), nn.meta.unbox(boxed)
     )
     names = named_leaves(params)
     frozen = {n for n in names if 'running' in n or n.startswith('embedding')}
