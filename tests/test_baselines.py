@@ -18,7 +18,9 @@ MODULE = runpy.run_path(str(ROOT / 'configs' / 'baselines.py'))
 SMALL = dict(
     vit=dict(width=16, depth=1, heads=2, mlp=32, patch=8, positions='sincos'),
     resnet=dict(stages=(1, 1), width=8, bottleneck=False, strides=(1, 1), momentum=0.5),
-    efficientnet=dict(width_factor=0.1, depth_factor=0.1, strides=(1, 2, 1, 1, 1, 1, 1)),
+    efficientnet=dict(
+        width_factor=0.1, depth_factor=0.1, strides=(1, 2, 1, 1, 1, 1, 1), momentum=0.5
+    ),
     text=dict(width=16, depth=1, heads=2, head_dim=8, mlp=32),
 )
 
@@ -42,10 +44,13 @@ def small(argument, episodes):
         for part in {'contrastive': ['text'], 'rt1': ['decoder']}.get(model.name, []):
             model[part] = SMALL['text']
         config.init_from, config.init_parts = '', ()
-        config.update(total_steps=30, batch_size=8, log_every=5, checkpoint_every=30)
+        config.update(total_steps=24, batch_size=4, log_every=4, checkpoint_every=24)
         config.compile_cache, config.cpu_products = 'none', 'float32'
         config.optimizer.update(dict(lr=3e-3, warmup=3, schedule='constant'))
-        config.data.update(dict(image_size=32, threads=1))
+        config.data.update(dict(image_size=16, threads=1))
+        if model.name == 'rt1':
+            model.frames, config.data.frames = 2, 2
+            config.data.target_length = 2 * MODULE['NUMBERS'] + 1
         for robot in config.data.robot.values():
             robot.directory = str(episodes)
     return config.lock()
