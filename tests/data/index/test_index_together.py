@@ -25,7 +25,7 @@ from rt2_jax.data.robot import rlds
 pytest.importorskip('obstore', reason="remote data need pip install 'rt2_jax[remote]'")
 
 ROOT = pathlib.Path(__file__).parents[3]
-PROCESSES = 4
+PROCESSES = 2
 
 # Each process is a host: it has a cache of its own and, to be counted, a server of its own.
 START = """
@@ -117,7 +117,7 @@ def test_the_data_are_read_once_by_all_and_not_at_all_at_restart(root, servers, 
     }.items():
         print(f'{name:28}', *(f'{size:>10,}' for size in row), f'{sum(row):>12,} in all')
     assert min(before) > 0.9 * whole
-    assert sum(first) < 1.1 * whole and max(first) < 0.35 * whole
+    assert sum(first) < 1.1 * whole and max(first) < 0.6 * whole
     assert sum(again) < 0.01 * whole and sum(map(bool, again)) == 1  # dataset_info.json, by one
     alone = rlds.open_source(root / 'bucket/tabletop', 'tabletop')
     assert fingerprints(printed) == fingerprints(reopened) == PROCESSES * [alone.fingerprint]
