@@ -2,10 +2,8 @@
 for real.
 """
 
-import contextlib
 import dataclasses
 import importlib.util
-import io
 import json
 import os
 import pathlib
@@ -158,10 +156,9 @@ def wait_for_line(process, words):
 def trained(tmp_path_factory, episodes, cache):
     """A finished run, never interrupted."""
     workdir = tmp_path_factory.mktemp('trained') / 'run'
-    printed = io.StringIO()
-    with contextlib.redirect_stdout(printed):
-        assert train.train(tiny_config(episodes, compile_cache=cache), epath.Path(workdir))
-    assert all(words in printed.getvalue() for words in ('steps/s', 'data wait', 'left'))
+    result = run(workdir, cache, episodes)
+    assert result.returncode == 0, result.stderr
+    assert 'steps/s' in result.stdout and 'data wait' in result.stdout and 'left' in result.stdout
     return workdir
 
 
