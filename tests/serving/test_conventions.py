@@ -178,11 +178,7 @@ def test_evaluation_turns_them_back(journey, scheme, convention):
         environment = object()
         decide, received = server.decide(), []
         for i in range(len(tokens)):
-            observation = {
-                'image': PICTURE[None],
-                'instruction': 'pick banana',
-                'is_first': i == 0,
-            }
+            observation = {'image': PICTURE[None], 'instruction': 'pick banana', 'is_first': i == 0}
             (move,) = decide([observation], [environment])
             received.append(follows.to_absolute_gripper(move.action))
         server.close()
