@@ -106,7 +106,7 @@ def test_patience_carries_on_until_as_many_actions_in_a_row_end_the_episode():
 
     def decide(observations, envs):
         flag = flags[len(moved)]
-        moved.append(envs[0].state.x)
+        moved.append(envs[0].env.state.x)
         return [closed_loop.Move(np.array([flag, 0.02, 0, 0, 0, 0, 0, -1], np.float32))]
 
     for patience, steps in ((1, 1), (2, 4), (3, 5)):

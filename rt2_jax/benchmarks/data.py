@@ -35,6 +35,7 @@ from rt2_jax.data import images, pipeline
 from rt2_jax.data.data_config import DataConfig
 from rt2_jax.data.mixture import Sources
 from rt2_jax.data.robot import rlds
+from rt2_jax.data.robot.step_source import StepSource
 from rt2_jax.data.schedules import Schedule
 from rt2_jax.parallel import mesh as mesh_lib, sharding
 from rt2_jax.text.tokenizer import Tokenizer
@@ -59,8 +60,18 @@ def stream(directory: str, batch_size: int, placed: bool) -> harness.Stream:
         batch_size: steps a batch.
         placed: whether batches go to the devices; else they are numpy arrays.
     """
-    source = rlds.open_source(directory, kitchen.CARD)
     where = sharding.batch_sharding(mesh_lib.make_mesh({'fsdp': jax.device_count()}))
+    return batches(rlds.open_source(directory, kitchen.CARD), batch_size, where if placed else None)
+
+
+def batches(source: StepSource, batch_size: int, where: Any = None) -> harness.Stream:
+    """The project's pipeline over one robot set, frames resized to 224 pixels.
+
+    Args:
+        source: of the set.
+        batch_size: steps a batch.
+        where: the sharding of batches that go to the devices; None leaves them numpy arrays.
+    """
     data = DataConfig(
         image_size=224,
         prompt_length=64,
@@ -75,8 +86,8 @@ def stream(directory: str, batch_size: int, placed: bool) -> harness.Stream:
         data,
         batches=1_000_000,
         batch_size=batch_size,
-        sharding=where if placed else None,
-        rows=None if placed else range(batch_size),
+        sharding=where,
+        rows=range(batch_size) if where is None else None,
     )
     return harness.Stream(
         iterator,

@@ -16,7 +16,6 @@ PYTHON needs lerobot: python3.11 -m venv L && L/bin/pip install lerobot==0.4.4.
 from __future__ import annotations
 
 from collections.abc import Iterator
-import json
 import os
 import pathlib
 import sys
@@ -27,45 +26,20 @@ from absl import flags, logging
 import numpy as np
 
 from rt2_jax import command, paths
-from rt2_jax.benchmarks import harness, kitchen
-from rt2_jax.data import cards, convert_episodes, pipeline
-from rt2_jax.data.data_config import DataConfig
-from rt2_jax.data.mixture import Sources
+from rt2_jax.benchmarks import data, harness, kitchen
+from rt2_jax.data import cards, convert_episodes
 from rt2_jax.data.readers import lerobot_directory, video_packets
-from rt2_jax.data.robot import rlds
-from rt2_jax.data.schedules import Schedule
-from rt2_jax.text.tokenizer import Tokenizer
+from rt2_jax.data.robot import rlds, rlds_writer
 
 FLAGS = flags.FLAGS
 _PICTURES = 300  # that the data set's frames are dealt from
-_SIZE = 224
+_SIZE = 224  # as `data.batches` resizes to
 _LIMIT_FRAMES = 2000  # in memory
 
 
 def stream(directory: str, batch_size: int) -> harness.Stream:
     """A worker: the project's pipeline, as `train` makes it."""
-    source = rlds.open_source(directory, str(_card(directory)))
-    data = DataConfig(
-        image_size=_SIZE,
-        prompt_length=64,
-        target_length=64,
-        robot_share=Schedule(start=1.0),
-        threads=len(os.sched_getaffinity(0)),
-        read_ahead=3,
-    )
-    iterator = pipeline.make_iterator(
-        Sources.of({'kitchen': (source, 1.0)}, {}),
-        Tokenizer.load_default(),
-        data,
-        batches=1_000_000,
-        batch_size=batch_size,
-        rows=range(batch_size),
-    )
-    return harness.Stream(
-        iterator,
-        lambda batch: [prompt.tobytes() for prompt in np.asarray(batch['prompt'])],
-        lambda: len(json.dumps(iterator.get_state())),
-    )
+    return data.batches(rlds.open_source(directory, str(_card(directory))), batch_size)
 
 
 def limit(directory: str, batch_size: int) -> harness.Stream:
@@ -101,7 +75,7 @@ def make(directory: str, episodes: int) -> None:
     if lerobot_directory.is_lerobot(directory):
         return
     as_rlds = f'{directory}_rlds'
-    if not (paths.of(as_rlds) / 'dataset_info.json').exists():
+    if not (paths.of(as_rlds) / rlds_writer.DATASET_INFO_JSON).exists():
         kitchen.write(as_rlds, episodes=episodes, pictures=kitchen.frames(_PICTURES))
     convert_episodes.convert(as_rlds, kitchen.CARD, 'lerobot', directory)
 

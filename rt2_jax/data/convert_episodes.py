@@ -14,8 +14,6 @@ import dataclasses
 import functools
 import json
 import os
-import signal
-import sys
 import time
 from typing import Any, NamedTuple
 
@@ -23,7 +21,7 @@ from absl import app, flags, logging
 from etils import epath
 import numpy as np
 
-from rt2_jax import command, exit_codes, paths, records
+from rt2_jax import command, paths
 from rt2_jax.data import cards, files, images, robot_card, worker_pool
 from rt2_jax.data.data_errors import CorruptEpisode, CorruptRecord, DataSetError
 from rt2_jax.data.readers import lerobot_directory, rlds_schema, tfds_directory, tfrecord
@@ -224,8 +222,7 @@ class ToRlds:
     def write(self, part: Part) -> None:
         """Writes a part."""
         layout, form = self.layouts[part.split], self.form
-        names = [n for e in layout.episodes for n in (e.table, *(v.name for v in e.videos))]
-        numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
+        numbers = lerobot_directory.file_numbers(layout.episodes)
         reader = StepReader(self.directory, form.cameras, form.columns, layout, numbers)
         encode = rlds_writer.EpisodeEncoder(form.features)
 
@@ -321,23 +318,10 @@ def _write(conversion: ToLeRobot | ToRlds, part: Part, start: int, stop: int) ->
 
 def _prepare(output: epath.Path, about: dict[str, Any]) -> None:
     """Makes the output ready for this conversion."""
-    path = output / CONVERSION_JSON
-    if path.exists():
-        before = records.read(path, DataSetError)
-        if before != about:
-            raise DataSetError(
-                f'{output} holds another conversion, {before}; choose another --output'
-            )
-    elif output.exists() and any(output.iterdir()):
-        raise DataSetError(
-            f"{output} isn't empty and holds no conversion of this program; choose another --output"
-        )
-    else:
-        output.mkdir(parents=True, exist_ok=True)
-        paths.write(path, json.dumps(about, indent=2).encode())
-    for name in paths.files(output):
-        if os.path.basename(name).startswith(paths.NEW):  # left over
-            paths.delete(output / name)
+    before = worker_pool.claim(output, CONVERSION_JSON, about, 'conversion', DataSetError)
+    if before != about:
+        raise DataSetError(f'{output} holds another conversion, {before}; choose another --output')
+    worker_pool.clear(output)
 
 
 def define_flags() -> None:
@@ -354,13 +338,9 @@ def main(argv: Sequence[str]) -> None:
     """Runs the command."""
     if len(argv) > 1:
         raise app.UsageError(f'unexpected arguments: {argv[1:]}')
-    # As Ctrl-C does: a preempted conversion ends its workers and says how to go on.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     started = time.monotonic()
-    try:
+    with worker_pool.stoppable():
         done = convert(FLAGS.dataset, FLAGS.card, FLAGS.format, FLAGS.output, FLAGS.processes)
-    except KeyboardInterrupt:
-        sys.exit(exit_codes.STOPPED)
     episodes = sum(part.stop - part.start for part in done.parts)
     print(
         f'{FLAGS.output}: {episodes} episodes in {time.monotonic() - started:.0f} s; look with\n'

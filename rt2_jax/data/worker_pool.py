@@ -1,10 +1,15 @@
-"""Runs jobs of episodes in several processes, with progress; a failure stops them all."""
+"""Runs jobs of episodes in several processes, with progress; a failure stops them all.
+
+A job writes its parts into one directory, and the same command goes on with an interrupted one.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 import concurrent.futures
 import concurrent.futures.process
+import contextlib
+import json
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -15,6 +20,10 @@ import time
 from typing import Any
 
 from absl import logging
+from etils import epath
+
+from rt2_jax import exit_codes, paths, records
+from rt2_jax.errors import UserError
 
 
 def run(task: Callable, jobs: list[tuple], processes: int, done_word: str) -> None:
@@ -58,6 +67,51 @@ def run(task: Callable, jobs: list[tuple], processes: int, done_word: str) -> No
         done.put(None)
         progress.join()
     pool.shutdown()
+
+
+@contextlib.contextmanager
+def stoppable() -> Iterator[None]:
+    """For a command: SIGTERM, too, ends its workers as Ctrl-C does, and then it with exit code STOPPED."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    except KeyboardInterrupt:
+        sys.exit(exit_codes.STOPPED)
+
+
+def claim(directory: epath.Path, note: str, about: Any, kind: str, error: type[UserError]) -> Any:
+    """Makes a directory ready for a job's parts.
+
+    Args:
+        directory: where they are to lie.
+        note: name of the file that says what the job is.
+        about: what it is, for JSON.
+        kind: what the job makes, for messages.
+        error: the class of the error to raise.
+
+    Returns:
+        What the note says: `about`, or what another job was.
+
+    Raises:
+        UserError: of the class `error`; something else lies there.
+    """
+    path = directory / note
+    if path.exists():
+        return records.read(path, error)
+    if directory.exists() and any(directory.iterdir()):
+        raise error(
+            f"{directory} isn't empty and holds no {kind} of this program; choose another --output"
+        )
+    directory.mkdir(parents=True, exist_ok=True)
+    paths.write(path, json.dumps(about, indent=2).encode())
+    return about
+
+
+def clear(directory: epath.Path) -> None:
+    """Deletes what an interrupted job had half written."""
+    for name in paths.files(directory):
+        if os.path.basename(name).startswith(paths.NEW):
+            paths.delete(directory / name)
 
 
 _done: Any = None  # a worker's end of the progress queue

@@ -8,26 +8,26 @@ end it with exit code 75 (rt2_jax/exit_codes.py); the same command goes on with 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import concurrent.futures.process
 import dataclasses
 import hashlib
 import itertools
 import json
 import os
-import signal
-import sys
 import time
 from typing import Any
 
-from absl import logging
+from absl import app, flags, logging
 from etils import epath
 import numpy as np
 
-from rt2_jax import exit_codes, paths, records
+from rt2_jax import paths
 from rt2_jax.data import worker_pool
-from rt2_jax.envs.collected_files import Plan, RldsFiles
+from rt2_jax.envs.collected_files import FORMATS, Plan, RldsFiles
 from rt2_jax.errors import UserError
+
+FLAGS = flags.FLAGS
 
 COLLECTION_JSON = 'collection.json'
 CRASHES = 3  # after so many deaths of workers a collection gives up
@@ -39,19 +39,19 @@ class OutputError(UserError, ValueError):
 
 def collect(
     output: epath.PathLike,
-    plan: Plan,
+    make_plan: Callable[[Any], Plan],
     settings: Any,
-    collect_part: Callable[[epath.Path, Any, int, int, int], None],
+    play: Callable[[Any, int], Mapping[str, Any]],
     processes: int | None = None,
 ) -> dict[str, Any]:
     """Collects episodes into `output`, or goes on where an interrupted collection stopped.
 
     Args:
         output: the data set's directory.
-        plan: what it is to become.
+        make_plan: `settings` to what it is to become.
         settings: what the episodes depend on, a dataclass.
-        collect_part: writes a part of a directory: with `settings`, the part's number, the number of its
-            first episode, and the one after its last. It runs in other processes, and calls `write_part`.
+        play: `settings` and an episode's number to the episode, as the schema lays it out, frames as uint8
+            [H, W, 3]. It runs in other processes, as `make_plan` does: both are functions of modules.
         processes: how many at once; one per core by default.
 
     Returns:
@@ -61,7 +61,7 @@ def collect(
         OutputError: `output` holds something other than this collection.
         BrokenProcessPool: workers died `CRASHES` times.
     """
-    files = plan.files(paths.of(output))
+    files = make_plan(settings).files(paths.of(output))
     starts = np.concatenate([[0], np.cumsum(files.lengths)])
     for crashes in itertools.count(1):
         if _prepare(files, settings):
@@ -73,11 +73,11 @@ def collect(
             there = count - len(left)
             logging.info('going on with %s: %d of %d parts are there', output, there, count)
         jobs = [
-            (files.directory, settings, part, int(starts[part]), int(starts[part + 1]))
+            (make_plan, play, files.directory, settings, part, *starts[part : part + 2].tolist())
             for part in left
         ]
         try:
-            worker_pool.run(collect_part, jobs, processes or os.cpu_count() or 1, 'collected')
+            worker_pool.run(_collect_part, jobs, processes or os.cpu_count() or 1, 'collected')
             break
         except concurrent.futures.process.BrokenProcessPool:
             # Drivers of OpenGL crash now and then, and take the process with them.
@@ -88,21 +88,23 @@ def collect(
     return summary(files)
 
 
-def write_part(files: RldsFiles, part: int, episodes: Iterable[Mapping[str, Any]]) -> None:
-    """Writes one part, whole or not at all; progress counts its episodes.
+def _collect_part(
+    make_plan: Callable[[Any], Plan],
+    play: Callable[[Any, int], Mapping[str, Any]],
+    directory: epath.Path,
+    settings: Any,
+    part: int,
+    start: int,
+    stop: int,
+) -> None:
+    """Writes the episodes from `start` to before `stop`, whole or not at all."""
 
-    Args:
-        files: of the collection.
-        part: its number.
-        episodes: as the schema lays them out, frames as uint8 [H, W, 3].
-    """
-
-    def counted() -> Iterator[Mapping[str, Any]]:
-        for episode in episodes:
-            yield episode
+    def episodes() -> Iterator[Mapping[str, Any]]:
+        for number in range(start, stop):
+            yield play(settings, number)
             worker_pool.tick()
 
-    files.write(part, counted())
+    make_plan(settings).files(directory).write(part, episodes())
 
 
 def summary(files: RldsFiles) -> dict[str, Any]:
@@ -121,23 +123,41 @@ def summary(files: RldsFiles) -> dict[str, Any]:
     }
 
 
-def run(output: str, collecting: Callable[[], dict[str, Any]]) -> None:
-    """The end of a `collect` command: collects, and prints the summary.
+def define_flags(defaults: Any) -> None:
+    """Defines the flags of every `collect` command; `defaults` are its Settings."""
+    flags.DEFINE_integer('episodes', None, 'Episodes to collect.', lower_bound=1)
+    flags.DEFINE_string('output', None, 'Directory of the data set.')
+    flags.DEFINE_float('noise', defaults.noise, 'Execution noise, a share of a usual step.')
+    flags.DEFINE_float('detours', defaults.detours, 'How often the robot is carried off, 0 to 1.')
+    flags.DEFINE_integer('seed', defaults.seed, '0 to 9; different seeds share no layout.')
+    flags.DEFINE_integer('processes', None, 'Processes; one per core by default.', lower_bound=1)
+    flags.DEFINE_integer('image_size', defaults.image_size, 'Side of the frames, pixels.')
+    flags.DEFINE_enum('format', defaults.format, list(FORMATS), 'Of the files.')
+    flags.mark_flags_as_required(['episodes', 'output'])
+
+
+def run(
+    argv: Sequence[str],
+    make_settings: type[Any],
+    collecting: Callable[[epath.PathLike, Any, int | None], dict[str, Any]],
+) -> None:
+    """The main of a `collect` command: collects by its flags, and prints the summary.
 
     Args:
-        output: names the data set's directory in what is printed.
-        collecting: does it, and gives the summary.
+        argv: arguments that are no flags; there must be none.
+        make_settings: the command's Settings, of which each field with a flag takes it.
+        collecting: the command's `collect`.
     """
+    if len(argv) > 1:
+        raise app.UsageError(f'unexpected arguments: {argv[1:]}')
+    names = [field.name for field in dataclasses.fields(make_settings)]
+    settings = make_settings(**{name: FLAGS[name].value for name in names if name in FLAGS})
     started = time.monotonic()
-    # As Ctrl-C does: a preempted collection ends its workers and says how to go on.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        result = collecting()
-    except KeyboardInterrupt:
-        sys.exit(exit_codes.STOPPED)
+    with worker_pool.stoppable():
+        result = collecting(FLAGS.output, settings, FLAGS.processes)
     success = ', '.join(f'{task} {rate:.1%}' for task, rate in result['success'].items())
     print(
-        f'{output}: {result["episodes"]} episodes, {result["steps"]} steps in '
+        f'{FLAGS.output}: {result["episodes"]} episodes, {result["steps"]} steps in '
         f'{time.monotonic() - started:.0f} s; success: {success}'
     )
 
@@ -147,28 +167,18 @@ def _prepare(files: RldsFiles, settings: Any) -> bool:
     output, plan, complete = files.directory, files.plan, files.is_complete
     about = json.loads(json.dumps({'version': plan.version, **dataclasses.asdict(settings)}))
     about['environment'] = _fingerprint(plan.code)
-    path = output / COLLECTION_JSON
-    if path.exists():
-        before = {'format': 'rlds'} | records.read(path, OutputError)  # once the only one
-        differing = [k for k in sorted({*before, *about}) if before.get(k) != about.get(k)]
-        if complete and differing == ['environment']:
-            logging.warning('%s was collected by another version of the environment', output)
-        elif differing:
-            fields = ', '.join(f'{k}={before.get(k)!r} (now {about.get(k)!r})' for k in differing)
-            raise OutputError(
-                f'{output} holds a collection with other settings: {fields}. Choose another '
-                '--output, or delete it to start afresh.'
-            )
-    elif output.exists() and any(output.iterdir()):
+    before = worker_pool.claim(output, COLLECTION_JSON, about, 'collection', OutputError)
+    before = {'format': 'rlds'} | before  # once the only one
+    differing = [k for k in sorted({*before, *about}) if before.get(k) != about.get(k)]
+    if complete and differing == ['environment']:
+        logging.warning('%s was collected by another version of the environment', output)
+    elif differing:
+        fields = ', '.join(f'{k}={before.get(k)!r} (now {about.get(k)!r})' for k in differing)
         raise OutputError(
-            f"{output} isn't empty and holds no collection of this program; choose another --output"
+            f'{output} holds a collection with other settings: {fields}. Choose another '
+            '--output, or delete it to start afresh.'
         )
-    else:
-        output.mkdir(parents=True, exist_ok=True)
-        paths.write(path, json.dumps(about, indent=2).encode())
-    for name in paths.files(output):
-        if os.path.basename(name).startswith(paths.NEW):  # left over
-            paths.delete(output / name)
+    worker_pool.clear(output)
     return complete
 
 

@@ -87,12 +87,11 @@ def test_lerobot_loads_every_frame(collection, played, python, tmp_path):
 def test_an_interruption_changes_nothing(collection, tmp_path, monkeypatch):
     """Stopped with two parts written and half a video about; the second run finishes."""
     whole, part = collection[0], tmp_path / 'data'
-    write = collect._collect_part
 
     def two_jobs(task, jobs, processes, done_word):
-        del task, processes, done_word
+        del processes, done_word
         for job in jobs[:2]:
-            write(*job)
+            task(*job)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:

@@ -7,7 +7,6 @@ meta/info.json says.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-import itertools
 from typing import Any
 
 from etils import epath
@@ -49,7 +48,9 @@ def take(
         f'steps/{name}': names for name, entry in features.items() if (names := _names(entry))
     }
     columns = [name for name, entry in features.items() if name not in _PLACES and _is_short(entry)]
-    reader = StepReader(directory, cameras, columns, layout, _numbers(layout.episodes))
+    reader = StepReader(
+        directory, cameras, columns, layout, lerobot_directory.file_numbers(layout.episodes)
+    )
     for episode in _spread(layout, most):
         try:
             steps = reader.steps(episode)
@@ -67,7 +68,7 @@ def take(
 def try_card(directory: epath.PathLike, card: robot_card.RobotCard, split: str) -> None:
     """Reads some episodes by a card; raises as indexing would."""
     source = LeRobot(directory, card, split).prepare()
-    numbers = {name: number for number, name in enumerate(source.files())}
+    numbers = lerobot_directory.file_numbers(source.layout.episodes)
     reader = EpisodeReader(directory, card, source.layout, numbers)
     for episode in _spread(source.layout, episode_sample.LOOKED_AT):
         reader.read(episode)
@@ -77,11 +78,6 @@ def _spread(layout: Layout, most: int) -> list[EpisodeFiles]:
     total = len(layout.episodes)
     wanted = np.unique(np.linspace(0, max(total - 1, 0), min(most, total)).round().astype(int))
     return [layout.episodes[number] for number in wanted]
-
-
-def _numbers(episodes: Sequence[EpisodeFiles]) -> dict[str, int]:
-    names = itertools.chain.from_iterable((e.table, *(v.name for v in e.videos)) for e in episodes)
-    return {name: number for number, name in enumerate(dict.fromkeys(names))}
 
 
 def _is_short(entry: Mapping[str, Any]) -> bool:
@@ -94,14 +90,10 @@ def _is_short(entry: Mapping[str, Any]) -> bool:
 
 
 def _names(entry: Mapping[str, Any]) -> tuple[str, ...]:
-    """What info.json calls the numbers of a vector: a list, or a list within {'motors': ...}."""
-    names = entry.get('names')
-    if isinstance(names, Mapping):
-        names = next(iter(names.values()), None)
+    """What info.json calls the numbers of a vector; () where it does not name each."""
+    names = lerobot_directory.number_names(entry)
     is_vector = entry['dtype'] not in ('video', 'image') and len(entry['shape']) == 1
-    if not is_vector or not isinstance(names, list) or len(names) != entry['shape'][0]:
-        return ()
-    return tuple(map(str, names))
+    return tuple(map(str, names)) if is_vector and len(names) == entry['shape'][0] else ()
 
 
 def _contents(steps: Mapping[str, np.ndarray]) -> tuple[dict[str, Any], dict[str, Any]]:

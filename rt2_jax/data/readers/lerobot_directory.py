@@ -11,7 +11,7 @@ Source: github.com/huggingface/lerobot, src/lerobot/datasets/utils.py, of 0.3 (v
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import dataclasses
 import functools
 import hashlib
@@ -61,6 +61,11 @@ class EpisodeFiles(NamedTuple):
     steps: int
     table: str
     videos: tuple[Video, ...]
+
+    @property
+    def files(self) -> list[str]:
+        """Its table, then its videos."""
+        return [self.table, *(video.name for video in self.videos)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,6 +153,20 @@ def read_table(content: bytes, columns: Sequence[str] | None = None) -> Any:
     except (OSError, ValueError) as error:  # pyarrow's own derive from these
         reason = str(error).strip().partition('\n')[0]
         raise ValueError(lfs_remedy(content) or f'no whole parquet file: {reason}') from error
+
+
+def file_numbers(episodes: Iterable[EpisodeFiles]) -> dict[str, int]:
+    """The files of episodes, each once in the order of the episodes, with their numbers."""
+    names = dict.fromkeys(name for episode in episodes for name in episode.files)
+    return {name: number for number, name in enumerate(names)}
+
+
+def number_names(feature: Mapping[str, Any]) -> list[Any]:
+    """What info.json calls a feature's numbers: a list, or a list within {'motors': ...}; [] for none."""
+    names = feature.get('names')
+    if isinstance(names, Mapping):
+        names = next(iter(names.values()), None)
+    return names if isinstance(names, list) else []
 
 
 def as_array(column: Any, name: str, shape: tuple[int, ...]) -> np.ndarray:

@@ -22,7 +22,7 @@ from rt2_jax.data.index import episode_columns
 from rt2_jax.data.index.episode_columns import Episode
 from rt2_jax.data.index.indexable import Part, RobotEpisodes, Unit
 from rt2_jax.data.readers import lerobot_directory, rlds_schema, video_packets
-from rt2_jax.data.readers.lerobot_directory import EpisodeFiles, Layout
+from rt2_jax.data.readers.lerobot_directory import Layout
 from rt2_jax.data.readers.lerobot_reader import EpisodeReader
 from rt2_jax.data.readers.lerobot_steps import IS_LAST, TASK
 
@@ -89,14 +89,13 @@ class LeRobot(RobotEpisodes):
 
     @functools.cached_property
     def _numbers(self) -> dict[str, int]:
-        names = (name for episode in self.layout.episodes for name in _names(episode))
-        return {name: number for number, name in enumerate(dict.fromkeys(names))}
+        return lerobot_directory.file_numbers(self.layout.episodes)
 
     def units(self, sizes: Sequence[int]) -> list[Unit]:
         """Runs of episodes, which end where a video of the first camera does, or a table."""
         del sizes
         episodes, starts = self.layout.episodes, [0]
-        ends = [_names(episode)[:2][-1] for episode in episodes]
+        ends = [episode.files[:2][-1] for episode in episodes]
         for number, (before, name) in enumerate(itertools.pairwise(ends), start=1):
             if name != before and number - starts[-1] >= _UNIT_EPISODES:
                 starts.append(number)
@@ -145,12 +144,7 @@ class LeRobot(RobotEpisodes):
         return {'fingerprint': framing, **about}
 
     def _names_of(self, unit: Unit) -> list[str]:
-        episodes = self.layout.episodes[unit.start : unit.stop]
-        return list(dict.fromkeys(name for episode in episodes for name in _names(episode)))
-
-
-def _names(episode: EpisodeFiles) -> list[str]:
-    return [episode.table, *(video.name for video in episode.videos)]
+        return list(lerobot_directory.file_numbers(self.layout.episodes[unit.start : unit.stop]))
 
 
 def schema_of(features: Mapping[str, Any]) -> rlds_schema.Schema:

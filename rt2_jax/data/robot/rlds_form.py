@@ -19,6 +19,7 @@ import numpy as np
 
 from rt2_jax.data import robot_card
 from rt2_jax.data.data_errors import DataSetError
+from rt2_jax.data.readers import lerobot_directory
 from rt2_jax.data.readers.lerobot_steps import IS_LAST, TASK
 from rt2_jax.data.robot import lerobot_writer, rlds_writer
 from rt2_jax.data.robot.lerobot_form import PATHS, SHAPES
@@ -216,7 +217,5 @@ def _targets(name: str, entry: Mapping[str, Any]) -> list[_Target]:
 
 def _first_name(entry: Mapping[str, Any]) -> str:
     """The first of the names of a feature's numbers; '' where it has none."""
-    names = entry.get('names')
-    if isinstance(names, Mapping):
-        names = next(iter(names.values()), None)
-    return str(names[0]) if isinstance(names, list) and len(names) > 1 else ''
+    names = lerobot_directory.number_names(entry)
+    return str(names[0]) if len(names) > 1 else ''

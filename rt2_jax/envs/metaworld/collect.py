@@ -20,7 +20,7 @@ import dataclasses
 import functools
 from typing import Any
 
-from absl import app, flags
+from absl import flags
 from etils import epath
 import numpy as np
 import tensorflow_datasets as tfds
@@ -33,8 +33,6 @@ from rt2_jax.envs.collected_files import FORMATS, Plan
 from rt2_jax.envs.metaworld.metaworld_env import CAMERA, MAX_STEPS, MetaworldEnvironment
 from rt2_jax.envs.metaworld.metaworld_tasks import SUITES
 from rt2_jax.nearest import check
-
-FLAGS = flags.FLAGS
 
 NAME, VERSION = 'metaworld', '0.1.0'
 DESCRIPTION = (
@@ -116,7 +114,7 @@ def collect(
     output: epath.PathLike, settings: Settings, processes: int | None = None
 ) -> dict[str, Any]:
     """Collects episodes into `output`; see `collection.collect` for what it returns and raises."""
-    return collection.collect(output, _plan(settings), settings, _collect_part, processes)
+    return collection.collect(output, _plan, settings, _play, processes)
 
 
 def _plan(settings: Settings) -> Plan:
@@ -211,40 +209,19 @@ def environment(settings: Settings) -> MetaworldEnvironment:
     return env
 
 
-def _collect_part(output: epath.Path, settings: Settings, part: int, start: int, stop: int) -> None:
-    env = environment(settings)
-    episodes = (play(env, settings, number) for number in range(start, stop))
-    collection.write_part(_plan(settings).files(output), part, episodes)
+def _play(settings: Settings, number: int) -> dict[str, Any]:
+    return play(environment(settings), settings, number)
 
 
 def define_flags() -> None:
     """Defines the flags of the command; importing this file defines none."""
-    flags.DEFINE_integer('episodes', None, 'Episodes to collect.', lower_bound=1)
-    flags.DEFINE_string('output', None, 'Directory of the data set.')
+    collection.define_flags(Settings)
     flags.DEFINE_string('suite', Settings.suite, 'mt10, mt50, a difficulty or a task.')
-    flags.DEFINE_float('noise', Settings.noise, 'Execution noise, a share of a usual step.')
-    flags.DEFINE_float('detours', Settings.detours, 'How often a decision begins a detour, 0 to 1.')
-    flags.DEFINE_integer('seed', Settings.seed, '0 to 9; different seeds share no layout.')
-    flags.DEFINE_integer('processes', None, 'Processes; one per core by default.', lower_bound=1)
-    flags.DEFINE_integer('image_size', Settings.image_size, 'Side of the frames, pixels.')
-    flags.DEFINE_enum('format', Settings.format, list(FORMATS), 'Of the files.')
-    flags.mark_flags_as_required(['episodes', 'output'])
 
 
 def main(argv: Sequence[str]) -> None:
     """Runs the command."""
-    if len(argv) > 1:
-        raise app.UsageError(f'unexpected arguments: {argv[1:]}')
-    settings = Settings(
-        episodes=FLAGS.episodes,
-        suite=FLAGS.suite,
-        seed=FLAGS.seed,
-        noise=FLAGS.noise,
-        detours=FLAGS.detours,
-        image_size=FLAGS.image_size,
-        format=FLAGS.format,
-    )
-    collection.run(FLAGS.output, lambda: collect(FLAGS.output, settings, FLAGS.processes))
+    collection.run(argv, Settings, collect)
 
 
 if __name__ == '__main__':

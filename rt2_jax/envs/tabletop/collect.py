@@ -15,7 +15,7 @@ import dataclasses
 import functools
 from typing import Any
 
-from absl import app, flags
+from absl import flags
 from etils import epath
 import numpy as np
 
@@ -26,8 +26,6 @@ from rt2_jax.envs.collected_files import FORMATS, Plan
 from rt2_jax.envs.tabletop import detours, expert, schema, suites, tasks as tabletop_tasks
 from rt2_jax.envs.tabletop.env import TabletopEnv
 from rt2_jax.nearest import check
-
-FLAGS = flags.FLAGS
 
 # Episode i of a collection is episode seed * SEED_STRIDE + i of its suite.
 SEED_STRIDE = 1_000_000
@@ -95,7 +93,7 @@ def collect(
         OutputError: `output` holds something other than this collection.
         BrokenProcessPool: workers died `collection.CRASHES` times.
     """
-    return collection.collect(output, _plan(settings), settings, _collect_part, processes)
+    return collection.collect(output, _plan, settings, _play, processes)
 
 
 def _plan(settings: Settings) -> Plan:
@@ -192,42 +190,20 @@ def environment(settings: Settings) -> TabletopEnv:
     return env
 
 
-def _collect_part(output: epath.Path, settings: Settings, part: int, start: int, stop: int) -> None:
-    env = environment(settings)
-    episodes = (play(env, settings, number) for number in range(start, stop))
-    collection.write_part(_plan(settings).files(output), part, episodes)
+def _play(settings: Settings, number: int) -> dict[str, Any]:
+    return play(environment(settings), settings, number)
 
 
 def define_flags() -> None:
     """Defines the flags of the command; importing this file defines none."""
-    flags.DEFINE_integer('episodes', None, 'Episodes to collect.', lower_bound=1)
-    flags.DEFINE_string('output', None, 'Directory of the data set.')
-    flags.DEFINE_float('noise', Settings.noise, 'Execution noise, see TabletopEnv.')
-    flags.DEFINE_float('detours', Settings.detours, 'How often the gripper is carried off, 0 to 1.')
-    flags.DEFINE_integer('seed', Settings.seed, '0 to 9; different seeds share no scene.')
-    flags.DEFINE_integer('processes', None, 'Processes; one per core by default.', lower_bound=1)
-    flags.DEFINE_integer('image_size', Settings.image_size, 'Side of the frames, pixels.')
+    collection.define_flags(Settings)
     flags.DEFINE_string('suite', Settings.suite, 'Suite that scenes are drawn from.')
     flags.DEFINE_list('tasks', [], 'Kinds of task, taken in turn; all by default, drawn.')
-    flags.DEFINE_enum('format', Settings.format, list(FORMATS), 'Of the files.')
-    flags.mark_flags_as_required(['episodes', 'output'])
 
 
 def main(argv: Sequence[str]) -> None:
     """Runs the command."""
-    if len(argv) > 1:
-        raise app.UsageError(f'unexpected arguments: {argv[1:]}')
-    settings = Settings(
-        episodes=FLAGS.episodes,
-        seed=FLAGS.seed,
-        noise=FLAGS.noise,
-        detours=FLAGS.detours,
-        image_size=FLAGS.image_size,
-        suite=FLAGS.suite,
-        tasks=tuple(FLAGS.tasks),
-        format=FLAGS.format,
-    )
-    collection.run(FLAGS.output, lambda: collect(FLAGS.output, settings, FLAGS.processes))
+    collection.run(argv, Settings, collect)
 
 
 if __name__ == '__main__':

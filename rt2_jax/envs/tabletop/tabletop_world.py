@@ -10,8 +10,6 @@ from rt2_jax.data.cards import TABLETOP
 from rt2_jax.envs import world
 from rt2_jax.envs.tabletop import approach, expert, suites, tasks
 from rt2_jax.envs.tabletop.env import TabletopEnv
-from rt2_jax.envs.tabletop.scene import Scene
-from rt2_jax.envs.tabletop.table_state import State
 
 
 class TabletopEnvironment:
@@ -53,26 +51,6 @@ class TabletopEnvironment:
     def out_of_reach(self) -> int:
         """See `world.Environment`."""
         return self._info['out_of_reach']
-
-    @property
-    def state(self) -> State:
-        """Where everything is now."""
-        return self.env.state
-
-    @property
-    def start(self) -> State:
-        """Where everything was as the episode began."""
-        return self.env.start
-
-    @property
-    def task(self) -> tasks.Task:
-        """The episode's task."""
-        return self.env.task
-
-    @property
-    def scene(self) -> Scene:
-        """The episode's scene."""
-        return self.env.scene
 
     def reset(self, seed: int, task: str | None = None) -> world.Episode:
         """See `world.Environment`."""
