@@ -74,7 +74,8 @@ def test_who_takes_another_tile_did_not_recognise():
     def decide(observations, envs):
         """The expert, with the first two tiles confused."""
         swap = lambda s: dataclasses.replace(s, tiles=(s.tiles[1], s.tiles[0], *s.tiles[2:]))
-        actions = [expert.act(swap(env.state), swap(env.start), env.task) for env in envs]
+        tables = [environment.env for environment in envs]
+        actions = [expert.act(swap(at.state), swap(at.start), at.task) for at in tables]
         return [closed_loop.Move(action) for action in actions]
 
     run = closed_loop.run(decide, 'seen', range(3), task='pick', image_size=16)
