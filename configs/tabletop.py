@@ -157,7 +157,9 @@ def _with_robot(config: ml_collections.ConfigDict) -> None:
         holdout=0.0,  # share of the episodes that are kept for validation
     )
     config.data.prompt_length = 32  # room for what people ask for
-    config.data.target_length = 28  # a plan and an action
+    config.data.target_length = 30  # a plan and an action
+    # Acting starts with a plan, in whatever words it is asked for.
+    config.data.web.web.kinds.plan = 0.3
     config.optimizer.update(name='muon', lr=6e-3, warmup=40)
 
 

@@ -91,4 +91,6 @@ def test_a_name_inside_another_is_not_meant():
         'observation/gripper_yaw': -np.pi / 2,
         'observation/gripper_opening': 0.55,
     }
-    assert plans.grounded(step) == 'car 510 510 carrot 110 210 gripper 310 310 110 250 550'
+    assert plans.grounded(step) == (
+        'push car 510 510 to carrot 110 210 gripper 310 310 110 250 550'
+    )

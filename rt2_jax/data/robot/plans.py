@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import dataclasses
 import functools
 import math
+import re
 from typing import Any, Protocol
 
 from absl import logging
@@ -170,18 +171,20 @@ class Column:
 
 
 class Grounded:
-    """The plan says where the things named in the instruction are, and how the gripper is.
+    """The plan is the instruction with the places of its things, and how the gripper is.
 
     Places are written as the web's answers have them, so that what was learnt from pictures is in the
     context of the action:
 
-        Plan: banana 410 530 gripper 310 610 90 510 990. Action: ...
+        Plan: push banana 410 530 to bell 610 210 gripper 310 610 90 510 990. Action: ...
 
     The gripper has its place, its height in millimetres, its yaw in thousandths of a turn about 500, and
-    its opening in thousandths of the widest: a policy that sees them on any table can act on any.
+    its opening in thousandths of the widest: a policy that sees them on any table can act on any. The
+    web's plans have such instructions, too (`rt2_jax.data.web.web_plans`), for questions in any words: what
+    is to be done reaches the action in the words that the robot's episodes have.
     """
 
-    fingerprint = 'grounded plans'
+    fingerprint = 'grounded plans with verbs'
     columns = (
         'observation/object_names',
         'observation/object_pixels',
@@ -207,17 +210,17 @@ class Grounded:
 
 
 def grounded(step: Mapping) -> str:
-    """The text of a grounded plan for a raw step.
+    """The text of a grounded plan for a raw step: its instruction with places, then the gripper.
 
-    It has the places of the things that are named, in the instruction's order, then the gripper. Things
-    out of view are named without a place.
+    Things out of view are named without a place.
     """
-    instruction = f' {step["instruction"]} '
     names = step['observation/object_names'].split('\n')
     pixels = dict(zip(names, step['observation/object_pixels']))
-    named = sorted(
-        (name for name in names if f' {name} ' in instruction),
-        key=lambda name: instruction.index(f' {name} '),
+    longest_first = '|'.join(re.escape(name) for name in sorted(pixels, key=len, reverse=True))
+    instruction = re.sub(
+        rf'(?<!\S)({longest_first})(?!\S)',
+        lambda name: _placed(name[0], pixels[name[0]]),
+        step['instruction'].strip().rstrip('.'),
     )
     gripper = [
         *step['observation/gripper_pixel'],
@@ -225,11 +228,14 @@ def grounded(step: Mapping) -> str:
         0.5 + step['observation/gripper_yaw'] / math.tau,
         step['observation/gripper_opening'],
     ]
-    spots = [*((name, pixels[name]) for name in named), ('gripper', np.array(gripper))]
-    return ' '.join(
-        f'{name} {places.write_point(np.clip(uv, 0, 1))}' if np.isfinite(uv).all() else name
-        for name, uv in spots
-    )
+    return f'{instruction} {_placed("gripper", np.array(gripper))}'
+
+
+def _placed(name: str, numbers: np.ndarray) -> str:
+    """A name and its numbers; the name alone where one of them is not known."""
+    if not np.isfinite(numbers).all():
+        return name
+    return f'{name} {places.write_point(np.clip(numbers, 0, 1))}'
 
 
 def _are_there(which: np.ndarray, texts: list[str]) -> np.ndarray:

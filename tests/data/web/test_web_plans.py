@@ -1,4 +1,6 @@
-"""Plans about composed pictures: short enough, about what is there, and judged by names and places."""
+"""Plans about composed pictures: short enough, about what is there, and judged by words and places."""
+
+import re
 
 import pytest
 
@@ -16,10 +18,13 @@ def test_a_plan_says_what_the_words_of_an_instruction_mean():
         assert len(tokenizer.encode(example.prompt)) <= 24, example.prompt
         assert 0 < len(tokenizer.encode(example.answer)) < 16, example.answer
         words = example.prompt.removeprefix('Instruction: ').removesuffix('.')
-        first = web_plans.NAMED.findall(example.answer.removeprefix('Plan: '))[0][0].strip()
+        kind, first = re.match(r'Plan: (pick|push|turn) (\D+) \d', example.answer).groups()
         for phrase, fitting in uses.items():
             if words in (phrase, f'pick {phrase}'):
-                assert first in {picture.name for picture in fitting}, (words, first)
+                assert kind == 'pick' and first in {picture.name for picture in fitting}, (
+                    words,
+                    first,
+                )
                 checked += 1
         for picture in pictures.catalogue():
             if words == f'pick the {picture.category}' and picture.name == first:
@@ -31,14 +36,25 @@ def test_a_plan_says_what_the_words_of_an_instruction_mean():
 @pytest.mark.parametrize(
     'guess, right',
     [
-        ('Plan: bell 410 530 axe 100 100.', True),
-        ('Plan: bell 450 530 axe 100 180. Action:', True),
-        ('Plan: bell 410 530 axe 100 100 gripper 710 510 90', True),
-        ('Plan: bell 530 530 axe 100 100.', False),
-        ('Plan: axe 410 530 bell 100 100.', False),
-        ('Plan: bell 410 530.', False),
+        ('Plan: push bell 410 530 to axe 100 100.', True),
+        ('Plan: push bell 450 530 to axe 100 180. Action:', True),
+        ('Plan: push bell 410 530 to axe 100 100 gripper 710 510 90', True),
+        ('Plan: push bell 530 530 to axe 100 100.', False),
+        ('Plan: push axe 410 530 to bell 100 100.', False),
+        ('Plan: pick bell 410 530.', False),
+        ('Plan: push bell 410 530.', False),
         ('nothing', False),
     ],
 )
-def test_plans_are_the_same_by_names_and_places(guess, right):
-    assert web_plans.same('Plan: bell 410 530 axe 100 100.', guess, 0.1) == right
+def test_plans_are_the_same_by_words_and_places(guess, right):
+    assert web_plans.same('Plan: push bell 410 530 to axe 100 100.', guess, 0.1) == right
+
+
+@pytest.mark.parametrize(
+    'end, right', [('right', True), ('right gripper 9 9', True), ('left', False)]
+)
+def test_a_turn_has_its_side(end, right):
+    assert (
+        web_plans.same('Plan: turn bell 410 530 right', f'Plan: turn bell 410 530 {end}', 0)
+        == right
+    )
