@@ -184,6 +184,7 @@ def test_killed_and_terminated_runs_resume_to_the_bit(trained, episodes, cache, 
     assert_same_parameters(workdir, trained)
 
 
+@pytest.mark.slow
 def test_killed_while_it_saves_the_checkpoint_before_loads(
     trained, episodes, cache, tmp_path, capsys
 ):

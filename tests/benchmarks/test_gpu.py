@@ -87,6 +87,7 @@ def test_reasons_of_failed_rows():
     assert gpu.reason(-9, '').startswith('killed by signal 9')
 
 
+@pytest.mark.slow
 def test_every_size_is_what_its_name_says():
     parameters = {}
     for size in gpu.POLICY_SIZES:

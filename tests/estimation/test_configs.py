@@ -1,4 +1,7 @@
-"""Every config and every argument of it can be estimated: shapes, shardings, formula, data."""
+"""Every config and every argument of it can be estimated: shapes, shardings, formula, data.
+
+The first argument of each is; `bash launch/test.sh -m slow tests/estimation` takes the others.
+"""
 
 import inspect
 import json
@@ -30,7 +33,13 @@ def arguments(path):
     return names or ['DIRECTORY']
 
 
-ALL = [(path, argument) for path in sorted(CONFIGS.glob('*.py')) for argument in arguments(path)]
+ALL = [
+    pytest.param(
+        path, argument, marks=pytest.mark.slow if place else (), id=f'{path.stem}:{argument or ""}'
+    )
+    for path in sorted(CONFIGS.glob('*.py'))
+    for place, argument in enumerate(arguments(path))
+]
 
 
 @pytest.fixture(scope='module')
@@ -45,9 +54,7 @@ def converted(tmp_path_factory):
     return str(folder)
 
 
-@pytest.mark.parametrize(
-    'path, argument', ALL, ids=[f'{path.stem}:{argument or ""}' for path, argument in ALL]
-)
+@pytest.mark.parametrize('path, argument', ALL)
 def test_it_can_be_estimated(path, argument, converted):
     argument = converted if path.stem == FROM_WEIGHTS else argument
     config = runpy.run_path(str(path))['get_config'](*filter(None, [argument]))

@@ -123,6 +123,7 @@ def test_the_data_are_read_once_by_all_and_not_at_all_at_restart(root, servers, 
     assert fingerprints(printed) == fingerprints(reopened) == PROCESSES * [alone.fingerprint]
 
 
+@pytest.mark.slow
 def test_data_and_index_in_one_bucket(root, bucket, monkeypatch, tmp_path):
     """Parts and index are objects; each machine copies the index once, and maps the copy."""
     for name, value in bucket.environment.items():
@@ -146,6 +147,7 @@ def test_data_and_index_in_one_bucket(root, bucket, monkeypatch, tmp_path):
         assert len(set(fingerprints(first + again))) == 1
 
 
+@pytest.mark.slow
 def test_where_one_process_fails_all_end_and_the_parts_stay(root, tmp_path):
     damaged = tmp_path / 'tabletop'
     shutil.copytree(root / 'bucket/tabletop', damaged, ignore=shutil.ignore_patterns('rt2_index'))
