@@ -33,17 +33,19 @@ class PromptEncoder:
         self.long_prompts = check('long_prompts', long_prompts, LONG_PROMPTS)
         self.clipped = 0
 
-    def encode(self, text: str, kind: Kind | None = None) -> list[int]:
+    def encode(self, text: str, kind: Kind | None = None, state: str = '') -> list[int]:
         """Token ids of a prompt.
 
         Args:
             text: an instruction, or a question for the kind TEXT.
             kind: of the answer, which the wording asks for; None if `text` is the whole prompt.
+            state: of the robot, see `prompts.with_state`; '' for none.
 
         Raises:
             ValueError: it has too many tokens and `long_prompts` is 'raise'.
         """
-        word = str if kind is None else _WORDING[kind]
+        wording = str if kind is None else _WORDING[kind]
+        word = lambda text: prompts.with_state(wording(text), state)
         ids = self.tokenizer.encode(word(text))
         if len(ids) <= self.length:
             return ids
