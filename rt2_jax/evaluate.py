@@ -182,8 +182,10 @@ def play(
     options: Options, decide: closed_loop.Decide, suite: str, actor: Policy | Server | None
 ) -> closed_loop.Run:
     """Plays one suite in closed loop, with the frames and the card of the actor (None: the expert)."""
-    frames, stride, card = (
-        (actor.frames, actor.frame_stride, actor.embodiment) if actor else (1, 1, None)
+    frames, stride, card, cameras = (
+        (actor.frames, actor.frame_stride, actor.embodiment, actor.cameras)
+        if actor
+        else (1, 1, None, ())
     )
     run = closed_loop.run(
         decide,
@@ -196,6 +198,7 @@ def play(
         execution_noise=options.execution_noise,
         frames=frames,
         frame_stride=stride,
+        cameras=cameras,
         card=card,
         patience=options.patience,
         read=actor.pointer if isinstance(actor, Policy) else None,

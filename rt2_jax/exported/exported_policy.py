@@ -10,7 +10,7 @@ This file lies beside the policy and needs jax, numpy, and flatbuffers, with whi
     answer['actions']               # float32 [B, L], the robot's own numbers; policy.json says which
 
 images are uint8 [B, F, S, S, 3], prompt int32 [B, P]; policy.json has the sizes, the wording of prompts
-and how to tokenise them.
+and how to tokenise them. Where a prompt has the robot's {state}, policy.state_text(numbers) writes it.
 """
 
 from __future__ import annotations
@@ -94,6 +94,25 @@ class ExportedPolicy:
         fill = lambda x: np.concatenate([x, np.repeat(x[:1], size - count, axis=0)])
         answer = jax.device_get(call(self._weights, fill(images), fill(prompt)))
         return {name: x[:count] for name, x in answer.items()}
+
+    def state_text(self, state: Any) -> str:
+        """The robot's state, float [K] in its own units, as prompts have it: integers of bins.
+
+        Numbers outside of their range are clipped to it.
+
+        Raises:
+            ValueError: the policy learnt without a state, or with another number of numbers.
+        """
+        if 'state' not in self.card:
+            raise ValueError('this policy learnt without a state; its prompts have none')
+        card = {name: np.array(value) for name, value in self.card['state'].items()}
+        state = np.asarray(state, np.float64)
+        if state.shape != card['low'].shape or not np.isfinite(state).all():
+            names = ', '.join(self.card['state']['names'])
+            raise ValueError(f'the state must be finite numbers {names}; got {state.tolist()}')
+        state = np.clip(state, card['low'], card['high'])
+        bins = np.floor((state - card['origin']) / card['width'] + card['half']) + card['middle']
+        return ' '.join(str(int(x)) for x in np.clip(bins, card['first'], card['last']))
 
     def _check_input(self, name: str, array: np.ndarray) -> None:
         expected = self.card['inputs'][name]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -74,6 +74,6 @@ class Observer:
         return Inputs(pictures, [token], kind)
 
 
-def by_camera(pictures: np.ndarray, cameras: tuple[str, ...]) -> Mapping[str, np.ndarray]:
+def by_camera(pictures: np.ndarray, cameras: Sequence[str]) -> dict[str, np.ndarray]:
     """Pictures of one or more frames [F * V, H, W, 3] by their cameras' names, [F, H, W, 3] each."""
     return {name: pictures[number :: len(cameras)] for number, name in enumerate(cameras)}

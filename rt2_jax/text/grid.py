@@ -53,6 +53,16 @@ class Grid:
         self.encoded += values.size // values.shape[-1]
         return np.minimum(np.maximum(bins, self._first), self.space.bins - 1)
 
+    def constants(self) -> dict[str, list[float]]:
+        """What `integers` computes with, by name: lists of one number a dimension."""
+        last = np.full([len(self.space.names)], self.space.bins - 1)
+        arrays = (self._low, self._high, self._origin, self._width, self._half, self._middle)
+        names = 'low high origin width half middle first last'.split()
+        return {
+            name: array.tolist()
+            for name, array in zip(names, (*arrays, self._first, last), strict=True)
+        }
+
     def text(self, values: np.ndarray | Sequence[float]) -> str:
         """Values float [D] as their integers, a blank between them; raises as `texts`."""
         return self.texts(np.asarray(values, np.float64)[None])[0]
