@@ -176,7 +176,7 @@ def _write_example(
     coarse = rng.integers(0, 256, (rows, policy.settings.pictures, 8, 8, 3), np.uint8)
     pixels = np.arange(policy.image_size) * 8 // policy.image_size
     images = coarse[:, :, pixels][:, :, :, pixels]
-    grid = policy.observer.grid
+    grid = policy.state_grid
     state = grid.text(np.add(grid.space.low, grid.space.high) / 2) if grid else ''
     arrays: dict[str, Any] = {}
     first_row: dict[str, Any] = {}

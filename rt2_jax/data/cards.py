@@ -203,7 +203,9 @@ METAWORLD = RobotCard(
     gripper=Gripper('absolute', closed=1.0, open=-1.0),
     success='episode_metadata/success',
     columns=('observation/state',),
-    state=(ActionPart('observation/state', 0, 4),),  # the hand's x, y, z in metres; how far it is open
+    state=(
+        ActionPart('observation/state', 0, 4),
+    ),  # the hand's x, y, z in metres; how far it is open
 )
 
 CARDS = {

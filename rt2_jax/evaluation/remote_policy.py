@@ -21,7 +21,7 @@ from websockets.sync.client import connect
 from rt2_jax.data.robot_card import Gripper, RobotCard
 from rt2_jax.evaluation.closed_loop import Decide, Move
 from rt2_jax.policy.conventions import to_internal
-from rt2_jax.policy.observer import by_camera
+from rt2_jax.policy.observations import by_camera
 from rt2_jax.serving import codec
 from rt2_jax.serving.limits import API_KEY_VARIABLE
 from rt2_jax.serving.openvla import TERMINATE

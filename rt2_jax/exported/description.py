@@ -111,7 +111,7 @@ def _cameras(policy: Policy) -> str:
 
 def _state(policy: Policy) -> dict[str, Any]:
     """The robot's state, and how its numbers become the integers of a prompt."""
-    grid = policy.observer.grid
+    grid = policy.state_grid
     if grid is None:
         return {}
     return {

@@ -21,6 +21,7 @@ from jax.sharding import Mesh
 import numpy as np
 
 from rt2_jax.checkpoints import loading, param_shapes
+from rt2_jax.data import views
 from rt2_jax.data.robot_card import RobotCard
 from rt2_jax.decoding import compact
 from rt2_jax.decoding.grammar import Grammar, Kind
@@ -28,10 +29,10 @@ from rt2_jax.decoding.sampler import Sampler
 from rt2_jax.models import backbone
 from rt2_jax.models.backbone import Backbone
 from rt2_jax.nearest import check
+from rt2_jax.policy import observations
 from rt2_jax.policy.answers import Answer, decode_answer
 from rt2_jax.policy.attention import ImageAttention
 from rt2_jax.policy.conventions import Convention
-from rt2_jax.policy.observer import Observer
 from rt2_jax.policy.pointer import Pointer
 from rt2_jax.policy.policy_settings import Settings
 from rt2_jax.policy.prompt_encoder import PromptEncoder, check_text, padded
@@ -66,7 +67,7 @@ class Policy:
         cards: the cards that the checkpoint has recorded, by robot set or source.
         config: the training run's config, None if made without one.
         step: how many steps the weights were trained for, None if not known.
-        observer: makes of what robots see and feel what the model takes.
+        state_grid: of the numbers of states in prompts; None where they have none.
         pointer: puts places in the stead of things in instructions, for a model that needs them.
     """
 
@@ -84,7 +85,6 @@ class Policy:
         self.settings = settings
         self.image_size, self.prompt_length = settings.image_size, settings.prompt_length
         self.frames, self.frame_stride = settings.frames, settings.frame_stride
-        self.cameras, self.observer = settings.cameras, Observer(settings)
         self.plan, self.embodiment = settings.plan, settings.embodiment
         self.source = ''
         self.sources: tuple[str, ...] = ()
@@ -104,7 +104,10 @@ class Policy:
             self.sampler, params, self.prompt_length, settings.batch_sizes, mesh, settings.seed
         )
         self.params, self.batch_sizes = self._runner.params, self._runner.batch_sizes
-        self._prompts = PromptEncoder(tokenizer, self.prompt_length, settings.long_prompts)
+        self._prompts = PromptEncoder(
+            tokenizer, self.prompt_length, settings.long_prompts, settings.state_space
+        )
+        self.cameras, self.state_grid = settings.cameras, self._prompts.state_grid
         self._image_attention = ImageAttention(model, grammar, self.prompt_length, mesh)
 
     @classmethod
@@ -234,7 +237,7 @@ class Policy:
             self.tokenizer.encode(prompts.plan(plan)) if isinstance(plan, str) and plan else []
             for plan in plans
         ]
-        frames = map(self.observer.pictures, images)
+        frames = (views.observed(image, self.cameras) for image in images)
         rows = zip(frames, instructions, kinds, forced, states, strict=True)
         inputs = [self.prepare(*row, raw=raw) for row in rows]
         answers = self.run(inputs, temperature=temperature, seed=seed, alternatives=alternatives)
@@ -253,13 +256,11 @@ class Policy:
         seed: int | None = None,
         raw: bool = False,
     ) -> list[str]:
-        """Answers to several questions; arguments as for `act_batch`.
-
-        A single picture is repeated for a model with a history or several cameras.
-        """
+        """Answers to several questions, as `act_batch`; a picture alone stood still before all cameras."""
         if len(images) != len(questions):
             raise ValueError(f'{len(images)} images for {len(questions)} questions.')
-        rows = zip(map(self.observer.pictures, images), questions, strict=True)
+        frames = (views.observed(image, self.cameras) for image in images)
+        rows = zip(frames, questions, strict=True)
         inputs = [self.prepare(*row, Kind.TEXT, raw=raw) for row in rows]
         return cast(list[str], self.run(inputs, temperature=temperature, seed=seed))
 
@@ -286,9 +287,8 @@ class Policy:
         text = check_text('question' if kind == Kind.TEXT else 'instruction', text)
         if self.pointer and kind != Kind.TEXT and not raw:
             text = self.pointer(frames[0], text)
-        felt = '' if raw else self.observer.state(state, kind)
-        prompt = self._prompts.encode(text, None if raw else kind, felt)
-        return Inputs(self.observer.resized(frames, kind), prompt, kind, forced)
+        prompt = self._prompts.encode(text, None if raw else kind, state)
+        return Inputs(observations.resized(frames, kind, self.settings), prompt, kind, forced)
 
     def run(
         self,
@@ -341,7 +341,7 @@ class Policy:
         if numbers != length:
             raise ValueError(f'The action has {numbers} numbers; this policy decides {length}.')
         kind = Kind.PLAN if len(answer.plan_tokens) else Kind.ACTION
-        pictures = self.observer.pictures(image)
+        pictures = views.observed(image, self.cameras)
         inputs = self.prepare(pictures, instruction, kind, state=state, raw=raw)
         tokens = [*answer.plan_tokens, *answer.tokens]
         attention = self._image_attention(self.params, inputs, tokens)
@@ -375,17 +375,18 @@ class Policy:
         """Compiles for these batch sizes (all by default), each kind of answer, and `alternatives`."""
         for size in batch_sizes or self.batch_sizes:
             for kind in kinds:
-                inputs = [self.observer.empty(kind, self.tokenizer.eos_id)] * size
+                inputs = [observations.empty(kind, self.tokenizer.eos_id, self.settings)] * size
                 self._runner.run(inputs, seed=0, alternatives=alternatives)
 
     def warm_up_attention(self) -> None:
         """Compiles `attention`."""
-        tokens = [self.tokenizer.eos_id] * self.action_tokenizer.length
-        self._image_attention(self.params, self.observer.empty(Kind.ACTION, tokens[0]), tokens)
+        eos, length = self.tokenizer.eos_id, self.action_tokenizer.length
+        inputs = observations.empty(Kind.ACTION, eos, self.settings)
+        self._image_attention(self.params, inputs, [eos] * length)
 
     def preprocess(self, image: Any, kind: Kind = Kind.ACTION) -> np.ndarray:
         """An observation as the model sees it for a kind of answer, uint8 [F * V, S, S, 3]."""
-        return self.observer.resized(self.observer.pictures(image), kind)
+        return observations.resized(views.observed(image, self.cameras), kind, self.settings)
 
     def prompt_array(self, texts: Sequence[str]) -> np.ndarray:
         """Whole prompts to ids int32 [B, P], padded on the right; raises as `act_batch`."""
