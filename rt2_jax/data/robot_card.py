@@ -196,11 +196,10 @@ class RobotCard:
                 )
         if any(part.following for part in self.state):
             raise ValueError(f'card {self.name!r}: a state is of the step itself, not `following`')
-        if (space := self.state_space) and (
-            space.terminate or len(space.names) != len(self.state_names)
-        ):
+        numbers = sum(part.stop - part.start for part in self.state)
+        if (space := self.state_space) and (space.terminate or len(space.names) != numbers):
             raise ValueError(
-                f'card {self.name!r}: its state has {len(self.state_names)} numbers, its state space '
+                f'card {self.name!r}: its state has {numbers} numbers, its state space '
                 f'{len(space.names)} and {"a" if space.terminate else "no"} terminate flag; as many, and '
                 'none, are needed'
             )

@@ -12,8 +12,9 @@ import numpy as np
 
 from rt2_jax.data.robot_card import RobotCard
 from rt2_jax.envs.world import Environment, Observation, find_suite
+from rt2_jax.errors import UserError
 from rt2_jax.evaluation import report
-from rt2_jax.nearest import check
+from rt2_jax.nearest import nearest
 from rt2_jax.parallel import distributed
 from rt2_jax.policy import Policy
 from rt2_jax.policy.robot import Robot
@@ -32,6 +33,10 @@ class Move(NamedTuple):
 # has none, the `instruction`, and `is_first`, whether an episode begins with it. The expert looks at the
 # environments, policies at the observations.
 Decide = Callable[[Sequence[dict[str, Any]], Sequence[Any]], Sequence[Move]]
+
+
+class ObservationError(UserError, ValueError):
+    """The world lacks what the policy sees or feels."""
 
 
 @dataclasses.dataclass(eq=False)
@@ -273,11 +278,15 @@ def _shown(observation: Observation, cameras: Sequence[str]) -> dict[str, np.nda
     """The frames of the cameras that a policy sees, uint8 [H, W, 3], by name; the first if it names none.
 
     Raises:
-        ValueError: the world has no such camera; names those that it has.
+        ObservationError: the world has no such camera; names those that it has.
     """
     names = cameras or list(observation.images)[:1]
     for name in names:
-        check("camera of the world's observations", name, observation.images)
+        if name not in observation.images:
+            raise ObservationError(
+                f'the policy sees the camera {name!r}, which the world does not show'
+                f'{nearest(name, observation.images)}'
+            )
     return {name: observation.images[name] for name in names}
 
 
@@ -311,6 +320,10 @@ def learnt(policy: Policy, **settings: Any) -> Decide:
             [o[name] for o in observations] for name in ('image', 'instruction', 'state')
         )
         felt = states if policy.settings.state_space else None
+        if felt and any(state is None for state in felt):
+            raise ObservationError(
+                'the policy acts by the state of the robot, and the world has none'
+            )
         answers = policy.act_batch(pictures, words, felt, **settings)
         return [Move(answer.action, answer.plan) for answer in answers]
 

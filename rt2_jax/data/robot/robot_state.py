@@ -15,11 +15,20 @@ from rt2_jax.text.actions import ActionSpace, range_of
 
 
 def values(index: EpisodeIndex, rows: np.ndarray | slice = slice(None)) -> np.ndarray:
-    """The states of steps by their rows in the index, all by default: float32 [N, K]."""
+    """The states of steps by their rows in the index, all by default: float32 [N, K].
+
+    Raises:
+        DataSetError: a feature has fewer numbers than the card takes from it.
+    """
     parts = []
     for part in index.card.state:
         column = index.arrays[index.about['columns'][part.path]['array']][rows]
         flat = np.asarray(column, np.float32).reshape(len(column), -1)
+        if part.stop > flat.shape[1]:
+            raise DataSetError(
+                f'{index.directory}: the state of card {index.card.name!r} takes numbers {part.start} to '
+                f'{part.stop - 1} of {part.path!r}, which has {flat.shape[1]}'
+            )
         parts.append(flat[:, part.start : part.stop])
     return np.concatenate(parts, axis=1)
 
