@@ -132,10 +132,10 @@ class RobotSet:
                     f'{path}.{name}={fields[name]}, but config.data.{name}={value}, which the model '
                     'and the policy go by; set that one'
                 )
-        cameras = fields.setdefault('cameras', data.cameras) or data.cameras
-        if len(cameras) != len(data.cameras):
+        fields['cameras'] = fields.get('cameras') or data.cameras
+        if len(fields['cameras']) != len(data.cameras):
             raise ValueError(
-                f'{path}.cameras={tuple(cameras)}, but config.data.cameras={data.cameras}, by which the '
+                f'{path}.cameras={fields["cameras"]}, but config.data.cameras={data.cameras}, by which the '
                 'policy calls them; as many of each are needed, in the same order'
             )
         fields.setdefault('state', data.state)

@@ -9,7 +9,7 @@ import open_x_sets
 import pytest
 
 from rt2_jax import configuration
-from rt2_jax.data import cards, history, images, inspect, pipeline, sources, views
+from rt2_jax.data import cards, convert_episodes, history, images, inspect, pipeline, sources, views
 from rt2_jax.data.data_config import DataConfig
 from rt2_jax.data.data_errors import CardError, DataSetError
 from rt2_jax.data.robot import rlds
@@ -108,6 +108,19 @@ def test_lerobot_has_them_too(tmp_path):
     )
 
 
+def test_a_converted_set_keeps_its_state(tmp_path):
+    state = (lerobot_files.ActionPart('observation.state', 2, 5),)
+    card = dataclasses.replace(lerobot_files.CARD, columns=(), state=state)
+    arm = lerobot_files.write(tmp_path / 'arm')
+    shown, folder = rlds.open_source(arm, card, state='q01-q99'), arm
+    for form in ('rlds', 'lerobot'):
+        output = tmp_path / form
+        convert_episodes.convert(folder, card, form, output, processes=1)
+        folder, card = output, cards.find(str(output / 'card.json'))
+        again = rlds.open_source(folder, card, state='q01-q99')
+        assert [again[i].prompt for i in range(5)] == [shown[i].prompt for i in range(5)]
+
+
 def test_cameras_of_other_sizes_are_shown_in_that_of_the_first():
     rng = np.random.default_rng(0)
     large, small = rng.integers(0, 256, (1, 24, 32, 3), np.uint8), np.zeros([1, 8, 8, 3], np.uint8)
@@ -153,6 +166,21 @@ def test_a_config_calls_a_cards_cameras_by_names_of_its_own(libero, tokenizer):
     config.data.robot.arm.cameras = ('wrist_image', 'image')
     batch, _ = batch_of(config, tokenizer)
     assert batch['images'].shape[1] == 2
+
+
+def test_the_config_of_libero_reads_all_four_suites(libero, tokenizer, tmp_path):
+    for suite in ('spatial', 'object', 'goal', '10'):
+        write_libero(tmp_path / f'libero_{suite}_no_noops' / '1.0.0', episodes=2)
+    config = configuration.load('configs/libero.py', f't5gemma2-270m,{tmp_path}').unlock()
+    config.data.image_size = 32
+    batch, names = batch_of(config, tokenizer)
+    assert batch['images'].shape == (8, 2, 32, 32, 3)
+    assert 'web' in names and len(config.data.robot) == 4
+    one = configuration.load('configs/libero.py', f'paligemma-3b,{libero[0]},{LIBERO}')
+    assert one.embodiment == LIBERO and one.model.name == 'decoder_only'
+    assert batch_of(one.unlock(), tokenizer)[0]['images'].shape[1] == 2
+    with pytest.raises(ValueError, match="did you mean '270m'"):
+        configuration.load('configs/libero.py', 't5gemma2-270')
 
 
 WRONG = {
