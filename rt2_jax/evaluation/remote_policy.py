@@ -124,11 +124,9 @@ class Server:
     def _ask(self, robot: Any, observation: dict[str, Any]) -> Move:
         """An action float32 [L] and its plan; RuntimeError with the server's words if it refuses."""
         frames, instruction = observation['image'], observation['instruction']
-        # The first camera's key is the protocol's own in OpenVLA's.
-        names = self.cameras if self._openpi else ('image', *self.cameras[1:])
         sent: dict[str, Any] = {
             name: views[0] if len(views) == 1 else views
-            for name, views in by_camera(frames, names or ('image',)).items()
+            for name, views in by_camera(frames, self.cameras or ('image',)).items()
         }
         if 'state' in self.metadata:
             sent['state'] = observation['state']

@@ -1,8 +1,8 @@
 """The keys that families of clients call pictures and states by.
 
 A policy of one camera reads one picture of a family's keys, and ignores the others. One that names its
-cameras reads `observation/NAME` or `images/NAME` by websocket, and NAME by POST /act, where the first
-camera's keeps the family's key. One that acts by a state reads that, too.
+cameras reads `observation/NAME` or `images/NAME` by websocket, and NAME by POST /act, where OpenVLA-OFT's
+clients call the first one `full_image`. One that acts by a state reads that, too.
 Sources: openpi's examples/{libero,droid,aloha_sim}, OpenVLA's vla-scripts/deploy.py and OpenVLA-OFT's
 experiments/robot/openvla_utils.py.
 """
@@ -36,6 +36,7 @@ class Dialect:
         ignored: other keys that the clients send.
         channels_first: pictures are [3, H, W].
         chunks: the reply of POST /act is a list of actions, here of one.
+        role: `camera` is called so whatever the camera's name is.
         state: key of the robot's state, for a policy that acts by it.
         more: keys of the pictures of its further cameras, in order.
         needs_state: whether the policy acts by the state.
@@ -46,6 +47,7 @@ class Dialect:
     ignored: tuple[str, ...] = ()
     channels_first: bool = False
     chunks: bool = False
+    role: bool = False
     state: str = 'state'
     more: tuple[str, ...] = ()
     needs_state: bool = False
@@ -89,6 +91,7 @@ ACT = (
         'full_image',
         ('wrist_image', 'left_wrist_image', 'right_wrist_image', 'state'),
         chunks=True,
+        role=True,
     ),
 )
 
@@ -114,11 +117,13 @@ class Needs:
         """The dialects of WEBSOCKET or ACT, as this policy reads them."""
         if not self.cameras and not self.state:
             return tuple(family)
-        read = {}
+        read: dict[str, Dialect] = {}
         for dialect in family:
             first, *others = self.cameras or (dialect.camera.rpartition('/')[2],)
             folder = dialect.camera.rpartition('/')[0]
-            camera = f'{folder}/{first}' if folder else dialect.camera
+            if dialect.role and dialect.camera in self.cameras:
+                continue  # it would mean two pictures
+            camera = dialect.camera if dialect.role else f'{folder}/{first}' if folder else first
             more = tuple(f'{folder}/{name}' if folder else name for name in others)
             # Two families that have the same keys, now, are one.
             asked = dataclasses.replace(dialect, camera=camera, more=more, needs_state=self.state)

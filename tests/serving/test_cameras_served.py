@@ -24,6 +24,7 @@ from rt2_jax.decoding.grammar import Kind
 from rt2_jax.evaluation import closed_loop
 from rt2_jax.policy import Policy
 from rt2_jax.serving import codec
+from rt2_jax.serving.dialects import ACT, WEBSOCKET, Needs
 from rt2_jax.text.actions import ActionTokenizer
 
 LIBERO, CAMERAS = 'libero_goal_no_noops', ('image', 'wrist_image')
@@ -244,6 +245,24 @@ def test_act_takes_them_from_openvlas_clients(server, policy, libero):
         f'{server.http}/act', codec.dumps({'image': twice['image'], 'instruction': 'x'})
     )
     assert reply.status_code == 400 and "The key 'wrist_image' is missing" in reply.json()['error']
+
+
+def test_keys_follow_the_names_of_the_cameras():
+    arm = Needs(('hand', 'image'), state=True)
+    keys = {dialect.name: dialect.needed for dialect in arm.dialects(WEBSOCKET)}
+    assert keys == {
+        'LIBERO': ('observation/hand', 'observation/image', 'observation/state'),
+        'ALOHA': ('images/hand', 'images/image', 'state'),
+    }
+    keys = {dialect.name: dialect.needed for dialect in arm.dialects(ACT)}
+    assert keys == {
+        'OpenVLA': ('hand', 'image', 'state'),
+        'OpenVLA-OFT': ('full_image', 'image', 'state'),
+    }
+    assert Needs().dialects(ACT) == ACT
+    one = Needs(state=True).dialects(WEBSOCKET)
+    assert [x.needed for x in one][1] == ('observation/exterior_image_1_left', 'observation/state')
+    assert 'observation/wrist_image' in one[0].ignored
 
 
 def test_vla_eval_is_asked_for_the_wrist_and_the_state(server, policy, libero):

@@ -164,7 +164,9 @@ class StepSource(SkipCorrupt):
 
     def state(self, i: int) -> np.ndarray | None:
         """The state of the i-th step, float32 [K] in the data's numbers; None where prompts have none."""
-        return robot_state.values(self.index, [self.table.row(i)])[0] if self._grid else None
+        if not self._grid:
+            return None
+        return robot_state.values(self.index, np.array([self.table.row(i)]))[0]
 
     def prompts(self) -> Iterator[str]:
         """The longest prompts of all instructions, which are checked before a run begins."""
