@@ -96,23 +96,8 @@ class ExportedPolicy:
         return {name: x[:count] for name, x in answer.items()}
 
     def state_text(self, state: Any) -> str:
-        """The robot's state, float [K] in its own units, as prompts have it: integers of bins.
-
-        Numbers outside of their range are clipped to it.
-
-        Raises:
-            ValueError: the policy learnt without a state, or with another number of numbers.
-        """
-        if 'state' not in self.card:
-            raise ValueError('this policy learnt without a state; its prompts have none')
-        card = {name: np.array(value) for name, value in self.card['state'].items()}
-        state = np.asarray(state, np.float64)
-        if state.shape != card['low'].shape or not np.isfinite(state).all():
-            names = ', '.join(self.card['state']['names'])
-            raise ValueError(f'the state must be finite numbers {names}; got {state.tolist()}')
-        state = np.clip(state, card['low'], card['high'])
-        bins = np.floor((state - card['origin']) / card['width'] + card['half']) + card['middle']
-        return ' '.join(str(int(x)) for x in np.clip(bins, card['first'], card['last']))
+        """The robot's state, float [K] in its own units, as prompts have it; see `state_text` below."""
+        return state_text(self.card, state)
 
     def _check_input(self, name: str, array: np.ndarray) -> None:
         expected = self.card['inputs'][name]
@@ -192,6 +177,28 @@ def read_card(directory: Any) -> dict[str, Any]:
         return json.loads(path.read_text())
     except json.JSONDecodeError as error:
         raise ValueError(f'{path} is damaged: {error}') from error
+
+
+def state_text(card: dict[str, Any], state: Any) -> str:
+    """The robot's state as prompts have it: integers of bins. What is outside of a range is clipped to it.
+
+    Args:
+        card: what policy.json says.
+        state: float [K], in the robot's own units.
+
+    Raises:
+        ValueError: the policy learnt without a state, or with another number of numbers.
+    """
+    if 'state' not in card:
+        raise ValueError('this policy learnt without a state; its prompts have none')
+    bins = {name: np.array(value) for name, value in card['state'].items()}
+    state = np.asarray(state, np.float64)
+    if state.shape != bins['low'].shape or not np.isfinite(state).all():
+        names = ', '.join(card['state']['names'])
+        raise ValueError(f'the state must be finite numbers {names}; got {state.tolist()}')
+    state = np.clip(state, bins['low'], bins['high'])
+    integers = np.floor((state - bins['origin']) / bins['width'] + bins['half']) + bins['middle']
+    return ' '.join(str(int(x)) for x in np.clip(integers, bins['first'], bins['last']))
 
 
 def _present(path: pathlib.Path) -> pathlib.Path:

@@ -22,6 +22,7 @@ from rt2_jax.data.encoding import ExampleEncoder
 from rt2_jax.data.robot import rlds
 from rt2_jax.decoding.grammar import Kind
 from rt2_jax.evaluation import closed_loop
+from rt2_jax.exported import description, exported_policy
 from rt2_jax.policy import Policy
 from rt2_jax.serving import codec
 from rt2_jax.serving.dialects import ACT, WEBSOCKET, Needs
@@ -36,16 +37,18 @@ from rt2_jax.envs import world
 class Noise:
     """Two cameras and a state, of which nothing comes; each episode has its own noise."""
 
-    over, success, clipped, out_of_reach = False, False, 0, 0
+    over, success, out_of_reach = False, False, 0
 
     def __init__(self, suite, *, image_size, render_size, execution_noise):
         self._suite = suite
 
     def reset(self, seed, task=None):
-        self._rng = np.random.default_rng(seed)
+        self._rng, self.clipped = np.random.default_rng(seed), 0
         return world.Episode(self.step(None), 'any', 'all')
 
     def step(self, command):
+        if command is not None:  # a number that tells other commands apart
+            self.clipped = 31 * self.clipped + int(1000 * np.abs(command).sum())
         draw = lambda: self._rng.integers(0, 256, (16, 16, 3), np.uint8)
         images = {'outside': draw(), 'wrist_image': draw(), 'image': draw()}
         if self._suite == 'blind':
@@ -164,23 +167,22 @@ def world(tmp_path, monkeypatch):
         sys.modules.pop(name, None)
 
 
-def test_it_is_played_in_process_and_by_both_protocols(workdir, server, world, tmp_path):
+def test_it_is_played_in_process_and_by_both_protocols(policy, server, world, tmp_path):
     """Three times the same commands; the world's further camera is left out."""
-    runs, output = [], tmp_path / 'results.json'
+    seen = dict(frames=policy.frames, cameras=policy.cameras, card=policy.embodiment)
+    played = closed_loop.run(closed_loop.learnt(policy), f'{world}/noise', [0, 1], **seen)
+    wanted = [rollout.to_json() for rollout in played.rollouts]
+    output = tmp_path / 'results.json'
     with defined_flags(evaluate):
         flags.FLAGS(['evaluate', '--output=unused'])
-        for asked in (
-            dict(workdir=str(workdir)),
-            dict(server=f'ws://127.0.0.1:{server.port}'),
-            dict(server=f'http://127.0.0.1:{server.port}'),
-        ):
+        for scheme in ('ws', 'http'):
+            address = f'{scheme}://127.0.0.1:{server.port}'
             with flagsaver.flagsaver(
-                suite=[f'{world}/noise'], episodes=2, parallel=2, output=str(output), **asked
+                suite=[f'{world}/noise'], episodes=2, server=address, output=str(output)
             ):
                 evaluate.main(['evaluate'])
             (figures,) = json.loads(output.read_text())['policies']['checkpoint'].values()
-            runs.append([(x['steps'], x['terminated']) for x in figures['rollouts']])
-    assert runs[0] == runs[1] == runs[2]
+            assert figures['rollouts'] == wanted
 
 
 def test_a_world_without_what_it_needs_is_named(policy, world):
@@ -291,15 +293,14 @@ def test_vla_eval_is_asked_for_the_wrist_and_the_state(server, policy, libero):
         Harness(server, '?camera=agentview')
 
 
-def test_an_exported_policy_takes_both(policy, tmp_path, libero):
-    pytest.importorskip('flatbuffers', reason="exporting needs pip install 'rt2_jax[export]'")
-    from rt2_jax import export
-    from rt2_jax.exported.exported_policy import ExportedPolicy
-
-    export.export(policy, tmp_path, platforms=('cpu',), batch_sizes=[1], run=False)
-    exported = ExportedPolicy(tmp_path)
-    assert exported.card['inputs']['images']['shape'] == ['B', 4, 16, 16, 3]
-    assert exported.card['prompts']['action']['template'].startswith('State: {state}. Q: what ')
+def test_an_exported_policy_says_how_both_are_given(policy, libero):
+    functions = {'action': [{'file': 'action.jax'}]}
+    card = description.describe(policy, [Kind.ACTION], policy.convention(), functions)
+    assert card['inputs']['images']['shape'] == ['B', 4, 16, 16, 3]
+    assert 'a picture each of image, wrist_image' in card['inputs']['images']['what']
+    assert card['prompts']['action']['template'].startswith('State: {state}. Q: what ')
     for step in libero[1]:
         state = step['observation']['state']
-        assert exported.state_text(state) == policy.state_grid.text(state)
+        assert exported_policy.state_text(card, state) == policy.state_grid.text(state)
+    with pytest.raises(ValueError, match='must be finite numbers state_0, '):
+        exported_policy.state_text(card, np.zeros(7))
