@@ -235,6 +235,11 @@ def measure_offline(options: Options, policy: Policy, suite: str) -> dict[str, A
         except ValueError as error:
             raise FlagError(f'--suite=held_out: {error}') from error
         return {'sets': {name: offline.actions(policy, steps) for name, steps in sets.items()}}
+    if suite == 'offline' and (len(policy.cameras) > 1 or policy.state_grid):
+        raise FlagError(
+            "--suite=offline asks with the tabletop's one picture and without a state; this policy acts by "
+            'more. --suite=held_out asks with all.'
+        )
     source = offline.new_web(policy, options.web_seed)
     web = offline.questions(policy, source, options.questions, progress=distributed.say)
     if suite == 'web':
