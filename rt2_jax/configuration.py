@@ -65,6 +65,8 @@ def defaults() -> ml_collections.ConfigDict:
                 image_size=96,
                 frames=1,  # of an example, oldest first
                 frame_stride=1,  # steps between two of them
+                cameras=(),  # names of those shown at each; one, by its set's `camera`, if empty
+                state='',  # ranges of the robot's state in prompts: 'card' or 'q01-q99'; '' for none
                 action_frames='last',  # of which of them a target holds the actions: 'last' or 'all'
                 prompt_length=24,
                 target_length=16,
@@ -73,8 +75,7 @@ def defaults() -> ml_collections.ConfigDict:
                 on_corrupt='raise',
                 robot=dict(),
                 web=dict(),
-                # Whether a robot set's weight is that of the whole 'source' or of each 'step'.
-                weights_per='source',
+                weights_per='source',  # of which a robot set's weight is: the 'source', or each 'step'
                 augment=dict(  # see data/augmentation.py; these values change nothing
                     scale=(1.0, 1.0),
                     ratio=(1.0, 1.0),
@@ -249,7 +250,6 @@ FREE = (
     'validation.web',
     'optimizer.part_lr',
 )
-
 
 # The least that numbers may be.
 _LEAST = {

@@ -182,8 +182,10 @@ def play(
     options: Options, decide: closed_loop.Decide, suite: str, actor: Policy | Server | None
 ) -> closed_loop.Run:
     """Plays one suite in closed loop, with the frames and the card of the actor (None: the expert)."""
-    frames, stride, card = (
-        (actor.frames, actor.frame_stride, actor.embodiment) if actor else (1, 1, None)
+    frames, stride, card, cameras = (
+        (actor.frames, actor.frame_stride, actor.embodiment, actor.cameras)
+        if actor
+        else (1, 1, None, ())
     )
     run = closed_loop.run(
         decide,
@@ -196,6 +198,7 @@ def play(
         execution_noise=options.execution_noise,
         frames=frames,
         frame_stride=stride,
+        cameras=cameras,
         card=card,
         patience=options.patience,
         read=actor.pointer if isinstance(actor, Policy) else None,
@@ -232,6 +235,11 @@ def measure_offline(options: Options, policy: Policy, suite: str) -> dict[str, A
         except ValueError as error:
             raise FlagError(f'--suite=held_out: {error}') from error
         return {'sets': {name: offline.actions(policy, steps) for name, steps in sets.items()}}
+    if suite == 'offline' and (len(policy.cameras) > 1 or policy.state_grid):
+        raise FlagError(
+            "--suite=offline asks with the tabletop's one picture and without a state; this policy acts by "
+            'more. --suite=held_out asks with all.'
+        )
     source = offline.new_web(policy, options.web_seed)
     web = offline.questions(policy, source, options.questions, progress=distributed.say)
     if suite == 'web':

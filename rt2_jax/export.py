@@ -173,14 +173,16 @@ def _write_example(
 ) -> dict[str, Any]:
     """Writes pictures, prompts and the answers of the policy's own sampler."""
     rng = np.random.default_rng(0)
-    coarse = rng.integers(0, 256, (rows, policy.frames, 8, 8, 3), np.uint8)
+    coarse = rng.integers(0, 256, (rows, policy.settings.pictures, 8, 8, 3), np.uint8)
     pixels = np.arange(policy.image_size) * 8 // policy.image_size
     images = coarse[:, :, pixels][:, :, :, pixels]
+    grid = policy.state_grid
+    state = grid.text(np.add(grid.space.low, grid.space.high) / 2) if grid else ''
     arrays: dict[str, Any] = {}
     first_row: dict[str, Any] = {}
     for kind in kinds:
-        template = description_lib.TEMPLATES[kind]
-        text = template.format(instruction=instruction, question=QUESTION)
+        template = description_lib.template(policy, kind)
+        text = template.format(instruction=instruction, question=QUESTION, state=state)
         prompt = policy.prompt_array([text] * rows)
         samples = policy.sampler(policy.params, images, prompt, kind)
         answer = {name: np.asarray(getattr(samples, name))[:, 0] for name in function.SAMPLED}

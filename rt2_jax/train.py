@@ -106,7 +106,8 @@ def train(config: Any, workdir: epath.Path) -> bool:
             params = init_from.initial_params(config.init_from, config.init_parts, tokenizer)
             state = program.init(params)
         if distributed.is_leader():
-            assets.write_assets(workdir, config, tokenizer, spaces)
+            states = program_lib.state_spaces(batches.datasets)
+            assets.write_assets(workdir, config, tokenizer, spaces, states)
         distributed.say(
             f'{state_lib.count_parameters(state.params) / 1e6:.2f} M parameters, '
             f'mesh {dict(mesh.shape)}, {jax.devices()[0].device_kind}'

@@ -20,11 +20,13 @@ class Source:
         name: '' where the run learnt from no robot.
         action_space: with the ranges that the run was trained in.
         card: None where no card of it is known.
+        state_space: of the states in its prompts; None where they have none.
     """
 
     name: str
     action_space: ActionSpace
     card: RobotCard | None
+    state_space: ActionSpace | None = None
 
 
 def source_cards(config: Any, spaces: Mapping[str, ActionSpace]) -> dict[str, RobotCard]:

@@ -2,12 +2,12 @@
 
 config.json        the run's config
 tokenizer.model    the tokenizer: a SentencePiece model, or the text of a tokenizer.json
-embodiment.json    action spaces and cards by source, those of the robot that it acts for, and the
-                   token ids of the integers that actions are written in
+embodiment.json    action spaces, state spaces and cards by source, those of the robot that it acts for,
+                   and the token ids of the integers that actions are written in
 versions.json      versions of the libraries that wrote it
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import json
 from typing import Any
@@ -35,6 +35,7 @@ def write_assets(
     config: Any,
     tokenizer: Tokenizer,
     action_spaces: dict[str, ActionSpace],
+    state_spaces: Mapping[str, ActionSpace] | None = None,
 ) -> None:
     """Writes the records of a run; each file appears whole or not at all.
 
@@ -43,6 +44,7 @@ def write_assets(
         config: the run's config; `config.embodiment` names the card of the robot that it acts for.
         tokenizer: the run's.
         action_spaces: source name -> action space, for the robot sources.
+        state_spaces: likewise, of the sources whose prompts have a state.
 
     Raises:
         ValueError: as `acting_robot.run_action_space`.
@@ -59,6 +61,9 @@ def write_assets(
         'action_space': json.loads(run_action_space(config, card, action_spaces).to_json()),
         'action_tokens': tokenizer.integer_ids[:BINS].tolist(),
     }
+    if state_spaces:  # else the record is as older versions read it
+        states = {name: json.loads(space.to_json()) for name, space in state_spaces.items()}
+        embodiment['states'] = states
     paths.write(workdir / 'tokenizer.model', tokenizer.model_bytes)
     paths.write(workdir / 'embodiment.json', json.dumps(embodiment, indent=2).encode())
     paths.write(workdir / 'versions.json', json.dumps(versions(), indent=2).encode())
@@ -79,7 +84,7 @@ def recorded_card(recorded: dict[str, Any]) -> RobotCard | None:
 
 
 def read_embodiment(path: epath.Path) -> dict[str, Any]:
-    """Reads embodiment.json: card, action spaces and cards by source, action tokens.
+    """Reads embodiment.json: card, action and state spaces and cards by source, action tokens.
 
     Args:
         path: of the file.
@@ -96,7 +101,7 @@ def read_embodiment(path: epath.Path) -> dict[str, Any]:
     records.check_fields(
         record,
         required=('embodiment', 'sources', 'action_space'),
-        optional=('cards', 'action_tokens'),
+        optional=('cards', 'action_tokens', 'states'),
         where=path,
         error=CheckpointError,
         written_by=version,
@@ -123,6 +128,7 @@ def read_embodiment(path: epath.Path) -> dict[str, Any]:
         'action_space': complete('action_space', record['action_space'], ActionSpace.from_json),
         'sources': by_source('sources', ActionSpace.from_json),
         'cards': by_source('cards', RobotCard.from_json),
+        'states': by_source('states', ActionSpace.from_json),
     }
 
 

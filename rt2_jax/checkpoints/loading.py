@@ -50,6 +50,7 @@ class Loaded:
         tokenizer: the run's tokenizer.
         action_space: of the embodiment that the config names.
         action_spaces: of each source with actions that the run learnt from, by name.
+        state_spaces: of each source whose prompts have a state, by name.
         embodiment: the record of that embodiment's card.
         cards: of each source whose card is known, by name.
         step: how many steps the parameters have been trained for.
@@ -61,6 +62,7 @@ class Loaded:
     tokenizer: Tokenizer
     action_space: ActionSpace
     action_spaces: dict[str, ActionSpace]
+    state_spaces: dict[str, ActionSpace]
     embodiment: dict[str, Any]
     cards: dict[str, RobotCard]
     step: int
@@ -80,9 +82,10 @@ class Loaded:
             card.name if card else self.config.embodiment, self.action_space, card
         )
         try:
-            return acting_robot.select_source(name, default, self.action_spaces, self.cards)
+            source = acting_robot.select_source(name, default, self.action_spaces, self.cards)
         except ValueError as error:
             raise CheckpointError(f'{self.directory} holds {error}') from error
+        return dataclasses.replace(source, state_space=self.state_spaces.get(source.name))
 
 
 def load_for_inference(
@@ -142,6 +145,7 @@ def open_for_inference(workdir: epath.PathLike, step: int | None = None) -> Load
         directory=workdir,
         action_space=ActionSpace.from_json(embodiment['action_space']),
         action_spaces=spaces,
+        state_spaces={n: ActionSpace.from_json(x) for n, x in embodiment['states'].items()},
         embodiment=embodiment['embodiment'],
         # Older runs did not record them.
         cards=cards or acting_robot.source_cards(config, spaces),

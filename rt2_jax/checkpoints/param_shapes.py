@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, SingleDeviceSharding
 
+from rt2_jax.data.data_config import count_pictures
 from rt2_jax.models import backbone
 from rt2_jax.models.backbone import Backbone
 from rt2_jax.parallel import sharding
@@ -128,6 +129,6 @@ def _model(config: Any, tokenizer: Tokenizer) -> tuple[Backbone, tuple]:
 def inputs(config: Any) -> tuple[jax.ShapeDtypeStruct, ...]:
     """Shapes of one row of a model's inputs: images, prompt, target."""
     data = config.data
-    images = (1, data.frames, data.image_size, data.image_size, 3)
+    images = (1, count_pictures(data), data.image_size, data.image_size, 3)
     text = jax.ShapeDtypeStruct((1, data.prompt_length), jnp.int32)
     return jax.ShapeDtypeStruct(images, jnp.uint8), text, text

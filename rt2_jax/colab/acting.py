@@ -186,7 +186,10 @@ def rollout(
     """One recorded episode of a suite by a policy; `settings` as for `Policy.act_batch`."""
     decide = closed_loop.learnt(policy, **settings)
     seen: dict[str, Any] = dict(
-        frames=policy.frames, frame_stride=policy.frame_stride, card=policy.embodiment
+        frames=policy.frames,
+        frame_stride=policy.frame_stride,
+        cameras=policy.cameras,
+        card=policy.embodiment,
     )
     run = closed_loop.run(decide, suite, [seed], record=1, max_steps=max_steps, **seen)
     return run.rollouts[0]

@@ -78,6 +78,7 @@ BRIDGE_DATASET = RobotCard(
     frame="the robot's base; rotation as roll, pitch, yaw",
     gripper=Gripper('absolute', closed=0.0, open=1.0, binary=0.05),
     drop_zero_first=True,
+    state=(ActionPart('observation/state', 0, 7),),
 )
 
 # Open X-Embodiment's older copy.
@@ -202,6 +203,9 @@ METAWORLD = RobotCard(
     gripper=Gripper('absolute', closed=1.0, open=-1.0),
     success='episode_metadata/success',
     columns=('observation/state',),
+    state=(
+        ActionPart('observation/state', 0, 4),
+    ),  # the hand's x, y, z in metres; how far it is open
 )
 
 CARDS = {

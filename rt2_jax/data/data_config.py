@@ -16,46 +16,15 @@ from rt2_jax.data.augmentation import Augmentation
 from rt2_jax.data.data_errors import ON_CORRUPT
 from rt2_jax.data.robot_card import RobotCard
 from rt2_jax.data.schedules import Schedule
+from rt2_jax.data.task_settings import TaskSettings
 from rt2_jax.data.web.small_web import SmallWeb
 from rt2_jax.nearest import check, check_fields
 
 WEIGHTS_PER = ('source', 'step')
 SHOWS = ('history', 'progress')
 POINTING = ('', 'column')
+STATES = ('', 'card', 'q01-q99')
 WEB_KINDS = ('tfds', 'webdataset', 'jsonl')
-
-
-@dataclasses.dataclass(frozen=True)
-class TaskSettings:
-    """`config.data.robot.NAME.tasks`: what else is asked about a robot's frames (prediction_tasks).
-
-    Attributes:
-        weights: task -> weight relative to the set's own, which is the action's; None for 1 each.
-        arm: path of the column that holds the arm's position [D].
-        arm_low: least values [D] of the grid of answers, in the column's unit; empty for the least of
-            the data. Values outside are logged, and written as the grid's edge.
-        arm_high: greatest values [D]; likewise.
-        success: 'flag': the data's flag says which episodes succeeded. 'always': each did what its
-            instruction says, as demonstrations and hindsight labels have it.
-        most_steps: the greatest number of time steps that is asked for.
-        seed: another seed asks other questions.
-    """
-
-    weights: Mapping[str, float] | None = None
-    arm: str = ''
-    arm_low: tuple[float, ...] = ()
-    arm_high: tuple[float, ...] = ()
-    success: str = 'flag'
-    most_steps: int = 100
-    seed: int = 0
-
-    @classmethod
-    def from_config(cls, path: str, fields: Mapping[str, Any]) -> TaskSettings:
-        """From the fields of `path`; an unknown one is a ValueError that names the nearest."""
-        fields = check_fields(path, fields, _names(cls))
-        if 'weights' in fields:
-            fields['weights'] = dict(fields['weights'])
-        return cls(**fields)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +53,10 @@ class RobotSet:
             episode and no action, see `robot/progress.py`.
         pointing: '' or 'column': instructions have places for things (`text/pointed.py`), those of the
             episode's first step, by the columns of `robot/visible_things.py`.
-        camera: number of the camera among the card's `images`.
+        camera: number of the camera among the card's `images`, where `cameras` names none.
+        cameras: the cameras that are shown, of the card's names (`RobotCard.cameras`) or paths, in the
+            order of `DataConfig.cameras`; by default those.
+        state: as `DataConfig.state`, which it is by default.
         bounds: where the ranges of the actions come from, a key of action_statistics.BOUNDS.
         missing_instructions: 'drop' leaves out episodes with a step that has no instruction, 'raise'
             refuses such data.
@@ -114,6 +86,8 @@ class RobotSet:
     shows: str = 'history'
     pointing: str = ''
     camera: int = 0
+    cameras: tuple[str, ...] = ()
+    state: str = ''
     bounds: str = 'card'
     missing_instructions: str = 'drop'
     plan_share: float = 0.0
@@ -133,6 +107,13 @@ class RobotSet:
             raise ValueError(
                 f'config.data.robot.{self.name}.plan_share must be 0 to 1, not {self.plan_share}'
             )
+        check(f'config.data.robot.{self.name}.state', self.state, STATES)
+        object.__setattr__(self, 'cameras', _camera_names(f'config.data.robot.{self.name}', self))
+        if self.cameras and self.camera:
+            raise ValueError(
+                f'config.data.robot.{self.name} has camera={self.camera} and cameras={self.cameras}; '
+                'set one of them'
+            )
 
     @classmethod
     def from_config(cls, path: str, fields: Mapping[str, Any], data: DataConfig) -> RobotSet:
@@ -151,6 +132,13 @@ class RobotSet:
                     f'{path}.{name}={fields[name]}, but config.data.{name}={value}, which the model '
                     'and the policy go by; set that one'
                 )
+        fields['cameras'] = fields.get('cameras') or data.cameras
+        if len(fields['cameras']) != len(data.cameras):
+            raise ValueError(
+                f'{path}.cameras={fields["cameras"]}, but config.data.cameras={data.cameras}, by which the '
+                'policy calls them; as many of each are needed, in the same order'
+            )
+        fields.setdefault('state', data.state)
         for name in ('weight', 'questions'):
             if name in fields:
                 fields[name] = Schedule.from_config(fields[name], f'{path}.{name}')
@@ -285,6 +273,10 @@ class DataConfig:
         target_length: tokens a target with EOS, T.
         frames: frames an example, F, oldest first.
         frame_stride: steps from one of them to the next.
+        cameras: names of the cameras that an example shows at each of these frames, which the policy
+            and its clients call them by; empty for one camera, which a set's `camera` chooses.
+        state: '' for prompts without the robot's state, or where the ranges of its numbers come from: the
+            'card', or the data's 'q01-q99' (see action_statistics.BOUNDS).
         action_frames: which frames' actions a target holds, oldest first: of the 'last' or of 'all'.
             Before an episode's start its first action stands in, as its first frame does.
         robot: robot sets, by name.
@@ -303,6 +295,8 @@ class DataConfig:
     target_length: int
     frames: int = 1
     frame_stride: int = 1
+    cameras: tuple[str, ...] = ()
+    state: str = ''
     action_frames: str = 'last'
     robot: Mapping[str, RobotSet] = dataclasses.field(default_factory=dict)
     web: Mapping[str, WebSet | SmallWebSet] = dataclasses.field(default_factory=dict)
@@ -317,6 +311,18 @@ class DataConfig:
         check('data.weights_per', self.weights_per, WEIGHTS_PER)
         check('data.action_frames', self.action_frames, ('last', 'all'))
         check('data.on_corrupt', self.on_corrupt, ON_CORRUPT)
+        check('config.data.state', self.state, STATES)
+        object.__setattr__(self, 'cameras', _camera_names('config.data', self))
+        if self.action_frames == 'all' and len(self.cameras) > 1:
+            raise ValueError(
+                "config.data.action_frames is 'all': an action for each frame; set one camera, not "
+                f'{self.cameras}'
+            )
+
+    @property
+    def pictures(self) -> int:
+        """Pictures an example: of each frame one a camera, oldest first, cameras in their order."""
+        return count_pictures({'frames': self.frames, 'cameras': self.cameras})
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> DataConfig:
@@ -356,6 +362,22 @@ class DataConfig:
             cls = SmallWebSet if kind == 'small' else WebSet
             opened[name] = cls.from_config(place, fields, self)
         return opened
+
+
+def count_pictures(data: Mapping[str, Any]) -> int:
+    """`DataConfig.pictures` of a config's `data` part."""
+    return data['frames'] * max(1, len(data.get('cameras', ())))
+
+
+def _camera_names(path: str, fields: Any) -> tuple[str, ...]:
+    """The field `cameras` as a tuple; ValueError for anything but different names."""
+    names = fields.cameras
+    valid = isinstance(names, (list, tuple)) and all(isinstance(name, str) for name in names)
+    if not valid or '' in names:
+        raise ValueError(f"{path}.cameras is {names!r}; names are needed: ('image', 'wrist_image')")
+    if len(set(names)) < len(names):
+        raise ValueError(f'{path}.cameras names a camera twice: {tuple(names)}')
+    return tuple(names)
 
 
 def _names(cls: type) -> set[str]:

@@ -134,6 +134,7 @@ def _card(
             )
     flag, rule, about_end = guessed_features.terminate(sample)
     success, about_success = guessed_features.success(sample)
+    state, about_state = guessed_features.state(sample)
     rate, about_rate = guessed_features.frequency(sample, frequency)
     space, about_ranges = _space(sample, parts, motion, rule)
     drops, about_first = _first_step(sample, parts)
@@ -151,6 +152,7 @@ def _card(
         motion=motion,
         success=success,
         drop_zero_first=drops,
+        state=state,
     )
     check = 'what x, y and z are relative to: words for people'
     return card, [
@@ -161,6 +163,7 @@ def _card(
         about_end,
         *about_ranges,
         about_success,
+        about_state,
         about_first,
         about_rate,
         Guess('frame', 'unknown', 'the data do not say', check),

@@ -50,7 +50,8 @@ class ExampleEncoder:
 
     A prompt longer than `data.prompt_length` is clipped at the end, counted and logged. A target longer
     than `data.target_length`, EOS included, is an error, or clipped, counted and logged where the
-    Example allows it; it then has no EOS. A single picture is shown as one that stood still.
+    Example allows it; it then has no EOS. A single picture is shown as one that stood still before all
+    cameras.
 
     Args:
         tokenizer: text tokenizer.
@@ -80,7 +81,7 @@ class ExampleEncoder:
         self._actions = dict(actions)
         frame = (data.image_size, data.image_size, 3)
         self.shapes = {
-            'images': ((data.frames, *frame), np.uint8),
+            'images': ((data.pictures, *frame), np.uint8),
             'prompt': ((data.prompt_length,), np.int32),
             'target': ((data.target_length,), np.int32),
             **{name: ((), np.int32) for name in ('source', 'kind', 'index')},
@@ -133,6 +134,16 @@ class ExampleEncoder:
         # as long.
         self._write_texts(texts, rows)
 
+    def check_prompts(self, texts: Iterable[str], source: str) -> None:
+        """Refuses prompts of a source that would be clipped; ValueError names one."""
+        longest = self._data.prompt_length
+        for text in texts:
+            if (length := len(self._encode_text(text))) > longest:
+                raise ValueError(
+                    f"source {source!r}: a prompt of {length} tokens doesn't fit "
+                    f'config.data.prompt_length={longest}: {text!r}'
+                )
+
     def check_answers(self, answers: Iterable[str], source: str) -> None:
         """Refuses answers that couldn't be targets, before a run meets them in its middle.
 
@@ -159,17 +170,18 @@ class ExampleEncoder:
     def _write_frames(self, example: Example, source: str, number: int, out: np.ndarray) -> None:
         """Writes an example's frames, resized and augmented, to uint8 [F, S, S, 3]."""
         count, data = len(example.frames), self._data
-        if count not in (1, data.frames):
+        if count not in (1, data.pictures):
             raise ValueError(
-                f'source {source!r} yields {count} frames an example; config.data.frames={data.frames}'
+                f'source {source!r} yields {count} pictures an example; config.data.frames={data.frames} '
+                f'and config.data.cameras={data.cameras} make {data.pictures}'
             )
         if self._seed is None:
             cropped = is_cropped(example)
             data.augment.evaluation(example.frames, data.image_size, cropped, out[:count])
         else:
             data.augment.training(example, data.image_size, self._seed, number, out[:count])
-        if count < data.frames:
-            out[count:] = out[0]  # as a picture that stood still
+        if count < data.pictures:
+            out[count:] = out[0]  # as a picture that stood still, before all cameras
 
     def _write_texts(self, texts: Sequence[_Text], rows: Mapping[str, np.ndarray]) -> None:
         """Writes all but the frames."""

@@ -14,7 +14,7 @@ class Example:
     """One question and one answer about one or more frames.
 
     Attributes:
-        frames: uint8 [F, H, W, 3], RGB, oldest frame first.
+        frames: uint8 [F, H, W, 3], RGB, oldest frame first; by several cameras see `views.py`.
         prompt: the question as text, before tokenisation.
         answer: the answer as text; '' for a plain action, 'Plan: pick banana. Action:' before an
             action.
@@ -78,6 +78,8 @@ class Source(Protocol):
     acting_kinds: those of them whose answers end with an action, by default none.
     action_space: the ActionSpace of these actions.
     fingerprint: text that changes whenever the content does, by default a dataclass's fields.
+    state_space: the ActionSpace of the states in its prompts, if there are any.
+    prompts(): prompts whose length depends on the data, which are checked before the run starts.
     answers(): answers whose length depends on the data, which are checked before the run starts.
     """
 

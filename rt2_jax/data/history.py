@@ -2,6 +2,8 @@
 
 history = History(frames=2, stride=3)
 history.add(image)    # uint8 [2, H, W, 3]: the frame of three steps ago, and this one
+
+Where several cameras are shown, a frame is a picture of each (see `views.py`).
 """
 
 import collections
@@ -43,9 +45,20 @@ def check(name: str, value: int) -> int:
     return value
 
 
-def of_still(picture: np.ndarray, frames: int) -> np.ndarray:
-    """A picture uint8 [1, H, W, 3] as one that stood still, [frames, H, W, 3]; others as they are."""
-    return np.repeat(picture, frames, axis=0) if len(picture) == 1 else picture
+def of_still(pictures: np.ndarray, frames: int, cameras: int = 1) -> np.ndarray:
+    """A still as one that stood still before all cameras; others as they are.
+
+    Args:
+        pictures: uint8 [1, H, W, 3], or of each of the cameras one, [cameras, H, W, 3].
+        frames: how many frames an observation has.
+        cameras: how many pictures a frame has.
+
+    Returns:
+        uint8 [frames * cameras, H, W, 3].
+    """
+    if len(pictures) not in (1, cameras):
+        return pictures
+    return np.tile(pictures, (frames * cameras // len(pictures), 1, 1, 1))
 
 
 class History:
@@ -69,11 +82,17 @@ class History:
         return other
 
     def add(self, picture: np.ndarray) -> np.ndarray:
-        """Takes the next frame uint8 [H, W, 3]; returns the observation uint8 [F, H, W, 3].
+        """Takes the next frame; returns the observation, oldest frame first.
 
         Frames of another size, as before a camera was set anew, are resized to this one's.
+
+        Args:
+            picture: uint8 [H, W, 3], or of V cameras [V, H, W, 3].
+
+        Returns:
+            uint8 [F, H, W, 3], or [F * V, H, W, 3].
         """
-        self._past.append(picture)
+        self._past.append(picture if picture.ndim == 4 else picture[None])
         now = len(self._past) - 1
         shown = steps(now, 0, self._frames, self._stride)
-        return images.of_one_size([self._past[i] for i in shown])
+        return images.of_one_size([view for i in shown for view in self._past[i]])

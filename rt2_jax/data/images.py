@@ -127,10 +127,10 @@ def resize(frames: np.ndarray, size: int, out: np.ndarray | None = None) -> np.n
     return out
 
 
-def of_one_size(frames: Sequence[np.ndarray]) -> np.ndarray:
-    """Frames uint8 [H, W, 3] as one array [F, H, W, 3]; others are resized to the size of the last."""
-    height, width = frames[-1].shape[:2]
-    if all(frame.shape == frames[-1].shape for frame in frames):
+def of_one_size(frames: Sequence[np.ndarray], like: int = -1) -> np.ndarray:
+    """Frames uint8 [H, W, 3] as one array [F, H, W, 3], in the size of frame `like`, by default the last."""
+    height, width = frames[like].shape[:2]
+    if all(frame.shape == frames[like].shape for frame in frames):
         return np.stack(frames)
     method = lambda frame: cv2.INTER_AREA if frame.shape[0] > height else cv2.INTER_LINEAR
     return np.stack(

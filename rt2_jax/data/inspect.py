@@ -88,9 +88,11 @@ def inspect(
     index.verify()
     cameras = range(len(index.card.images))
     camera = min(cameras, key=index.without_picture)
-    source = StepSource(
-        index, RobotSet(str(directory), index.card, camera=camera, on_corrupt=on_corrupt)
+    state = 'q01-q99' if index.card.state else ''
+    settings = RobotSet(
+        str(directory), index.card, camera=camera, state=state, on_corrupt=on_corrupt
     )
+    source = StepSource(index, settings)
     report = {'dataset': str(directory), 'split': split, **robot_report.report_of(source.index)}
     episodes = shown_steps(source, EPISODES, FRAMES)
     pictures, warnings = _pictures(source, [step for steps in episodes for step in steps])
@@ -119,11 +121,12 @@ def decoded(source: StepSource, i: int) -> dict[str, Any]:
     codec = ActionTokenizer(source.action_space, Tokenizer.load_default())
     integers = codec.to_integers(source.table.action(i))
     robot_command = source.index.card.to_command(codec.from_integers(integers))
-    raw = source.table.raw(i)
+    raw, state = source.table.raw(i), source.state(i)
     return {
         'episode': raw['episode'],
         'step': raw['step'],
         'instruction': raw['instruction'],
+        **({} if state is None else {'state': np.round(state, 5).tolist()}),
         'action': [round(float(x), 5) for x in raw['action']],
         'tokens': ' '.join(map(str, integers.tolist())),
         'command': {path: np.round(value, 5).tolist() for path, value in robot_command.items()},
@@ -190,6 +193,7 @@ def as_text(report: Mapping[str, Any]) -> str:
         *(f'    {n:8,}  {words}' for words, n in report['instructions']['commonest'].items()),
         '',
         *_action_lines(report),
+        *_state_lines(report['state']),
         *_gripper_line(report['gripper_bins']),
         '',
         *replay.as_lines(report['replay']['card']),
@@ -199,6 +203,7 @@ def as_text(report: Mapping[str, Any]) -> str:
     for example in report['examples']:
         lines += [
             f'    episode {example["episode"]}, step {example["step"]}: {example["instruction"]}',
+            *([f'      state   {example["state"]}'] if 'state' in example else []),
             f'      action  {example["action"]}',
             f'      tokens  {example["tokens"]}',
             f'      command {example["command"]}',
@@ -220,6 +225,20 @@ def _action_lines(report: Mapping[str, Any]) -> list[str]:
             f'{card["bins_of_98_percent"]:>12}/{card["bins"]}, '
             f'{data["bins_of_98_percent"]}/{data["bins"]}'
             f'   {card["clipped"]:.2%}, {data["clipped"]:.2%}'
+        )
+    return lines
+
+
+def _state_lines(state: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    if not state:
+        return []
+    names = ('min', 'q01', 'mean', 'q99', 'max', 'std')
+    lines = [f'  {"state":12}{"".join(f"{name:>11}" for name in names)}   clipped: card, q01-q99']
+    for name, values in state.items():
+        card = f'{values["card"]["clipped"]:.2%}' if 'card' in values else '-'
+        lines.append(
+            f'  {name:12}{"".join(f"{values[key]:11.4g}" for key in names)}   {card:>13}, '
+            f'{values["q01-q99"]["clipped"]:.2%}'
         )
     return lines
 

@@ -309,12 +309,18 @@ DROID = _vector(
     frequency=15.0,
     frame=BASE,
     gripper=Gripper('absolute', closed=1.0, open=0.0),
+    state=(
+        ActionPart('observation/cartesian_position', 0, 6),
+        ActionPart('observation/gripper_position', 0, 1),
+    ),
 )
 
 # OpenVLA's sets without steps that move nothing, huggingface.co/datasets/openvla/modified_libero_rlds.
 # Pictures are upright: the simulator's own are turned by 180 degrees before a policy sees them.
+# The state is the gripper's position, its rotation as an axis-angle vector, and its two fingers.
 LIBERO = tuple(
-    _controlled(f'libero_{suite}_no_noops') for suite in ('spatial', 'object', 'goal', '10')
+    _controlled(f'libero_{suite}_no_noops', state=(ActionPart('observation/state', 0, 8),))
+    for suite in ('spatial', 'object', 'goal', '10')
 )
 
 CARDS = (

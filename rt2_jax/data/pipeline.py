@@ -263,13 +263,15 @@ def make_iterator(
 def _encoder(
     sources: Mapping[str, Source], tokenizer: Any, data: DataConfig, seed: int | None
 ) -> ExampleEncoder:
-    """The encoder of a run; its answers of known text are checked."""
+    """The encoder of a run; its prompts and answers of known text are checked."""
     spaces = {name: getattr(source, 'action_space', None) for name, source in sources.items()}
     actions = {name: ActionTokenizer(space, tokenizer) for name, space in spaces.items() if space}
     encoder = ExampleEncoder(
         tokenizer, data, sources=list(sources), kinds=_kinds(sources), actions=actions, seed=seed
     )
     for name, source in sources.items():
+        if hasattr(source, 'prompts'):
+            encoder.check_prompts(source.prompts(), name)
         if hasattr(source, 'answers'):
             encoder.check_answers(source.answers(), name)
     return encoder
@@ -296,6 +298,8 @@ def _fingerprint(
     }
     if data.frames > 1:
         fingerprint['frames'] = data.frames
+    if data.cameras:
+        fingerprint['cameras'] = list(data.cameras)
     if augment := data.augment.to_json():
         fingerprint['augment'] = 'as seen by a policy' if evaluation else augment
     for side, group in sources._asdict().items():

@@ -22,8 +22,9 @@ from typing import Any
 
 import numpy as np
 
+from rt2_jax.data import card_json
 from rt2_jax.data.data_errors import CardError
-from rt2_jax.nearest import check, nearest
+from rt2_jax.nearest import check
 from rt2_jax.text.actions import ActionSpace
 
 # How the terminate feature of a step says that the episode ends with it.
@@ -42,7 +43,7 @@ MOTIONS = ('delta', 'absolute')
 
 @dataclasses.dataclass(frozen=True)
 class ActionPart:
-    """A run of consecutive numbers of an action feature, of any numeric or boolean type.
+    """A run of consecutive numbers of an action or state feature, of any numeric or boolean type.
 
     Attributes:
         path: the feature, relative to the step, e.g. 'action/world_vector'.
@@ -142,6 +143,10 @@ class RobotCard:
             data put one there that nobody commanded (Bridge).
         blue_first: those of `images` whose stored colours are in the order blue, green, red. They are
             turned round as they are read.
+        state: parts that make up what the robot feels of itself (proprioception), in order; read
+            where a set is trained with its state.
+        state_space: names, units and ranges of the state's numbers, without a terminate flag; None
+            where the ranges are those of the data.
     """
 
     name: str
@@ -160,6 +165,8 @@ class RobotCard:
     last_step_action: bool = True
     drop_zero_first: bool = False
     blue_first: tuple[str, ...] = ()
+    state: tuple[ActionPart, ...] = ()
+    state_space: ActionSpace | None = None
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r'[\w.-]+', self.name):  # it's part of a folder's name
@@ -187,6 +194,15 @@ class RobotCard:
                     f'card {self.name!r} {"has" if has else "lacks"} {what}, but its action space '
                     f'and its terminate rule {"need" if needs else "have"} {"one" if needs else "none"}'
                 )
+        if any(part.following for part in self.state):
+            raise ValueError(f'card {self.name!r}: a state is of the step itself, not `following`')
+        numbers = sum(part.stop - part.start for part in self.state)
+        if (space := self.state_space) and (space.terminate or len(space.names) != numbers):
+            raise ValueError(
+                f'card {self.name!r}: its state has {numbers} numbers, its state space '
+                f'{len(space.names)} and {"a" if space.terminate else "no"} terminate flag; as many, and '
+                'none, are needed'
+            )
 
     @classmethod
     def from_json(cls, text: str | Mapping[str, Any]) -> RobotCard:
@@ -201,19 +217,27 @@ class RobotCard:
         except ValueError as error:
             raise CardError(f'a card must be JSON: {error}') from error
         what = f'card {fields.get("name")!r}' if isinstance(fields, Mapping) else 'a card'
-        fields = _checked(what, cls, fields)
-        if not fields['action'] or not isinstance(fields['action'], (list, tuple)):
-            raise CardError(f'{what}, field action: a list of parts is needed')
-        fields['action'] = tuple(
-            _made(f'{what}, field action[{number}]', ActionPart, part)
-            for number, part in enumerate(fields['action'])
-        )
+        fields = card_json.checked(what, cls, fields)
+        for field in ('action', 'state'):
+            parts = fields.get(field, ())
+            if not isinstance(parts, (list, tuple)) or (field == 'action' and not parts):
+                raise CardError(f'{what}, field {field}: a list of parts is needed')
+            fields[field] = tuple(
+                card_json.made(f'{what}, field {field}[{number}]', ActionPart, part)
+                for number, part in enumerate(parts)
+            )
         if fields['gripper'] is not None:
-            fields['gripper'] = _made(f'{what}, field gripper', Gripper, fields['gripper'])
+            fields['gripper'] = card_json.made(f'{what}, field gripper', Gripper, fields['gripper'])
         try:
             fields['action_space'] = ActionSpace.from_json(fields['action_space'])
         except (ValueError, TypeError) as error:
             raise CardError(f'{what}, field action_space: {error}') from error
+        if fields.get('state_space') is not None:
+            try:
+                space = {'terminate': False} | dict(fields['state_space'])
+                fields['state_space'] = ActionSpace.from_json(space)
+            except (ValueError, TypeError) as error:
+                raise CardError(f'{what}, field state_space: {error}') from error
         lists = [field.name for field in dataclasses.fields(cls) if field.type == 'tuple[str, ...]']
         fields |= {name: tuple(fields[name]) for name in lists if name in fields}
         try:
@@ -225,8 +249,9 @@ class RobotCard:
     def fingerprint(self) -> str:
         """Changes with anything that changes what an index holds."""
         fields = dataclasses.asdict(self)
-        for elsewhere in ('frequency', 'frame', 'motion', 'action_space'):
+        for elsewhere in ('frequency', 'frame', 'motion', 'action_space', 'state', 'state_space'):
             fields.pop(elsewhere)
+        fields['columns'] = self.kept_columns
         # What is younger than the first indexes counts where it is used, so that those stay valid.
         if not self.blue_first:
             del fields['blue_first']
@@ -236,12 +261,50 @@ class RobotCard:
         return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
 
     @property
+    def kept_columns(self) -> tuple[str, ...]:
+        """The step features that the index keeps: `columns`, and those of the state."""
+        return tuple(dict.fromkeys((*self.columns, *(part.path for part in self.state))))
+
+    @property
+    def cameras(self) -> tuple[str, ...]:
+        """Names of the cameras: the last word of each path of `images`, or all of it if two share it."""
+        names = [re.split(r'[/.]', path)[-1] for path in self.images]
+        return tuple(names if len(set(names)) == len(names) else self.images)
+
+    @property
+    def state_names(self) -> tuple[str, ...]:
+        """Names of the state's numbers: those of `state_space`, or 'state_0' and so on."""
+        if self.state_space:
+            return self.state_space.names
+        return tuple(
+            f'{re.split("[/.]", part.path)[-1]}_{number}'
+            for part in self.state
+            for number in range(part.start, part.stop)
+        )
+
+    def camera(self, name: str) -> int:
+        """The number among `images` of a camera, by one of `cameras` or its path.
+
+        Raises:
+            ValueError: the card has no such camera; names those that it has.
+        """
+        if name not in self.images:
+            name = self.images[
+                self.cameras.index(check(f'camera of card {self.name!r}:', name, self.cameras))
+            ]
+        return self.images.index(name)
+
+    def without_state(self) -> RobotCard:
+        """The card of a set that is read without its state."""
+        return dataclasses.replace(self, state=(), state_space=None)
+
+    @property
     def paths(self) -> tuple[str, ...]:
         """All features that an index needs: in steps, '/path' in the episode."""
         action = (part.path for part in self.action)
         flag = {'none': (), 'last_step': ('is_last',)}.get(self.terminate_rule, (self.terminate,))
         success = (f'/{self.success}',) if self.success else ()
-        paths = (*self.images, self.instruction, *action, *flag, *self.columns, *success)
+        paths = (*self.images, self.instruction, *action, *flag, *self.kept_columns, *success)
         return tuple(dict.fromkeys(paths))
 
     def to_action(self, features: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -334,43 +397,3 @@ class RobotCard:
 def _rows(values: np.ndarray) -> np.ndarray:
     values = np.asarray(values)
     return values.reshape(len(values), int(np.prod(values.shape[1:])))
-
-
-# What JSON may hold for a field of these types; a field of another type is checked where it is made.
-_JSON_TYPES: dict[Any, tuple[Any, str]] = {
-    'str': (str, 'a text'),
-    'int': (int, 'a whole number'),
-    'float': ((int, float), 'a number'),
-    'bool': (bool, 'true or false'),
-    'tuple[str, ...]': ((list, tuple), 'a list of texts'),
-}
-
-
-def _made(what: str, cls: type, fields: Any) -> Any:
-    """An instance of a card's part; CardError names it."""
-    fields = _checked(what, cls, fields)
-    try:
-        return cls(**fields)
-    except ValueError as error:
-        raise CardError(f'{what}: {error}') from error
-
-
-def _checked(what: str, cls: type, fields: Any) -> dict[str, Any]:
-    """The fields of a dataclass as JSON has them; CardError for a name or type that doesn't fit."""
-    if not isinstance(fields, Mapping):
-        raise CardError(f'{what}: an object is needed, not {fields!r:.60}')
-    declared = {field.name: field for field in dataclasses.fields(cls)}
-    for name, value in fields.items():
-        if name not in declared:
-            raise CardError(f'{what}: unknown field {name!r}{nearest(name, declared)}')
-        kind, words = _JSON_TYPES.get(declared[name].type, (object, ''))
-        wrong = not isinstance(value, kind) or (
-            isinstance(value, bool) and kind not in (bool, object)
-        )
-        wrong |= words == 'a list of texts' and not all(isinstance(text, str) for text in value)
-        if wrong:
-            raise CardError(f'{what}: field {name!r} must be {words}, not {value!r:.60}')
-    needed = [name for name, field in declared.items() if field.default is dataclasses.MISSING]
-    if missing := [name for name in needed if name not in fields]:
-        raise CardError(f'{what}: it lacks the field {", ".join(missing)}')
-    return dict(fields)

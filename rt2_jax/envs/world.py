@@ -46,9 +46,11 @@ class Observation:
     """What a robot sees and is told.
 
     Attributes:
-        images: frames uint8 [H, W, 3] RGB, by camera. A policy that takes one camera sees the first.
+        images: frames uint8 [H, W, 3] RGB, by camera. A policy sees those whose names it was trained with,
+            or the first, where it names none.
         instruction: what it is told to do, the same all through an episode.
-        state: float [K], what it feels of itself; None where the world has no such thing.
+        state: float [K], what it feels of itself, in the numbers of its data; None where the world has no
+            such thing.
     """
 
     images: Mapping[str, np.ndarray]

@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 from rt2_jax import paths
 from rt2_jax.checkpoints import param_shapes as weights_lib
 from rt2_jax.data import cards as robot_cards
+from rt2_jax.data.data_config import count_pictures
 from rt2_jax.decoding import compact
 from rt2_jax.decoding.grammar import Grammar, Kind
 from rt2_jax.decoding.sampler import Sampler
@@ -205,12 +206,12 @@ def _largest(params: Any) -> int:
 def _tokens(config: Any, answer: int) -> int:
     """Tokens of one row: patches of its frames, prompt and answer."""
     if config.model.name == 'rt1':
-        return config.data.frames * (config.model.image_tokens + config.model.slots)
+        return count_pictures(config.data) * (config.model.image_tokens + config.model.slots)
     vision = config.model.vision
     # A ResNet's stem and pooling halve the sides, too.
     patch = vision.get('patch') or 4 * math.prod(vision.strides)
     patches = (config.data.image_size // patch) ** 2
-    return config.data.frames * patches + config.data.prompt_length + answer
+    return count_pictures(config.data) * patches + config.data.prompt_length + answer
 
 
 def _action_spaces(sets: Mapping[str, Any]) -> dict[str, ActionSpace]:

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from rt2_jax.data.data_config import count_pictures
 from rt2_jax.models import backbone
 from rt2_jax.training.flops import count_flops
 
@@ -21,14 +22,14 @@ def forward_flops(
     Args:
         model: the config's `model` part.
         vocab: tokens whose logits are computed.
-        data: the config's `data` part: image_size, frames, prompt_length, target_length.
+        data: the config's `data` part: image_size, frames, cameras, prompt_length, target_length.
         rows: of the batch.
     """
     fields = {key: model[key] for key in model if key not in ('vocab', 'number_line')}
     built = backbone.build(fields, vocab)
     side = data['image_size']
     inputs = (
-        jax.ShapeDtypeStruct((rows, data['frames'], side, side, 3), jnp.uint8),
+        jax.ShapeDtypeStruct((rows, count_pictures(data), side, side, 3), jnp.uint8),
         jax.ShapeDtypeStruct((rows, data['prompt_length']), jnp.int32),
         jax.ShapeDtypeStruct((rows, data['target_length']), jnp.int32),
     )
@@ -49,6 +50,4 @@ def decode_flops(
     model: Mapping[str, Any], data: Mapping[str, Any], rows: int, length: int = 8, bins: int = 256
 ) -> float:
     """An action for each of `rows` observations: prefill, then `length` tokens over `bins` columns."""
-    lengths = ('image_size', 'frames', 'prompt_length')
-    data = {key: data[key] for key in lengths} | {'target_length': length}
-    return forward_flops(model, bins, data, rows)
+    return forward_flops(model, bins, {**data, 'target_length': length}, rows)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from rt2_jax.data import cards, files, remote_files, schedules
+from rt2_jax.data.data_config import count_pictures
 from rt2_jax.data.index import index_build
 from rt2_jax.data.readers import robot_format
 from rt2_jax.estimation import job as job_lib
@@ -155,7 +156,9 @@ def _host(config: Any, job: job_lib.Job, hosts: Hosts) -> dict[str, int]:
     share = _share(job, hosts)
     data = config.data
     rows = math.ceil(config.batch_size / hosts.count)
-    row = data.frames * data.image_size**2 * 3 + 4 * (data.prompt_length + data.target_length + 3)
+    row = count_pictures(data) * data.image_size**2 * 3 + 4 * (
+        data.prompt_length + data.target_length + 3
+    )
     # Those in the queue, the one that waits for room in it, and the one that the step uses.
     batches = (data.read_ahead + 2) * rows * row
     return {
@@ -191,7 +194,7 @@ def data_sets(config: Any, example_bytes: int) -> dict[str, dict[str, Any]]:
         total = sum(weights.values())
         shares |= {name: float(np.mean(of_batch * w / total)) for name, w in weights.items()}
     sizes = {
-        **{name: _robot_bytes(s, data.frames, example_bytes) for name, s in data.robot.items()},
+        **{name: _robot_bytes(s, data, example_bytes) for name, s in data.robot.items()},
         **{name: _web_bytes(s, example_bytes) for name, s in data.web.items()},
     }
     return {
@@ -203,17 +206,18 @@ def data_sets(config: Any, example_bytes: int) -> dict[str, dict[str, Any]]:
 def _weight(name: str, settings: Mapping[str, Any], data: Any, steps: np.ndarray) -> np.ndarray:
     weight = schedules.Schedule.from_config(settings['weight']).at(steps)
     if name in data.robot and data.get('weights_per', 'source') == 'step':
-        pictures = _picture_bytes(settings)
+        pictures = _picture_bytes(settings, data)
         return weight if pictures is None else weight * len(pictures)
     return weight
 
 
-def _robot_bytes(settings: Any, frames: int, example_bytes: int) -> tuple[float, str]:
-    pictures = _picture_bytes(settings)
+def _robot_bytes(settings: Any, data: Any, example_bytes: int) -> tuple[float, str]:
+    pictures = _picture_bytes(settings, data)
     if pictures is None:
-        return frames * example_bytes, 'assumed'
-    camera = settings.get('camera', 0)
-    return frames * float(np.mean(pictures[:, camera])), 'index'
+        return count_pictures(data) * example_bytes, 'assumed'
+    card, names = cards.find(settings['card']), settings.get('cameras') or data.get('cameras', ())
+    shown = [card.camera(name) for name in names] or [settings.get('camera', 0)]
+    return data.frames * float(np.mean(pictures[:, shown].sum(1))), 'index'
 
 
 def _web_bytes(settings: Mapping[str, Any], example_bytes: int) -> tuple[float, str]:
@@ -222,7 +226,7 @@ def _web_bytes(settings: Mapping[str, Any], example_bytes: int) -> tuple[float, 
     return example_bytes, 'assumed'
 
 
-def _picture_bytes(settings: Mapping[str, Any]) -> np.ndarray | None:
+def _picture_bytes(settings: Mapping[str, Any], data: Any) -> np.ndarray | None:
     """Bytes of each picture [steps, cameras] of a robot set that is indexed on this machine."""
     location, directory = settings.get('location'), settings['directory']
     card = cards.known(settings['card'])
@@ -230,6 +234,8 @@ def _picture_bytes(settings: Mapping[str, Any]) -> np.ndarray | None:
         return None
     if not files.path(directory).exists():
         return None
+    if not settings.get('state', data.get('state', '')):
+        card = card.without_state()
     dataset = robot_format.opened(directory, card, settings.get('split', 'train'))
     folder = index_build.place(dataset, location)
     lengths = folder / 'image_length.npy'

@@ -12,7 +12,9 @@ import numpy as np
 
 from rt2_jax.data.robot_card import RobotCard
 from rt2_jax.envs.world import Environment, Observation, find_suite
+from rt2_jax.errors import UserError
 from rt2_jax.evaluation import report
+from rt2_jax.nearest import nearest
 from rt2_jax.parallel import distributed
 from rt2_jax.policy import Policy
 from rt2_jax.policy.robot import Robot
@@ -27,9 +29,14 @@ class Move(NamedTuple):
 
 
 # Observations and environments to a move each. An observation has the `image` uint8 [F, H, W, 3] with its
-# frames oldest first, the `instruction`, and `is_first`, whether an episode begins with it. The expert
-# looks at the environments, policies at the observations.
+# frames oldest first (of V cameras [F * V, H, W, 3], see `data/views.py`), the `state`, None where the world
+# has none, the `instruction`, and `is_first`, whether an episode begins with it. The expert looks at the
+# environments, policies at the observations.
 Decide = Callable[[Sequence[dict[str, Any]], Sequence[Any]], Sequence[Move]]
+
+
+class ObservationError(UserError, ValueError):
+    """The world lacks what the policy sees or feels."""
 
 
 @dataclasses.dataclass(eq=False)
@@ -109,6 +116,7 @@ def run(
     record: int = 0,
     frames: int = 1,
     frame_stride: int = 1,
+    cameras: Sequence[str] = (),
     card: RobotCard | None = None,
     patience: int = 1,
     read: Callable[[np.ndarray, str], str] | None = None,
@@ -129,6 +137,7 @@ def run(
         record: of how many episodes, the first of `seeds`, to keep the frames.
         frames: how many frames the policy sees; the first stands in for those before it.
         frame_stride: steps from one of them to the next.
+        cameras: names of the world's cameras that the policy sees; its first one if empty.
         card: of the robot that the policy learnt from; where the world's gripper wants a position, a
             relative one is turned to it (`Robot.to_absolute_gripper`).
         patience: how many actions in a row must end an episode, see `Robot`.
@@ -161,7 +170,8 @@ def run(
             world.max_steps if max_steps is None else max_steps,
             task,
             recorded,
-            Robot(frames, frame_stride, card, patience),
+            Robot(frames, frame_stride, card, patience, cameras),
+            cameras,
             read,
         )
         for _ in range(min(parallel, len(seeds)))
@@ -207,11 +217,12 @@ class _Game:
         task: str | None,
         recorded: set[int],
         robot: Robot,
+        cameras: Sequence[str],
         read: Callable[[np.ndarray, str], str] | None,
     ) -> None:
         self.env, self._card, self._max_steps = env, card, max_steps
         self._task, self._recorded, self._robot = task, recorded, robot
-        self._read, self._reading = read, ''
+        self._cameras, self._read, self._reading = cameras, read, ''
         self.rollout: Rollout | None = None
         self.observation: dict[str, Any] = {}
 
@@ -221,7 +232,8 @@ class _Game:
         self._reading = observation.instruction
         self.rollout = Rollout(seed, task, group, observation.instruction)
         if self._read:
-            self._reading = self._read(_shown(observation), observation.instruction)
+            frame = next(iter(_shown(observation, self._cameras).values()))
+            self._reading = self._read(frame, observation.instruction)
         self._observe(observation, is_first=True)
         self._film()
 
@@ -248,8 +260,10 @@ class _Game:
         return rollout
 
     def _observe(self, observation: Observation, is_first: bool) -> None:
+        shown = _shown(observation, self._cameras)
         self.observation = {
-            'image': self._robot.see(_shown(observation)),
+            'image': self._robot.see(shown if self._cameras else next(iter(shown.values()))),
+            'state': observation.state,
             'instruction': self._reading,
             'is_first': is_first,
         }
@@ -260,9 +274,20 @@ class _Game:
             self.rollout.frames.append(self.env.render())
 
 
-def _shown(observation: Observation) -> np.ndarray:
-    """The frame of the camera that policies see, uint8 [H, W, 3]."""
-    return next(iter(observation.images.values()))
+def _shown(observation: Observation, cameras: Sequence[str]) -> dict[str, np.ndarray]:
+    """The frames of the cameras that a policy sees, uint8 [H, W, 3], by name; the first if it names none.
+
+    Raises:
+        ObservationError: the world has no such camera; names those that it has.
+    """
+    names = cameras or list(observation.images)[:1]
+    for name in names:
+        if name not in observation.images:
+            raise ObservationError(
+                f'the policy sees the camera {name!r}, which the world does not show'
+                f'{nearest(name, observation.images)}'
+            )
+    return {name: observation.images[name] for name in names}
 
 
 def gather_run(run: Run) -> Run:
@@ -291,9 +316,15 @@ def learnt(policy: Policy, **settings: Any) -> Decide:
 
     def decide(observations: Sequence[dict[str, Any]], envs: Sequence[Environment]) -> list[Move]:
         del envs
-        answers = policy.act_batch(
-            [o['image'] for o in observations], [o['instruction'] for o in observations], **settings
+        pictures, words, states = (
+            [o[name] for o in observations] for name in ('image', 'instruction', 'state')
         )
+        felt = states if policy.settings.state_space else None
+        if felt and any(state is None for state in felt):
+            raise ObservationError(
+                'the policy acts by the state of the robot, and the world has none'
+            )
+        answers = policy.act_batch(pictures, words, felt, **settings)
         return [Move(answer.action, answer.plan) for answer in answers]
 
     return decide

@@ -21,6 +21,7 @@ from websockets.sync.client import connect
 from rt2_jax.data.robot_card import Gripper, RobotCard
 from rt2_jax.evaluation.closed_loop import Decide, Move
 from rt2_jax.policy.conventions import to_internal
+from rt2_jax.policy.observations import by_camera
 from rt2_jax.serving import codec
 from rt2_jax.serving.limits import API_KEY_VARIABLE
 from rt2_jax.serving.openvla import TERMINATE
@@ -45,6 +46,7 @@ class Server:
         metadata: what the server says of its policy.
         frames: that `closed_loop.run` keeps: with openpi's protocol the server remembers them.
         frame_stride: steps from one of them to the next.
+        cameras: names of those that the policy sees; empty for one without a name.
         embodiment: the card for `closed_loop.run`, which follows a gripper that comes as changes.
 
     Raises:
@@ -69,6 +71,7 @@ class Server:
             raise ValueError(f'{url} gives no description of its policy: {error}') from error
         self.frames = 1 if self._openpi else self.metadata['frames']
         self.frame_stride = self.metadata['frame_stride']
+        self.cameras = tuple(self.metadata.get('cameras', ()))
         self.embodiment = self._relative_gripper(card)
 
     def close(self) -> None:
@@ -121,21 +124,27 @@ class Server:
     def _ask(self, robot: Any, observation: dict[str, Any]) -> Move:
         """An action float32 [L] and its plan; RuntimeError with the server's words if it refuses."""
         frames, instruction = observation['image'], observation['instruction']
-        image = frames[0] if len(frames) == 1 else frames
+        sent: dict[str, Any] = {
+            name: views[0] if len(views) == 1 else views
+            for name, views in by_camera(frames, self.cameras or ('image',)).items()
+        }
+        if 'state' in self.metadata:
+            sent['state'] = observation['state']
         if self._openpi:
             action, terminate, plan = self._by_openpi(
-                robot, image, instruction, observation['is_first']
+                robot, sent, instruction, observation['is_first']
             )
         else:
-            action, terminate = self._by_openvla(robot, image, instruction)
+            action, terminate = self._by_openvla(robot, sent, instruction)
             plan = ''  # its replies have none
         flag = [] if terminate is None else [float(terminate)]
         return Move(np.array([*flag, *to_internal(action, self.metadata)], np.float32), plan)
 
     def _by_openpi(
-        self, robot: Any, image: np.ndarray, instruction: str, begins: bool
+        self, robot: Any, sent: dict[str, Any], instruction: str, begins: bool
     ) -> tuple[np.ndarray, Any, str]:
-        message = {'observation/image': image, 'prompt': instruction, 'reset': begins}
+        message = {f'observation/{name}': value for name, value in sent.items()}
+        message |= {'prompt': instruction, 'reset': begins}
         robot.send(codec.packb(message))
         reply = robot.recv(timeout=_SECONDS)
         if isinstance(reply, str):
@@ -145,9 +154,9 @@ class Server:
         return answer['actions'][0], flag, answer['plan']
 
     def _by_openvla(
-        self, robot: requests.Session, image: np.ndarray, instruction: str
+        self, robot: requests.Session, sent: dict[str, Any], instruction: str
     ) -> tuple[np.ndarray, Any]:
-        message = codec.dumps({'image': image, 'instruction': instruction})
+        message = codec.dumps({**sent, 'instruction': instruction})
         reply = robot.post(f'{self._url}/act{self._query}', message, timeout=_SECONDS)
         if not reply.ok:
             raise RuntimeError(f'{self._url} refuses: {reply.text}')

@@ -114,16 +114,21 @@ def measure(
         policy.embodiment,
         frames=policy.frames,
         frame_stride=policy.frame_stride,
+        cameras=policy.cameras,
+        state='q01-q99'
+        if policy.settings.state_space
+        else '',  # of which the policy has its own ranges
         on_corrupt='skip',
     )
     swaps = choose(source, episodes, first=first, seed=seed)
     frames = [source.frames(swap.step) for swap in swaps]
     own, other = [swap.own for swap in swaps], [swap.other for swap in swaps]
+    states = [source.state(swap.step) for swap in swaps]
     draw = lambda words, number: _actions(
-        policy, frames, words, temperature=1.0, seed=3 * seed + number
+        policy, frames, words, states, temperature=1.0, seed=3 * seed + number
     )
     draws = [draw(own, 0), draw(own, 1), draw(other, 2)]
-    likeliest = [_actions(policy, frames, words) for words in (own, other)]
+    likeliest = [_actions(policy, frames, words, states) for words in (own, other)]
     space = policy.action_tokenizer.space
     flags = int(space.terminate)
     first_draw, again, swapped = (policy.action_tokenizer.to_integers(a)[:, flags:] for a in draws)
@@ -203,10 +208,14 @@ def _within_scene(step: int, raw: Mapping[str, Any], rng: np.random.Generator) -
 
 
 def _actions(
-    policy: Policy, frames: list[np.ndarray], words: list[str], **settings: Any
+    policy: Policy,
+    frames: list[np.ndarray],
+    words: list[str],
+    states: list[np.ndarray | None],
+    **settings: Any,
 ) -> np.ndarray:
     """Float32 [N, L]."""
-    answers = policy.act_batch(frames, words, **settings)
+    answers = policy.act_batch(frames, words, states, **settings)
     return np.stack([answer.action for answer in answers])
 
 

@@ -63,9 +63,9 @@ def describe(
         'inputs': {
             'images': {
                 'dtype': 'uint8',
-                'shape': ['B', policy.frames, side, side, 3],
+                'shape': ['B', policy.settings.pictures, side, side, 3],
                 'what': f'RGB, {policy.frames} frame(s) a robot, oldest first, '
-                f'{policy.frame_stride} step(s) apart',
+                f'{policy.frame_stride} step(s) apart{_cameras(policy)}',
                 'preprocessing': _preprocessing(policy),
             },
             'prompt': {
@@ -82,9 +82,10 @@ def describe(
             for kind in kinds
         },
         'action': _action(policy, convention),
+        **_state(policy),
         'prompts': {
             kind.name.lower(): {
-                'template': TEMPLATES[kind],
+                'template': template(policy, kind),
                 'trimming': f'blanks around the words go, then any of {_TRIMMED[kind]!r} at their end',
             }
             for kind in kinds
@@ -93,6 +94,35 @@ def describe(
         'call': call.splitlines(),
         'step': policy.step,
         'config': policy.config.to_dict(),
+    }
+
+
+def template(policy: Policy, kind: Kind) -> str:
+    """The prompt of a kind of answer, with the names of what is put in: instruction or question, state."""
+    asks_state = policy.settings.state_space is not None and kind != Kind.TEXT
+    return prompts.with_state(TEMPLATES[kind], '{state}' if asks_state else '')
+
+
+def _cameras(policy: Policy) -> str:
+    if len(policy.cameras) < 2:
+        return ''
+    return f'; a frame is a picture each of {", ".join(policy.cameras)}, in this order'
+
+
+def _state(policy: Policy) -> dict[str, Any]:
+    """The robot's state, and how its numbers become the integers of a prompt."""
+    grid = policy.state_grid
+    if grid is None:
+        return {}
+    return {
+        'state': {
+            'names': list(grid.space.names),
+            'units': list(grid.space.units),
+            **grid.constants(),
+            'what': 'the integers of its numbers, a blank between them, stand for {state} in prompts; what '
+            'lies outside of low to high is clipped to it: min(max(floor((value - origin) / width + half) '
+            '+ middle, first), last)',
+        }
     }
 
 

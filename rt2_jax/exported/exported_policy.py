@@ -10,7 +10,7 @@ This file lies beside the policy and needs jax, numpy, and flatbuffers, with whi
     answer['actions']               # float32 [B, L], the robot's own numbers; policy.json says which
 
 images are uint8 [B, F, S, S, 3], prompt int32 [B, P]; policy.json has the sizes, the wording of prompts
-and how to tokenise them.
+and how to tokenise them. Where a prompt has the robot's {state}, policy.state_text(numbers) writes it.
 """
 
 from __future__ import annotations
@@ -95,6 +95,10 @@ class ExportedPolicy:
         answer = jax.device_get(call(self._weights, fill(images), fill(prompt)))
         return {name: x[:count] for name, x in answer.items()}
 
+    def state_text(self, state: Any) -> str:
+        """The robot's state, float [K] in its own units, as prompts have it; see `state_text` below."""
+        return state_text(self.card, state)
+
     def _check_input(self, name: str, array: np.ndarray) -> None:
         expected = self.card['inputs'][name]
         if not len(array) or array.shape[1:] != tuple(expected['shape'][1:]):
@@ -173,6 +177,28 @@ def read_card(directory: Any) -> dict[str, Any]:
         return json.loads(path.read_text())
     except json.JSONDecodeError as error:
         raise ValueError(f'{path} is damaged: {error}') from error
+
+
+def state_text(card: dict[str, Any], state: Any) -> str:
+    """The robot's state as prompts have it: integers of bins. What is outside of a range is clipped to it.
+
+    Args:
+        card: what policy.json says.
+        state: float [K], in the robot's own units.
+
+    Raises:
+        ValueError: the policy learnt without a state, or with another number of numbers.
+    """
+    if 'state' not in card:
+        raise ValueError('this policy learnt without a state; its prompts have none')
+    bins = {name: np.array(value) for name, value in card['state'].items()}
+    state = np.asarray(state, np.float64)
+    if state.shape != bins['low'].shape or not np.isfinite(state).all():
+        names = ', '.join(card['state']['names'])
+        raise ValueError(f'the state must be finite numbers {names}; got {state.tolist()}')
+    state = np.clip(state, bins['low'], bins['high'])
+    integers = np.floor((state - bins['origin']) / bins['width'] + bins['half']) + bins['middle']
+    return ' '.join(str(int(x)) for x in np.clip(integers, bins['first'], bins['last']))
 
 
 def _present(path: pathlib.Path) -> pathlib.Path:

@@ -77,7 +77,7 @@ def weights_of(policy: Policy) -> dict[str, jax.Array]:
 def _make_function(
     policy: Policy, kind: Kind, convention: Convention
 ) -> Callable[..., dict[str, jax.Array]]:
-    """A function (weights by name, images [B, F, S, S, 3], prompt [B, P]) -> `OUTPUTS`."""
+    """A function (weights by name, images [B, F * V, S, S, 3], prompt [B, P]) -> `OUTPUTS`."""
     tokenizer = policy.action_tokenizer
 
     def answer(
@@ -111,7 +111,7 @@ def _serialise(function: Any, policy: Policy, platforms: Sequence[str], rows: An
         name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in weights_of(policy).items()
     }
     side = policy.image_size
-    images = jax.ShapeDtypeStruct((rows, policy.frames, side, side, 3), jnp.uint8)
+    images = jax.ShapeDtypeStruct((rows, policy.settings.pictures, side, side, 3), jnp.uint8)
     prompt = jax.ShapeDtypeStruct((rows, policy.prompt_length), jnp.int32)
     exported = jax.export.export(function, platforms=tuple(platforms))(shapes, images, prompt)
     return bytes(exported.serialize())

@@ -1,8 +1,8 @@
 """Observation and instruction in, action out: what evaluation, serving and notebooks share.
 
-A frame is uint8 [H, W, 3]. An action is float32 [L], the numbers of the robot's action space: RT-2's
-arm has 8 (terminate, then seven dimensions), Language-Table's 2. Where the space has no terminate
-number, the policy never ends an episode: whoever runs it has to.
+A frame is uint8 [H, W, 3], or such a picture of each camera. An action is float32 [L], the numbers of
+the robot's action space: RT-2's arm has 8 (terminate, then seven dimensions), Language-Table's 2.
+Without a terminate number the policy never ends an episode: whoever runs it has to.
 
     policy = Policy.from_checkpoint("runs/cofinetune")
     robot = policy.robot()
@@ -21,7 +21,7 @@ from jax.sharding import Mesh
 import numpy as np
 
 from rt2_jax.checkpoints import loading, param_shapes
-from rt2_jax.data import history, images as image_processing
+from rt2_jax.data import views
 from rt2_jax.data.robot_card import RobotCard
 from rt2_jax.decoding import compact
 from rt2_jax.decoding.grammar import Grammar, Kind
@@ -29,6 +29,7 @@ from rt2_jax.decoding.sampler import Sampler
 from rt2_jax.models import backbone
 from rt2_jax.models.backbone import Backbone
 from rt2_jax.nearest import check
+from rt2_jax.policy import observations
 from rt2_jax.policy.answers import Answer, decode_answer
 from rt2_jax.policy.attention import ImageAttention
 from rt2_jax.policy.conventions import Convention
@@ -56,8 +57,8 @@ class Policy:
         params: its parameter tree.
         tokenizer: of the run.
         action_tokenizer: of the action space that the policy acts in.
-        settings: see `Settings`; `image_size`, `frames`, `frame_stride`, `prompt_length`, `plan` and
-            `embodiment` are short for its fields.
+        settings: see `Settings`; `image_size`, `frames`, `frame_stride`, `cameras`, `prompt_length`,
+            `plan` and `embodiment` are short for its fields.
         batch_sizes: static batch sizes, ascending.
         mesh: devices of this process that share the work, None for one device. Parameters and batches
             are split over it as in training; `params` must lie on it already (`state.place`).
@@ -66,6 +67,7 @@ class Policy:
         cards: the cards that the checkpoint has recorded, by robot set or source.
         config: the training run's config, None if made without one.
         step: how many steps the weights were trained for, None if not known.
+        state_grid: of the numbers of states in prompts; None where they have none.
         pointer: puts places in the stead of things in instructions, for a model that needs them.
     """
 
@@ -102,7 +104,10 @@ class Policy:
             self.sampler, params, self.prompt_length, settings.batch_sizes, mesh, settings.seed
         )
         self.params, self.batch_sizes = self._runner.params, self._runner.batch_sizes
-        self._prompts = PromptEncoder(tokenizer, self.prompt_length, settings.long_prompts)
+        self._prompts = PromptEncoder(
+            tokenizer, self.prompt_length, settings.long_prompts, settings.state_space
+        )
+        self.cameras, self.state_grid = settings.cameras, self._prompts.state_grid
         self._image_attention = ImageAttention(model, grammar, self.prompt_length, mesh)
 
     @classmethod
@@ -144,7 +149,8 @@ class Policy:
             loaded = loading.load_for_inference(workdir, step, onto)
             params = loaded.params
         chosen = loaded.select_source(source)
-        settings = {'embodiment': chosen.card, 'mesh': mesh, 'weights': weights} | settings
+        acting = {'embodiment': chosen.card, 'state_space': chosen.state_space}
+        settings = acting | {'mesh': mesh, 'weights': weights} | settings
         parts = loaded.config, params, loaded.tokenizer, chosen.action_space
         policy = cls.from_config(*parts, **settings)
         policy.source, policy.sources = chosen.name, tuple(sorted(loaded.action_spaces))
@@ -185,14 +191,15 @@ class Policy:
             policy.pointer = Pointer(cls.from_checkpoint(source))
         return policy
 
-    def act(self, image: Any, instruction: str, **settings: Any) -> Answer:
+    def act(self, image: Any, instruction: str, state: Any = None, **settings: Any) -> Answer:
         """The next action for one robot; arguments as for `act_batch`."""
-        return self.act_batch([image], [instruction], **settings)[0]
+        return self.act_batch([image], [instruction], [state], **settings)[0]
 
     def act_batch(
         self,
         images: Sequence[Any],
         instructions: Sequence[str],
+        states: Sequence[Any] | None = None,
         *,
         temperature: float = 0.0,
         plan: Plan | None | Sequence[Plan] = None,
@@ -204,13 +211,15 @@ class Policy:
 
         Args:
             images: one observation a robot: uint8 [H, W, 3] RGB of any size, JPEG or PNG bytes, or,
-                for a model with a history, F of these, oldest first.
+                for a model with a history, F of these, oldest first; of several cameras these by
+                name, or as `Robot.see` gives them.
             instructions: one a robot, as an operator says it ("pick banana").
+            states: of each robot, float [K] in its data's numbers, for a policy that learnt with them.
             temperature: 0 takes the likeliest action.
             plan: False acts at once, True lets the model plan first, a text is the plan (one for all
                 or one a robot); None does what the checkpoint was trained for.
             seed: of the draws where the temperature is above 0; None takes another one each call.
-            raw: the instructions are whole prompts already ("Q: what action ...? A:").
+            raw: the instructions are whole prompts already ("Q: what action ...? A:"), a state included.
             alternatives: how many likeliest values of each number the answers hold; 0 costs nothing.
 
         Raises:
@@ -219,16 +228,17 @@ class Policy:
         """
         plan = self.plan if plan is None else plan
         plans = [plan] * len(images) if isinstance(plan, (bool, str)) else list(plan)
-        if not len(images) == len(instructions) == len(plans):
+        states = [None] * len(images) if states is None else states
+        if not len(images) == len(instructions) == len(plans) == len(states):
             counts = f'{len(images)} images, {len(instructions)} instructions, {len(plans)} plans'
-            raise ValueError(f'{counts}; there must be as many of each.')
+            raise ValueError(f'{counts}, {len(states)} states; there must be as many of each.')
         kinds = [Kind.PLAN if plan else Kind.ACTION for plan in plans]
         forced = [
             self.tokenizer.encode(prompts.plan(plan)) if isinstance(plan, str) and plan else []
             for plan in plans
         ]
-        frames = map(image_processing.observed, images)
-        rows = zip(frames, instructions, kinds, forced, strict=True)
+        frames = (views.observed(image, self.cameras) for image in images)
+        rows = zip(frames, instructions, kinds, forced, states, strict=True)
         inputs = [self.prepare(*row, raw=raw) for row in rows]
         answers = self.run(inputs, temperature=temperature, seed=seed, alternatives=alternatives)
         return cast(list[Answer], answers)
@@ -246,13 +256,10 @@ class Policy:
         seed: int | None = None,
         raw: bool = False,
     ) -> list[str]:
-        """Answers to several questions; arguments as for `act_batch`.
-
-        A single picture is repeated for a model with a history.
-        """
+        """Answers to several questions, as `act_batch`; a picture alone stood still before all cameras."""
         if len(images) != len(questions):
             raise ValueError(f'{len(images)} images for {len(questions)} questions.')
-        frames = map(image_processing.observed, images)
+        frames = (views.observed(image, self.cameras) for image in images)
         rows = zip(frames, questions, strict=True)
         inputs = [self.prepare(*row, Kind.TEXT, raw=raw) for row in rows]
         return cast(list[str], self.run(inputs, temperature=temperature, seed=seed))
@@ -263,25 +270,25 @@ class Policy:
         text: str,
         kind: Kind,
         forced: Sequence[int] = (),
+        state: Any = None,
         *,
         raw: bool = False,
     ) -> Inputs:
         """Inputs of `run`: cropped, resized and tokenised. Any thread may do it.
 
         Args:
-            frames: uint8 [F, H, W, 3], as `images.observed` gives them; one is enough for a question.
+            frames: uint8 [F * V, H, W, 3], as `views.observed` gives them; one is enough for a question.
             text: an instruction, or a question where the kind is TEXT.
             kind: of the answer.
             forced: token ids of a given plan.
+            state: see `act_batch`.
             raw: the text is the whole prompt.
         """
         text = check_text('question' if kind == Kind.TEXT else 'instruction', text)
         if self.pointer and kind != Kind.TEXT and not raw:
             text = self.pointer(frames[0], text)
-        prompt = self._prompts.encode(text, None if raw else kind)
-        if kind == Kind.TEXT:
-            frames = history.of_still(frames, self.frames)
-        return Inputs(self._resize(frames, kind), prompt, kind, forced)
+        prompt = self._prompts.encode(text, None if raw else kind, state)
+        return Inputs(observations.resized(frames, kind, self.settings), prompt, kind, forced)
 
     def run(
         self,
@@ -307,6 +314,7 @@ class Policy:
         image: Any,
         instruction: str,
         answer: Answer,
+        state: Any = None,
         *,
         per_layer: bool = False,
         raw: bool = False,
@@ -317,29 +325,32 @@ class Policy:
             image: of the `act` that gave the answer; so are `instruction` and `raw`.
             instruction: what was to be done.
             answer: its plan is part of the context.
+            state: as `image`.
             per_layer: by layer of the decoder, in place of the mean over them.
             raw: the instruction is the whole prompt.
 
         Returns:
-            float32 [L, F, rows, columns] ([layers, L, ...] if `per_layer`), mean over heads: the share
+            float32 [L, F * V, rows, columns] ([layers, L, ...] if `per_layer`), mean over heads: the share
             of each image token, in rows from the top left of the frame as `preprocess` gives it. The
             rest to 1 went to the prompt and, in some models, to the tokens of the answer before.
 
         Raises:
             ValueError: as `act_batch`, or the action is not of this policy's action space.
         """
-        length = self.action_tokenizer.length
-        if (numbers := len(answer.tokens)) != length:
+        numbers, length = len(answer.tokens), self.action_tokenizer.length
+        if numbers != length:
             raise ValueError(f'The action has {numbers} numbers; this policy decides {length}.')
         kind = Kind.PLAN if len(answer.plan_tokens) else Kind.ACTION
-        inputs = self.prepare(image_processing.observed(image), instruction, kind, raw=raw)
+        pictures = views.observed(image, self.cameras)
+        inputs = self.prepare(pictures, instruction, kind, state=state, raw=raw)
         tokens = [*answer.plan_tokens, *answer.tokens]
         attention = self._image_attention(self.params, inputs, tokens)
         return attention if per_layer else attention.mean(0)
 
     def robot(self) -> Robot:
         """The memory of one robot (its frames, its gripper) that the policy acts for."""
-        return Robot(self.frames, self.frame_stride, self.embodiment, self.settings.patience)
+        patience = self.settings.patience
+        return Robot(self.frames, self.frame_stride, self.embodiment, patience, self.cameras)
 
     def convention(self, name: str | None = None) -> Convention:
         """In whose numbers actions leave for the robot, by default its own; see `Convention.create`."""
@@ -364,30 +375,18 @@ class Policy:
         """Compiles for these batch sizes (all by default), each kind of answer, and `alternatives`."""
         for size in batch_sizes or self.batch_sizes:
             for kind in kinds:
-                inputs = [self._empty_inputs(kind)] * size
+                inputs = [observations.empty(kind, self.tokenizer.eos_id, self.settings)] * size
                 self._runner.run(inputs, seed=0, alternatives=alternatives)
 
     def warm_up_attention(self) -> None:
         """Compiles `attention`."""
-        tokens = [self.tokenizer.eos_id] * self.action_tokenizer.length
-        self._image_attention(self.params, self._empty_inputs(Kind.ACTION), tokens)
-
-    def _empty_inputs(self, kind: Kind) -> Inputs:
-        frames = np.zeros([self.frames, self.image_size, self.image_size, 3], np.uint8)
-        return Inputs(frames, [self.tokenizer.eos_id], kind)
+        eos, length = self.tokenizer.eos_id, self.action_tokenizer.length
+        inputs = observations.empty(Kind.ACTION, eos, self.settings)
+        self._image_attention(self.params, inputs, [eos] * length)
 
     def preprocess(self, image: Any, kind: Kind = Kind.ACTION) -> np.ndarray:
-        """An observation as the model sees it for a kind of answer: uint8 [F, S, S, 3]; see `act_batch`."""
-        return self._resize(image_processing.observed(image), kind)
-
-    def _resize(self, frames: np.ndarray, kind: Kind) -> np.ndarray:
-        if len(frames) != self.frames:
-            raise ValueError(
-                f'This model sees {self.frames} frame(s) at a time, {self.frame_stride} step(s) '
-                f'apart; got {len(frames)}. Policy.robot() keeps them.'
-            )
-        settings = self.settings
-        return settings.augment.evaluation(frames, self.image_size, settings.crops(kind))
+        """An observation as the model sees it for a kind of answer, uint8 [F * V, S, S, 3]."""
+        return observations.resized(views.observed(image, self.cameras), kind, self.settings)
 
     def prompt_array(self, texts: Sequence[str]) -> np.ndarray:
         """Whole prompts to ids int32 [B, P], padded on the right; raises as `act_batch`."""

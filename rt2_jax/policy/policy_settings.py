@@ -22,6 +22,9 @@ class Settings:
         prompt_length: most tokens of a prompt, P.
         frames: frames of an observation, F, oldest first.
         frame_stride: steps between two frames.
+        cameras: names of the cameras that a frame has a picture of each of, V, in order; empty for one
+            without a name.
+        state_space: of the states in prompts; None where they have none.
         text_length: most tokens of an answer in words.
         plan_length: most tokens of a plan.
         plan: whether `act` plans by default.
@@ -41,6 +44,8 @@ class Settings:
     prompt_length: int
     frames: int = 1
     frame_stride: int = 1
+    cameras: tuple[str, ...] = ()
+    state_space: ActionSpace | None = None
     text_length: int = 48
     plan_length: int = 32
     plan: bool = False
@@ -82,6 +87,7 @@ class Settings:
             'prompt_length': data.prompt_length,
             'frames': data.frames,
             'frame_stride': data.get('frame_stride', 1),
+            'cameras': tuple(data.get('cameras', ())),
             # The longest target was a plan, an action and EOS.
             'text_length': data.target_length,
             'plan_length': max(data.target_length - action_space.length - 1, 8),
@@ -92,6 +98,11 @@ class Settings:
             'one_pass': config.get('one_pass', False),
         }
         return cls(**(implied | changes))
+
+    @property
+    def pictures(self) -> int:
+        """Pictures of an observation: of each frame one a camera."""
+        return self.frames * max(1, len(self.cameras))
 
     @property
     def sampling(self) -> dict[str, Any]:

@@ -8,12 +8,13 @@ arm.move(policy.convention().values(answer.action, robot))
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 import copy
 from typing import Any
 
 import numpy as np
 
-from rt2_jax.data import images
+from rt2_jax.data import views
 from rt2_jax.data.history import History
 from rt2_jax.data.robot_card import RobotCard
 
@@ -31,6 +32,7 @@ class Robot:
         frame_stride: steps from one of them to the next.
         card: of the robot; without one grippers are left alone.
         patience: how many actions in a row must end the episode before it ends.
+        cameras: names of the cameras that a frame has a picture of each of, in order; empty for one.
 
     Attributes:
         gripper: the last position of a relative gripper: -1 open, as an episode begins, +1 closed.
@@ -43,10 +45,12 @@ class Robot:
         frame_stride: int = 1,
         card: RobotCard | None = None,
         patience: int = 1,
+        cameras: Sequence[str] = (),
     ) -> None:
         if patience < 1:
             raise ValueError(f'patience is {patience}; at least 1 action ends an episode.')
         self._frames, self._frame_stride, self._patience = frames, frame_stride, patience
+        self._cameras = cameras
         self._gripper_index: int | None = None
         if card and card.gripper and card.gripper.kind == 'relative':
             self._gripper_index = card.action_space.number_names.index('gripper')
@@ -70,21 +74,24 @@ class Robot:
         """Takes the robot's next frame, and gives what the policy is to see.
 
         Args:
-            image: uint8 [H, W, 3] RGB, or JPEG or PNG bytes.
+            image: uint8 [H, W, 3] RGB, or JPEG or PNG bytes; of several cameras these by name, or a list in
+                their order.
 
         Returns:
-            uint8 [F, H, W, 3], oldest first; an episode's first frame stands in for those before it.
+            uint8 [F, H, W, 3], oldest first; an episode's first frame stands in for those before it. Of
+            V cameras [F * V, H, W, 3], see `views.py`.
 
         Raises:
             ValueError: no such picture, or one of another size than the episode's last.
         """
-        frames = images.observed(image)
-        if len(frames) != 1:
-            raise ValueError(f'A robot sees one frame at a time; got {len(frames)}.')
-        return self.add(frames[0])
+        frame = views.observed(image, self._cameras)
+        if len(frame) != max(1, len(self._cameras)):
+            each = f', a picture each of {", ".join(self._cameras)}' if self._cameras else ''
+            raise ValueError(f'A robot sees one frame at a time{each}; got {len(frame)}.')
+        return self.add(frame if self._cameras else frame[0])
 
     def add(self, frame: np.ndarray) -> np.ndarray:
-        """As `see`, for a frame that is known to be uint8 [H, W, 3]."""
+        """As `see`, for a frame that is known to be uint8 [V, H, W, 3]."""
         if self._shape not in (None, frame.shape):
             raise ValueError(
                 f'A frame of {list(frame.shape)} follows one of {list(self._shape)}; '

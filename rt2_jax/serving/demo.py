@@ -49,6 +49,12 @@ class Demo:
                 f'{", ".join(ActionSpace.rt1_bounds().number_names)}; this policy decides '
                 f'{", ".join(names)}.'
             )
+        needs = service.needs
+        if len(needs.cameras) > 1 or needs.state:
+            raise ValueError(
+                '--demo plays on the tabletop, which shows one picture; this policy acts by '
+                f'{", ".join((*needs.cameras, *(["a state"] if needs.state else [])))}.'
+            )
         self.service, self.simulator = service, Simulator()
         self.open_tables = 0
         self._page = resources.files('rt2_jax.serving').joinpath('demo.html').read_text('utf-8')

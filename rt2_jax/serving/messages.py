@@ -1,8 +1,6 @@
 """What clients send, in the keys of whichever protocol, as a `Request`.
 
-The policy sees one camera, so of the keys of a dialect one is read; the others are taken and ignored.
-Sources: openpi's examples/{libero,droid,aloha_sim}, OpenVLA's vla-scripts/deploy.py and OpenVLA-OFT's
-experiments/robot/openvla_utils.py; vla-eval's types.py and benchmarks.
+Which keys are read is said in `dialects.py`; of vla-eval, in its types.py and benchmarks.
 """
 
 from __future__ import annotations
@@ -11,75 +9,29 @@ import base64
 from collections.abc import Callable, Collection, Mapping, Sequence
 import dataclasses
 import re
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
+from rt2_jax.data import views
 from rt2_jax.nearest import nearest
 from rt2_jax.serving import codec
+from rt2_jax.serving.dialects import (
+    ACT,
+    ACT_KEYS,
+    CONTROL_WORDS,
+    WEBSOCKET,
+    WEBSOCKET_KEYS,
+    Dialect,
+    Needs,
+    find_dialect,
+    flatten,
+)
 from rt2_jax.serving.limits import Limits, Malformed
 from rt2_jax.text import prompts
 
-# Each says that an episode begins with this message: True, or the control word.
-STARTS = ('reset', 'episode_start', '__ctrl__')
-CONTROL_WORDS = ('reset', 'episode_start')
-WEBSOCKET_KEYS = ('prompt', 'deadline_ms', *STARTS)
-ACT_KEYS = ('instruction', 'unnorm_key', *STARTS)
-# 'images/cam_high' may come as {'images': {'cam_high': ...}}; so may 'observation/...'.
-NESTED = ('images', 'observation')
-
 _ROBOT_PROMPT = re.compile(
     re.escape(prompts.robot('\0')).replace(re.escape('\0'), '(.+)'), re.DOTALL
-)
-
-
-@dataclasses.dataclass(frozen=True)
-class Dialect:
-    """The keys of one family of clients.
-
-    Attributes:
-        name: of the family.
-        camera: key of the picture that the policy sees.
-        ignored: other keys that the clients send.
-        channels_first: pictures are [3, H, W].
-        chunks: the reply of POST /act is a list of actions, here of one.
-    """
-
-    name: str
-    camera: str
-    ignored: tuple[str, ...] = ()
-    channels_first: bool = False
-    chunks: bool = False
-
-
-WEBSOCKET = (
-    Dialect('LIBERO', 'observation/image', ('observation/wrist_image', 'observation/state')),
-    Dialect(
-        'DROID',
-        'observation/exterior_image_1_left',
-        (
-            'observation/exterior_image_2_left',
-            'observation/wrist_image_left',
-            'observation/joint_position',
-            'observation/cartesian_position',
-            'observation/gripper_position',
-        ),
-    ),
-    Dialect(
-        'ALOHA',
-        'images/cam_high',
-        ('images/cam_low', 'images/cam_left_wrist', 'images/cam_right_wrist', 'state'),
-        channels_first=True,
-    ),
-)
-ACT = (
-    Dialect('OpenVLA', 'image'),
-    Dialect(
-        'OpenVLA-OFT',
-        'full_image',
-        ('wrist_image', 'left_wrist_image', 'right_wrist_image', 'state'),
-        chunks=True,
-    ),
 )
 
 
@@ -88,8 +40,8 @@ class Request:
     """A picture, and an instruction or a question.
 
     Attributes:
-        frames: uint8 [F, H, W, 3], oldest first; one, unless the client keeps a history itself. None
-            where the message only says that an episode begins.
+        frames: uint8 [F * V, H, W, 3] of V cameras, see `data/views.py`; of one frame, unless the client
+            keeps a history itself. None where the message only says that an episode begins.
         text: an instruction, or the whole prompt of a question.
         wants_text: whether it is a question.
         reset: whether an episode begins with it.
@@ -97,6 +49,7 @@ class Request:
         encoded: whether JSON came within JSON, and so is the reply.
         chunks: whether the client takes a list of actions.
         msgpack_numpy: whether arrays came in the form of msgpack-numpy, and so do those of the reply.
+        state: float64 [K], the robot's; None where none is read.
     """
 
     frames: np.ndarray | None
@@ -107,26 +60,33 @@ class Request:
     encoded: bool = False
     chunks: bool = False
     msgpack_numpy: bool = False
+    state: np.ndarray | None = None
 
 
-def from_openpi(message: bytes, limits: Limits) -> Request:
+def from_openpi(message: bytes, limits: Limits, needs: Needs = Needs()) -> Request:
     """An observation of openpi's protocol; Malformed or TooLarge if it is none."""
+    dialects = needs.dialects(WEBSOCKET)
     fields, foreign = _decode(codec.unpack_any, message)
     fields = flatten(fields)
-    dialect = find_dialect(fields, WEBSOCKET, WEBSOCKET_KEYS)
+    dialect = find_dialect(fields, dialects, WEBSOCKET_KEYS)
     _check_finite(fields)
     seconds = _seconds(fields.get('deadline_ms'))
     reset = _episode_starts(fields)
     if reset and dialect is None and 'prompt' not in fields:
         return Request(None, '', reset=True, seconds=seconds, msgpack_numpy=foreign)
-    dialect = _check_needed(fields, dialect, WEBSOCKET[0], 'prompt')
+    dialect = _check_needed(fields, dialect, dialects[0], 'prompt')
     text, wants_text = _instruction_or_question(limits.check_text("'prompt'", fields['prompt']))
-    frames = _frames(fields, dialect, limits)
-    return Request(frames, text, wants_text, reset, seconds, msgpack_numpy=foreign)
+    frames, state = _observation(fields, dialect, limits, wants_text)
+    return Request(frames, text, wants_text, reset, seconds, msgpack_numpy=foreign, state=state)
 
 
 def from_act(
-    message: bytes, limits: Limits, source: str, sources: Collection[str], card: str = ''
+    message: bytes,
+    limits: Limits,
+    source: str,
+    sources: Collection[str],
+    card: str = '',
+    needs: Needs = Needs(),
 ) -> Request:
     """OpenVLA's request; Malformed or TooLarge if it is none.
 
@@ -136,10 +96,12 @@ def from_act(
         source: the data set that the policy acts for, and so the `unnorm_key` that it takes.
         sources: all that it learnt from.
         card: name of the robot's card, which does as well where no source is called so.
+        needs: of the policy.
     """
+    dialects = needs.dialects(ACT)
     fields, encoded = _decode(codec.loads_any, message)
-    dialect = find_dialect(fields, ACT, ACT_KEYS)
-    dialect = _check_needed(fields, dialect, ACT[0], 'instruction')
+    dialect = find_dialect(fields, dialects, ACT_KEYS)
+    dialect = _check_needed(fields, dialect, dialects[0], 'instruction')
     key = fields.get('unnorm_key')
     if key is not None and key != source and (key != card or key in sources):
         _refuse_key(key if isinstance(key, str) else repr(key), source, sources)
@@ -148,11 +110,13 @@ def from_act(
     text, wants_text = _instruction_or_question(instruction)
     if wants_text:
         raise Malformed("'instruction' is a question; POST it to /answer as 'question'.")
-    frames = _frames(fields, dialect, limits)
-    return Request(frames, text, encoded=encoded, chunks=dialect.chunks)
+    frames, state = _observation(fields, dialect, limits)
+    return Request(frames, text, encoded=encoded, chunks=dialect.chunks, state=state)
 
 
-def from_vla_eval(payload: Any, limits: Limits, camera: str | None = None) -> Request:
+def from_vla_eval(
+    payload: Any, limits: Limits, cameras: Sequence[str] = (), state: bool = False
+) -> Request:
     """An observation of vla-eval: {'images': {NAME: picture}, 'task_description': text, ...}.
 
     Each benchmark sends further keys of its own; none is read but CALVIN's 'episode_restart'.
@@ -160,7 +124,9 @@ def from_vla_eval(payload: Any, limits: Limits, camera: str | None = None) -> Re
     Args:
         payload: of the message, as `codec.unpack_vla_eval` gives it.
         limits: of the server.
-        camera: name of the picture that the policy sees; may be left out where one picture comes.
+        cameras: names of the pictures that the policy sees, in its order; none where it sees one, and one
+            comes.
+        state: whether it acts by the robot's state, which is under 'states' or 'state'.
 
     Raises:
         Malformed: it is no observation, or which picture is meant isn't clear.
@@ -173,13 +139,23 @@ def from_vla_eval(payload: Any, limits: Limits, camera: str | None = None) -> Re
             raise Malformed(
                 f'The key {key!r} is missing. Got: {", ".join(map(repr, payload)) or "nothing"}.'
             )
-    name = _select_camera(payload['images'], camera)
+    names = _select_cameras(payload['images'], cameras)
     text = limits.check_text("'task_description'", payload['task_description'])
     restart = payload.get('episode_restart', False)
     if not isinstance(restart, (bool, np.bool_)):
         raise Malformed(f"'episode_restart' is {str(restart)[:40]}; True or False is needed.")
-    frames = limits.check_picture(f'images[{name!r}]', payload['images'][name])
-    return Request(frames, text, reset=bool(restart))
+    pictures = {f'images[{name!r}]': payload['images'][name] for name in names}
+    frames = _interleaved(pictures, limits)
+    felt = None
+    if state:
+        key = 'states' if 'states' in payload or 'state' not in payload else 'state'
+        if key not in payload:
+            raise Malformed(
+                "The key 'states' is missing, the robot's state, by which this policy acts. Got: "
+                f'{", ".join(map(repr, payload))}.'
+            )
+        felt = _numbers(key, payload[key])
+    return Request(frames, text, reset=bool(restart), state=felt)
 
 
 def from_answer(message: bytes, limits: Limits) -> Request:
@@ -189,51 +165,8 @@ def from_answer(message: bytes, limits: Limits) -> Request:
     dialect = _check_needed(fields, dialect, ACT[0], 'question')
     text = limits.check_text("'question'", fields['question'])
     prompt = text if _is_question_prompt(text) else prompts.web(text)
-    return Request(_frames(fields, dialect, limits), prompt, True, encoded=encoded)
-
-
-def ignored_keys(dialects: Sequence[Dialect]) -> tuple[str, ...]:
-    """All keys that are taken and not read."""
-    return tuple(key for dialect in dialects for key in dialect.ignored)
-
-
-def flatten(message: Mapping[Any, Any]) -> dict[Any, Any]:
-    """The message with 'images/cam_high' for {'images': {'cam_high': ...}}."""
-    flat: dict[Any, Any] = {}
-    for key, value in message.items():
-        if key in NESTED and isinstance(value, dict):
-            flat |= {f'{key}/{inner}': entry for inner, entry in value.items()}
-        else:
-            flat[key] = value
-    return flat
-
-
-def find_dialect(
-    message: Mapping[Any, Any], dialects: Sequence[Dialect], others: Collection[str]
-) -> Dialect | None:
-    """The dialect whose camera a message holds, None if it holds no camera.
-
-    Args:
-        message: as `flatten` gives it.
-        dialects: of the protocol.
-        others: keys that every dialect may have.
-
-    Raises:
-        Malformed: an unknown key, with the nearest one that is read, or several cameras.
-    """
-    cameras = [dialect.camera for dialect in dialects]
-    valid = {*cameras, *others, *ignored_keys(dialects)}
-    for key in message:
-        if key not in valid:
-            name = key if isinstance(key, str) else repr(key)
-            raise Malformed(f'Unknown key {name[:80]!r}{nearest(name[:80], [*cameras, *others])}')
-    present = [dialect for dialect in dialects if dialect.camera in message]
-    if len(present) > 1:
-        raise Malformed(
-            f'{" and ".join(repr(dialect.camera) for dialect in present)} are both cameras that the '
-            'policy would see; send one of them.'
-        )
-    return present[0] if present else None
+    frames, _ = _observation(fields, dialect, limits, wants_text=True)
+    return Request(frames, prompt, True, encoded=encoded)
 
 
 def channels_last(picture: Any) -> Any:
@@ -243,7 +176,7 @@ def channels_last(picture: Any) -> Any:
     return picture
 
 
-def _select_camera(pictures: Any, camera: str | None) -> str:
+def _select_cameras(pictures: Any, cameras: Sequence[str]) -> Sequence[str]:
     if not isinstance(pictures, dict):
         raise Malformed(
             f"'images' must be a map from a camera's name to its picture; got {type(pictures).__name__}."
@@ -251,18 +184,19 @@ def _select_camera(pictures: Any, camera: str | None) -> str:
     if not pictures:
         raise Malformed("'images' is empty; the policy needs one picture.")
     names = ', '.join(repr(name) for name in pictures)
-    if camera is None:
+    if not cameras:
         if len(pictures) > 1:
             raise Malformed(
                 f"{len(pictures)} pictures came, and the policy sees one: name it in the server's "
                 f'address, ?camera=NAME. Got: {names}.'
             )
-        return next(iter(pictures))
-    if camera not in pictures:
-        raise Malformed(
-            f"No picture of the camera {camera!r}, which the server's address names. Got: {names}."
-        )
-    return camera
+        return list(pictures)
+    for camera in cameras:
+        if camera not in pictures:
+            raise Malformed(
+                f"No picture of the camera {camera!r}, which the server's address names. Got: {names}."
+            )
+    return cameras
 
 
 def _decode(decode: Callable[[bytes], tuple[Any, bool]], message: bytes) -> tuple[dict, bool]:
@@ -306,7 +240,10 @@ def _check_needed(
     """The message's dialect; Malformed unless it has a camera and its text."""
     if dialect is not None and text in fields:
         return dialect
-    key = text if dialect else usual.camera
+    _refuse_missing(text if dialect else usual.camera, fields)
+
+
+def _refuse_missing(key: str, fields: Mapping[str, Any]) -> NoReturn:
     raise Malformed(f'The key {key!r} is missing. Got: {", ".join(map(repr, fields))}.')
 
 
@@ -335,12 +272,44 @@ def _episode_starts(fields: Mapping[str, Any]) -> bool:
     return any(starts) or word is not None
 
 
-def _frames(fields: Mapping[str, Any], dialect: Dialect, limits: Limits) -> np.ndarray:
-    """The frames uint8 [F, H, W, 3] of the camera that the policy sees."""
-    picture = _from_base64(dialect.camera, fields[dialect.camera])
+def _observation(
+    fields: Mapping[str, Any], dialect: Dialect, limits: Limits, wants_text: bool = False
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """The pictures uint8 [F * V, H, W, 3] that the policy sees, and the state [K] if it acts by one.
+
+    A question needs the first camera's picture alone.
+    """
+    keys = (dialect.camera,) if wants_text else (dialect.camera, *dialect.more)
+    for key in keys if wants_text else dialect.needed:
+        if key not in fields:
+            _refuse_missing(key, fields)
+    pictures = {key: _from_base64(key, fields[key]) for key in keys}
     if dialect.channels_first:
-        picture = channels_last(picture)
-    return limits.check_picture(repr(dialect.camera), picture)
+        pictures = {key: channels_last(picture) for key, picture in pictures.items()}
+    frames = _interleaved({repr(key): picture for key, picture in pictures.items()}, limits)
+    if not dialect.needs_state or wants_text:
+        return frames, None
+    return frames, _numbers(dialect.state, fields[dialect.state])
+
+
+def _interleaved(pictures: Mapping[str, Any], limits: Limits) -> np.ndarray:
+    """Pictures, or frames, of each camera as `data/views.py` has them; the keys name them in errors."""
+    parts = {what: limits.check_picture(what, picture) for what, picture in pictures.items()}
+    if len({len(frames) for frames in parts.values()}) > 1:
+        counts = ', '.join(f'{what} {len(frames)}' for what, frames in parts.items())
+        raise Malformed(f'The cameras show different numbers of frames: {counts}.')
+    return views.interleave(list(parts.values()))
+
+
+def _numbers(key: str, values: Any) -> np.ndarray:
+    """A state float64 [K]; Malformed for anything but a list of numbers."""
+    numbers = np.asarray(values) if isinstance(values, (np.ndarray, list, tuple)) else None
+    if numbers is None or numbers.dtype.kind not in 'fiu' or numbers.ndim != 1:
+        shape = (
+            type(values).__name__ if numbers is None else f'{numbers.dtype} {list(numbers.shape)}'
+        )
+        raise Malformed(f"{key!r} must be the state's numbers, [K]; got {shape}.")
+    return numbers.astype(np.float64)
 
 
 def _check_finite(fields: Mapping[str, Any]) -> None:

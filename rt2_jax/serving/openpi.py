@@ -23,7 +23,8 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from rt2_jax.policy import Policy
 from rt2_jax.policy.answers import Answer
 from rt2_jax.policy.conventions import CONVENTIONS, Convention
-from rt2_jax.serving import codec, messages
+from rt2_jax.serving import codec, dialects, messages
+from rt2_jax.serving.dialects import Needs
 from rt2_jax.serving.limits import Malformed, NotReady, Refusal
 from rt2_jax.serving.service import Service, Session, Timing
 
@@ -32,9 +33,11 @@ _ERROR, _RESTART = 1011, 1012  # websocket close codes
 
 def describe(policy: Policy, convention: Convention) -> dict[str, Any]:
     """`describe_policy` and the keys that are read here; GET / gives it too."""
+    read = Needs.of(policy).dialects(dialects.WEBSOCKET)
+    keys = dict.fromkeys(key for dialect in read for key in dialect.needed)
     return describe_policy(policy, convention) | {
-        'observation_keys': [*(x.camera for x in messages.WEBSOCKET), *messages.WEBSOCKET_KEYS],
-        'ignored_keys': list(messages.ignored_keys(messages.WEBSOCKET)),
+        'observation_keys': [*keys, *dialects.WEBSOCKET_KEYS],
+        'ignored_keys': list(dialects.ignored_keys(read)),
     }
 
 
@@ -66,6 +69,11 @@ def describe_policy(policy: Policy, convention: Convention) -> dict[str, Any]:
         'plan': policy.plan,
         'remembers': [name for name, is_kept in kept.items() if is_kept],
     }
+    if policy.cameras:
+        metadata['cameras'] = list(policy.cameras)
+    if space := policy.settings.state_space:
+        names = ('names', 'units', 'low', 'high')
+        metadata['state'] = {name: list(getattr(space, name)) for name in names}
     if card:
         metadata |= {
             'card': card.name,
@@ -142,7 +150,7 @@ async def _reply(
 ) -> bytes:
     if message is None:
         raise Malformed('A text came; an observation is a binary message of msgpack.')
-    read = functools.partial(messages.from_openpi, message, service.limits)
+    read = functools.partial(messages.from_openpi, message, service.limits, service.needs)
     request, answer, timing = await service.answer(labels, read, session)
     reply: dict[str, Any] = {'reset': True}
     if answer is not None and timing is not None:

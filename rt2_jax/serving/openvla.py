@@ -43,6 +43,7 @@ async def act(http: HTTPRequest, service: Service) -> Response:
         source=policy.source,
         sources=policy.sources,
         card=card,
+        needs=service.needs,
     )
     request, answer = await _answer(http, service, convention, read)
     action = cast(Answer, answer).action

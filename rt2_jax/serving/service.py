@@ -24,6 +24,7 @@ from rt2_jax.policy import Policy
 from rt2_jax.policy.answers import Answer
 from rt2_jax.policy.conventions import CONVENTIONS, Convention
 from rt2_jax.policy.runner import Inputs
+from rt2_jax.serving.dialects import Needs
 from rt2_jax.serving.limits import (
     SEND_AGAIN,
     Expired,
@@ -97,7 +98,7 @@ class Session:
     """
 
     def __init__(self, policy: Policy, convention: Convention) -> None:
-        self._frames = policy.frames
+        self._pictures, self._cameras = policy.settings.pictures, max(1, len(policy.cameras))
         self._robot = policy.robot()
         self.convention = convention
 
@@ -113,7 +114,7 @@ class Session:
         return self._robot.steps
 
     def observation(self, request: Request) -> np.ndarray | None:
-        """What the policy sees, uint8 [F, H, W, 3]; None where an episode begins without a frame.
+        """What the policy sees, uint8 [F * V, H, W, 3]; None where an episode begins without a frame.
 
         A client that sends as many frames as the model sees keeps their history itself.
 
@@ -124,15 +125,16 @@ class Session:
             self._robot.reset()
         if request.frames is None:
             return None
-        if request.wants_text or len(request.frames) == self._frames > 1:
+        count, cameras = len(request.frames), self._cameras
+        if request.wants_text or count == self._pictures > cameras:
             return request.frames
-        if len(request.frames) != 1:
+        if count != cameras:
             raise Malformed(
-                f'{len(request.frames)} frames came; send one a step, and the server keeps those '
-                f'before it, or the {self._frames} that this model sees.'
+                f'{count // cameras} frames came; send one a step, and the server keeps those '
+                f'before it, or the {self._pictures // cameras} that this model sees.'
             )
         try:
-            return self._robot.add(request.frames[0])
+            return self._robot.add(request.frames if cameras > 1 else request.frames[0])
         except ValueError as error:
             raise Malformed(
                 f"{error} A request says so with 'reset': True, vla-eval's client with 'episode_start'."
@@ -155,6 +157,7 @@ class Service:
     Attributes:
         robots: how many are connected by websocket.
         accepted: how many requests are accepted and not answered yet.
+        needs: what the policy acts by.
         failure: what made the warm-up fail.
     """
 
@@ -163,6 +166,7 @@ class Service:
     ) -> None:
         self.policy, self.limits, self.settings = policy, limits, settings
         policy.convention(settings.convention)  # raises where there is no such
+        self.needs = Needs.of(policy)
         self.metrics = Metrics(lambda: self._batcher.depth, lambda: policy.clipped_prompts)
         self._batcher = Batcher(
             self._compute,
@@ -333,7 +337,10 @@ class Service:
         raw = request.wants_text
         kind = Kind.TEXT if raw else self._action_kind
         try:
-            return request, self.policy.prepare(observation, request.text, kind, raw=raw)
+            inputs = self.policy.prepare(
+                observation, request.text, kind, state=request.state, raw=raw
+            )
+            return request, inputs
         except ValueError as error:
             raise Malformed(str(error)) from error
 

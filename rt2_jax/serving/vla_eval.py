@@ -2,7 +2,7 @@
 
 The client speaks first, so it has an address of its own:
 
-    ws://HOST:PORT/vla_eval?camera=NAME&convention=NAME&gripper=CLOSED,OPEN
+    ws://HOST:PORT/vla_eval?camera=NAME[,NAME ...]&convention=NAME&gripper=CLOSED,OPEN
 
 Messages are msgpack maps {'type', 'payload', 'seq', 'timestamp'} (`codec.py` has their arrays):
 
@@ -20,7 +20,7 @@ protocol/messages.py, model_servers/serve.py.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import dataclasses
 import functools
 import math
@@ -58,12 +58,12 @@ class Options:
     """What the address says of the benchmark.
 
     Attributes:
-        camera: name of the picture that the policy sees; None where only one comes.
+        cameras: names of the pictures that the policy sees, in its order; empty where only one comes.
         convention: of the actions.
         gripper: the values that are closed and open where they aren't the convention's.
     """
 
-    camera: str | None
+    cameras: tuple[str, ...]
     convention: Convention
     gripper: tuple[float, float] | None = None
 
@@ -86,7 +86,8 @@ class Options:
         convention = service.convention(query.get('convention'))
         try:
             gripper = _parse_gripper(query['gripper']) if 'gripper' in query else None
-            return cls(query.get('camera'), convention, gripper)
+            names = query['camera'].split(',') if 'camera' in query else ()
+            return cls(shown(names, service.policy), convention, gripper)
         except ValueError as error:
             raise Malformed(str(error)) from error
 
@@ -102,15 +103,39 @@ class Options:
         return values
 
 
+def shown(names: Sequence[str], policy: Policy) -> tuple[str, ...]:
+    """The benchmark's names of the pictures that a policy sees, in its order; its own by default.
+
+    Raises:
+        ValueError: others than it has cameras.
+    """
+    own = policy.cameras
+    names = tuple(names) or (own if len(own) > 1 else ())
+    if len(names) in (len(own) or 1, 0):
+        return names
+    seen = ', '.join(own) or 'one picture'
+    raise ValueError(
+        f'camera={",".join(names)} names {len(names)} of the pictures; the policy sees {seen}: as many '
+        'of each are needed, in its order.'
+    )
+
+
 def describe(policy: Policy, options: Options) -> dict[str, Any]:
     """The payload of the hello; the harness keeps it in its results as `server_info`."""
-    camera = {options.camera: _spec('image', 0, 'rgb_hwc_uint8')} if options.camera else {}
+    seen = {name: _spec('image', 0, 'rgb_hwc_uint8') for name in options.cameras}
+    wanted, space = {}, policy.settings.state_space
+    if len(options.cameras) > 1:
+        wanted['send_wrist_image'] = True
+    if space:
+        wanted['send_state'] = True
+        seen['state'] = _spec('state', len(space.names), _RAW)
     return {
         'protocol_version': PROTOCOL_VERSION,
         'model_server': 'rt2_jax',
         'capabilities': {},
         'action_spec': action_spec(options),
-        'observation_spec': {**camera, 'language': _spec('language', 0, 'language')},
+        'observation_spec': {**seen, 'language': _spec('language', 0, 'language')},
+        **({'observation_params': wanted} if wanted else {}),
         'policy': openpi.describe_policy(policy, options.convention),
     }
 
@@ -239,7 +264,11 @@ class _Client:
         if not self._greeted:
             raise Malformed('An observation came before the hello, which agrees on the protocol.')
         read = functools.partial(
-            messages.from_vla_eval, payload, self._service.limits, self._options.camera
+            messages.from_vla_eval,
+            payload,
+            self._service.limits,
+            self._options.cameras,
+            self._service.needs.state,
         )
         session = self._session.copy()
         with self._service.slot():

@@ -1,6 +1,6 @@
 """A policy as one of vla-eval's own model servers, for its Python `evaluate` during a training.
 
-    server = model_server(policy, camera='agentview')
+    server = model_server(policy, camera='agentview')  # of several cameras 'agentview,wrist'
     results = vla_eval.evaluate(server, 'libero.yaml', docker=False)
 
 The harness hosts it in this process, on a port of its own. What it is sent and sends is as in
@@ -32,7 +32,7 @@ def model_server(
 
     Args:
         policy: that acts; one observation is computed at a time.
-        camera: name of the picture that it sees; may be left out where one picture comes.
+        camera: name of the picture that it sees, or names by comma; may be left out where one comes.
         convention: of the actions; by default 'robot', or 'internal' without a card.
         gripper: the values that are closed and open where they aren't the convention's.
         limits: of pictures and texts.
@@ -47,7 +47,8 @@ def model_server(
     except ImportError as error:
         raise MissingPackage("vla-eval's evaluate", str(error.name), 'vla_eval') from error
 
-    options = vla_eval.Options(camera, policy.convention(convention), gripper)
+    cameras = vla_eval.shown(camera.split(',') if camera else (), policy)
+    options = vla_eval.Options(cameras, policy.convention(convention), gripper)
     described = vla_eval.describe(policy, options)
     policy.warm_up(policy.batch_sizes[:1], [Kind.PLAN if policy.plan else Kind.ACTION])
 
@@ -67,9 +68,10 @@ def model_server(
         async def on_observation(self, obs: Mapping[str, Any], ctx: Any) -> None:
             before = self._sessions.get(ctx.session_id) or Session(policy, options.convention)
             session = before.copy()
-            request = messages.from_vla_eval(obs, limits, camera)
+            felt = policy.settings.state_space is not None
+            request = messages.from_vla_eval(obs, limits, cameras, felt)
             frames = session.observation(request)
-            action = policy.act(cast(Any, frames), request.text).action
+            action = policy.act(cast(Any, frames), request.text, request.state).action
             await ctx.send_action(vla_eval.action_payload(session, action, options))
             self._sessions[ctx.session_id] = session
 
@@ -78,5 +80,8 @@ def model_server(
 
         def get_observation_spec(self) -> dict[str, DimSpec]:
             return specs('observation_spec')
+
+        def get_observation_params(self) -> dict[str, Any]:
+            return described.get('observation_params', {})
 
     return RT2ModelServer()

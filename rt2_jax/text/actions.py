@@ -34,6 +34,7 @@ from typing import Any
 from absl import logging
 import numpy as np
 
+from rt2_jax.text.grid import Grid
 from rt2_jax.text.tokenizer import BINS, Tokenizer
 
 DIMENSIONS = ('dx', 'dy', 'dz', 'drx', 'dry', 'drz', 'gripper')
@@ -227,9 +228,6 @@ class ActionTokenizer:
         space: the ActionSpace.
         integer_ids: int32 [bins], token id of each integer.
         bin_of_id: int32 [vocab_size], the integer of each token id, -1 for any other token.
-        encoded: how many actions were encoded.
-        clipped: int64 [D], how many values of each dimension lay outside their range and were
-            clipped to it. Logged as the count grows.
 
     Raises:
         ValueError: when the tokenizer's integers and token ids are not one to one.
@@ -240,22 +238,17 @@ class ActionTokenizer:
         self.integer_ids = _checked_integer_ids(tokenizer, space.bins)
         self.bin_of_id = np.full([tokenizer.vocab_size], -1, np.int32)
         self.bin_of_id[self.integer_ids] = np.arange(space.bins)
-        # Arrays, made once: making them takes longer than encoding an action.
-        self._low, self._high = np.array([space.low, space.high])
-        self._width = space.bin_widths
-        # float32 data holds a range's end with a rounding error, which is no clip.
-        slack = 1e-6 * (self._high - self._low)
-        self._lowest, self._highest = self._low - slack, self._high + slack
-        # A bin is floor((value - origin) / width + half) + middle.
-        zero_centred = space.zero_centred
-        self._origin = np.where(zero_centred, 0.0, self._low)
-        self._half = np.where(zero_centred, 0.5, 0.0)
-        self._middle = np.where(zero_centred, space.bins // 2, 0)
-        # The upper end belongs to the last bin; an even number has one too many about zero.
-        self._first = (zero_centred & (space.bins % 2 == 0)).astype(np.int64)
-        self.encoded = 0
-        self.clipped = np.zeros([len(space.names)], np.int64)
-        self._next_report = 1
+        self._grid = Grid(space)
+
+    @property
+    def encoded(self) -> int:
+        """How many actions were encoded."""
+        return self._grid.encoded
+
+    @property
+    def clipped(self) -> np.ndarray:
+        """How many values of each dimension were clipped, int64 [D]; see `Grid`."""
+        return self._grid.clipped
 
     @property
     def length(self) -> int:
@@ -293,9 +286,8 @@ class ActionTokenizer:
                 'The terminate flag (element 0 of an action) must lie in [0, 1], got '
                 f'{flags[invalid].flat[0]}.'
             )
-        bins = self._bins(self._clip(values))
+        bins = self._grid.integers(values)
         first = np.where(flags >= 0.5, TERMINATE, CARRY_ON)
-        self.encoded += action.size // self.length
         return np.concatenate([first, bins], axis=-1).astype(np.int32)
 
     def from_integers(self, integers: np.ndarray) -> np.ndarray:
@@ -344,26 +336,6 @@ class ActionTokenizer:
 
     def _name(self, position: int) -> str:
         return self.space.number_names[int(position)]
-
-    def _clip(self, values: np.ndarray) -> np.ndarray:
-        outside = (values < self._lowest) | (values > self._highest)
-        if outside.any():
-            self.clipped += outside.reshape(-1, outside.shape[-1]).sum(axis=0)
-            if (total := int(self.clipped.sum())) >= self._next_report:
-                counts = dict(zip(self.space.names, self.clipped.tolist(), strict=True))
-                logging.warning(
-                    '%d action values so far lay outside their range and were clipped '
-                    '(%d actions encoded before these): %s',
-                    total,
-                    self.encoded,
-                    counts,
-                )
-                self._next_report = 10 ** len(str(total))
-        return np.minimum(np.maximum(values, self._low), self._high)
-
-    def _bins(self, values: np.ndarray) -> np.ndarray:
-        bins = np.floor((values - self._origin) / self._width + self._half) + self._middle
-        return np.minimum(np.maximum(bins, self._first), self.space.bins - 1)
 
 
 def _checked_integer_ids(tokenizer: Tokenizer, bins: int) -> np.ndarray:

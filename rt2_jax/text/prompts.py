@@ -4,7 +4,11 @@
 |---|---|---|
 | robot | `Q: what action should the robot take to pick banana? A:` | eight action tokens |
 | robot with plan | `Instruction: pick banana.` | `Plan: pick banana. Action:` and eight action tokens |
+| robot with state | `State: 141 102. ` before either | as without |
 | web | `Q: what is in the image? A:` | any text |
+
+RT-2 has no state; integers of its bins in the prompt are those of pi0-FAST (arXiv 2501.09747) and pi0.5. It
+stands in front, so that what is cut of a prompt that is too long is never a part of it.
 
 Language-Table's prediction tasks (the paper's appendix) have no published wording that we know of; ours:
 
@@ -54,6 +58,11 @@ def robot(instruction: str) -> str:
 def robot_plan(instruction: str) -> str:
     """The prompt that asks for a plan before the action (chain of thought)."""
     return f'Instruction: {instruction.strip().rstrip(".")}.'
+
+
+def with_state(prompt: str, state: str) -> str:
+    """A robot's prompt with its state, integers as `Grid.text` has them; '' leaves the prompt as it is."""
+    return f'State: {state}. {prompt}' if state else prompt
 
 
 def plan(text: str) -> str:

@@ -1,6 +1,6 @@
 """The training program of a config on a mesh: model, optimizer, state and the jitted step."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 import dataclasses
 from typing import Any
 
@@ -12,7 +12,8 @@ from jax.sharding import Mesh
 import optax
 
 from rt2_jax.data import pipeline, sources as sources_lib
-from rt2_jax.data.data_config import DataConfig
+from rt2_jax.data.data_config import DataConfig, count_pictures
+from rt2_jax.data.example import Source
 from rt2_jax.data.mixture import Sources
 from rt2_jax.models import backbone
 from rt2_jax.models.backbone import Backbone
@@ -234,11 +235,17 @@ def action_spaces(opened: Sources) -> dict[str, ActionSpace]:
     return {name: space for name, space in spaces.items() if space is not None}
 
 
+def state_spaces(datasets: Mapping[str, Source]) -> dict[str, ActionSpace]:
+    """The space of the states in prompts of each source that has some, by name."""
+    spaces = {name: getattr(source, 'state_space', None) for name, source in datasets.items()}
+    return {name: space for name, space in spaces.items() if space is not None}
+
+
 def batch_shapes(config: Any, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
     """Shapes of a config's batch: images uint8 [B,F,H,W,3], prompt [B,P] int32, target [B,T] int32, ..."""
     data, size, where = config.data, config.batch_size, sharding.batch_sharding(mesh)
     shapes = {
-        'images': (size, data.frames, data.image_size, data.image_size, 3),
+        'images': (size, count_pictures(data), data.image_size, data.image_size, 3),
         'prompt': (size, data.prompt_length),
         'target': (size, data.target_length),
         'source': (size,),

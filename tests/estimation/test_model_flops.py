@@ -62,3 +62,15 @@ def test_the_formula_of_the_classifier():
     config = dict(name='classifier', dtype='float32', width=24, vision=vision)
     # It answers with one token for each of 2 x 16 image tokens, and the end.
     assert_the_formula_is_what_a_program_counts(config, target_length=33)
+
+
+def test_a_camera_more_costs_what_a_frame_more_does():
+    text = dict(width=24, depth=1, heads=2, head_dim=16, mlp=40)
+    vision = dict(width=16, depth=1, heads=2, mlp=32, patch=8)
+    config = dict(name='pali', dtype='float32', vision=vision, encoder=text, decoder=text)
+    data = dict(image_size=32, prompt_length=7, target_length=5)
+    two_frames, two_cameras = dict(frames=2), dict(frames=1, cameras=('image', 'wrist_image'))
+    for count in (model_flops.forward_flops, model_flops.train_flops):
+        assert count(config, 150, data | two_frames, 3) == count(config, 150, data | two_cameras, 3)
+    decode = [model_flops.decode_flops(config, data | x, 3) for x in (two_frames, two_cameras)]
+    assert decode[0] == decode[1]

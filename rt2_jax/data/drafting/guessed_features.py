@@ -11,6 +11,7 @@ from rt2_jax.data.data_errors import DataSetError
 from rt2_jax.data.drafting.episode_sample import Sample
 from rt2_jax.data.drafting.guess import Guess, card_path, is_named, percent
 from rt2_jax.data.readers import rlds_schema
+from rt2_jax.data.robot_card import ActionPart
 from rt2_jax.nearest import nearest
 
 WRIST = ('wrist', 'hand', 'gripper', 'arm')
@@ -21,6 +22,7 @@ _INSTRUCTION = (
     ('language', 'annotation', 'caption'),
     ('task', 'goal', 'command'),
 )
+_STATE = ('state', 'proprio')
 _OFTEN = 0.5  # share of the episodes whose last step a terminate flag must mark
 
 
@@ -104,6 +106,28 @@ def _no_cameras(sample: Sample) -> str:
                 'tfds.features.Image a step (JPEG or PNG), so write the set anew with one'
             )
     return '; '.join(near) or f'there are {", ".join(sample.schema)}, and no pictures among them'
+
+
+def state(sample: Sample) -> tuple[tuple[ActionPart, ...], Guess]:
+    """The card's `state`: the one vector of each step that is called so; none where several are."""
+    paths = [
+        path
+        for path, field in sample.schema.items()
+        if path in sample.numbers
+        and path.startswith('steps/')
+        and re.split('[/.]', path)[-1] in _STATE
+        and len(field.shape) == 1
+    ]
+    if len(paths) != 1:
+        what = f'{len(paths)} vectors are' if paths else 'no vector is'
+        return (), Guess('state', 'none', f'{what} called {" or ".join(_STATE)}')
+    (path,) = paths
+    length = rlds_schema.size(sample.schema[path])
+    check = (
+        "read with config.data.state='q01-q99' alone; what the robot sends must be the same numbers"
+    )
+    why = f'{length} numbers, by its name'
+    return (ActionPart(card_path(path), 0, length),), Guess('state', card_path(path), why, check)
 
 
 def instruction(sample: Sample, named: str = '') -> tuple[str, Guess]:

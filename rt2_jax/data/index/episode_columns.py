@@ -222,7 +222,7 @@ def join(
     """
     columns = {
         path: {'array': _column_name(number), 'text': path in text_columns}
-        for number, path in enumerate(card.columns)
+        for number, path in enumerate(card.kept_columns)
     }
     with_texts = {'instruction', 'episode_codec'}
     with_texts |= {str(column['array']) for column in columns.values() if column['text']}
@@ -281,7 +281,7 @@ def _dtypes(videos: bool) -> dict[str, Any]:
 
 
 def _names(card: robot_card.RobotCard, videos: bool) -> list[str]:
-    return [*_dtypes(videos), *(_column_name(number) for number in range(len(card.columns)))]
+    return [*_dtypes(videos), *(_column_name(number) for number in range(len(card.kept_columns)))]
 
 
 def _column_name(number: int) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 from rt2_jax.data.data_errors import CorruptRecord
 from rt2_jax.data.index.episode_index import EpisodeIndex
 from rt2_jax.data.looking import replay
-from rt2_jax.data.robot import action_statistics
+from rt2_jax.data.robot import action_statistics, robot_state
 from rt2_jax.data.robot_card import Gripper
 from rt2_jax.text.actions import MINIMUM_RANGE, ActionSpace
 
@@ -53,6 +53,7 @@ def report_of(index: EpisodeIndex) -> dict[str, Any]:
             'gripper': _gripper_words(card.gripper),
             'terminate': card.terminate_rule,
             'cameras': list(card.images),
+            'state': list(card.state_names),
         },
         'counts': {
             'episodes': index.episodes,
@@ -95,12 +96,44 @@ def report_of(index: EpisodeIndex) -> dict[str, Any]:
         'gripper': action_statistics.gripper_warning(card.gripper, about['gripper'])
         if card.gripper and 'gripper' in about
         else '',
+        'state': _state(index),
         'unreadable': [str(CorruptRecord.from_json(kept)) for kept in about['skipped'][:3]],
         'without_picture': {
             path: index.without_picture(camera) for camera, path in enumerate(card.images)
         },
     }
-    return report | {'warnings': [*_warnings(report), *_range_warnings(report)]}
+    warnings = [*_warnings(report), *_range_warnings(report), *_state_warnings(report)]
+    return report | {'warnings': warnings}
+
+
+def _state(index: EpisodeIndex) -> dict[str, dict[str, Any]]:
+    """Of each number of the card's state: its statistics, its ranges in prompts, and what they clip."""
+    card = index.card
+    if not card.state:
+        return {}
+    states, space = robot_state.values(index), robot_state.space_of(index, 'q01-q99')
+    assert space is not None
+    spaces = {'q01-q99': space} | ({'card': card.state_space} if card.state_space else {})
+    numbers = action_statistics.compute(states, space)
+    for bounds, ranges in spaces.items():
+        clipped = action_statistics.clipped(states, ranges)
+        for name, low, high in zip(ranges.names, ranges.low, ranges.high, strict=True):
+            entry: dict[str, Any] = {'low': low, 'high': high, 'clipped': clipped[name]}
+            numbers[name] |= {bounds: entry}
+    return numbers
+
+
+def _state_warnings(report: Mapping[str, Any]) -> list[str]:
+    lines = []
+    for name, values in report['state'].items():
+        if values['max'] - values['min'] < MINIMUM_RANGE:
+            lines.append(f'{name} of the state hardly varies: in prompts it says nothing')
+        if 'card' in values and values['card']['clipped'] > CLIPPED:
+            lines.append(
+                f"{name} of the state: {values['card']['clipped']:.1%} of the values lie outside the card's "
+                f'range {values["card"]["low"]:g}..{values["card"]["high"]:g} and are clipped'
+            )
+    return lines
 
 
 def _gripper_words(gripper: Gripper | None) -> str:

@@ -139,7 +139,7 @@ class LeRobot(RobotEpisodes):
     def join(self, parts: Sequence[Part], folder: epath.Path, framing: str) -> dict[str, Any]:
         """Writes the columns of all units; returns what index.json says of them."""
         schema = schema_of(self.layout.features)
-        texts = [path for path in self.card.columns if schema[f'steps/{path}'].dtype == 'text']
+        texts = [path for path in self.card.kept_columns if schema[f'steps/{path}'].dtype == 'text']
         about = episode_columns.join(parts, folder, self.card, texts, videos=True)
         return {'fingerprint': framing, **about}
 

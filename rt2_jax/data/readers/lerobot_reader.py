@@ -58,7 +58,7 @@ class EpisodeReader:
         pictures, checksums, frames = self._stored.frames(
             episode, steps['timestamp'].reshape(-1)[kept]
         )
-        texts = {path for path in card.columns if steps[path].dtype == object}
+        texts = {path for path in card.kept_columns if steps[path].dtype == object}
         return Episode(
             offset=0,  # it has no place of its own in the table
             length=episode.steps,
@@ -69,7 +69,7 @@ class EpisodeReader:
             instructions=steps[card.instruction][kept].tolist(),
             columns=[
                 steps[path][kept].tolist() if path in texts else steps[path][kept]
-                for path in card.columns
+                for path in card.kept_columns
             ],
             gripper=card.gripper_values(steps)[kept] if card.gripper else None,
             dropped_first=kept.start,

@@ -119,7 +119,9 @@ class Rlds(RobotEpisodes):
 
     def join(self, parts: Sequence[Part], folder: epath.Path, framing: str) -> dict[str, Any]:
         """Writes the columns of all shards; returns what index.json says of them."""
-        texts = [path for path in self.card.columns if self.schema[f'steps/{path}'].dtype == 'text']
+        texts = [
+            path for path in self.card.kept_columns if self.schema[f'steps/{path}'].dtype == 'text'
+        ]
         about = episode_columns.join(parts, folder, self.card, texts)
         return {'fingerprint': framing, **about}
 
@@ -258,7 +260,7 @@ class _EpisodeReader:
             instructions=self._instructions(stored, steps, kept),
             success=self._success(stored),
             actions=actions[kept],
-            columns=[self._column(stored, path, steps, kept) for path in card.columns],
+            columns=[self._column(stored, path, steps, kept) for path in card.kept_columns],
             gripper=card.gripper_values(features)[kept] if card.gripper else None,
             dropped_first=kept.start,
             dropped_last=steps - kept.stop,

@@ -102,10 +102,10 @@ def check_card(schema: Schema, card: robot_card.RobotCard, directory: epath.Path
     Raises:
         DataSetError: the card names what the schema lacks, or has in another form; says all of it.
     """
-    problems = [_action_problem(schema, part) for part in card.action]
+    problems = [_action_problem(schema, part) for part in (*card.action, *card.state)]
     problems.append(_instruction_problem(schema, card.instruction))
     problems += [_number_problem(schema, path) for path in _flags(card)]
-    problems += [_column_problem(schema, path) for path in card.columns]
+    problems += [_column_problem(schema, path) for path in card.kept_columns]
     cameras = [problem for path in card.images if (problem := camera_problem(schema, path))]
     if len(cameras) == len(card.images):
         problems += cameras

@@ -74,7 +74,7 @@ class FrameQuestions(Derived):
         weights = np.array([self.kind_weights[kind] for kind in self.kinds], np.float64)
         kind = self.kinds[int(np.searchsorted(np.cumsum(weights / weights.sum()), rng.random()))]
         if kind == 'frame_plan':
-            prompt = prompts.robot_plan(step.wording)
+            prompt = prompts.with_state(prompts.robot_plan(step.wording), step.state)
             answer = prompts.plan(plans.grounded(step.raw))
         else:
             gripper = step.raw['observation/gripper_pixel']

@@ -166,6 +166,7 @@ class LeRobotForm:
             success=places[card.success][0] if card.success else '',
             columns=tuple(named(p) for p in card.columns if rlds_schema.full_path(p) in places),
             blue_first=(),
+            state=tuple(map(part, card.state)),
         )
 
 

@@ -9,7 +9,7 @@ from etils import epath
 
 from rt2_jax.data.data_config import RobotSet
 from rt2_jax.data.mixture import Sources, Weighted
-from rt2_jax.data.robot import action_statistics, plan_files, plans, rlds
+from rt2_jax.data.robot import action_statistics, plan_files, plans, rlds, robot_state
 from rt2_jax.data.robot.frame_questions import FrameQuestions
 from rt2_jax.data.robot.prediction_tasks import PredictionTasks
 from rt2_jax.data.robot.progress import Progress
@@ -95,6 +95,12 @@ def _log_ranges(steps: StepSource) -> None:
     shares = ', '.join(f'{name} {share:.2%}' for name, share in beyond.items())
     log = logging.warning if max(beyond.values()) > MUCH_CLIPPED else logging.info
     log('%s: share of the steps beyond the range, which are clipped: %s', steps.name, shares)
+    if steps.state_space:
+        states = robot_state.values(index)
+        beyond = action_statistics.clipped(states, steps.state_space)
+        shares = ', '.join(f'{name} {share:.2%}' for name, share in beyond.items())
+        log = logging.warning if max(beyond.values()) > MUCH_CLIPPED else logging.info
+        log('%s: share of the states beyond the range, which are clipped: %s', steps.name, shares)
     if (
         index.card.gripper
         and 'gripper' in index.about

@@ -98,9 +98,18 @@ class Planned(Derived):
         return self.steps.action_space
 
     @property
+    def state_space(self) -> ActionSpace | None:
+        """Of the states in the prompts; None where they have none."""
+        return self.steps.state_space
+
+    @property
     def fingerprint(self) -> str:
         """Changes with the steps or a plan."""
         return f'{self.steps.fingerprint} {self.planner.fingerprint} {self.missing}'
+
+    def prompts(self) -> Iterable[str]:
+        """As of the steps, whose prompts are the longer ones."""
+        return self.steps.prompts()
 
     def answers(self) -> Iterable[str]:
         """Those answers whose length depends on the data; an action follows each."""
@@ -115,7 +124,9 @@ class Planned(Derived):
         plan = self.planner.plan(step.raw)
         return Example(
             frames=self.steps.read(step.place),
-            prompt=(prompts.robot_plan if plan else prompts.robot)(step.wording),
+            prompt=prompts.with_state(
+                (prompts.robot_plan if plan else prompts.robot)(step.wording), step.state
+            ),
             answer=prompts.plan(plan) if plan else '',
             action=step.raw['action'],
             source=self.name,

@@ -24,12 +24,12 @@ from absl import logging
 import numpy as np
 
 from rt2_jax.data import history
-from rt2_jax.data.data_config import TaskSettings
 from rt2_jax.data.data_errors import DataSetError
 from rt2_jax.data.example import Example
 from rt2_jax.data.robot.derived import Derived
 from rt2_jax.data.robot.step_source import StepSource
 from rt2_jax.data.robot.step_table import StepTable
+from rt2_jax.data.task_settings import TaskSettings
 from rt2_jax.nearest import check
 from rt2_jax.text import places, prompts
 

@@ -31,7 +31,7 @@ class Progress(Derived):
         seed: another seed draws other frames.
 
     Raises:
-        ValueError: examples of another number of frames.
+        ValueError: examples of another number of frames, or of several cameras.
     """
 
     steps: StepSource
@@ -45,6 +45,11 @@ class Progress(Derived):
             raise ValueError(
                 f"{self.name}: shows='progress' draws {FRAMES} frames of an episode; "
                 f'config.data.frames is {self.steps.settings.frames}'
+            )
+        if len(self.steps.cameras) > 1:
+            raise ValueError(
+                f"{self.name}: shows='progress' is of one camera; config.data.cameras has "
+                f'{len(self.steps.cameras)}'
             )
 
     @property

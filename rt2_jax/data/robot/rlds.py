@@ -55,9 +55,11 @@ def open_set(
     paraphrases = None
     if robot_set.paraphrases:
         paraphrases = Paraphrases.read(robot_set.paraphrases, robot_set.paraphrase_keep)
+    card = robot_set.card
+    card = cards.find(card) if isinstance(card, str) else card
     index = open_index(
         robot_set.directory,
-        robot_set.card,
+        card if robot_set.state else card.without_state(),
         split=robot_set.split,
         location=robot_set.location,
         indexes=indexes,

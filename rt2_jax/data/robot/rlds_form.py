@@ -182,6 +182,7 @@ class RldsForm:
             success=success,
             columns=tuple(path for name in columns if not (path := named(name)).startswith('/')),
             blue_first=(),
+            state=tuple(part for old in card.state for part in self._parts(old)),
         )
 
     def _parts(self, old: robot_card.ActionPart) -> list[robot_card.ActionPart]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 
-from rt2_jax.data import images, picture_files
+from rt2_jax.data import images, picture_files, views
 from rt2_jax.data.index.episode_index import EpisodeIndex
 from rt2_jax.data.robot.step_videos import VideoFrames, VideoPlace
 
@@ -77,7 +78,7 @@ class Pictures:
         return picture_files.decode(encoded, checksum, self.files.paths[file], offset)
 
 
-AnyPlace: TypeAlias = Place | VideoPlace
+AnyPlace: TypeAlias = Place | VideoPlace | tuple[Any, ...]  # of several cameras
 
 
 class PictureReader(Protocol):
@@ -112,6 +113,35 @@ class TurnedColours:
     def frames(self, place: Any) -> np.ndarray:
         """An example's frames, uint8 [F, H, W, 3]."""
         return np.ascontiguousarray(self._pictures.frames(place)[..., ::-1])
+
+
+class SeveralCameras:
+    """The pictures of several cameras; a frame is one of each, in their order.
+
+    Args:
+        cameras: a reader of each camera's pictures.
+
+    Attributes:
+        files: the files that the first camera's are read from.
+    """
+
+    def __init__(self, cameras: Sequence[PictureReader]) -> None:
+        self._cameras, self.files = cameras, cameras[0].files
+
+    def places(self, rows: np.ndarray, episodes: np.ndarray) -> list[tuple[Any, ...]]:
+        """Where the frames of examples are, by camera."""
+        return list(zip(*(camera.places(rows, episodes) for camera in self._cameras), strict=True))
+
+    def frames(self, place: tuple[Any, ...]) -> np.ndarray:
+        """An example's pictures, uint8 [F * V, H, W, 3]; see `views.py`."""
+        pairs = zip(self._cameras, place, strict=True)
+        return views.interleave([camera.frames(part) for camera, part in pairs])
+
+
+def reader_of(index: EpisodeIndex, cameras: Sequence[int]) -> PictureReader:
+    """Reads the pictures of one camera of the card's images or of several; see `reader`."""
+    readers = [reader(index, camera) for camera in cameras]
+    return readers[0] if len(readers) == 1 else SeveralCameras(readers)
 
 
 def reader(index: EpisodeIndex, camera: int) -> PictureReader:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from absl import logging
 import numpy as np
 
+from rt2_jax.data import views
 from rt2_jax.data.data_config import RobotSet
 from rt2_jax.data.data_errors import DataSetError
 from rt2_jax.data.index.episode_index import EpisodeIndex
@@ -18,7 +19,7 @@ def choose(index: EpisodeIndex, settings: RobotSet, part: str = 'train') -> tupl
     """Selects the episodes that a set's settings ask for.
 
     With missing_instructions='drop', episodes with a step that has no instruction are left out; with
-    on_corrupt='skip', those with a step that has no picture of the camera. Both are logged.
+    on_corrupt='skip', those with a step that has no picture of a camera shown. Both are logged.
 
     Args:
         index: of the whole set.
@@ -34,7 +35,8 @@ def choose(index: EpisodeIndex, settings: RobotSet, part: str = 'train') -> tupl
     check('missing_instructions', settings.missing_instructions, MISSING_INSTRUCTIONS)
     check('part', part, episode_splits.PARTS)
     chosen, unlabelled = _labelled(index, settings.missing_instructions)
-    chosen = _seen(index, chosen, settings.camera, settings.on_corrupt)
+    for camera in views.shown(index.card, settings):
+        chosen = _seen(index, chosen, camera, settings.on_corrupt)
     if settings.holdout:
         chosen = chosen[np.isin(chosen, episode_splits.part_of(index, settings.holdout, part))]
     if settings.success_only:

@@ -15,16 +15,23 @@ from typing import Any
 
 import numpy as np
 
-from rt2_jax.data import history
+from rt2_jax.data import history, views
 from rt2_jax.data.data_config import RobotSet
 from rt2_jax.data.data_errors import DataSetError
 from rt2_jax.data.example import Example
 from rt2_jax.data.index.episode_index import EpisodeIndex
-from rt2_jax.data.robot import action_statistics, step_pictures, step_selection, visible_things
+from rt2_jax.data.robot import (
+    action_statistics,
+    robot_state,
+    step_pictures,
+    step_selection,
+    visible_things,
+)
 from rt2_jax.data.robot.paraphrases import Paraphrases
 from rt2_jax.data.robot.step_table import StepTable
 from rt2_jax.data.skip_corrupt import SkipCorrupt
 from rt2_jax.text import pointed, prompts
+from rt2_jax.text.grid import Grid
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,11 +42,13 @@ class Step:
         raw: as `StepTable.raw`.
         wording: as `StepTable.wording`.
         place: where its pictures are, for `StepSource.read`.
+        state: as its prompts have it; '' for none.
     """
 
     raw: dict[str, Any]
     wording: str
     place: step_pictures.AnyPlace
+    state: str = ''
 
 
 class StepSource(SkipCorrupt):
@@ -56,7 +65,10 @@ class StepSource(SkipCorrupt):
         index: the opened index.
         settings: of the set.
         table: the selected steps.
+        cameras: numbers of the cameras shown, among the card's images; an example has a picture of each
+            at each of its frames (see `views.py`).
         action_space: of the actions.
+        state_space: of the states in the prompts; None where they have none.
         fingerprint: changes with the data, the card or the selection.
         unlabelled: how many episodes were left out for want of an instruction.
 
@@ -76,16 +88,14 @@ class StepSource(SkipCorrupt):
         part: str = 'train',
         paraphrases: Paraphrases | None = None,
     ) -> None:
-        if not 0 <= settings.camera < len(index.card.images):
-            raise ValueError(
-                f'camera {settings.camera} of card {index.card.name!r}, which has '
-                f'{len(index.card.images)}: {", ".join(index.card.images)}'
-            )
+        self.cameras = views.shown(index.card, settings)
         self.index, self.name = index, settings.name or index.card.name
         self.settings = settings
         self.action_space = action_statistics.action_space(
             index.card.action_space, settings.bounds, index.statistics
         )
+        self.state_space = robot_state.space_of(index, settings.state)
+        self._grid = Grid(self.state_space, 'state') if self.state_space else None
         history.check('frames', settings.frames)
         history.check('frame_stride', settings.frame_stride)
         episodes, self.unlabelled = step_selection.choose(index, settings, part)
@@ -97,8 +107,8 @@ class StepSource(SkipCorrupt):
             )
         if settings.pointing:
             self.table.require((visible_things.NAMES, visible_things.PIXELS))
-        self.fingerprint = _fingerprint(self.table, settings, part, paraphrases)
-        self._pictures = step_pictures.reader(index, settings.camera)
+        self.fingerprint = _fingerprint(self, part, paraphrases)
+        self._pictures = step_pictures.reader_of(index, self.cameras)
 
     def __len__(self) -> int:
         return len(self.table)
@@ -128,28 +138,49 @@ class StepSource(SkipCorrupt):
             wordings,
             actions[rows],
             actions[shown[:, :-1]] if every_frame else [None] * len(rows),
+            self._states(rows),
         )
-        for place, wording, action, earlier in zip(*columns, strict=True):
-            yield functools.partial(self._example, place, wording, action, earlier)
+        for place, wording, action, earlier, state in zip(*columns, strict=True):
+            yield functools.partial(self._example, place, wording, action, earlier, state)
 
     def look_up(self, numbers: Sequence[int]) -> Iterator[Step]:
         """The steps of these numbers, without their pictures."""
         rows, episodes = self.table.rows(numbers)
         raws, wordings = self.table.raws(rows, episodes), self.table.wordings(rows)
-        return map(Step, raws, wordings, self._places(rows, episodes))
+        return map(Step, raws, wordings, self._places(rows, episodes), self._states(rows))
 
     def read(self, place: step_pictures.AnyPlace) -> np.ndarray:
-        """The frames of a step that was looked up: uint8 [F, H, W, 3] as they are stored."""
+        """The pictures of a step that was looked up: uint8 [F * V, H, W, 3] as they are stored."""
         return self._pictures.frames(place)
 
     def frames(self, i: int) -> np.ndarray:
-        """The frames of the i-th step: uint8 [F, H, W, 3] at the size in which they are stored."""
+        """The pictures of the i-th step: uint8 [F * V, H, W, 3] at the size in which they are stored."""
         return self._pictures.frames(self._places(*self.table.rows([i]))[0])
 
     def frames_of(self, numbers: Sequence[int]) -> np.ndarray:
-        """The one frame of each of several steps of one episode: uint8 [len(numbers), H, W, 3]."""
+        """The one frame of each of several steps of one episode: uint8 [len(numbers) * V, H, W, 3]."""
         rows, episodes = self.table.rows(numbers)
         return self._pictures.frames(self._pictures.places(rows[None], episodes[:1])[0])
+
+    def state(self, i: int) -> np.ndarray | None:
+        """The state of the i-th step, float32 [K] in the data's numbers; None where prompts have none."""
+        if not self._grid:
+            return None
+        return robot_state.values(self.index, np.array([self.table.row(i)]))[0]
+
+    def prompts(self) -> Iterator[str]:
+        """The longest prompts of all instructions, which are checked before a run begins."""
+        if not self._grid:
+            return
+        widest = ' '.join([str(self._grid.space.bins - 1)] * len(self._grid.space.names))
+        for instruction in self.table.texts()[1]:
+            yield prompts.with_state(prompts.robot(instruction), widest)
+
+    def _states(self, rows: np.ndarray) -> list[str]:
+        """The states of rows as their prompts have them; '' where they have none."""
+        if not self._grid:
+            return [''] * len(rows)
+        return self._grid.texts(robot_state.values(self.index, rows))
 
     def _places(self, rows: np.ndarray, episodes: np.ndarray) -> list[step_pictures.AnyPlace]:
         return self._pictures.places(self._shown(rows, episodes), episodes)
@@ -165,10 +196,11 @@ class StepSource(SkipCorrupt):
         wording: str,
         action: np.ndarray,
         earlier: np.ndarray | None,
+        state: str,
     ) -> Example:
         return Example(
             frames=self._pictures.frames(place),
-            prompt=prompts.robot(wording),
+            prompt=prompts.with_state(prompts.robot(wording), state),
             action=action,
             source=self.name,
             kind='robot',
@@ -185,10 +217,9 @@ class StepSource(SkipCorrupt):
         ]
 
 
-def _fingerprint(
-    table: StepTable, settings: RobotSet, part: str, paraphrases: Paraphrases | None
-) -> str:
+def _fingerprint(source: StepSource, part: str, paraphrases: Paraphrases | None) -> str:
     """Changes with anything that changes an Example; checkpoints keep it."""
+    table, settings = source.table, source.settings
     content = [
         table.index.fingerprint,
         table.index.card.fingerprint,
@@ -204,4 +235,6 @@ def _fingerprint(
     content += [paraphrases.fingerprint] if paraphrases else []
     content += [settings.pointing] if settings.pointing else []
     content += [settings.action_frames] if settings.action_frames != 'last' else []
+    content += [list(source.cameras)] if settings.cameras else []
+    content += [source.state_space.to_json()] if source.state_space else []
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32]
