@@ -1,9 +1,9 @@
 """configs/baselines.py: each argument, made small, learns by the same command as everything else."""
 
-import importlib.util
 import pathlib
 import runpy
 
+import drawn_episodes
 from etils import epath
 import numpy as np
 import pytest
@@ -27,10 +27,9 @@ SMALL = dict(
 
 @pytest.fixture(scope='module')
 def episodes(tmp_path_factory):
-    spec = importlib.util.spec_from_file_location('writer', ROOT / 'tests/data/conftest.py')
-    writer = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(writer)
-    return writer.write_dataset(tmp_path_factory.mktemp('episodes') / 'tabletop', episodes=6)
+    return drawn_episodes.write_dataset(
+        tmp_path_factory.mktemp('episodes') / 'tabletop', episodes=6
+    )
 
 
 def small(argument, episodes):

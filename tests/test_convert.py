@@ -3,10 +3,10 @@
 import json
 import os
 import pathlib
-import runpy
 import subprocess
 import sys
 
+import drawn_episodes
 import in_process
 import numpy as np
 import pytest
@@ -116,8 +116,9 @@ def save_paligemma(folder):
 
 @pytest.fixture(scope='module')
 def episodes(tmp_path_factory):
-    write = runpy.run_path(ROOT / 'tests/data/conftest.py')['write_dataset']
-    return write(tmp_path_factory.mktemp('episodes') / 'tabletop', episodes=6)
+    return drawn_episodes.write_dataset(
+        tmp_path_factory.mktemp('episodes') / 'tabletop', episodes=6
+    )
 
 
 def co_fine_tune(directories, episodes, workdir, *flags):

@@ -2,12 +2,11 @@
 
 import dataclasses
 import json
-import pathlib
-import runpy
 import shutil
 
 from absl import flags
 from absl.testing import flagsaver
+import drawn_episodes
 import imageio.v2 as imageio
 from in_process import defined_flags
 import numpy as np
@@ -154,8 +153,7 @@ def test_offline(tiny_checkpoint, tmp_path):
 def test_held_out_episodes(tiny, tiny_checkpoint, tmp_path):
     with pytest.raises(FlagError, match='nothing is held out'):
         evaluated(tmp_path, workdir=str(tiny_checkpoint), suite=['held_out'])
-    writer = runpy.run_path(pathlib.Path(__file__).parent / 'data' / 'conftest.py')
-    directory = writer['write_dataset'](tmp_path / 'episodes')
+    directory = drawn_episodes.write_dataset(tmp_path / 'episodes')
     given = dict(directory=str(directory), card='tabletop', weight=1.0, holdout=5)
     config = tiny.config().to_dict()
     config['data'] |= dict(robot={'table': given}, web={}, on_corrupt='raise')
@@ -172,8 +170,7 @@ def test_held_out_episodes(tiny, tiny_checkpoint, tmp_path):
 def test_held_out_episodes_of_a_card_that_only_the_checkpoint_has(
     tiny, tiny_checkpoint, tokenizer, tmp_path
 ):
-    writer = runpy.run_path(pathlib.Path(__file__).parent / 'data' / 'conftest.py')
-    directory = writer['write_dataset'](tmp_path / 'episodes')
+    directory = drawn_episodes.write_dataset(tmp_path / 'episodes')
     file = tmp_path / 'mine.json'
     # Its actions are no arm's that the tabletop has, which concerns the suites that are played alone.
     space = ActionSpace((-0.5,) * 3, (0.5,) * 3, ('dx', 'dy', 'dz'), ('m',) * 3)

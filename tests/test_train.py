@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 
+import drawn_episodes
 from etils import epath
 import in_process
 import jax
@@ -132,8 +133,8 @@ def tiny_config(episodes=None, **changes):
 
 @pytest.fixture(scope='module')
 def episodes(tmp_path_factory):
-    writer = module_of(ROOT / 'tests' / 'data' / 'conftest.py')
-    return writer.write_dataset(tmp_path_factory.mktemp('episodes') / 'tabletop', episodes=6)
+    folder = tmp_path_factory.mktemp('episodes') / 'tabletop'
+    return drawn_episodes.write_dataset(folder, episodes=6)
 
 
 @pytest.fixture(scope='module')

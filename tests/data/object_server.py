@@ -17,8 +17,14 @@ import xml.sax.saxutils
 
 from bucket import LocalHandler, LocalServer
 
+from rt2_jax.data import remote_files
+
 FAULTS = ('drop', '503', '429', 'truncate', 'stall')
 STALL_SECONDS = 1.0
+# Of a reader that is tested: it tries as often as a user's, and waits less.
+LIMITS = remote_files.Limits(
+    tries=4, seconds=20, request_seconds=5, stall_seconds=0.2, first_pause=0.01, longest_pause=0.05
+)
 
 
 class ObjectServer(LocalServer):

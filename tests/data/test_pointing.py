@@ -2,7 +2,7 @@
 
 import dataclasses
 
-import conftest as data_conftest
+import drawn_episodes
 import numpy as np
 import pytest
 
@@ -14,7 +14,7 @@ from rt2_jax.text import prompts
 
 def episode(number):
     """One whose things move, and whose instruction names the second of them."""
-    made = data_conftest.make_episode(number)
+    made = drawn_episodes.make_episode(number)
     for t, step in enumerate(made['steps']):
         pixels = np.full([4, 2], np.nan, np.float32)
         pixels[:2] = [0.9, 0.1], [0.21 + 0.1 * t, 0.53]

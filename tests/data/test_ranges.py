@@ -2,7 +2,7 @@
 
 import dataclasses
 
-import conftest
+import drawn_episodes
 import numpy as np
 import pytest
 
@@ -15,7 +15,7 @@ from rt2_jax.text.actions import ActionTokenizer, range_of
 
 def episodes(change, count=60):
     """Episodes of the tabletop, each changed by change(action, number, step)."""
-    made = [conftest.make_episode(number) for number in range(count)]
+    made = [drawn_episodes.make_episode(number) for number in range(count)]
     for number, episode in enumerate(made):
         for t, step in enumerate(episode['steps']):
             change(step['action'], number, t)

@@ -7,7 +7,7 @@ import shutil
 import threading
 import time
 
-import conftest
+import drawn_episodes
 import episode_records
 import numpy as np
 import object_server
@@ -26,8 +26,8 @@ from rt2_jax.text.tokenizer import Tokenizer
 
 pytest.importorskip('obstore', reason="remote data need pip install 'rt2_jax[remote]'")
 
-LIMITS = conftest.LIMITS
-SHARD = rlds_writer.shard_name('tabletop', 'train', 1, conftest.SHARDS)
+LIMITS = object_server.LIMITS
+SHARD = rlds_writer.shard_name('tabletop', 'train', 1, drawn_episodes.SHARDS)
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 
-import conftest
+import drawn_episodes
 import episode_records
 from etils import epath
 import numpy as np
@@ -27,7 +27,7 @@ import sys
 from rt2_jax.data.robot import rlds
 print(rlds.open_source(*sys.argv[1:]).index.location)
 """
-EPISODES = [conftest.make_episode(n) for n in range(30)]
+EPISODES = [drawn_episodes.make_episode(n) for n in range(30)]
 STEPS = [(e, t) for e, episode in enumerate(EPISODES) for t in range(len(episode['steps']))]
 
 
@@ -40,7 +40,7 @@ def flip(path, position):
 
 
 def first_shard(dataset):
-    return dataset / rlds_writer.shard_name('tabletop', 'train', 0, conftest.SHARDS)
+    return dataset / rlds_writer.shard_name('tabletop', 'train', 0, drawn_episodes.SHARDS)
 
 
 def test_every_step_is_read_back(whole_dataset):
@@ -303,13 +303,13 @@ def test_png_and_argmax_terminate(tmp_path):
 
 
 def test_writer_refuses_what_the_schema_lacks():
-    episode = conftest.make_episode(0)
+    episode = drawn_episodes.make_episode(0)
     episode['steps'][1]['observation']['depth'] = 1.0
     del episode['steps'][1]['reward']
     with pytest.raises(
         ValueError, match=r"step 1 .*missing: \['steps/reward'\].*observation/depth"
     ):
-        rlds_writer.EpisodeEncoder(schema.features(conftest.SIZE))(episode)
+        rlds_writer.EpisodeEncoder(schema.features(drawn_episodes.SIZE))(episode)
 
 
 def test_index_json_names_its_files(whole_dataset):

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-import conftest
+import drawn_episodes
 import episode_records
 import numpy as np
 import open_x
@@ -44,7 +44,7 @@ def test_tfds_reads_what_we_write(whole_dataset):
     assert builder.info.splits['train'].num_examples == 30
     assert builder.info.full_name == 'tabletop/0.1.0'
     for number, episode in enumerate(tfds.as_numpy(builder.as_dataset(split='train'))):
-        expected = conftest.make_episode(number)
+        expected = drawn_episodes.make_episode(number)
         expected['episode_metadata']['seed'] = np.int64(expected['episode_metadata']['seed'])
         expected['episode_metadata']['success'] = np.bool_(expected['episode_metadata']['success'])
         assert_same(expected['episode_metadata'], episode['episode_metadata'])
@@ -58,10 +58,10 @@ def test_tfds_reads_what_we_write(whole_dataset):
 
 def test_bytes_are_those_of_tfds(tmp_path):
     """A shard by TFDS's own encoder and TensorFlow's own writer holds the same records as ours."""
-    features = schema.features(conftest.SIZE)
+    features = schema.features(drawn_episodes.SIZE)
     theirs, ours = tmp_path / 'theirs', tmp_path / 'ours'
     encode = rlds_writer.EpisodeEncoder(features)
-    episodes = [conftest.make_episode(n) for n in range(3)]
+    episodes = [drawn_episodes.make_episode(n) for n in range(3)]
     with tf.io.TFRecordWriter(str(theirs)) as writer:
         for episode in episodes:
             writer.write(encode(episode))
@@ -71,11 +71,11 @@ def test_bytes_are_those_of_tfds(tmp_path):
 
 def test_we_read_what_tfds_writes(tmp_path):
     """Episodes encoded, pictures included, and written by TFDS and TensorFlow."""
-    features = schema.features(conftest.SIZE)
+    features = schema.features(drawn_episodes.SIZE)
     name = rlds_writer.shard_name(schema.NAME, 'train', 0, 1)
     with tf.io.TFRecordWriter(str(tmp_path / name)) as writer:
         for n in range(5):
-            encoded = features.encode_example(conftest.make_episode(n))
+            encoded = features.encode_example(drawn_episodes.make_episode(n))
             writer.write(features.serialize_example(encoded))
     rlds_writer.finish(
         tmp_path,

@@ -1,8 +1,6 @@
 """The whole run in figures: each by hand, checkpoints against one that was saved, data against an index."""
 
-import pathlib
-import runpy
-
+import drawn_episodes
 import jax
 from jax.sharding import AbstractMesh, AxisType
 import numpy as np
@@ -14,7 +12,6 @@ from rt2_jax.estimation import advice, job as job_lib, run
 from rt2_jax.parallel import mesh as mesh_lib
 from rt2_jax.training.train_state import TrainState
 
-WRITERS = pathlib.Path(__file__).parents[1] / 'data/conftest.py'
 GIB = 1 << 30
 STEP_SECONDS = 0.5
 
@@ -108,7 +105,7 @@ def test_what_a_host_needs(whole):
 
 
 def test_an_indexed_set_says_how_many_bytes_a_picture_has(config, tmp_path):
-    directory = runpy.run_path(str(WRITERS))['write_dataset'](tmp_path / 'tabletop')
+    directory = drawn_episodes.write_dataset(tmp_path / 'tabletop')
     steps = rlds.open_source(directory, 'tabletop', name='kitchen')
     with config.unlocked():
         config.data.robot.kitchen.update(directory=str(directory), card='tabletop')

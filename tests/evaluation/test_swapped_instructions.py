@@ -1,10 +1,9 @@
 """Does the action follow the words, on recorded frames in real TFRecords."""
 
 import json
-import pathlib
-import runpy
 import types
 
+import drawn_episodes
 import numpy as np
 import pytest
 
@@ -128,8 +127,7 @@ def test_who_follows_the_words_and_who_does_not(episodes, tokenizer):
 
 def test_data_that_do_not_say_what_lies_where(tiny_checkpoint, tmp_path):
     """A real model on frames whose tiles have no places: instructions of other episodes."""
-    writer = runpy.run_path(pathlib.Path(__file__).parents[1] / 'data' / 'conftest.py')
-    directory = writer['write_dataset'](tmp_path / 'episodes', episodes=9)
+    directory = drawn_episodes.write_dataset(tmp_path / 'episodes', episodes=9)
     policy = Policy.from_checkpoint(tiny_checkpoint, batch_sizes=(8,))
     figures = swapped.measure(policy, directory, 6)
     assert figures['frames'] == 6 and figures['scenes'] == 0 and figures['points'] is None
@@ -140,5 +138,5 @@ def test_data_that_do_not_say_what_lies_where(tiny_checkpoint, tmp_path):
     assert json.loads(json.dumps(figures)) == figures
     assert swapped.measure(policy, directory, 6) == figures
     with pytest.raises(ValueError, match='one instruction'):
-        source = rlds.open_source(writer['write_dataset'](tmp_path / 'one', 1, 1), 'tabletop')
+        source = rlds.open_source(drawn_episodes.write_dataset(tmp_path / 'one', 1, 1), 'tabletop')
         swapped.choose(source, 1)

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tarfile
 
-import conftest
+import drawn_episodes
 import numpy as np
 import object_server
 import pytest
@@ -71,7 +71,7 @@ def fingerprints(printed):
 def root(tmp_path_factory):
     """A folder for servers, with bucket/tabletop of 8 shards and bucket/captions of 8 tar files."""
     root = tmp_path_factory.mktemp('served')
-    conftest.write_dataset(root / 'bucket/tabletop', episodes=120, shards=8)
+    drawn_episodes.write_dataset(root / 'bucket/tabletop', episodes=120, shards=8)
     for number in range(8):
         (root / 'bucket/captions').mkdir(exist_ok=True)
         with tarfile.open(root / f'bucket/captions/{number}.tar', 'w') as tar:

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 
-import conftest
+import drawn_episodes
 import numpy as np
 import open_x
 import pytest
@@ -92,7 +92,7 @@ def test_no_room(dataset, reference):
 @pytest.fixture(scope='module')
 def small(tmp_path_factory):
     """A data set of 6 episodes, and all its examples."""
-    directory = conftest.write_dataset(tmp_path_factory.mktemp('small') / 'tabletop', 6)
+    directory = drawn_episodes.write_dataset(tmp_path_factory.mktemp('small') / 'tabletop', 6)
     source = rlds.open_source(directory, CARD, location=directory.parent / 'index')
     return directory, [source[i] for i in range(len(source))]
 
