@@ -44,10 +44,7 @@ class Arm:
         make = scene_env.SceneEnv if suite == 'scene' else cube_env.CubeEnv
         # The mode lets a target be set, and `pixels` makes the arm transparent; no target is shown.
         env = make(
-            suite.partition('-')[2],
-            ob_type='pixels',
-            mode='data_collection',
-            visualize_info=False,
+            suite.partition('-')[2], ob_type='pixels', mode='data_collection', visualize_info=False
         )
         env.compute_observation = lambda: None  # it would draw in each step
         env.reset(seed=0)  # compiles the model
@@ -150,7 +147,7 @@ class Arm:
         if goal.task == 'cube-in-drawer':
             env.data.joint('drawer_slide').qpos[0] = OPEN['drawer']
         if goal.task == 'button-press':
-            env._target_button = self._kind.things[goal.x].startswith('right')
+            env._target_button = int(self._kind.things[goal.x].startswith('right'))
             states = env._cur_button_states
             env._target_button_states[env._target_button] = 1 - states[env._target_button]
         env._apply_button_states()

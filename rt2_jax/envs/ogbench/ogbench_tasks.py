@@ -27,7 +27,10 @@ PLACES = {
 }
 CUBE_SIDE = 0.04
 APART = 0.12  # between cubes' middles, so that the open fingers pass
-FROM_PLACE = 0.14  # of every cube from the place where one is to go
+FROM_PLACE = (
+    0.14  # of every cube from the place where one is to go, or from the open drawer's handle
+)
+OPEN_HANDLE = (0.33, -0.13)
 # Where cubes may lie: the package's, manipspace_env.py and scene_env.py.
 LAYOUT = {'cube': ((0.3, -0.3), (0.55, 0.3)), 'scene': ((0.3, -0.07), (0.45, 0.18))}
 
@@ -75,12 +78,7 @@ WORDINGS = {
         'push the window closed',
         'shut the window',
     ),
-    'button-press': (
-        'press the {x}',
-        'push the {x}',
-        'push the {x} down',
-        'poke the {x}',
-    ),
+    'button-press': ('press the {x}', 'push the {x}', 'push the {x} down', 'poke the {x}'),
 }
 BUTTONS = ('left button', 'right button')
 
@@ -155,9 +153,10 @@ def draw_layout(goal: Goal, suite: str, rng: np.random.Generator) -> np.ndarray:
     """Where the cubes lie at first: float [n, 2], apart from each other and from the goal's place."""
     low, high = LAYOUT[suite.partition('-')[0]]
     count = SUITES[suite].cubes
+    free = PLACES.get(goal.place, OPEN_HANDLE if goal.task == 'cube-in-drawer' else None)
     while True:
         cubes = rng.uniform(low, high, (count, 2))
         apart = np.linalg.norm(cubes[:, None] - cubes, axis=-1)[np.triu_indices(count, 1)]
-        away = [np.linalg.norm(cubes - PLACES[goal.place], axis=1).min()] if goal.place else []
-        if (apart >= APART).all() and (np.array(away) >= FROM_PLACE).all():
+        near = free and np.linalg.norm(cubes - free, axis=1).min() < FROM_PLACE
+        if (apart >= APART).all() and not near:
             return cubes
