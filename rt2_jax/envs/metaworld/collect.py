@@ -6,10 +6,7 @@
 Episode i depends on (seed, i) alone, and no evaluation has its layout. The same command goes on with an
 interrupted collection (rt2_jax/envs/collection.py). All episodes are kept, failures too.
 
-Undisturbed episodes show right moves only. So now and then the hand is carried off in a straight line for a
-moment, or its fingers do the opposite; the stored action is the scripted policy's, which finds back. The
-episode goes on for a moment after the goal is reached, so that the frame of the step that terminates does
-not look like those before the goal.
+The episodes are disturbed, see rt2_jax/envs/disturbed_play.py.
 """
 
 from __future__ import annotations
@@ -28,7 +25,7 @@ import tensorflow_datasets as tfds
 from rt2_jax import command
 from rt2_jax.data.cards import METAWORLD
 from rt2_jax.data.robot import rlds_writer
-from rt2_jax.envs import collection
+from rt2_jax.envs import collection, disturbed_play
 from rt2_jax.envs.collected_files import FORMATS, Plan
 from rt2_jax.envs.metaworld.metaworld_env import CAMERA, MAX_STEPS, MetaworldEnvironment
 from rt2_jax.envs.metaworld.metaworld_tasks import SUITES
@@ -41,9 +38,6 @@ DESCRIPTION = (
 )
 # Episode i of a collection is episode FIRST + seed * SEED_STRIDE + i of its suite; evaluations begin with 0.
 FIRST, SEED_STRIDE = 10_000_000, 1_000_000
-HOLD = 2  # decisions after the goal is reached
-DETOURS, LONGEST = 4, 4  # in an episode, and decisions in one of them
-LET_GO = 0.15  # share of the detours in which the fingers do the opposite
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,33 +132,18 @@ def play(env: MetaworldEnvironment, settings: Settings, number: int) -> dict[str
     tasks = SUITES[settings.suite]
     # In this order a process seldom loads another task.
     observation, task, _ = env.reset(seed, tasks[number * len(tasks) // settings.episodes])
-    detours = _Detours(np.random.default_rng([seed, 77]), settings.detours)
-    steps: list[dict[str, Any]] = []
-    held = 0
-    while not steps or not steps[-1]['is_last']:
-        action = env.expert()[1:]
-        held += env.success
-        terminate = held > HOLD
-        if terminate:
-            action[:3] = 0
-        steps.append(
-            {
-                'observation': {
-                    'image': observation.images[CAMERA],
-                    'natural_language_instruction': observation.instruction,
-                    'state': observation.state,
-                },
-                'action': action,
-                'terminate_episode': np.float32(terminate),
-                'reward': np.float32(terminate),
-                'discount': np.float32(not terminate),
-                'is_first': not steps,
-                'is_last': terminate or len(steps) + 1 == MAX_STEPS,
-                'is_terminal': terminate,
-            }
-        )
-        if not terminate:
-            observation = env.step(action if env.success else detours.carried_out(action))
+    detours = disturbed_play.Detours(np.random.default_rng([seed, 77]), settings.detours)
+    steps = [
+        {
+            'observation': {
+                'image': seen.images[CAMERA],
+                'natural_language_instruction': seen.instruction,
+                'state': seen.state,
+            },
+            **step,
+        }
+        for seen, step in disturbed_play.steps(env, observation, MAX_STEPS, detours)
+    ]
     return {
         'steps': steps,
         'episode_metadata': {
@@ -174,26 +153,6 @@ def play(env: MetaworldEnvironment, settings: Settings, number: int) -> dict[str
             'seed': seed,
         },
     }
-
-
-class _Detours:
-    """What is carried out in place of the expert's actions, now and then."""
-
-    def __init__(self, rng: np.random.Generator, often: float) -> None:
-        self._rng, self._often = rng, often
-        self._left, self._begun = 0, 0
-        self._way, self._lets_go = np.zeros(3), False
-
-    def carried_out(self, action: np.ndarray) -> np.ndarray:
-        """Float [4]: the action, or a step of a detour."""
-        if not self._left and self._begun < DETOURS and self._rng.random() < self._often:
-            self._left, self._begun = int(self._rng.integers(1, LONGEST + 1)), self._begun + 1
-            self._way = self._rng.uniform(-1, 1, 3)
-            self._lets_go = self._rng.random() < LET_GO
-        if not self._left:
-            return action
-        self._left -= 1
-        return np.append(self._way, -action[3] if self._lets_go else action[3])
 
 
 @functools.lru_cache(maxsize=1)

@@ -7,16 +7,13 @@ ends at the first success, as in the package's own evaluation (metaworld/evaluat
 
 from __future__ import annotations
 
-import atexit
 import collections
-import os
 from typing import Any
 import warnings
 
-import cv2
 import numpy as np
 
-from rt2_jax.envs import world
+from rt2_jax.envs import mujoco_camera, world
 from rt2_jax.envs.metaworld.metaworld_tasks import OTHER_WORDS, SUITES, TASKS
 
 REPEATS = 5
@@ -122,9 +119,8 @@ class MetaworldEnvironment:
         return self._arm
 
     def _observe(self) -> world.Observation:
-        # Twice the size, averaged: smoother than the renderer's own edges at a fraction of their cost.
-        arm, size = self._playing(), self._image_size
-        image = cv2.resize(arm.draw(2 * size), (size, size), interpolation=cv2.INTER_AREA)
+        arm = self._playing()
+        image = mujoco_camera.smoothed(arm.draw(2 * self._image_size))
         return world.Observation({CAMERA: image}, self._instruction, arm.state())
 
 
@@ -132,10 +128,7 @@ class _Arm:
     """One of the package's environments, with its scripted policy and what draws it."""
 
     def __init__(self, task: str, buffer: int) -> None:
-        os.environ.setdefault('MUJOCO_GL', 'egl')
-        os.environ.setdefault(
-            'LP_NUM_THREADS', '1'
-        )  # of Mesa; more of them slow small pictures down
+        mujoco_camera.choose_driver()
         from metaworld.env_dict import ALL_V3_ENVIRONMENTS
         from metaworld.policies import ENV_POLICY_MAP
         import mujoco
@@ -154,7 +147,8 @@ class _Arm:
         env._set_task_called, env._freeze_rand_vec, env.seeded_rand_vec = True, False, True
         env.max_path_length = 10**9  # who plays counts the steps
         self._observed: np.ndarray
-        self._prepare_drawing(buffer)
+        env.model.cam(CAMERA).pos[:] = CAMERA_PLACE
+        self._camera = mujoco_camera.MujocoCamera(env.model, CAMERA, buffer)
 
     def reset(self, seed: int) -> None:
         self._env.seed(seed)
@@ -193,47 +187,17 @@ class _Arm:
 
     def draw(self, size: int) -> np.ndarray:
         """What the camera sees: uint8 [size, size, 3]."""
-        mujoco, model, data = self._mujoco, self._env.model, self._env.data
-        self._context.make_current()
-        mujoco.mjv_updateScene(
-            model, data, self._options, None, self._camera, mujoco.mjtCatBit.mjCAT_ALL, self._scene
-        )
-        view = mujoco.MjrRect(0, 0, size, size)
-        mujoco.mjr_render(view, self._scene, self._drawing)
-        pixels = np.empty((size, size, 3), np.uint8)
-        mujoco.mjr_readPixels(pixels, None, view, self._drawing)
-        # OpenGL's rows go up. So do this camera's; its columns go from right to left.
-        return np.ascontiguousarray(pixels[:, ::-1])
+        # The camera hangs upside down.
+        return np.ascontiguousarray(self._camera.draw(self._env.data, size)[::-1, ::-1])
 
     def free(self) -> None:
-        atexit.unregister(self.free)
-        self._drawing.free()
-        self._context.free()
+        self._camera.free()
         self._env.close()
 
     def _decide(self, observed: np.ndarray) -> np.ndarray:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')  # that it commands more than the range
             return np.clip(self._policy.get_action(observed), -1, 1).astype(np.float32)
-
-    def _prepare_drawing(self, buffer: int) -> None:
-        mujoco, model = self._mujoco, self._env.model
-        model.cam(CAMERA).pos[:] = CAMERA_PLACE
-        model.vis.global_.offwidth = model.vis.global_.offheight = buffer
-        model.vis.quality.offsamples = 0
-        self._context = mujoco.GLContext(buffer, buffer)
-        self._context.make_current()
-        self._scene = mujoco.MjvScene(model, 1000)
-        self._scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = 0
-        self._scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = 0
-        self._drawing = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100)
-        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._drawing)
-        self._options, self._camera = mujoco.MjvOption(), mujoco.MjvCamera()
-        self._camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
-        self._camera.fixedcamid = model.cam(CAMERA).id
-        atexit.register(
-            self.free
-        )  # before OpenGL's own end, which complains of contexts that are left
 
 
 _idle: collections.deque[_Arm] = collections.deque()
