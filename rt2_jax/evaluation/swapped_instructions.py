@@ -115,9 +115,8 @@ def measure(
         frames=policy.frames,
         frame_stride=policy.frame_stride,
         cameras=policy.cameras,
-        state='q01-q99'
-        if policy.settings.state_space
-        else '',  # of which the policy has its own ranges
+        # Of a state the policy has its own ranges.
+        state='q01-q99' if policy.settings.state_space else '',
         on_corrupt='skip',
     )
     swaps = choose(source, episodes, first=first, seed=seed)

@@ -41,13 +41,15 @@ class Stub:
     """A policy that goes where `across` says, by the frame's place and its instruction, with noise."""
 
     frames = frame_stride = 1
+    cameras = ()
     embodiment = cards.TABLETOP
+    settings = types.SimpleNamespace(state_space=None)
 
     def __init__(self, tokenizer, across):
         self.action_tokenizer = ActionTokenizer(ActionSpace.rt1_bounds(), tokenizer)
         self._across = across
 
-    def act_batch(self, images, instructions, temperature=0.0, seed=0):
+    def act_batch(self, images, instructions, states=None, temperature=0.0, seed=0):
         rng = np.random.default_rng(seed)
         actions = []
         for place, text in enumerate(instructions):
