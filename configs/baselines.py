@@ -111,7 +111,7 @@ def _eyes(name: str) -> dict[str, Any]:
 
 def _efficientnet() -> dict[str, Any]:
     """That of configs/rt1.py:tabletop."""
-    return dict(width_factor=0.35, depth_factor=0.35, strides=(1, 2, 2, 2, 1, 1, 1), momentum=0.95)
+    return dict(width_factor=0.35, depth_factor=0.35, strides=(2, 2, 2, 1, 1, 1, 1), momentum=0.95)
 
 
 def _episodes() -> dict[str, Any]:
