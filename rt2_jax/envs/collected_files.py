@@ -49,7 +49,7 @@ class Plan:
         image_size: side of the frames, pixels.
         quality: JPEG quality; videos have their own, see video_writer.
         format: a key of `FORMATS`.
-        code: the folder of the world's code, of which a collection must come from one version.
+        code: folders and files of the world's code, of which a collection must come from one version.
     """
 
     name: str
@@ -61,7 +61,7 @@ class Plan:
     image_size: int
     quality: int
     format: str
-    code: epath.Path
+    code: tuple[epath.Path, ...]
 
     def files(self, directory: epath.Path) -> RldsFiles:
         """The files of the collection in a directory."""

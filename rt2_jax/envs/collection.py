@@ -26,15 +26,49 @@ from rt2_jax import paths
 from rt2_jax.data import worker_pool
 from rt2_jax.envs.collected_files import FORMATS, Plan, RldsFiles
 from rt2_jax.errors import UserError
+from rt2_jax.nearest import check
 
 FLAGS = flags.FLAGS
 
 COLLECTION_JSON = 'collection.json'
+SEEDS, SEED_STRIDE = 10, 1_000_000  # collections of a suite, and episodes of each at most
 CRASHES = 3  # after so many deaths of workers a collection gives up
 
 
 class OutputError(UserError, ValueError):
     """The output directory holds something else."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What the episodes of every collection depend on; each world's own has its suite besides.
+
+    Attributes:
+        episodes: how many.
+        seed: 0 to 9; collections with different seeds share no scene.
+        noise: execution noise, see `world.Make`.
+        detours: how often the robot is carried off, 0 to 1.
+        image_size: side of the frames, pixels.
+        quality: JPEG quality; videos have their own, see video_writer.
+        format: 'rlds' or 'lerobot'.
+    """
+
+    episodes: int
+    seed: int = 0
+    noise: float = 0.1
+    detours: float = 0.05
+    image_size: int = 128
+    quality: int = 95
+    format: str = 'rlds'
+
+    def __post_init__(self) -> None:
+        check('format', self.format, FORMATS)
+        if not 0 <= self.detours <= 1:
+            raise ValueError(f'detours is a probability, 0 to 1; got {self.detours}')
+        if not 0 < self.episodes <= SEED_STRIDE:
+            raise ValueError(f'episodes must be 1 to {SEED_STRIDE}; got {self.episodes}')
+        if not 0 <= self.seed < SEEDS:
+            raise ValueError(f'seed must be 0 to {SEEDS - 1}; got {self.seed}')
 
 
 def collect(
@@ -182,10 +216,11 @@ def _prepare(files: RldsFiles, settings: Any) -> bool:
     return complete
 
 
-def _fingerprint(code: epath.Path) -> str:
+def _fingerprint(code: Sequence[epath.Path]) -> str:
     """Of the code of a world but for its `collect.py`."""
     digest = hashlib.sha256()
-    for path in sorted(code.glob('*.py')):
-        if path.name != 'collect.py':
-            digest.update(path.read_bytes())
+    for place in code:
+        for path in sorted(place.glob('*.py')) if place.is_dir() else [place]:
+            if path.name != 'collect.py':
+                digest.update(path.read_bytes())
     return digest.hexdigest()[:16]

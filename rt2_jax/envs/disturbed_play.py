@@ -1,4 +1,4 @@
-"""Episodes of an expert that is carried off now and then, for the `collect` of worlds with a gripper.
+"""Collections of an expert that is carried off now and then, for worlds of `arm_environment.ArmEnvironment`.
 
 Undisturbed episodes show right moves only. So now and then the hand is carried off in a straight line for a
 moment, or its fingers do the opposite; the stored action is the expert's, which finds back. The episode goes
@@ -8,20 +8,120 @@ those before the goal.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+import atexit
+from collections.abc import Callable, Collection, Iterator, Mapping
+import dataclasses
+import functools
+from typing import Any, ClassVar
 
+from etils import epath
 import numpy as np
+import tensorflow_datasets as tfds
 
-from rt2_jax.envs import world
+from rt2_jax.data.robot import rlds_writer
+from rt2_jax.envs import arm_environment, collection, mujoco_camera, world
+from rt2_jax.envs.arm_environment import ArmEnvironment
+from rt2_jax.nearest import check
 
+# Episode i of a collection is episode FIRST + seed * SEED_STRIDE + i of its suite; evaluations begin with 0.
+FIRST = 10_000_000
+# What episodes depend on beside the world's own folder.
+CODE = tuple(
+    epath.Path(file) for file in (__file__, arm_environment.__file__, mujoco_camera.__file__)
+)
 HOLD = 2  # decisions after the goal is reached
 DETOURS, LONGEST = 4, 4  # in an episode, and decisions in one of them
 LET_GO = 0.15  # share of the detours in which the fingers do the opposite
 
 
+@dataclasses.dataclass(frozen=True)
+class Settings(collection.Settings):
+    """What the episodes of a collection depend on; `detours` is how often a decision begins one.
+
+    Attributes:
+        suites: those that the world has.
+        suite: one of them.
+    """
+
+    suites: ClassVar[Collection[str]]
+    suite: str = ''
+
+    def __post_init__(self) -> None:
+        check('suite', self.suite, self.suites)
+        super().__post_init__()
+
+
+def features(
+    image_size: int, observation: Mapping[str, Any], numbers: int
+) -> tfds.features.FeaturesDict:
+    """The schema of a collection.
+
+    Args:
+        image_size: side of the frames, pixels.
+        observation: what is observed beside the frame and the instruction.
+        numbers: of an action.
+    """
+    f = tfds.features
+    flag, number, text = f.Scalar(dtype=np.bool_), f.Scalar(dtype=np.float32), f.Text()
+    image = f.Image(shape=(image_size, image_size, 3), encoding_format='jpeg')
+    step = {
+        'observation': {'image': image, 'natural_language_instruction': text, **observation},
+        'action': f.Tensor(shape=(numbers,), dtype=np.float32),
+        **dict.fromkeys(('terminate_episode', 'reward', 'discount'), number),
+        **dict.fromkeys(('is_first', 'is_last', 'is_terminal'), flag),
+    }
+    episode = {'success': flag, 'task': text, 'suite': text, 'seed': f.Scalar(dtype=np.int64)}
+    return rlds_writer.features_dict({'steps': step, 'episode_metadata': episode})
+
+
+@functools.lru_cache(maxsize=1)
+def environment(make: world.Make, settings: Settings) -> Any:
+    """The environment of a collection, made once per process."""
+    size = settings.image_size
+    env = make(settings.suite, image_size=size, render_size=size, execution_noise=settings.noise)
+    atexit.register(env.close)
+    return env
+
+
+def play(
+    env: ArmEnvironment,
+    settings: Settings,
+    number: int,
+    max_steps: int,
+    task: str | None = None,
+    more: Callable[[], Mapping[str, Any]] = dict,
+) -> dict[str, Any]:
+    """Episode `number` of a collection, as the schema lays it out, frames as uint8 [S, S, 3].
+
+    Args:
+        env: of the suite.
+        settings: of the collection.
+        number: of the episode.
+        max_steps: the longest episode.
+        task: its kind of task; None leaves that to the seed.
+        more: what is observed now beside frame, instruction and state.
+    """
+    seed = FIRST + settings.seed * collection.SEED_STRIDE + number
+    observation, task, _ = env.reset(seed, task)
+    detours = Detours(np.random.default_rng([seed, 77]), settings.detours)
+    played = [
+        {
+            'observation': {
+                'image': seen.images[env.camera],
+                'natural_language_instruction': seen.instruction,
+                'state': seen.state,
+                **more(),
+            },
+            **step,
+        }
+        for seen, step in steps(env, observation, max_steps, detours)
+    ]
+    about = {'success': env.success, 'task': task, 'suite': settings.suite, 'seed': seed}
+    return {'steps': played, 'episode_metadata': about}
+
+
 def steps(
-    env: world.Environment, observation: world.Observation, max_steps: int, detours: Detours
+    env: ArmEnvironment, observation: world.Observation, max_steps: int, detours: Detours
 ) -> Iterator[tuple[world.Observation, dict[str, Any]]]:
     """Plays the expert until it has terminated or `max_steps` is reached.
 

@@ -42,6 +42,7 @@ WORLDS = {
     ),
 }
 DEFAULT = 'tabletop'
+OTHER_WORDS = '_other_words'  # ends the name of a suite's twin that asks in words of no episode
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -181,6 +182,15 @@ class World:
     max_steps: int
     make: Make
     has_expert: bool = True
+
+
+def with_other_words(suites: Mapping[str, str]) -> dict[str, str]:
+    """Suites and their summaries, and their twins that ask in other words."""
+    twins = {
+        f'{name}{OTHER_WORDS}': f'{summary}, in words that no episode has'
+        for name, summary in suites.items()
+    }
+    return {**suites, **twins}
 
 
 def open_world(name: str) -> World:

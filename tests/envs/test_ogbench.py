@@ -60,6 +60,14 @@ def test_bad_settings():
         configuration.load(ROOT / 'configs' / 'ogbench.py', 'scen')
 
 
+def test_a_collection_knows_the_version_of_all_that_plays_it():
+    """Of what worlds share, too: their camera, their arm, their detours."""
+    plan = collect._plan(collect.Settings(episodes=1))
+    names = {path.name for path in plan.code}
+    assert names == {'ogbench', 'arm_environment.py', 'disturbed_play.py', 'mujoco_camera.py'}
+    assert all(path.exists() for path in plan.code)
+
+
 @needs('ogbench')
 def test_the_expert_through_tokens(tmp_path):
     """Cubes by their colours; a scene in words that no episode has."""

@@ -14,7 +14,8 @@ import warnings
 import numpy as np
 
 from rt2_jax.envs import mujoco_camera, world
-from rt2_jax.envs.metaworld.metaworld_tasks import OTHER_WORDS, SUITES, TASKS
+from rt2_jax.envs.arm_environment import ArmEnvironment
+from rt2_jax.envs.metaworld.metaworld_tasks import SUITES, TASKS
 
 REPEATS = 5
 MAX_STEPS = 100  # decisions: the package's 500 steps
@@ -25,103 +26,48 @@ CAMERA_PLACE = (0.75, 0.075, 0.7)
 # Tasks whose scripted policies do better where their first decision is repeated: 20 of 20 episodes, where the
 # mean of several (`_Arm.scripted`) has 19 and 12.
 FIRST_DECISION = ('door-open', 'shelf-place')
-# A usual step, for noise: the gripper has none.
-NOISE_SCALE = np.array([0.3, 0.3, 0.3, 0.0])
 # Arms of a process that wait for an episode of their task: each holds some 90 MB and takes a second to make.
 IDLE = 12
 
 
-class MetaworldEnvironment:
+class MetaworldEnvironment(ArmEnvironment['_Arm']):
     """A `world.Environment` of a suite of Meta-World.
 
     Episode `seed` of a suite is of its task number `seed` modulo their number.
 
     Args:
-        suite: a name of `metaworld_tasks.SUITES`, with or without OTHER_WORDS behind it.
-        image_size: height and width of the frames observed, pixels.
-        render_size: height and width of the frames of videos, pixels.
-        execution_noise: share of the command and of a usual step.
-
-    Attributes:
-        success: whether the goal was reached in this episode.
-        clipped: see `world.Environment`.
+        suite: a name of `metaworld_tasks.SUITES`, with or without `world.OTHER_WORDS` behind it.
+        sizes: of frames, and the noise, see `ArmEnvironment`.
     """
 
-    out_of_reach = 0  # the package moves goals inside without a word
+    camera, numbers = CAMERA, ('dx', 'dy', 'dz', 'gripper')
+    usual_step = np.array([0.3, 0.3, 0.3, 0.0])
 
-    def __init__(
-        self, suite: str, *, image_size: int, render_size: int, execution_noise: float
-    ) -> None:
-        self._tasks = SUITES[suite.removesuffix(OTHER_WORDS)]
-        self._other_words = suite.endswith(OTHER_WORDS)
-        self._image_size, self._render_size = image_size, render_size
-        self._noise = execution_noise
-        self._arm: _Arm | None = None
-        self.success = False
-        self.clipped = 0
-
-    @property
-    def over(self) -> bool:
-        """Whether the goal was reached."""
-        return self.success
+    def __init__(self, suite: str, **sizes: Any) -> None:
+        super().__init__(**sizes)
+        self._tasks = SUITES[suite.removesuffix(world.OTHER_WORDS)]
+        self._other_words = suite.endswith(world.OTHER_WORDS)
 
     def reset(self, seed: int, task: str | None = None) -> world.Episode:
         """See `world.Environment`."""
         name = task or self._tasks[seed % len(self._tasks)]
         self.close()
-        self._arm = _arm(name, max(2 * self._image_size, self._render_size))
+        self._arm = _arm(name, self._buffer)
         self._arm.reset(seed)
-        self._rng = np.random.default_rng([seed, 1])
-        chosen = TASKS[name]
-        self._instruction = (
-            chosen.other_words if self._other_words else str(self._rng.choice(chosen.instructions))
+        rng, chosen = np.random.default_rng([seed, 1]), TASKS[name]
+        instruction = (
+            chosen.other_words if self._other_words else str(rng.choice(chosen.instructions))
         )
-        self.success, self.clipped = False, 0
-        return world.Episode(self._observe(), name, chosen.difficulty)
-
-    def step(self, command: np.ndarray) -> world.Observation:
-        """See `world.Environment`; `command` is float [4]: dx, dy, dz, gripper, each -1 to 1.
-
-        Raises:
-            ValueError: a command of another shape, or with a number that is not finite.
-            RuntimeError: no episode was begun.
-        """
-        command = np.asarray(command, np.float64)
-        if command.shape != (4,) or not np.isfinite(command).all():
-            raise ValueError(f'A command has 4 finite numbers, dx dy dz gripper; got {command}.')
-        self.clipped += int((np.abs(command) > 1 + 1e-6).sum())
-        if self._noise:
-            sigma = self._noise * (np.abs(command) + NOISE_SCALE) * (NOISE_SCALE > 0)
-            command = command + self._rng.normal(size=4) * sigma
-        self.success |= self._playing().step(np.clip(command, -1, 1))
-        return self._observe()
-
-    def expert(self) -> np.ndarray:
-        """See `world.Environment`: what the package's own scripted policy does; it never terminates."""
-        return np.concatenate([[0.0], self._playing().scripted()]).astype(np.float32)
+        return world.Episode(self._begin(rng, instruction), name, chosen.difficulty)
 
     def recognition(self) -> None:
         """None: there is one object that the instruction could be about."""
-
-    def render(self) -> np.ndarray:
-        """See `world.Environment`."""
-        return self._playing().draw(self._render_size)
 
     def close(self) -> None:
         """Leaves the arm to the next environment that plays its task."""
         if self._arm:
             _leave(self._arm)
             self._arm = None
-
-    def _playing(self) -> _Arm:
-        if self._arm is None:
-            raise RuntimeError('No episode was begun: call reset() first.')
-        return self._arm
-
-    def _observe(self) -> world.Observation:
-        arm = self._playing()
-        image = mujoco_camera.smoothed(arm.draw(2 * self._image_size))
-        return world.Observation({CAMERA: image}, self._instruction, arm.state())
 
 
 class _Arm:

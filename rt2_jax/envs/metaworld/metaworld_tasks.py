@@ -388,5 +388,4 @@ def _suites() -> dict[str, tuple[str, ...]]:
     }
 
 
-OTHER_WORDS = '_other_words'
-SUITES = _suites()  # the tasks of each suite; each has a twin whose name ends with OTHER_WORDS
+SUITES = _suites()  # the tasks of each suite

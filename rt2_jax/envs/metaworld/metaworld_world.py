@@ -16,11 +16,7 @@ _SUITES = {name: _summary(name, tasks) for name, tasks in metaworld_tasks.SUITES
 WORLD = world.World(
     name='metaworld',
     card=METAWORLD,
-    suites=_SUITES
-    | {
-        f'{name}{metaworld_tasks.OTHER_WORDS}': f'{summary}, in words that no episode has'
-        for name, summary in _SUITES.items()
-    },
+    suites=world.with_other_words(_SUITES),
     tasks=tuple(metaworld_tasks.TASKS),
     max_steps=metaworld_env.MAX_STEPS,
     make=metaworld_env.MetaworldEnvironment,

@@ -110,7 +110,6 @@ SUITES = {
     'cube-quadruple': _cubes(4),
     'scene': Kind(1, tuple(WORDINGS)[2:], ('cube', 'drawer', 'window', *BUTTONS)),
 }
-OTHER_WORDS = '_other_words'  # ends the name of a suite's twin
 
 
 @dataclasses.dataclass(frozen=True)

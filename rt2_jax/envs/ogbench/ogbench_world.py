@@ -14,11 +14,7 @@ _SUITES = {
 WORLD = world.World(
     name='ogbench',
     card=OGBENCH,
-    suites=_SUITES
-    | {
-        f'{name}{ogbench_tasks.OTHER_WORDS}': f'{summary}, in words that no episode has'
-        for name, summary in _SUITES.items()
-    },
+    suites=world.with_other_words(_SUITES),
     tasks=tuple(ogbench_tasks.WORDINGS),
     max_steps=ogbench_env.MAX_STEPS,
     make=ogbench_env.OgbenchEnvironment,

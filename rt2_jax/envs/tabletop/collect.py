@@ -22,58 +22,34 @@ import numpy as np
 from rt2_jax import command
 from rt2_jax.data.cards import TABLETOP
 from rt2_jax.envs import collection
-from rt2_jax.envs.collected_files import FORMATS, Plan
+from rt2_jax.envs.collected_files import Plan
 from rt2_jax.envs.tabletop import detours, expert, schema, suites, tasks as tabletop_tasks
 from rt2_jax.envs.tabletop.env import TabletopEnv
-from rt2_jax.nearest import check
-
-# Episode i of a collection is episode seed * SEED_STRIDE + i of its suite.
-SEED_STRIDE = 1_000_000
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
-    """What the episodes of a collection depend on.
+class Settings(collection.Settings):
+    """What the episodes of a collection depend on, beside what `collection.Settings` has.
 
     Attributes:
-        episodes: how many.
-        seed: 0 to 9; collections with different seeds share no scene.
-        noise: execution noise, see TabletopEnv.
         detours: share of the expert's far actions in whose place a detour is carried out (see
             detours.py); the expert's is stored. 0 for none.
-        image_size: side of the frames, pixels.
         suite: the suite that scenes are drawn from.
         tasks: kinds of task, taken in turn; if empty, the episode's seed decides.
         max_steps: an episode's longest length.
-        quality: JPEG quality; videos have their own, see video_writer.
-        format: 'rlds' or 'lerobot'.
     """
 
-    episodes: int
-    seed: int = 0
-    noise: float = 0.1
     detours: float = 0.75
-    image_size: int = 128
     suite: str = 'train'
     tasks: tuple[str, ...] = ()
     max_steps: int = 20
-    quality: int = 95
-    format: str = 'rlds'
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         object.__setattr__(self, 'tasks', tuple(self.tasks))
         suites.suite(self.suite)
-        check('format', self.format, FORMATS)
         for kind in self.tasks:
             tabletop_tasks.check_kind(kind)
-        if not 0 <= self.detours <= 1:
-            raise ValueError(f'detours is a probability, 0 to 1; got {self.detours}')
-        if not 0 < self.episodes <= SEED_STRIDE:
-            raise ValueError(f'episodes must be 1 to {SEED_STRIDE}; got {self.episodes}')
-        if not 0 <= self.seed < suites.SEEDS_PER_SUITE // SEED_STRIDE:
-            raise ValueError(
-                f'seed must be 0 to {suites.SEEDS_PER_SUITE // SEED_STRIDE - 1}; got {self.seed}'
-            )
 
 
 def collect(
@@ -107,14 +83,14 @@ def _plan(settings: Settings) -> Plan:
         image_size=settings.image_size,
         quality=settings.quality,
         format=settings.format,
-        code=epath.Path(__file__).parent,
+        code=(epath.Path(__file__).parent,),
     )
 
 
 def play(env: TabletopEnv, settings: Settings, number: int) -> dict[str, Any]:
     """Episode `number` of a collection, as the schema lays it out, frames as uint8 [S, S, 3]."""
     kind = settings.tasks[number % len(settings.tasks)] if settings.tasks else None
-    seed = settings.seed * SEED_STRIDE + number
+    seed = settings.seed * collection.SEED_STRIDE + number
     observation, info = env.reset(seed=seed, options={'task': kind})
     rng = np.random.default_rng([seed, 77])
     steps: list[dict[str, Any]] = []
