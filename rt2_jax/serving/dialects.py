@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 import dataclasses
+import functools
 from typing import Any
 
 from rt2_jax.nearest import nearest
@@ -113,27 +114,28 @@ class Needs:
         """Those of a policy."""
         return cls(policy.cameras, policy.settings.state_space is not None)
 
-    def dialects(self, family: Sequence[Dialect]) -> tuple[Dialect, ...]:
+    def dialects(self, family: tuple[Dialect, ...]) -> tuple[Dialect, ...]:
         """The dialects of WEBSOCKET or ACT, as this policy reads them."""
-        if not self.cameras and not self.state:
-            return tuple(family)
-        read: dict[str, Dialect] = {}
-        for dialect in family:
-            first, *others = self.cameras or (dialect.camera.rpartition('/')[2],)
-            folder = dialect.camera.rpartition('/')[0]
-            if dialect.role and dialect.camera in self.cameras:
-                continue  # it would mean two pictures
-            camera = dialect.camera if dialect.role else f'{folder}/{first}' if folder else first
-            more = tuple(f'{folder}/{name}' if folder else name for name in others)
-            # Two families that have the same keys, now, are one.
-            asked = dataclasses.replace(dialect, camera=camera, more=more, needs_state=self.state)
-            read.setdefault(camera, asked)
-        keys = {key for dialect in read.values() for key in dialect.needed}
-        known = dict.fromkeys(
-            key for dialect in family for key in (dialect.camera, *dialect.ignored)
-        )
-        ignored = tuple(key for key in known if key not in keys)
-        return tuple(dataclasses.replace(dialect, ignored=ignored) for dialect in read.values())
+        return _read_by(self, family) if self.cameras or self.state else family
+
+
+@functools.cache  # it is asked for with every message
+def _read_by(needs: Needs, family: tuple[Dialect, ...]) -> tuple[Dialect, ...]:
+    read: dict[str, Dialect] = {}
+    for dialect in family:
+        folder, _, name = dialect.camera.rpartition('/')
+        first, *others = needs.cameras or (name,)
+        if dialect.role and dialect.camera in needs.cameras:
+            continue  # it would mean two pictures
+        camera = dialect.camera if dialect.role else f'{folder}/{first}' if folder else first
+        more = tuple(f'{folder}/{name}' if folder else name for name in others)
+        # Two families that have the same keys, now, are one.
+        asked = dataclasses.replace(dialect, camera=camera, more=more, needs_state=needs.state)
+        read.setdefault(camera, asked)
+    keys = {key for dialect in read.values() for key in dialect.needed}
+    known = dict.fromkeys(key for dialect in family for key in (dialect.camera, *dialect.ignored))
+    ignored = tuple(key for key in known if key not in keys)
+    return tuple(dataclasses.replace(dialect, ignored=ignored) for dialect in read.values())
 
 
 def ignored_keys(dialects: Sequence[Dialect]) -> tuple[str, ...]:
