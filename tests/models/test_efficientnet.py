@@ -52,22 +52,34 @@ def test_the_two_paddings_of_300_pixels(padding, side):
     assert sizes == {False: 14_398_040, True: 87_296}
 
 
-@pytest.mark.parametrize('kernel, stride, side', [(3, 1, 7), (3, 2, 7), (5, 2, 8), (5, 1, 4)])
+@pytest.mark.parametrize(
+    'kernel, stride, side', [(3, 1, 7), (3, 2, 7), (5, 2, 8), (5, 1, 4), (3, 1, 40)]
+)
 def test_depthwise_is_a_convolution_of_each_channel(kernel, stride, side):
     rng = np.random.default_rng(0)
     x = rng.normal(size=(2, side, side + 1, 6)).astype(np.float32)
     weights = rng.normal(size=(kernel, kernel, 6)).astype(np.float32)
     sides = [efficientnet.pads(length, kernel, stride, 'same') for length in x.shape[1:3]]
-    expected = jax.lax.conv_general_dilated(
-        x,
-        weights[:, :, None],
-        (stride, stride),
-        'SAME',
-        dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
-        feature_group_count=6,
-    )
-    ours = efficientnet.depthwise(jnp.asarray(x), jnp.asarray(weights), stride, sides)
-    np.testing.assert_allclose(ours, expected, atol=1e-5)
+
+    def ours(x: jax.Array, weights: jax.Array) -> jax.Array:
+        return efficientnet.depthwise(x, weights, stride, sides)
+
+    def expected(x: jax.Array, weights: jax.Array) -> jax.Array:
+        return jax.lax.conv_general_dilated(
+            x,
+            weights[:, :, None],
+            (stride, stride),
+            'SAME',
+            dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+            feature_group_count=6,
+        )
+
+    outputs, gradients = jax.vjp(ours, jnp.asarray(x), jnp.asarray(weights))
+    outputs_expected, gradients_expected = jax.vjp(expected, x, weights)
+    np.testing.assert_allclose(outputs, outputs_expected, atol=1e-5)
+    above = rng.normal(size=outputs.shape).astype(np.float32)
+    for got, right in zip(gradients(above), gradients_expected(above), strict=True):
+        np.testing.assert_allclose(got, right, atol=1e-4)
 
 
 def test_film_changes_nothing_at_first():
