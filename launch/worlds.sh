@@ -7,7 +7,7 @@
 #
 # It has what training and serving need, too. rt2_jax/envs/README.md has the commands for each world.
 set -euo pipefail
-EXTRAS=${EXTRAS:-serve,web}
+EXTRAS=${EXTRAS:-serve,web,lerobot}
 # shellcheck source=launch/environment.sh
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 

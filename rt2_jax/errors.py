@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+from typing import Any
+
 
 class UserError(Exception):
     """An error that the user can mend: its message says what is wrong, where, and what to do.
@@ -29,3 +32,8 @@ class MissingPackage(UserError, ImportError):
     def __init__(self, need: str, package: str, extra: str = '', *, remedy: str = '') -> None:
         remedy = remedy or f"pip install 'rt2_jax[{extra}]'"
         super().__init__(f'{need} needs {package}: {remedy}')
+        self._again = functools.partial(type(self), need, package, extra, remedy=remedy)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A worker's error reaches the process that waits for it as a pickle.
+        return self._again, ()

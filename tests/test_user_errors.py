@@ -4,6 +4,7 @@ import importlib
 import inspect
 import os
 import pathlib
+import pickle
 import pkgutil
 import re
 import shutil
@@ -17,7 +18,8 @@ import pytest
 
 import rt2_jax
 from rt2_jax import buckets, command, configuration, exit_codes
-from rt2_jax.errors import UserError
+from rt2_jax.data.data_errors import CorruptRecord
+from rt2_jax.errors import MissingPackage, UserError
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PACKAGED = ROOT / 'rt2_jax' / 'weights' / 'tabletop_pretrained'
@@ -32,19 +34,30 @@ def modules():
         yield importlib.import_module(found.name)
 
 
-def test_every_error_of_the_package_is_a_users_or_a_clients():
-    classes = {
+@pytest.fixture(name='errors', scope='module')
+def fixture_errors():
+    return {
         value
         for module in modules()
         for value in vars(module).values()
         if inspect.isclass(value) and issubclass(value, Exception)
         if value.__module__.startswith('rt2_jax.')
     }
-    assert len(classes) > 20
-    internal = {
-        c for c in classes if INTERNAL & {f'{b.__module__}.{b.__name__}' for b in c.__mro__}
-    }
-    others = sorted(c.__name__ for c in classes - internal if not issubclass(c, UserError))
+
+
+def test_every_error_crosses_to_another_process(errors):
+    details = {MissingPackage: ('reading', 'av', 'lerobot'), CorruptRecord: ('a file', 8, 'short')}
+    for kind in errors:
+        base = next((base for base in details if issubclass(kind, base)), None)
+        error = kind(*details[base]) if base else kind('what is wrong')
+        again = pickle.loads(pickle.dumps(error))
+        assert type(again) is kind and str(again) == str(error)
+
+
+def test_every_error_of_the_package_is_a_users_or_a_clients(errors):
+    assert len(errors) > 20
+    internal = {c for c in errors if INTERNAL & {f'{b.__module__}.{b.__name__}' for b in c.__mro__}}
+    others = sorted(c.__name__ for c in errors - internal if not issubclass(c, UserError))
     assert not others, f'{others} must derive from rt2_jax.errors.UserError'
 
 

@@ -138,7 +138,13 @@ class LeRobotFiles(RldsFiles):
 
     What has no place there is logged; of the tabletop it is `episode_metadata/objects`, a list of texts.
     `observation.object_names` has those in the picture, and the seed makes the scene again.
+
+    Raises:
+        MissingPackage: PyAV or pyarrow isn't installed.
     """
+
+    def __post_init__(self) -> None:
+        lerobot_writer.check_packages()
 
     @property
     def is_complete(self) -> bool:

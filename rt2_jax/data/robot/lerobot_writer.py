@@ -381,6 +381,16 @@ def _write_table(path: epath.Path, table: Any) -> None:
         parquet.write_table(table, local, compression='snappy', use_dictionary=True)
 
 
+def check_packages() -> None:
+    """Checks that what writes a data set is installed, before anybody works for it.
+
+    Raises:
+        MissingPackage: PyAV or pyarrow isn't installed.
+    """
+    video_writer.pyav()
+    _pyarrow()
+
+
 def _pyarrow() -> Any:
     try:
         import pyarrow  # pylint: disable=g-import-not-at-top

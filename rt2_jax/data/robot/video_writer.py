@@ -70,12 +70,22 @@ def writing(path: epath.PathLike, fps: float, size: tuple[int, int]) -> Iterator
         MissingPackage: PyAV isn't installed.
         PathError: it cannot be written.
     """
-    try:
-        import av  # pylint: disable=g-import-not-at-top
-    except ImportError as error:
-        raise MissingPackage('writing a LeRobot data set', 'av', 'lerobot') from error
+    av = pyav()
     with paths.writing(paths.of(path)) as local:
         with av.open(str(local), 'w', format='mp4') as container:
             frames = Frames(container, fps, size)
             yield frames
             frames.close()
+
+
+def pyav() -> Any:
+    """The package that encodes.
+
+    Raises:
+        MissingPackage: it isn't installed.
+    """
+    try:
+        import av  # pylint: disable=g-import-not-at-top
+    except ImportError as error:
+        raise MissingPackage('writing a LeRobot data set', 'av', 'lerobot') from error
+    return av
