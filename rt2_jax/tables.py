@@ -1,6 +1,7 @@
 """Makes a table of RT-2's paper: trains and measures what is missing, and writes it with intervals.
 
-    python -m rt2_jax.tables --table=4 [--quick] [--workdir=runs/tables] [--seeds=2] [--episodes=200]
+    python -m rt2_jax.tables --table=4 [--quick] [--workdir=runs/tables] [--seeds=2] [--episodes=200] \
+        [--rows=rt1,cofinetune]
 
 Tables: `4` generalization, `5` emergent skills, `6` two sizes from scratch, fine-tuned and co-fine-tuned;
 `cot` with a plan against without, the same policy in the same episodes. Several by comma share what they
@@ -18,6 +19,7 @@ table's own folder in it has table.md, table.png, results.json and a video a pol
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 import dataclasses
 import json
 import sys
@@ -101,11 +103,25 @@ def list_missing(job: Job) -> None:
         print('nothing is missing')
 
 
+def some_rows(table: Table, names: Sequence[str]) -> Table:
+    """A table with only the rows of these folder names.
+
+    Raises:
+        FlagError: the table has no such row.
+    """
+    known = [row.name for row in table.rows]
+    try:
+        wanted = {check(f'row of table {table.name}', name, known) for name in names}
+    except ValueError as error:
+        raise FlagError(f'--rows: {error}') from error
+    return dataclasses.replace(table, rows=tuple(row for row in table.rows if row.name in wanted))
+
+
 def job_of_flags() -> Job:
     """The tables that the flags name.
 
     Raises:
-        FlagError: no such table.
+        FlagError: no such table or row.
     """
     try:
         tables = [TABLES[check('table', name, TABLES)] for name in FLAGS.table]
@@ -113,6 +129,8 @@ def job_of_flags() -> Job:
         raise FlagError(f'--table: {error}') from error
     if not tables:
         raise FlagError(f'--table names none of {", ".join(TABLES)}')
+    if FLAGS.rows:
+        tables = [some_rows(table, FLAGS.rows) for table in tables]
     size = QUICK if FLAGS.quick else FULL
     size = dataclasses.replace(
         size, seeds=FLAGS.seeds or size.seeds, evaluated=FLAGS.episodes or size.evaluated
@@ -125,6 +143,7 @@ def job_of_flags() -> Job:
 def define_flags() -> None:
     """Defines the flags of the command; importing this file defines none."""
     flags.DEFINE_list('table', None, f'One or more of {", ".join(TABLES)}, by comma.')
+    flags.DEFINE_list('rows', None, 'Only these rows, by folder name, such as rt1,cofinetune.')
     flags.DEFINE_bool('quick', False, 'The whole path in minutes; its numbers mean nothing.')
     flags.DEFINE_string('workdir', 'runs/tables', 'Where everything goes.')
     flags.DEFINE_integer(

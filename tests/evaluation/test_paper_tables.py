@@ -23,6 +23,7 @@ from rt2_jax.evaluation import command_runner, paper_rows, table_job, table_runs
 from rt2_jax.evaluation.paper_rows import Row, Table
 from rt2_jax.evaluation.table_runs import TableError
 from rt2_jax.models import backbone
+from rt2_jax.policy.from_flags import FlagError
 from rt2_jax.text.tokenizer import Tokenizer
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -256,6 +257,15 @@ def test_trouble_is_one_line(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     line = in_process.run(monkeypatch, 'tables', '--table=6', f'--workdir={tmp_path}/w')
     assert 'there is no configs/tabletop.py here' in line
+
+
+def test_a_table_of_some_rows():
+    some = tables.some_rows(TABLE, ['started', 'ours'])
+    assert some.rows == (HEADLINE, STARTED) and some.columns == TABLE.columns
+    with pytest.raises(
+        FlagError, match="--rows: Unknown row of table t 'our'; did you mean 'ours'"
+    ):
+        tables.some_rows(TABLE, ['our'])
 
 
 def test_failed_and_stopped_commands(tmp_path, capfd):
