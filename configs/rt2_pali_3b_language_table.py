@@ -3,6 +3,10 @@
     python -m rt2_jax.estimate --config=configs/rt2_pali_3b_language_table.py --topology=v5e:4x4
     python -m rt2_jax.train --config=configs/rt2_pali_3b_language_table.py --workdir=DIR
 
+Arguments:
+    real   the set of the real robot and its hindsight labels, the default
+    sim    that of the simulator, which rt2_jax.evaluate plays (--suite=language_table/blocktoblock)
+
 From the paper (appendix E): learning rate 1e-3, batch 128, 300,000 steps, two consecutive frames,
 Language-Table's five prediction tasks alone, "X Y" actions. The model is PaLI-3B's (arXiv 2209.06794,
 table 1).
@@ -23,26 +27,38 @@ Left open by the papers, and chosen here:
 import ml_collections
 
 from rt2_jax import configuration
+from rt2_jax.nearest import check
+
+ARGUMENTS = {
+    'real': 'language_table',
+    'sim': 'language_table_sim',
+}  # the card of each, and its folder
 
 
-def get_config() -> ml_collections.ConfigDict:
-    """The locked config."""
+def get_config(arg: str = 'real') -> ml_collections.ConfigDict:
+    """The locked config of one of `ARGUMENTS`.
+
+    Raises:
+        ValueError: another argument.
+    """
+    card = ARGUMENTS[check('argument of configs/rt2_pali_3b_language_table.py', arg, ARGUMENTS)]
     config = configuration.paper(total_steps=300_000, batch_size=128, lr=1e-3)
     config.data.update(frames=2)
     config.data.robot.language_table = dict(
-        directory='data/language_table/0.0.1',
-        card='language_table',
+        directory=f'data/{card}/0.0.1',
+        card=card,
         weight=1.0,
         tasks=dict(
             weights=dict(instruction=0.25, arm_position=0.25, time_steps=0.25, success=0.25),
             arm='observation/effector_translation',
             arm_low=(0.15, -0.3048),
             arm_high=(0.6, 0.3048),
+            arm_order=(1, 0),  # y is to the right in the picture, x down
             success='always',
         ),
     )
     config.data.robot_share.update(start=1.0)
-    config.embodiment = 'language_table'
+    config.embodiment = card
     text = dict(width=1024, depth=24, heads=16, head_dim=64, mlp=2_816, remat='full')
     config.model = dict(
         name='pali',

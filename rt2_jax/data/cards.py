@@ -121,6 +121,27 @@ LANGUAGE_TABLE_SIM = (
     'language_table_blocktorelative_oracle_sim',
     'language_table_separate_oracle_sim',
 )
+# Its simulator by an oracle that doesn't slow down (rt2_jax/envs/language_table), and whose actions fail if
+# they are rounded to 1 cm.
+LANGUAGE_TABLE_BRISK = dataclasses.replace(
+    LANGUAGE_TABLE,
+    name='language_table_brisk',
+    action_space=ActionSpace(
+        low=(-0.035,) * 2,  # the oracle's fastest, 0.35 m/s
+        high=(0.035,) * 2,
+        names=('dx', 'dy'),
+        units=('m', 'm'),
+        terminate=False,
+    ),
+    success='episode_metadata/success',
+    columns=(
+        *LANGUAGE_TABLE.columns,
+        'observation/gripper_pixel',
+        'observation/object_names',
+        'observation/object_pixels',
+        'observation/plan',
+    ),
+)
 
 # Its documentation gives both senses of the gripper; CALVIN's format, which it is in, and Octo have
 # +1 open. Translations are in units of 1/50 m and rotations of 1/20 rad, clipped to +-1.
@@ -241,6 +262,7 @@ CARDS = {
         BRIDGE,
         LANGUAGE_TABLE,
         *(dataclasses.replace(LANGUAGE_TABLE, name=name) for name in LANGUAGE_TABLE_SIM),
+        LANGUAGE_TABLE_BRISK,
         TACO_PLAY,
         BERKELEY_AUTOLAB_UR5,
         KUKA,

@@ -148,7 +148,7 @@ class ExampleEncoder:
         """Refuses answers that couldn't be targets, before a run meets them in its middle.
 
         Args:
-            answers: of a source; one that ends in "Action:" has an action after it.
+            answers: of a source; one that ends in "Action:" has an action after it, if the source acts.
             source: its name.
 
         Raises:
@@ -163,7 +163,8 @@ class ExampleEncoder:
                     f'source {source!r}: {prompts.ACTION_MARKER!r} must end a plan and stand nowhere '
                     f'else in it, in tokens too: {answer!r}'
                 )
-            length = len(ids) + 1 + (self._actions[source].length if planned else 0)
+            acts = planned and source in self._actions
+            length = len(ids) + 1 + (self._actions[source].length if acts else 0)
             if length > self._data.target_length:
                 self._refuse_length(length, source, answer)
 

@@ -19,6 +19,8 @@ class TaskSettings:
         arm_low: least values [D] of the grid of answers, in the column's unit; empty for the least of
             the data. Values outside are logged, and written as the grid's edge.
         arm_high: greatest values [D]; likewise.
+        arm_order: numbers of the column's dimensions in the order in which they are written; empty for
+            all as they are. Other places are written to the right first, then down.
         success: 'flag': the data's flag says which episodes succeeded. 'always': each did what its
             instruction says, as demonstrations and hindsight labels have it.
         most_steps: the greatest number of time steps that is asked for.
@@ -29,6 +31,7 @@ class TaskSettings:
     arm: str = ''
     arm_low: tuple[float, ...] = ()
     arm_high: tuple[float, ...] = ()
+    arm_order: tuple[int, ...] = ()
     success: str = 'flag'
     most_steps: int = 100
     seed: int = 0

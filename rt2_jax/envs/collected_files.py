@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 import dataclasses
 import functools
 import json
-from typing import Any
+from typing import Any, cast
 
 from absl import logging
 from etils import epath
@@ -46,7 +46,6 @@ class Plan:
         features: its schema; `episode_metadata` has `task`, a text, and `success`, a flag.
         card: of the robot, for that schema.
         episodes: how many.
-        image_size: side of the frames, pixels.
         quality: JPEG quality; videos have their own, see video_writer.
         format: a key of `FORMATS`.
         code: folders and files of the world's code, of which a collection must come from one version.
@@ -58,7 +57,6 @@ class Plan:
     features: tfds.features.FeaturesDict
     card: RobotCard
     episodes: int
-    image_size: int
     quality: int
     format: str
     code: tuple[epath.Path, ...]
@@ -158,8 +156,9 @@ class LeRobotFiles(RldsFiles):
     @functools.cached_property
     def form(self) -> LeRobotForm:
         """How its episodes become LeRobot's."""
-        fields, size = rlds_schema.fields_of(self.plan.features), self.plan.image_size
-        sizes = {path: (size, size) for path in fields if fields[path].dtype == 'picture'}
+        fields = rlds_schema.fields_of(self.plan.features)
+        shapes = {path: field.shape for path, field in fields.items() if field.dtype == 'picture'}
+        sizes = {path: cast('tuple[int, int]', shape[:2]) for path, shape in shapes.items()}
         return LeRobotForm(fields, self.plan.card, sizes)
 
     def write(self, part: int, episodes: Iterator[Mapping[str, Any]]) -> None:

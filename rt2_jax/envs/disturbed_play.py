@@ -162,21 +162,30 @@ class Detours:
     Args:
         rng: draws them.
         often: how often a decision begins one, 0 to 1.
+        hand: how many numbers an action begins with that move the hand; the last of those behind them is
+            the gripper.
+
+    Attributes:
+        ended: whether what was carried out last was the last step of a detour.
     """
 
-    def __init__(self, rng: np.random.Generator, often: float) -> None:
-        self._rng, self._often = rng, often
+    def __init__(self, rng: np.random.Generator, often: float, hand: int = 3) -> None:
+        self._rng, self._often, self._hand = rng, often, hand
         self._left, self._begun = 0, 0
-        self._way, self._lets_go = np.zeros(3), False
+        self._way, self._lets_go = np.zeros(hand), False
+        self.ended = False
 
     def carried_out(self, action: np.ndarray) -> np.ndarray:
         """Float [D]: the action, or a step of a detour."""
         if not self._left and self._begun < DETOURS and self._rng.random() < self._often:
             self._left, self._begun = int(self._rng.integers(1, LONGEST + 1)), self._begun + 1
-            self._way = self._rng.uniform(-1, 1, 3)
+            self._way = self._rng.uniform(-1, 1, self._hand)
             self._lets_go = self._rng.random() < LET_GO
+        self.ended = self._left == 1
         if not self._left:
             return action
         self._left -= 1
-        gripper = -action[-1] if self._lets_go else action[-1]
-        return np.concatenate([self._way, action[3:-1], [gripper]])
+        rest = action[self._hand :].copy()
+        if self._lets_go:
+            rest[-1:] *= -1
+        return np.concatenate([self._way, rest])

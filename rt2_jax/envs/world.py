@@ -1,4 +1,4 @@
-"""What a world offers, so that `evaluate` can play in it: the tabletop, Meta-World, OGBench, or your own.
+"""What a world offers, so that `evaluate` can play in it: the tabletop, others of this folder, or your own.
 
 A `World` says what there is to play and for which robot. An `Environment` is one robot at work in it,
 episode after episode. rt2_jax/envs/README.md shows both in one short file.
@@ -33,6 +33,11 @@ class _Place(NamedTuple):
 WORLDS = {
     'tabletop': _Place(
         'rt2_jax.envs.tabletop.tabletop_world', 'mujoco', "pip install 'rt2_jax[sim]'"
+    ),
+    'language_table': _Place(
+        'rt2_jax.envs.language_table.language_table_world',
+        'language_table',
+        'bash launch/worlds.sh language_table CLONE',
     ),
     'metaworld': _Place(
         'rt2_jax.envs.metaworld.metaworld_world', 'metaworld', 'bash launch/worlds.sh metaworld'

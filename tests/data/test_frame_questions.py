@@ -21,7 +21,7 @@ def steps(tmp_path_factory):
 
 @pytest.mark.parametrize('kind', sorted(frame_questions.KINDS))
 def test_answers_are_true(steps, kind):
-    source = frame_questions.FrameQuestions(steps, {kind: 1.0}, seed=1)
+    source = frame_questions.FrameQuestions(steps, kind_weights={kind: 1.0}, seed=1)
     assert len(source) == len(steps)
     for index in range(len(source)):
         example, step = source[index], steps.table.raw(index)
@@ -50,9 +50,19 @@ def test_answers_are_true(steps, kind):
             assert example.answer == expected
 
 
+def test_plans_of_another_planner(steps):
+    """Of a set's own column or words; another planner makes another source."""
+    grounded, own = (
+        frame_questions.FrameQuestions(steps, planner, {'frame_plan': 1.0})
+        for planner in (plans.Grounded(), plans.Instruction())
+    )
+    assert own[0].answer == prompts.plan(steps.table.instruction(0)) != grounded[0].answer
+    assert set(own.answers()) >= {own[0].answer} and own.fingerprint != grounded.fingerprint
+
+
 def test_an_unknown_kind_is_named(steps):
     with pytest.raises(ValueError, match="did you mean 'frame_where'"):
-        frame_questions.FrameQuestions(steps, {'frame_were': 1.0})
+        frame_questions.FrameQuestions(steps, kind_weights={'frame_were': 1.0})
 
 
 def test_plans_say_where_the_named_things_are(steps):

@@ -83,6 +83,17 @@ def test_arm_position_on_the_webs_grid(steps, caplog):
     )
 
 
+def test_arm_position_to_the_right_first(steps):
+    as_stored, ordered = (
+        make(steps, 'arm_position', arm='observation/gripper_pixel', arm_order=order)
+        for order in ((), (1, 0))
+    )
+    for i in range(len(ordered)):
+        assert ordered[i].answer.split() == as_stored[i].answer.split()[::-1]
+    with pytest.raises(ValueError, match='arm_order .0, 2. names a number'):
+        make(steps, 'arm_position', arm='observation/gripper_pixel', arm_order=(0, 2))
+
+
 def test_time_steps_between_the_frames_shown(steps, one):
     source = make(steps, 'time_steps', most_steps=4)
     answers = Counter()

@@ -5,12 +5,13 @@ step of an episode whose set says where the gripper and the visible things are m
 the web's own words, answered by places as `rt2_jax.text.places` writes them.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import dataclasses
 import functools
 
 import numpy as np
 
+from rt2_jax.data.data_errors import DataSetError
 from rt2_jax.data.example import Example
 from rt2_jax.data.robot import plans
 from rt2_jax.data.robot.derived import Derived
@@ -33,19 +34,22 @@ KINDS = {
 class FrameQuestions(Derived):
     """Question `i` is about step `i` of `steps`; a pure function of (seed, i).
 
-    The steps need the columns of `plans.Grounded`: `observation/gripper_pixel` [2],
-    `observation/gripper_xyz` [3], metres, `observation/gripper_yaw`, radians,
-    `observation/gripper_opening`, 0 to 1, `observation/object_names` (names by line) and
-    `observation/object_pixels` [n, 2] (u, v in [0, 1]; NaN where there is nothing).
+    The steps need the columns `observation/gripper_pixel` [2], `observation/object_names` (names by line) and
+    `observation/object_pixels` [n, 2] (u, v in [0, 1]; NaN where there is nothing), and those of the planner.
+
+    Raises:
+        DataSetError: a step has no plan.
 
     Attributes:
         steps: the robot's episodes.
+        planner: where plans come from.
         kind_weights: kind of question -> relative frequency (`KINDS` is the default).
         seed: another seed asks other questions.
         name: the source's name.
     """
 
     steps: StepSource
+    planner: plans.Planner = dataclasses.field(default_factory=plans.Grounded)
     kind_weights: Mapping[str, float] = dataclasses.field(default_factory=lambda: dict(KINDS))
     seed: int = 0
     name: str = 'frames'
@@ -53,6 +57,8 @@ class FrameQuestions(Derived):
     def __post_init__(self) -> None:
         for kind in self.kind_weights:
             check('kind of question', kind, KINDS)
+        if 'frame_plan' in self.kinds and not self.planner.known(self.steps.table).all():
+            raise DataSetError(f'{self.name} asks for plans, and some steps have none')
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -62,7 +68,13 @@ class FrameQuestions(Derived):
     @property
     def fingerprint(self) -> str:
         """Changes with the steps or the questions."""
-        return f'{self.steps.fingerprint} {sorted(self.kind_weights.items())} {self.seed}'
+        grounded = isinstance(self.planner, plans.Grounded)
+        planner = '' if grounded else f' {self.planner.fingerprint}'
+        return f'{self.steps.fingerprint} {sorted(self.kind_weights.items())} {self.seed}{planner}'
+
+    def answers(self) -> Iterable[str]:
+        """Those answers whose length depends on the data."""
+        return (prompts.plan(text) for text in self.planner.texts(self.steps.table))
 
     def readers(self, numbers: Sequence[int]) -> Iterator[Callable[[], Example]]:
         """See `SkipCorrupt.readers`."""
@@ -75,7 +87,7 @@ class FrameQuestions(Derived):
         kind = self.kinds[int(np.searchsorted(np.cumsum(weights / weights.sum()), rng.random()))]
         if kind == 'frame_plan':
             prompt = prompts.with_state(prompts.robot_plan(step.wording), step.state)
-            answer = prompts.plan(plans.grounded(step.raw))
+            answer = prompts.plan(self.planner.plan(step.raw))
         else:
             gripper = step.raw['observation/gripper_pixel']
             question, answer = _ask(kind, visible(step.raw), gripper, rng)

@@ -58,7 +58,8 @@ def open_robot(
     if weight.most > 0:
         opened.robot.update(_acting(steps, robot_set, weight))
     if robot_set.questions.most > 0:
-        questions = FrameQuestions(steps, name=f'{name}_frames')
+        planner = make_planner(robot_set.plans)
+        questions = FrameQuestions(steps, planner, name=f'{name}_frames')
         opened.web[questions.name] = Weighted(questions, robot_set.questions)
     return opened
 

@@ -75,6 +75,11 @@ class PredictionTasks(Derived):
             self._check_flags()
         if 'arm_position' in self.kinds:
             low, high = _ranges(self.steps, self.settings)
+            if not all(0 <= number < len(low) for number in self.settings.arm_order):
+                raise ValueError(
+                    f'{self.name}: arm_order {list(self.settings.arm_order)} names a number that the '
+                    f'{len(low)} of {self.settings.arm!r} lack'
+                )
             filled = dataclasses.replace(self.settings, arm_low=low, arm_high=high)
             object.__setattr__(self, 'settings', filled)
 
@@ -100,6 +105,7 @@ class PredictionTasks(Derived):
             settings.success,
             settings.most_steps,
             settings.seed,
+            *([settings.arm_order] if settings.arm_order else []),
         )
         return f'{self.steps.fingerprint} {sorted(self.weights.items())} {own}'
 
@@ -147,7 +153,8 @@ def _arm_position(
     del rng
     low, high = np.array(tasks.settings.arm_low), np.array(tasks.settings.arm_high)
     at = (np.ravel(tasks.steps.table.raw(i)[tasks.settings.arm]) - low) / (high - low)
-    return tasks.steps.frames(i), prompts.ARM_POSITION, places.write_point(np.clip(at, 0, 1))
+    at = np.clip(at, 0, 1)[list(tasks.settings.arm_order) or slice(None)]
+    return tasks.steps.frames(i), prompts.ARM_POSITION, places.write_point(at)
 
 
 def _time_steps(

@@ -58,7 +58,6 @@ def _plan(settings: Settings) -> Plan:
         features=disturbed_play.features(settings.image_size, {'state': state}, numbers=4),
         card=METAWORLD,
         episodes=settings.episodes,
-        image_size=settings.image_size,
         quality=settings.quality,
         format=settings.format,
         code=(epath.Path(__file__).parent, *disturbed_play.CODE),

@@ -65,7 +65,6 @@ def _plan(settings: Settings) -> Plan:
         features=disturbed_play.features(settings.image_size, observation, numbers=5),
         card=OGBENCH,
         episodes=settings.episodes,
-        image_size=settings.image_size,
         quality=settings.quality,
         format=settings.format,
         code=(epath.Path(__file__).parent, *disturbed_play.CODE),

@@ -80,7 +80,6 @@ def _plan(settings: Settings) -> Plan:
         features=schema.features(settings.image_size),
         card=TABLETOP,
         episodes=settings.episodes,
-        image_size=settings.image_size,
         quality=settings.quality,
         format=settings.format,
         code=(epath.Path(__file__).parent,),
