@@ -18,6 +18,7 @@ import tensorflow_datasets as tfds
 
 from rt2_jax import paths
 from rt2_jax.data.readers import lerobot_directory, rlds_schema, tf_example, tfrecord
+from rt2_jax.data.readers.rlds_episodes import padded_bytes
 from rt2_jax.data.robot import lerobot_writer, rlds_writer
 from rt2_jax.data.robot.lerobot_form import LeRobotForm
 from rt2_jax.data.robot_card import RobotCard
@@ -208,9 +209,13 @@ class LeRobotFiles(RldsFiles):
             values[f'steps/{path}'] = rows if is_text else np.stack(rows)
         pictures = {path: values.pop(path) for path in self.form.cameras.values()}
         fields = self.form.schema
+        instruction = rlds_schema.full_path(self.plan.card.instruction)
+        if fields[instruction].dtype != 'text':
+            letters = (padded_bytes(row, instruction) for row in values[instruction])
+            values[instruction] = [text.decode() for text in letters]
         values = {
             path: np.asarray(value).astype(fields[path].dtype)
-            if path in fields and fields[path].dtype != 'text'
+            if path in fields and path != instruction and fields[path].dtype != 'text'
             else value
             for path, value in values.items()
         }

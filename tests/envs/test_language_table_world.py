@@ -2,6 +2,7 @@
 
 import json
 
+from etils import epath
 import numpy as np
 import pytest
 from world_python import ROOT, in_python_of, needs
@@ -30,6 +31,33 @@ def test_the_schema_is_the_published_one_and_more():
     assert published < set(observation.keys())
     assert observation['rgb'].shape == (180, 320, 3)
     assert observation['instruction'].shape == (512,)
+
+
+def test_instructions_are_tasks_in_lerobot(tmp_path):
+    """Though the published schema has them as numbers, a letter each."""
+    pytest.importorskip('av', reason="needs PyAV: pip install -e '.[lerobot]'")
+    settings = collect.Settings(episodes=1, image_size=36, format='lerobot')
+    letters = np.zeros([collect.LETTERS], np.int32)
+    letters[:7] = list(b'push it')
+    observation = {
+        'rgb': np.zeros((36, 64, 3), np.uint8),
+        **dict.fromkeys(('effector_translation', 'effector_target_translation'), np.zeros(2)),
+        'instruction': letters,
+        'gripper_pixel': np.zeros(2),
+        'object_names': 'red moon',
+        'object_pixels': np.zeros((8, 2)),
+        'plan': 'push',
+    }
+    flags = dict.fromkeys(('is_first', 'is_last', 'is_terminal'), False)
+    step = {'observation': observation, 'action': np.ones(2), 'reward': 0.0, **flags}
+    about = {'success': True, 'task': 'separate', 'suite': 'all', 'seed': 0}
+    episode = {'steps': [step] * 3, 'episode_id': '0', 'episode_metadata': about}
+    files = collect._plan(settings).files(epath.Path(tmp_path))
+    files.write(0, iter([episode]))
+    files.finish()
+    assert list(files.outcomes()) == [('separate', True, 3)]
+    source = rlds.open_source(tmp_path, str(tmp_path / 'card.json'))
+    assert source.table.instruction(0) == 'push it' and source.frames(0).shape == (1, 36, 64, 3)
 
 
 def test_bad_settings(monkeypatch):

@@ -185,7 +185,7 @@ class SerializedEpisode:
             encoded = [self.payload[a:b] for a, b in self.spans(path).tolist()]
         else:
             rows = self.numbers(path, steps)
-            encoded = [_padded_bytes(row, path) for row in (rows if steps is not None else [rows])]
+            encoded = [padded_bytes(row, path) for row in (rows if steps is not None else [rows])]
         expected = 1 if steps is None else steps
         if len(encoded) != expected:
             raise ValueError(f'feature {path!r} has {len(encoded)} texts; {expected} are expected')
@@ -218,7 +218,12 @@ class SerializedEpisode:
             raise ValueError(f'feature {path!r}: {error}') from error
 
 
-def _padded_bytes(row: np.ndarray, path: str) -> bytes:
+def padded_bytes(row: np.ndarray, path: str) -> bytes:
+    """The bytes that a row of integers is, without the zeros at its end.
+
+    Raises:
+        ValueError: a number that is no byte.
+    """
     row = row.reshape(-1)
     used = np.flatnonzero(row)
     text = row[: used[-1] + 1 if used.size else 0]
