@@ -1,10 +1,13 @@
 """RT-1 (arXiv 2212.06817), RT-1-X (2310.08864), and RT-1 in miniature: what RT-2 is compared with.
 
+    python -m rt2_jax.train --config=configs/rt1.py:vision --workdir=runs/rt1_vision
     python -m rt2_jax.train --config=configs/rt1.py:tabletop --workdir=runs/rt1
     python -m rt2_jax.convert --source=CHECKPOINT --format=rt1_jax --output=weights/rt1x
 
 Arguments:
-    tabletop  a twin of a few million parameters on the tabletop's episodes, and on no web
+    vision    the twin's tower alone names what is in the small web's pictures, as RT-1's did in ImageNet's
+    tabletop  a twin of a few million parameters on the tabletop's episodes, and on no web; its tower is that
+              of runs/rt1_vision
     rt1       35 M parameters, 6 frames, as robotics_transformer has it; on fractal
     rt1x      57 M parameters, 15 frames, as open_x_embodiment has it; on fractal
 
@@ -22,7 +25,7 @@ import ml_collections
 from rt2_jax import configuration
 from rt2_jax.nearest import check
 
-ARGUMENTS = ('tabletop', 'rt1', 'rt1x')
+ARGUMENTS = ('vision', 'tabletop', 'rt1', 'rt1x')
 NUMBERS = 8  # terminate, six of the arm, gripper
 
 
@@ -34,6 +37,8 @@ def get_config(arg: str = 'tabletop') -> ml_collections.ConfigDict:
     """
     check('argument of configs/rt1.py', arg, ARGUMENTS)
     config = configuration.defaults()
+    if arg == 'vision':
+        return _vision(config)
     config.data.action_frames = 'all'
     config.data.robot_share.start = 1.0
     if arg == 'tabletop':
@@ -42,6 +47,30 @@ def get_config(arg: str = 'tabletop') -> ml_collections.ConfigDict:
         _published(config, arg == 'rt1x')
     config.data.target_length = config.data.frames * NUMBERS + 1
     return config.lock()
+
+
+def _vision(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """What is where in the web's pictures, as configs/tabletop.py:vision asks it of RT-2's tower."""
+    config.update(total_steps=4_000, cpu_products='bfloat16')
+    config.data.web.web = dict(
+        weight=1.0, seed=0, varied=True, people=True, kinds=dict(map=0.4, map_any=0.6)
+    )
+    config.data.robot_share.start = 0.0
+    config.data.update(prompt_length=16, target_length=37)
+    # The words that RT-1 has, so that what is seen points to what is said.
+    config.init_from, config.init_parts = 'package:tabletop_pretrained', ('embedding',)
+    config.model = dict(
+        name='classifier', dtype='float32', width=128, tower='efficientnet', vision=_eyes()
+    )
+    return config.lock()
+
+
+def _eyes() -> dict[str, Any]:
+    """6 x 6 places of 96 pixels, where B0's strides leave 3 x 3.
+
+    They are reached early: on a CPU large maps cost most.
+    """
+    return dict(width_factor=0.35, depth_factor=0.35, strides=(2, 2, 2, 1, 1, 1, 1), momentum=0.95)
 
 
 def _tabletop(config: ml_collections.ConfigDict) -> None:
@@ -57,7 +86,7 @@ def _tabletop(config: ml_collections.ConfigDict) -> None:
         holdout=0.0,
     )
     # The words of the tiny PaLI that RT-2 starts from: they know what is alike.
-    config.init_from, config.init_parts = 'package:tabletop_pretrained', ('embedding',)
+    config.init_from = 'package:tabletop_pretrained#embedding,runs/rt1_vision#tower'
     config.model = dict(
         name='rt1',
         dtype='float32',
@@ -68,11 +97,7 @@ def _tabletop(config: ml_collections.ConfigDict) -> None:
         learner=32,
         words=128,
         ordered=True,
-        # 6 x 6 places of 96 pixels, where B0's strides leave 3 x 3, reached early: on a CPU large maps cost
-        # most.
-        vision=dict(
-            width_factor=0.35, depth_factor=0.35, strides=(2, 2, 2, 1, 1, 1, 1), momentum=0.95
-        ),
+        vision=_eyes(),
         decoder=dict(width=128, depth=4, heads=4, head_dim=32, mlp=384, unroll=4),
     )
 

@@ -97,6 +97,7 @@ BASES = {
             starts_from='vision_small',
         ),
         Row("PaLM-E's base", 'palm_e_pretrain', f'{_TABLETOP}:palm_e_pretrain'),
+        Row('tower of RT-1', 'rt1_vision', 'configs/rt1.py:vision'),
         Row('tower of VC-1', 'vc1_pretrain', f'{_OTHERS}:vc1_pretrain'),
         Row('tower of R3M', 'r3m_pretrain', f'{_OTHERS}:r3m_pretrain'),
     )
@@ -112,7 +113,7 @@ BASELINES = (
     Row('VC-1', 'vc1', f'{_OTHERS}:vc1', 'VC-1',
         {'4': '63 34 10 13 3 0 0 10', '5': '11 10 13 11'}, starts_from='vc1_pretrain'),
     Row('RT-1', 'rt1', 'configs/rt1.py:tabletop', 'RT-1',
-        {'4': '92 31 43 71 9 26 14 32', '5': '16 16 20 17'}, headline=True),
+        {'4': '92 31 43 71 9 26 14 32', '5': '16 16 20 17'}, starts_from='rt1_vision', headline=True),
     Row('MOO', 'moo', f'{_OTHERS}:moo', 'MOO', {'4': '75 58 48 38 41 19 3 35'}),
     Row('RT-2-PaLI-X (tiny PaLI)', 'cofinetune', f'{_TABLETOP}:cofinetune', 'RT-2-PaLI-X-55B',
         {'4': '91 70 62 96 48 63 35 62', '5': '82 46 53 60'}, headline=True),

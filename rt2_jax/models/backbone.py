@@ -223,7 +223,6 @@ _PARTS: dict[str, dict[str, type[stacks.Config]]] = {
         'decoder': t5gemma2_stacks.StackConfig,
     },
     'rt1': {'decoder': rt1.DecoderConfig},
-    'classifier': {'vision': vit.ViTConfig},
     'contrastive': {'text': encoder_decoder.T5Config},
     'masked_autoencoder': {'vision': vit.ViTConfig, 'decoder': masked_autoencoder.DecoderConfig},
 }

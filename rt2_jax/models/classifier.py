@@ -14,7 +14,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from rt2_jax.models import embedding, layers, vit
+from rt2_jax.models import embedding, layers, towers
 
 
 class Classifier(nn.Module):
@@ -22,19 +22,27 @@ class Classifier(nn.Module):
 
     The prompt is not read and no token of the answer sees another, so it is for training a tower on
     maps of what is where, not for decoding. The parameters of its tower, projection and embedding
-    are those of `PaLI`, which so starts from image tokens that say the words of what they see.
+    are those of `PaLI`, which so starts from image tokens that say the words of what they see. A tower of
+    RT-1's learns so what RT-1's learnt from ImageNet; no sentence conditions it yet.
 
     Attributes:
-        vision: fields of `vit.ViTConfig`.
-        width: D of the language model that the tower is for.
+        vision: fields of the tower's config.
+        width: D of the language model that the tower is for, or of RT-1's words.
         vocab: V.
+        tower: 'vit', 'efficientnet' or 'resnet'; see `towers`.
         dtype: of matrix products.
     """
 
     vision: Mapping
     width: int
     vocab: int
+    tower: str = 'vit'
     dtype: layers.Dtype = jnp.float32
+
+    @property
+    def untrained(self) -> tuple[str, ...]:
+        """Patterns of names of parameters that no gradient changes."""
+        return towers.untrained(self.tower)
 
     @nn.compact
     def __call__(self, images: jax.Array, prompt: jax.Array, target_in: jax.Array) -> jax.Array:
@@ -52,8 +60,9 @@ class Classifier(nn.Module):
             ValueError: T is not F N + 1.
         """
         b, f = images.shape[:2]
-        vision = vit.ViTConfig.parse(self.vision, 'config.model.vision', dtype=self.dtype)
-        tokens = vit.ViT(vision, name='tower')(images.reshape(b * f, *images.shape[2:]))
+        no_sentence = jnp.zeros((b * f, self.width), self.dtype)
+        tower = towers.make(self.tower, self.vision, self.dtype)
+        tokens = towers.features(tower, images.reshape(b * f, *images.shape[2:]), no_sentence)
         tokens = layers.Linear((self.width,), ('vision', 'embed'), self.dtype, name='projection')(
             tokens
         ).reshape(b, -1, self.width)
