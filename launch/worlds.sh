@@ -11,7 +11,7 @@ EXTRAS=${EXTRAS:-serve,web}
 # shellcheck source=launch/environment.sh
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 
-worlds=(metaworld ogbench)
+worlds=(libero metaworld ogbench)
 [[ $# == 1 && " ${worlds[*]} " == *" ${1:-} "* ]] ||
     fail "name a world: bash launch/worlds.sh WORLD; known: ${worlds[*]}"
 VENV=$ROOT/.worlds/$1

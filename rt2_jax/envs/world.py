@@ -1,4 +1,4 @@
-"""What a world offers, so that `evaluate` can play in it: the tabletop, Meta-World, OGBench, or your own.
+"""What a world offers, so that `evaluate` can play in it: the tabletop, one that it brings, or your own.
 
 A `World` says what there is to play and for which robot. An `Environment` is one robot at work in it,
 episode after episode. rt2_jax/envs/README.md shows both in one short file.
@@ -37,6 +37,7 @@ WORLDS = {
     'metaworld': _Place(
         'rt2_jax.envs.metaworld.metaworld_world', 'metaworld', 'bash launch/worlds.sh metaworld'
     ),
+    'libero': _Place('rt2_jax.envs.libero.libero_world', 'libero', 'bash launch/worlds.sh libero'),
     'ogbench': _Place(
         'rt2_jax.envs.ogbench.ogbench_world', 'ogbench', 'bash launch/worlds.sh ogbench'
     ),
