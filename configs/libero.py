@@ -9,7 +9,11 @@ form of them. Weights as in configs/rt2_t5gemma2.py and configs/rt2_paligemma.py
 LIBERO itself is played by vla-eval at ws://HOST:8000/vla_eval?camera=agentview,wrist&gripper=1,-1
 (rt2_jax/serving/README.md).
 
-Argument: MODEL[,DIR[,CARD]].
+Or collect episodes of a scripted expert here (rt2_jax/envs/README.md), for the packaged tiny PaLI:
+
+    python -m rt2_jax.train --config=configs/libero.py:object_tiny --workdir=runs/libero_object
+
+Argument: object_tiny, of runs/data/libero_object; or MODEL[,DIR[,CARD]].
     MODEL   t5gemma2-270m, -1b, -4b; paligemma-3b, -2-3b, -2-10b, -2-28b; or a directory with a slash in it
             that rt2_jax.convert wrote
     DIR     the folder that has libero_{spatial,object,goal,10}_no_noops/1.0.0, by default
@@ -34,7 +38,12 @@ from rt2_jax.nearest import check
 FAMILIES = {'t5gemma2': 'rt2_t5gemma2.py', 'paligemma': 'rt2_paligemma.py'}
 CAMERAS = ('image', 'wrist_image')
 SUITES = ('spatial', 'object', 'goal', '10')
-ARGUMENTS = ('t5gemma2-270m', 'paligemma-3b,data/libero_lerobot,libero_10_no_noops')  # examples
+TINY = 'object_tiny'
+ARGUMENTS = (
+    't5gemma2-270m',
+    TINY,
+    'paligemma-3b,data/libero_lerobot,libero_10_no_noops',
+)  # examples
 
 
 def get_config(arg: str = ARGUMENTS[0]) -> ml_collections.ConfigDict:
@@ -43,6 +52,8 @@ def get_config(arg: str = ARGUMENTS[0]) -> ml_collections.ConfigDict:
     Raises:
         ValueError: no such model.
     """
+    if arg == TINY:
+        return _tiny()
     model, directory, card, *more = (*arg.split(','), '', '')
     if any(more):
         raise ValueError(f'configs/libero.py: {arg!r} is not MODEL[,DIR[,CARD]]')
@@ -63,6 +74,26 @@ def get_config(arg: str = ARGUMENTS[0]) -> ml_collections.ConfigDict:
     config.data.weights_per = 'step'
     config.data.augment.update(RECIPES['openvla'])
     config.validation.update(every=1_000, batches=4)
+    return config.lock()
+
+
+def _tiny() -> ml_collections.ConfigDict:
+    """The packaged tiny PaLI on what rt2_jax.envs.libero.collect wrote, by the tabletop's recipe."""
+    config = configuration.load(pathlib.Path(__file__).with_name('tabletop.py'), 'cofinetune')
+    config = config.unlock()
+    config.total_steps = 3_000
+    config.embodiment = 'libero'
+    config.data.prompt_length = 64  # the state takes 8 numbers of it
+    config.data.update(cameras=CAMERAS, state='q01-q99')
+    config.data.robot = dict(
+        libero=dict(
+            directory='runs/data/libero_object',
+            card='libero',
+            weight=1.0,
+            success_only=True,
+            holdout=0.02,
+        )
+    )
     return config.lock()
 
 

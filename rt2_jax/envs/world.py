@@ -42,6 +42,7 @@ WORLDS = {
     'metaworld': _Place(
         'rt2_jax.envs.metaworld.metaworld_world', 'metaworld', 'bash launch/worlds.sh metaworld'
     ),
+    'libero': _Place('rt2_jax.envs.libero.libero_world', 'libero', 'bash launch/worlds.sh libero'),
     'ogbench': _Place(
         'rt2_jax.envs.ogbench.ogbench_world', 'ogbench', 'bash launch/worlds.sh ogbench'
     ),

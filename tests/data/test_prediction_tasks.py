@@ -90,8 +90,9 @@ def test_arm_position_to_the_right_first(steps):
     )
     for i in range(len(ordered)):
         assert ordered[i].answer.split() == as_stored[i].answer.split()[::-1]
-    with pytest.raises(ValueError, match='arm_order .0, 2. names a number'):
-        make(steps, 'arm_position', arm='observation/gripper_pixel', arm_order=(0, 2))
+    for wrong in ((0, 2), (1, 1), (1,)):
+        with pytest.raises(ValueError, match='must have each of the numbers 0 to 1'):
+            make(steps, 'arm_position', arm='observation/gripper_pixel', arm_order=wrong)
 
 
 def test_time_steps_between_the_frames_shown(steps, one):

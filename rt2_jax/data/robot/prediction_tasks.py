@@ -75,10 +75,11 @@ class PredictionTasks(Derived):
             self._check_flags()
         if 'arm_position' in self.kinds:
             low, high = _ranges(self.steps, self.settings)
-            if not all(0 <= number < len(low) for number in self.settings.arm_order):
+            order = self.settings.arm_order
+            if order and sorted(order) != list(range(len(low))):
                 raise ValueError(
-                    f'{self.name}: arm_order {list(self.settings.arm_order)} names a number that the '
-                    f'{len(low)} of {self.settings.arm!r} lack'
+                    f'{self.name}: arm_order {list(order)} must have each of the numbers 0 to '
+                    f'{len(low) - 1} of {self.settings.arm!r} once'
                 )
             filled = dataclasses.replace(self.settings, arm_low=low, arm_high=high)
             object.__setattr__(self, 'settings', filled)

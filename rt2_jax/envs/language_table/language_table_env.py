@@ -107,8 +107,8 @@ class LanguageTableEnvironment:
         goal = self.table.set_point + command
         self.out_of_reach += bool((goal < BOUNDS[0]).any() or (goal > BOUNDS[1]).any())
         self.success |= self.table.step(command)
-        if not self._first and (touched := self.table.touched):
-            self._first = BLOCKS[touched[0]]
+        if not self._first and (touched := self.table.touched) is not None:
+            self._first = BLOCKS[touched]
         return self._observe()
 
     def expert(self) -> np.ndarray:

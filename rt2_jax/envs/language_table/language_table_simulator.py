@@ -133,15 +133,17 @@ class Table:
         return np.stack([state[f'block_{b.replace(" ", "_")}_translation'] for b in BLOCKS])
 
     @property
-    def touched(self) -> list[int]:
-        """Numbers of the blocks that the arm's tip touches."""
+    def touched(self) -> int | None:
+        """Number of the block that the arm's tip presses most; None if it touches none."""
         simulator = self.simulator
         bodies = {
             simulator._block_to_pybullet_id[b.replace(' ', '_')]: i for i, b in enumerate(BLOCKS)
         }
         contacts = simulator.pybullet_client.getContactPoints(simulator._robot.end_effector)
         # Of a contact: the other body, and by which force.
-        return sorted({bodies[c[2]] for c in contacts if c[2] in bodies and c[9] > 0})
+        forces = [(contact[9], bodies[contact[2]]) for contact in contacts if contact[2] in bodies]
+        force, block = max(forces, default=(0.0, 0))
+        return block if force > 0 else None
 
     @property
     def arm(self) -> np.ndarray:
