@@ -60,7 +60,12 @@ def _vision(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     # The words that RT-1 has, so that what is seen points to what is said.
     config.init_from, config.init_parts = 'package:tabletop_pretrained', ('embedding',)
     config.model = dict(
-        name='classifier', dtype='float32', width=128, tower='efficientnet', vision=_eyes()
+        name='classifier',
+        dtype='float32',
+        width=128,
+        tower='efficientnet',
+        sentence=2 * 128,  # of RT-1's words, in order
+        vision=_eyes(),
     )
     return config.lock()
 

@@ -5,12 +5,16 @@ import runpy
 
 import drawn_episodes
 from etils import epath
+import flax.linen as nn
+import jax
 import numpy as np
 import pytest
 
 from rt2_jax import train
 from rt2_jax.checkpoints import loading
+from rt2_jax.models import backbone
 from rt2_jax.parallel.sharding import named_leaves
+from rt2_jax.text.tokenizer import Tokenizer
 from rt2_jax.training import metrics
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -84,3 +88,22 @@ def test_it_learns(argument, episodes, tmp_path):
     running = [name for name in params if 'running_mean' in name]
     assert bool(running) == (config.model.get('tower', 'vit') != 'vit')
     assert all(np.abs(params[name]).max() > 0 for name in running)
+
+
+def test_rt1_starts_from_a_tower_that_names_the_webs_pictures():
+    """As RT-1's did in ImageNet's; its parameters are those that configs/rt1.py:tabletop takes."""
+    rt1 = runpy.run_path(str(ROOT / 'configs' / 'rt1.py'))['get_config']
+    named, policy = rt1('vision'), rt1('tabletop')
+    assert policy.init_from == 'package:tabletop_pretrained#embedding,runs/rt1_vision#tower'
+    found = []
+    for config in (named, policy):
+        data = config.data
+        images = np.zeros((1, data.frames, data.image_size, data.image_size, 3), np.uint8)
+        prompt, target = (
+            np.zeros((1, length), np.int32)
+            for length in (data.prompt_length, data.target_length - (config is policy))
+        )
+        model = backbone.build(config.model, Tokenizer.load_default().vocab_size, range(256))
+        params = jax.eval_shape(model.init, jax.random.key(0), images, prompt, target)['params']
+        found.append(jax.tree.map(lambda x: x.shape, nn.meta.unbox(params)['tower']))
+    assert found[0] == found[1]

@@ -30,6 +30,7 @@ class Classifier(nn.Module):
         width: D of the language model that the tower is for, or of RT-1's words.
         vocab: V.
         tower: 'vit', 'efficientnet' or 'resnet'; see `towers`.
+        sentence: width of the vector that conditions an EfficientNet, here of zeros.
         dtype: of matrix products.
     """
 
@@ -37,6 +38,7 @@ class Classifier(nn.Module):
     width: int
     vocab: int
     tower: str = 'vit'
+    sentence: int = 0
     dtype: layers.Dtype = jnp.float32
 
     @property
@@ -60,7 +62,7 @@ class Classifier(nn.Module):
             ValueError: T is not F N + 1.
         """
         b, f = images.shape[:2]
-        no_sentence = jnp.zeros((b * f, self.width), self.dtype)
+        no_sentence = jnp.zeros((b * f, self.sentence), self.dtype)
         tower = towers.make(self.tower, self.vision, self.dtype)
         tokens = towers.features(tower, images.reshape(b * f, *images.shape[2:]), no_sentence)
         tokens = layers.Linear((self.width,), ('vision', 'embed'), self.dtype, name='projection')(

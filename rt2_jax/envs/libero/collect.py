@@ -78,7 +78,6 @@ def _plan(settings: Settings) -> Plan:
         features=_features(settings.image_size),
         card=LIBERO,
         episodes=settings.episodes,
-        image_size=settings.image_size,
         quality=settings.quality,
         format=settings.format,
         code=(epath.Path(__file__).parent, *disturbed_play.CODE),
