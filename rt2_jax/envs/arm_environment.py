@@ -1,6 +1,6 @@
-"""What worlds share whose arm takes commands of -1 to 1 and whose episodes end at the first success.
+"""What worlds share whose arm takes commands in a range about 0 and whose episodes end at the first success.
 
-Meta-World and OGBench are such; each brings its simulator's `Arm` and says how an episode begins.
+All but the tabletop are such; each brings its simulator's `Arm` and says how an episode begins.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ class Arm(Protocol):
     """A simulator's arm in an episode."""
 
     def step(self, command: np.ndarray) -> bool:
-        """Carries out float [D], each -1 to 1; whether the goal was reached."""
+        """Carries out float [D], each in its range; whether the goal was reached."""
         ...
 
     def state(self) -> np.ndarray:
-        """What the arm feels of itself: float32 [K], its hand's x, y, z in metres first."""
+        """What the arm feels of itself: float32 [K], its hand's place in metres first."""
         ...
 
     def scripted(self) -> np.ndarray:
@@ -29,7 +29,7 @@ class Arm(Protocol):
         ...
 
     def draw(self, size: int) -> np.ndarray:
-        """What the camera sees: uint8 [size, size, 3]."""
+        """What the camera sees: uint8 [size, W, 3]; W is the size, but for wide cameras."""
         ...
 
 
@@ -47,6 +47,7 @@ class ArmEnvironment(abc.ABC, Generic[AnyArm]):
     Attributes:
         camera: the name of its camera.
         numbers: names of a command's numbers.
+        most: the largest that each may be, and its negative the smallest.
         usual_step: their usual sizes, for noise, [D]; 0 for a number without noise.
         success: whether the goal was reached in this episode.
         clipped: see `world.Environment`.
@@ -55,7 +56,7 @@ class ArmEnvironment(abc.ABC, Generic[AnyArm]):
     camera: ClassVar[str]
     numbers: ClassVar[tuple[str, ...]]
     usual_step: ClassVar[np.ndarray]
-    out_of_reach = 0  # the packages move goals inside without a word
+    most: ClassVar[float] = 1.0
 
     def __init__(self, *, image_size: int, render_size: int, execution_noise: float) -> None:
         self._image_size, self._render_size = image_size, render_size
@@ -63,6 +64,11 @@ class ArmEnvironment(abc.ABC, Generic[AnyArm]):
         self._arm: AnyArm | None = None
         self.success = False
         self.clipped = 0
+
+    @property
+    def out_of_reach(self) -> int:
+        """0: most packages move goals inside without a word."""
+        return 0
 
     @property
     def over(self) -> bool:
@@ -82,7 +88,7 @@ class ArmEnvironment(abc.ABC, Generic[AnyArm]):
         """See `world.Environment`."""
 
     def step(self, command: np.ndarray) -> world.Observation:
-        """See `world.Environment`; `command` is float [D], each -1 to 1.
+        """See `world.Environment`; `command` is float [D], each -`most` to `most`.
 
         Raises:
             ValueError: a command of another shape, or with a number that is not finite.
@@ -93,11 +99,11 @@ class ArmEnvironment(abc.ABC, Generic[AnyArm]):
             raise ValueError(
                 f'A command has {count} finite numbers, {" ".join(self.numbers)}; got {command}.'
             )
-        self.clipped += int((np.abs(command) > 1 + 1e-6).sum())
+        self.clipped += int((np.abs(command) > self.most + 1e-6).sum())
         if self._noise:
             sigma = self._noise * (np.abs(command) + self.usual_step) * (self.usual_step > 0)
             command = command + self._rng.normal(size=count) * sigma
-        self.success |= self._playing().step(np.clip(command, -1, 1))
+        self.success |= self._playing().step(np.clip(command, -self.most, self.most))
         return self._observe()
 
     def expert(self) -> np.ndarray:

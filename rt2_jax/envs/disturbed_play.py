@@ -9,7 +9,7 @@ those before the goal.
 from __future__ import annotations
 
 import atexit
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 import dataclasses
 import functools
 from typing import Any, ClassVar
@@ -50,6 +50,30 @@ class Settings(collection.Settings):
         check('suite', self.suite, self.suites)
         super().__post_init__()
 
+    def episode_seed(self, number: int) -> int:
+        """The seed in its suite of episode `number` of the collection."""
+        return FIRST + self.seed * collection.SEED_STRIDE + number
+
+    def task(self, number: int, tasks: Sequence[str]) -> str:
+        """The task of episode `number`, those of a task in a row: a process seldom loads another."""
+        return tasks[number * len(tasks) // self.episodes]
+
+    def metadata(self, env: world.Environment, task: str, seed: int) -> dict[str, Any]:
+        """What is stored of an episode that is over, see `episode_metadata`."""
+        return {'success': env.success, 'task': task, 'suite': self.suite, 'seed': seed}
+
+
+def episode_metadata() -> dict[str, Any]:
+    """The schema of `Settings.metadata`."""
+    f = tfds.features
+    text = f.Text()
+    return {
+        'success': f.Scalar(dtype=np.bool_),
+        'task': text,
+        'suite': text,
+        'seed': f.Scalar(dtype=np.int64),
+    }
+
 
 def features(
     image_size: int, observation: Mapping[str, Any], numbers: int
@@ -70,8 +94,7 @@ def features(
         **dict.fromkeys(('terminate_episode', 'reward', 'discount'), number),
         **dict.fromkeys(('is_first', 'is_last', 'is_terminal'), flag),
     }
-    episode = {'success': flag, 'task': text, 'suite': text, 'seed': f.Scalar(dtype=np.int64)}
-    return rlds_writer.features_dict({'steps': step, 'episode_metadata': episode})
+    return rlds_writer.features_dict({'steps': step, 'episode_metadata': episode_metadata()})
 
 
 @functools.lru_cache(maxsize=1)
@@ -101,9 +124,9 @@ def play(
         task: its kind of task; None leaves that to the seed.
         more: what is observed now beside frame, instruction and state.
     """
-    seed = FIRST + settings.seed * collection.SEED_STRIDE + number
+    seed = settings.episode_seed(number)
     observation, task, _ = env.reset(seed, task)
-    detours = Detours(np.random.default_rng([seed, 77]), settings.detours)
+    detours = Detours(seed, settings.detours)
     played = [
         {
             'observation': {
@@ -116,8 +139,7 @@ def play(
         }
         for seen, step in steps(env, observation, max_steps, detours)
     ]
-    about = {'success': env.success, 'task': task, 'suite': settings.suite, 'seed': seed}
-    return {'steps': played, 'episode_metadata': about}
+    return {'steps': played, 'episode_metadata': settings.metadata(env, task, seed)}
 
 
 def steps(
@@ -160,7 +182,7 @@ class Detours:
     """What is carried out in place of the expert's actions, now and then.
 
     Args:
-        rng: draws them.
+        seed: of the episode; draws them.
         often: how often a decision begins one, 0 to 1.
         hand: how many numbers an action begins with that move the hand; the last of those behind them is
             the gripper.
@@ -169,8 +191,9 @@ class Detours:
         ended: whether what was carried out last was the last step of a detour.
     """
 
-    def __init__(self, rng: np.random.Generator, often: float, hand: int = 3) -> None:
-        self._rng, self._often, self._hand = rng, often, hand
+    def __init__(self, seed: int, often: float, hand: int = 3) -> None:
+        self._rng = np.random.default_rng([seed, 77])
+        self._often, self._hand = often, hand
         self._left, self._begun = 0, 0
         self._way, self._lets_go = np.zeros(hand), False
         self.ended = False

@@ -227,6 +227,12 @@ def depthwise(
         stride: from one output to the next.
         sides: zeros before and behind the rows, and the columns.
     """
+    return _sum_of_products(x, kernel, stride, sides)
+
+
+def _sum_of_products(
+    x: jax.Array, kernel: jax.Array, stride: int, sides: Sequence[tuple[int, int]]
+) -> jax.Array:
     size = kernel.shape[0]
     x = jnp.pad(x, ((0, 0), *sides, (0, 0)))
     rows, columns = ((side - size) // stride * stride + 1 for side in x.shape[1:3])
@@ -240,7 +246,7 @@ def depthwise(
 def _depthwise_forward(
     x: jax.Array, kernel: jax.Array, stride: int, sides: Sequence[tuple[int, int]]
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return depthwise(x, kernel, stride, sides), (x, kernel)
+    return _sum_of_products(x, kernel, stride, sides), (x, kernel)
 
 
 def _depthwise_backward(
@@ -256,7 +262,7 @@ def _depthwise_backward(
     compile, so tall maps are reduced.
     """
     x, kernel = inputs
-    apply = lambda x, kernel: depthwise.fun(x, kernel, stride, sides)
+    apply = lambda x, kernel: _sum_of_products(x, kernel, stride, sides)
     if grads.shape[1] > _ROWS:
         return jax.vjp(apply, x, kernel)[1](grads)
     size, (height, width) = kernel.shape[0], grads.shape[1:3]

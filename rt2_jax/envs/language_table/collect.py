@@ -30,12 +30,7 @@ from rt2_jax.data.robot import rlds_writer
 from rt2_jax.envs import collection, disturbed_play, world
 from rt2_jax.envs.collected_files import Plan
 from rt2_jax.envs.language_table import language_table_simulator as simulator
-from rt2_jax.envs.language_table.language_table_env import (
-    ALL,
-    MAX_STEPS,
-    LanguageTableEnvironment,
-    frame_width,
-)
+from rt2_jax.envs.language_table.language_table_env import ALL, MAX_STEPS, LanguageTableEnvironment
 from rt2_jax.text import places
 
 NAME, VERSION = 'language_table_brisk', '0.1.0'
@@ -83,7 +78,7 @@ def features(image_size: int) -> tfds.features.FeaturesDict:
     f = tfds.features
     flag, text = f.Scalar(dtype=np.bool_), f.Text()
     floats = lambda *shape: f.Tensor(shape=shape, dtype=np.float32)
-    size = image_size, frame_width(image_size)
+    size = image_size, simulator.frame_width(image_size)
     observation = {
         'rgb': f.Image(shape=(*size, 3), encoding_format='jpeg'),
         'effector_translation': floats(2),
@@ -100,17 +95,17 @@ def features(image_size: int) -> tfds.features.FeaturesDict:
         'reward': f.Scalar(dtype=np.float32),
         **dict.fromkeys(('is_first', 'is_last', 'is_terminal'), flag),
     }
-    episode = {'success': flag, 'task': text, 'suite': text, 'seed': f.Scalar(dtype=np.int64)}
+    metadata = disturbed_play.episode_metadata()
     return rlds_writer.features_dict(
-        {'steps': step, 'episode_id': text, 'episode_metadata': episode}
+        {'steps': step, 'episode_id': text, 'episode_metadata': metadata}
     )
 
 
 def _play(settings: Settings, number: int) -> dict[str, Any]:
     env = disturbed_play.environment(LanguageTableEnvironment, settings)
-    seed = disturbed_play.FIRST + settings.seed * collection.SEED_STRIDE + number
+    seed = settings.episode_seed(number)
     observation, family, _ = env.reset(seed)
-    detours = disturbed_play.Detours(np.random.default_rng([seed, 77]), settings.detours, hand=2)
+    detours = disturbed_play.Detours(seed, settings.detours, hand=2)
     steps: list[dict[str, Any]] = []
     while not env.over and len(steps) < MAX_STEPS:
         action = env.expert()
@@ -122,8 +117,8 @@ def _play(settings: Settings, number: int) -> dict[str, Any]:
     steps[0]['is_first'] = steps[-1]['is_last'] = True
     steps[-1]['is_terminal'] = env.success
     steps[-1]['reward'] = np.float32(env.success)
-    about = {'success': env.success, 'task': family, 'suite': settings.suite, 'seed': seed}
-    return {'steps': steps, 'episode_id': f'{family} {seed}', 'episode_metadata': about}
+    metadata = settings.metadata(env, family, seed)
+    return {'steps': steps, 'episode_id': f'{family} {seed}', 'episode_metadata': metadata}
 
 
 def _step(
@@ -131,7 +126,7 @@ def _step(
 ) -> dict[str, Any]:
     table = env.table
     blocks = table.pixels(table.places, BLOCK_HEIGHT).astype(np.float32)
-    arm = table.pixels(table.arm).astype(np.float32)
+    arm = table.pixels(table.state()).astype(np.float32)
     letters = np.zeros([LETTERS], np.int32)
     letters[: len(observation.instruction)] = list(observation.instruction.encode('ascii'))
     seen = {
@@ -153,7 +148,7 @@ def plan(table: simulator.Table) -> str:
     seen = lambda place, height: places.write_point(np.clip(table.pixels(place, height), 0, 1))
     x, goal = table.moved, seen(table.goal, BLOCK_HEIGHT)
     block = f'{simulator.BLOCKS[x]} {seen(table.places[x], BLOCK_HEIGHT)}'
-    return f'push {block} to {goal} arm {seen(table.arm, 0.0)}'
+    return f'push {block} to {goal} arm {seen(table.state(), 0.0)}'
 
 
 def define_flags() -> None:

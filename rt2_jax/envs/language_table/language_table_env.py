@@ -7,61 +7,38 @@ an episode ends when the goal is reached.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from rt2_jax.envs import world
-from rt2_jax.envs.language_table.language_table_simulator import (
-    BLOCKS,
-    BOUNDS,
-    CAMERA_HEIGHT,
-    CAMERA_WIDTH,
-    FAMILIES,
-    Table,
-)
+from rt2_jax.envs.arm_environment import ArmEnvironment
+from rt2_jax.envs.language_table.language_table_simulator import BLOCKS, FAMILIES, Table
 from rt2_jax.nearest import check
 
 MAX_STEPS = 200
 CAMERA = 'rgb'
 ALL = 'all'  # the suite of all families in turn
-LONGEST = 0.1  # the most that a command changes x or y by, metres: the simulator's action_space
-USUAL_STEP = 0.01  # metres
 MOVED = 0.01  # less than this is no move of a block, metres
 
 
-def frame_width(height: int) -> int:
-    """Pixels across of a frame so high: the camera's is 16/9 as wide."""
-    return round(height * CAMERA_WIDTH / CAMERA_HEIGHT)
-
-
-class LanguageTableEnvironment:
+class LanguageTableEnvironment(ArmEnvironment[Table]):
     """A `world.Environment` of a suite of Language-Table.
+
+    A command is the change of the arm's set-point, dx and dy in metres, at most the simulator's action_space.
+    Frames are 16/9 as wide as `image_size`; the simulator's own are 180 x 320.
 
     Args:
         suite: one of `FAMILIES`, or `ALL`.
-        image_size: height of the frames observed, pixels; they are 16/9 as wide. The simulator's own are
-            180 x 320.
-        render_size: height and width of the frames of videos, pixels.
-        execution_noise: share of the command and of a usual step.
-
-    Attributes:
-        success: whether the goal was reached in this episode.
-        clipped: see `world.Environment`.
-        out_of_reach: how many commands would have left the table.
+        sizes: of frames, and the noise, see `ArmEnvironment`.
     """
 
-    def __init__(
-        self, suite: str, *, image_size: int, render_size: int, execution_noise: float
-    ) -> None:
-        self._size = image_size, frame_width(image_size)
-        self._families = FAMILIES if suite == ALL else (check('suite', suite, FAMILIES),)
-        self._render_size, self._noise = render_size, execution_noise
-        self._table: Table | None = None
-        self.success, self.clipped, self.out_of_reach = False, 0, 0
+    camera, numbers = CAMERA, ('dx', 'dy')
+    usual_step, most = np.array([0.01, 0.01]), 0.1
 
-    @property
-    def over(self) -> bool:
-        """Whether the goal was reached."""
-        return self.success
+    def __init__(self, suite: str, **sizes: Any) -> None:
+        super().__init__(**sizes)
+        self._families = FAMILIES if suite == ALL else (check('suite', suite, FAMILIES),)
 
     @property
     def table(self) -> Table:
@@ -70,9 +47,12 @@ class LanguageTableEnvironment:
         Raises:
             RuntimeError: no episode was begun.
         """
-        if self._table is None:
-            raise RuntimeError('No episode was begun: call reset() first.')
-        return self._table
+        return self._playing()
+
+    @property
+    def out_of_reach(self) -> int:
+        """How many commands would have left the table."""
+        return self.table.out_of_reach
 
     def reset(self, seed: int, task: str | None = None) -> world.Episode:
         """See `world.Environment`; kinds of task are the families.
@@ -80,36 +60,20 @@ class LanguageTableEnvironment:
         Raises:
             ValueError: the suite has no such family.
         """
-        family = task or self._families[seed % len(self._families)]
-        check('family', family, self._families)
-        self._table = self._table or Table()
-        self._table.begin(family, seed)
-        self._rng = np.random.default_rng([seed, 1])
-        self.success, self.clipped, self.out_of_reach = False, 0, 0
-        self._before, self._first = self._table.places, ''
-        return world.Episode(self._observe(), family, family)
+        families = self._families
+        family = check('family', task or families[seed % len(families)], families)
+        self._arm = table = self._arm or Table()
+        table.begin(family, seed)
+        self._before, self._first = table.places, ''
+        observation = self._begin(np.random.default_rng([seed, 1]), table.instruction)
+        return world.Episode(observation, family, family)
 
     def step(self, command: np.ndarray) -> world.Observation:
-        """See `world.Environment`; `command` is float [2], the change of the arm's set-point in metres.
-
-        Raises:
-            ValueError: a command of another shape, or with a number that is not finite.
-            RuntimeError: no episode was begun.
-        """
-        command = np.asarray(command, np.float64)
-        if command.shape != (2,) or not np.isfinite(command).all():
-            raise ValueError(f'A command has 2 finite numbers, dx dy; got {command}.')
-        self.clipped += int((np.abs(command) > LONGEST + 1e-6).sum())
-        if self._noise:
-            sigma = self._noise * (np.abs(command) + USUAL_STEP)
-            command = command + self._rng.normal(size=2) * sigma
-        command = np.clip(command, -LONGEST, LONGEST)
-        goal = self.table.set_point + command
-        self.out_of_reach += bool((goal < BOUNDS[0]).any() or (goal > BOUNDS[1]).any())
-        self.success |= self.table.step(command)
+        """See `ArmEnvironment`."""
+        observation = super().step(command)
         if not self._first and (touched := self.table.touched) is not None:
             self._first = BLOCKS[touched]
-        return self._observe()
+        return observation
 
     def expert(self) -> np.ndarray:
         """See `world.Environment`: what the oracle does, float32 [2]; the card has no terminate."""
@@ -134,19 +98,19 @@ class LanguageTableEnvironment:
     def render(self) -> np.ndarray:
         """See `world.Environment`; the camera's wide picture is in the middle."""
         size = self._render_size
-        wide = self.table.draw(size * 9 // 16, size)
+        wide = self.table.draw(size * 9 // 16)
         frame = np.full((size, size, 3), 255, np.uint8)
-        top = (size - len(wide)) // 2
-        frame[top : top + len(wide)] = wide
+        top, left = (size - len(wide)) // 2, (size - wide.shape[1]) // 2
+        frame[top : top + len(wide), left : left + wide.shape[1]] = wide
         return frame
 
     def close(self) -> None:
         """See `world.Environment`."""
-        if self._table:
-            self._table.close()
-            self._table = None
+        if self._arm:
+            self._arm.close()
+            self._arm = None
 
     def _observe(self) -> world.Observation:
         table = self.table
-        state = np.asarray(table.arm, np.float32)
-        return world.Observation({CAMERA: table.draw(*self._size)}, table.instruction, state)
+        picture = table.draw(self._image_size)
+        return world.Observation({self.camera: picture}, self._instruction, table.state())

@@ -48,17 +48,24 @@ PLAN_SAMPLES = 300
 NEAR = 0.006
 
 
+def frame_width(height: int) -> int:
+    """Pixels across of a frame so high: the camera's is 16/9 as wide."""
+    return round(height * CAMERA_WIDTH / CAMERA_HEIGHT)
+
+
 class Table:
     """The simulator with its eight blocks, and an oracle that has a plan.
 
     Attributes:
         simulator: the clone's `LanguageTable`.
+        out_of_reach: how many of the episode's set-points would have been off the table.
     """
 
     def __init__(self) -> None:
         self._package = _package()
         self.simulator: Any = None
         self._oracle: Any = None
+        self.out_of_reach = 0
 
     def begin(self, family: str, seed: int) -> None:
         """Begins an episode: the first start from this seed for which the oracle finds a plan.
@@ -67,7 +74,7 @@ class Table:
         """
         self.close()  # Bullet remembers more of an episode than its saved states hold
         blocks = self._package.blocks.LanguageTableBlockVariants.BLOCK_8
-        self._plans = 0
+        self._plans = self.out_of_reach = 0
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')  # gymnasium's, of bounds in double precision
             self.simulator = self._package.table(blocks, self._package.rewards[family], seed=seed)
@@ -77,25 +84,28 @@ class Table:
                     self.simulator.reset()
                 self._oracle = self._new_oracle()
                 with self._seeded(seed):
-                    if self._oracle.get_plan(self.state()):
+                    if self._oracle.get_plan(self._look()):
                         return
             except ValueError as error:  # the blocks did not fit onto the table
                 if 'max attempts' not in str(error):
                     raise
 
-    def state(self) -> dict[str, Any]:
-        """Where everything is, as the clone's oracle and rewards read it."""
-        return self.simulator.compute_state()
-
-    def step(self, change: np.ndarray) -> bool:
+    def step(self, command: np.ndarray) -> bool:
         """Moves the arm's set-point by float [2], metres; whether the goal is reached."""
-        _, _, done, _ = self.simulator.step(change)
+        goal = self.set_point + command
+        self.out_of_reach += bool((goal < BOUNDS[0]).any() or (goal > BOUNDS[1]).any())
+        _, _, done, _ = self.simulator.step(command)
+        self._look()
         return done
+
+    def state(self) -> np.ndarray:
+        """Where the arm's tip is: float32 [2], metres."""
+        return self._seen['effector_translation']
 
     def scripted(self) -> np.ndarray:
         """What the oracle does now: float [2], metres."""
         with self._seeded(self._plans):
-            return self._oracle._get_action_for_block_target(self.state())
+            return self._oracle._get_action_for_block_target(self._seen)
 
     def forget_plan(self) -> None:
         """Has the oracle plan anew from where things are now."""
@@ -129,8 +139,8 @@ class Table:
     @property
     def places(self) -> np.ndarray:
         """Where the blocks are: float [8, 2], metres."""
-        state = self.state()
-        return np.stack([state[f'block_{b.replace(" ", "_")}_translation'] for b in BLOCKS])
+        names = (f'block_{block.replace(" ", "_")}_translation' for block in BLOCKS)
+        return np.stack([self._seen[name] for name in names])
 
     @property
     def touched(self) -> int | None:
@@ -146,22 +156,17 @@ class Table:
         return block if force > 0 else None
 
     @property
-    def arm(self) -> np.ndarray:
-        """Where the arm's tip is: float [2], metres."""
-        return self.state()['effector_translation']
-
-    @property
     def set_point(self) -> np.ndarray:
-        """Where the arm's tip is to be: float [2], metres."""
-        return self.state()['effector_target_translation']
+        """Where the arm's tip is to be: float32 [2], metres."""
+        return self._seen['effector_target_translation']
 
-    def draw(self, height: int, width: int) -> np.ndarray:
-        """What the camera sees: uint8 [height, width, 3]."""
-        client = self.simulator.pybullet_client
+    def draw(self, size: int) -> np.ndarray:
+        """What the camera sees: uint8 [size, frame_width(size), 3]."""
+        client, width = self.simulator.pybullet_client, frame_width(size)
         view, projection, *_ = self.simulator.calc_camera_params((CAMERA_HEIGHT, CAMERA_WIDTH))
         renderer = client.ER_TINY_RENDERER
-        picture = client.getCameraImage(width, height, view, projection, renderer=renderer)[2]
-        return np.ascontiguousarray(np.reshape(picture, (height, width, 4))[..., :3], np.uint8)
+        picture = client.getCameraImage(width, size, view, projection, renderer=renderer)[2]
+        return np.ascontiguousarray(np.reshape(picture, (size, width, 4))[..., :3], np.uint8)
 
     def pixels(self, places: np.ndarray, height: float = 0.0) -> np.ndarray:
         """Where the camera sees places [..., 2] of this height above the table: u, v in [0, 1] if inside."""
@@ -178,6 +183,11 @@ class Table:
         if self.simulator:
             self.simulator.pybullet_client.disconnect()
             self.simulator = None
+
+    def _look(self) -> dict[str, Any]:
+        """Where everything is now, as the clone's oracle reads it; remembered until the next step."""
+        self._seen: dict[str, Any] = self.simulator.compute_state()
+        return self._seen
 
     def _new_oracle(self) -> Any:
         """The clone's oracle, brisk: it doesn't slow down near the goal, nor wait for the last millimetre."""

@@ -66,8 +66,8 @@ def _features(image_size: int) -> tfds.features.FeaturesDict:
         **dict.fromkeys(('reward', 'discount'), number),
         **dict.fromkeys(('is_first', 'is_last', 'is_terminal'), flag),
     }
-    episode = {'success': flag, 'task': text, 'suite': text, 'seed': f.Scalar(dtype=np.int64)}
-    return rlds_writer.features_dict({'steps': step, 'episode_metadata': episode})
+    metadata = disturbed_play.episode_metadata()
+    return rlds_writer.features_dict({'steps': step, 'episode_metadata': metadata})
 
 
 def _plan(settings: Settings) -> Plan:
@@ -85,20 +85,16 @@ def _plan(settings: Settings) -> Plan:
 
 
 def _play(settings: Settings, number: int) -> dict[str, Any]:
-    tasks = SUITES[settings.suite]
-    # In this order a process seldom loads another task.
-    task = tasks[number * len(tasks) // settings.episodes]
+    task, seed = settings.task(number, SUITES[settings.suite]), settings.episode_seed(number)
     env = disturbed_play.environment(LiberoEnvironment, settings)
-    seed = disturbed_play.FIRST + settings.seed * collection.SEED_STRIDE + number
     observation = env.reset(seed, task).observation
-    detours = disturbed_play.Detours(np.random.default_rng([seed, 77]), settings.detours)
+    detours = disturbed_play.Detours(seed, settings.detours)
     steps = []
     for seen, step in disturbed_play.steps(env, observation, MAX_STEPS['object'], detours):
         del step['terminate_episode']  # the released sets have none: the last step ends an episode
         observed = {**seen.images, 'state': seen.state}
         steps.append({'observation': observed, 'language_instruction': seen.instruction, **step})
-    about = {'success': env.success, 'task': task, 'suite': settings.suite, 'seed': seed}
-    return {'steps': steps, 'episode_metadata': about}
+    return {'steps': steps, 'episode_metadata': settings.metadata(env, task, seed)}
 
 
 def define_flags() -> None:

@@ -16,6 +16,7 @@ from rt2_jax.envs import disturbed_play, world
 from rt2_jax.envs.arm_environment import ArmEnvironment
 from rt2_jax.envs.libero import libero_tasks
 from rt2_jax.envs.libero.libero_arm import AGENTVIEW, WRIST, Arm
+from rt2_jax.nearest import check
 
 # The cameras by the names of the released data.
 CAMERAS = {'image': AGENTVIEW, 'wrist_image': WRIST}
@@ -53,12 +54,9 @@ class LiberoEnvironment(ArmEnvironment[Arm]):
         Raises:
             ValueError: the suite has no such task.
         """
-        number = seed if task else seed // len(self._tasks)
-        task = task or self._tasks[seed % len(self._tasks)]
-        if task not in self._tasks:
-            raise ValueError(
-                f'libero/{self._suite} has the tasks {", ".join(self._tasks)}; not {task}'
-            )
+        tasks = self._tasks
+        number = seed if task else seed // len(tasks)
+        task = check(f'task of libero/{self._suite}', task or tasks[seed % len(tasks)], tasks)
         if self._arm is None or self._arm.task != task:
             self.close()
             self._arm = Arm(task)

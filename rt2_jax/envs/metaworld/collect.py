@@ -65,9 +65,7 @@ def _plan(settings: Settings) -> Plan:
 
 
 def _play(settings: Settings, number: int) -> dict[str, Any]:
-    tasks = SUITES[settings.suite]
-    # In this order a process seldom loads another task.
-    task = tasks[number * len(tasks) // settings.episodes]
+    task = settings.task(number, SUITES[settings.suite])
     env = disturbed_play.environment(MetaworldEnvironment, settings)
     return disturbed_play.play(env, settings, number, MAX_STEPS, task)
 

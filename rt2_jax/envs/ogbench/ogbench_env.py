@@ -15,6 +15,7 @@ from rt2_jax.envs import world
 from rt2_jax.envs.arm_environment import ArmEnvironment
 from rt2_jax.envs.ogbench.ogbench_arm import Arm
 from rt2_jax.envs.ogbench.ogbench_tasks import SUITES, Goal, draw_goal, draw_layout
+from rt2_jax.nearest import check
 
 MAX_STEPS = 100  # decisions: the package's 200 steps for one cube
 CAMERA = 'front'
@@ -59,9 +60,7 @@ class OgbenchEnvironment(ArmEnvironment[Arm]):
             ValueError: the suite has no such kind of task.
         """
         tasks = self._kind.tasks
-        task = task or tasks[seed % len(tasks)]
-        if task not in tasks:
-            raise ValueError(f'ogbench/{self._suite} has the tasks {", ".join(tasks)}; not {task}')
+        task = check(f'task of ogbench/{self._suite}', task or tasks[seed % len(tasks)], tasks)
         if self._arm is None:
             self._arm = Arm(self._suite, self._buffer)
         rng = np.random.default_rng([seed, 1])
