@@ -256,6 +256,17 @@ def test_videos_need_recorded_rollouts(tmp_path):
         video.write(tmp_path / 'x.mp4', [closed_loop.Rollout(0, 'pick', 'name', 'pick banana')])
 
 
+def test_videos_say_how_an_episode_ended():
+    """A world that ends at the first success has not run out of steps."""
+    rollout = closed_loop.Rollout(0, 'pick', 'name', 'pick banana', success=True, steps=5)
+    rollout.frames = [np.zeros((64, 320, 3), np.uint8)] * 6
+    last = {}
+    for ended in ('terminated', 'over', ''):
+        last[ended] = video.film(dataclasses.replace(rollout, **{ended: True} if ended else {}))[-1]
+    np.testing.assert_array_equal(last['over'], last['terminated'])
+    assert (last[''] != last['over']).any()
+
+
 def test_videos_show_plans():
     """Below the frame that they were made for; the results are as without them."""
     expert = closed_loop.scripted()

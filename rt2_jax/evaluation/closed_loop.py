@@ -33,6 +33,7 @@ class Move(NamedTuple):
 # has none, the `instruction`, and `is_first`, whether an episode begins with it. The expert looks at the
 # environments, policies at the observations.
 Decide = Callable[[Sequence[dict[str, Any]], Sequence[Any]], Sequence[Move]]
+_FOR_VIDEOS = ('over', 'frames', 'plans')  # of a rollout
 
 
 class ObservationError(UserError, ValueError):
@@ -51,10 +52,10 @@ class Rollout:
         success: whether the goal was reached at the end, see `world.Environment`.
         steps: number of actions.
         terminated: whether the policy ended the episode itself, and not the world or the step limit.
+        over: whether the world ended it; for videos.
         clipped: number of commands that the environment clipped.
         out_of_reach: number of commands that left the workspace.
-        tiles: how many objects there were to choose from (tiles, on the tabletop), see
-            `world.Recognition`; 0 where the world does not know its objects' places.
+        tiles: how many objects (on the tabletop, tiles) there were to choose from; 0 if not known.
         first_tile: the name of the object that the robot went to first; '' for none.
         recognised: whether that is X.
         brought_to: the name of the object that X was brought to; '' for none.
@@ -70,6 +71,7 @@ class Rollout:
     success: bool = False
     steps: int = 0
     terminated: bool = False
+    over: bool = False
     clipped: int = 0
     out_of_reach: int = 0
     tiles: int = 0
@@ -82,7 +84,7 @@ class Rollout:
 
     def to_json(self) -> dict[str, Any]:
         """All but what is for videos, as plain values."""
-        return {k: v for k, v in dataclasses.asdict(self).items() if k not in ('frames', 'plans')}
+        return {k: v for k, v in dataclasses.asdict(self).items() if k not in _FOR_VIDEOS}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -251,7 +253,7 @@ class _Game:
         if not (rollout.terminated or self.env.over or rollout.steps >= self._max_steps):
             return None
         self.rollout = None
-        rollout.success = self.env.success
+        rollout.success, rollout.over = self.env.success, self.env.over
         rollout.clipped, rollout.out_of_reach = self.env.clipped, self.env.out_of_reach
         if seen := self.env.recognition():
             rollout.tiles = seen.objects

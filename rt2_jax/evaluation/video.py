@@ -61,7 +61,8 @@ def write(path: Any, rollouts: Sequence[Rollout], *, columns: int = 3, fps: floa
 def film(rollout: Rollout) -> list[np.ndarray]:
     """One rollout's frames with its caption and outcome: uint8 [H + 2 bars, W, 3] each."""
     outcome, colour = ('success', GREEN) if rollout.success else ('failure', RED)
-    ended = '' if rollout.terminated else ', out of steps'
+    # Some worlds end an episode at its first success.
+    ended = '' if rollout.terminated or rollout.over and rollout.success else ', out of steps'
     plans = [f'. Plan: {plan}' if plan else '' for plan in rollout.plans]
     plans += [''] * (len(rollout.frames) - len(plans))
     captioned = [
