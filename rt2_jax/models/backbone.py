@@ -197,6 +197,15 @@ def is_one_pass(model: Any) -> TypeGuard[OnePass]:
     return bool(getattr(model, 'columns', ()))
 
 
+def trains_otherwise(model: Any) -> bool:
+    """Whether a model's call differs in training: it draws what it leaves out, or norms by the batch.
+
+    Those do that decide an action in one pass, that have a loss of their own, or whose tower has running
+    statistics.
+    """
+    return is_one_pass(model) or has_own_loss(model) or bool(getattr(model, 'untrained', ()))
+
+
 _DTYPES = ('float32', 'bfloat16', 'float16', 'float64')
 _BACKBONES: dict[str, type[nn.Module]] = {
     'pali': pali.PaLI,

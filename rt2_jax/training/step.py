@@ -178,15 +178,15 @@ def make_train_step(
         tables: for errors of actions in physical units.
         frozen: names of frozen parameters; gradients stop there.
     """
-    draws = backbone.is_one_pass(model) or backbone.has_own_loss(model)
+    trains_otherwise = backbone.trains_otherwise(model)
 
     def loss_of(params: Any, batch: Batch, key: jax.Array | None) -> tuple[jax.Array, Any]:
         params = jax.tree_util.tree_map_with_path(
             lambda path, x: jax.lax.stop_gradient(x) if parameter_name(path) in frozen else x,
             params,
         )
-        # One that draws what it leaves out also norms by the statistics of the batch.
-        settings: dict[str, Any] = {'mutable': [efficientnet.STATISTICS]} if draws else {}
+        writes = [efficientnet.STATISTICS]
+        settings: dict[str, Any] = {'mutable': writes} if trains_otherwise else {}
         rngs = {} if key is None else {'rngs': {'dropout': key}}
         rows, actions, changes = _forward(model, params, batch, tables, **settings, **rngs)
         return rows['loss'].sum(), ((rows, actions), changes.get(efficientnet.STATISTICS, {}))
@@ -213,7 +213,7 @@ def make_train_step(
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Sums]:
         inputs = {name: batch[name] for name in ('images', 'prompt', 'target', 'source', 'kind')}
-        key = jax.random.fold_in(jax.random.key(0), state.step) if draws else None
+        key = jax.random.fold_in(jax.random.key(0), state.step) if trains_otherwise else None
         grads, ((rows, actions), statistics) = accumulated(state.params, inputs, key)
         tokens = jnp.maximum(rows['tokens'].sum(), 1.0)
         grads = jax.tree.map(lambda g: g / tokens, grads)
