@@ -23,8 +23,8 @@ class Classifier(nn.Module):
     The prompt is not read and no token of the answer sees another, so it is for training a tower on
     maps of what is where, not for decoding. The parameters of its tower, projection and embedding
     are those of `PaLI`, which so starts from image tokens that say the words of what they see. A tower of
-    RT-1's learns so what RT-1's learnt from ImageNet; no sentence conditions it yet. A call that may write the
-    collection `efficientnet.STATISTICS` leaves new values of some parameters there.
+    RT-1's learns so what RT-1's learnt from ImageNet; no sentence conditions it yet. A call that may write
+    the collection `efficientnet.STATISTICS` leaves new values of some parameters there.
 
     Attributes:
         vision: fields of the tower's config.

@@ -1,11 +1,13 @@
 """Loss, sums by source and kind, errors of actions in metres and radians, accumulation."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
+from rt2_jax.models import backbone
 from rt2_jax.parallel import sharding
 from rt2_jax.text.actions import ActionSpace, ActionTokenizer
 from rt2_jax.training import (
@@ -89,6 +91,30 @@ def test_gradients_stop_at_frozen_parameters(tiny, batch, tables):
     state, *_ = jax.jit(step)(before, batch)
     for name, value in sharding.named_leaves(state.params).items():
         assert np.array_equal(value, names[name]) == (name in frozen), name
+
+
+def test_a_classifiers_tower_norms_by_the_batch_that_it_learns_from():
+    tower = dict(stages=(1,), width=4, bottleneck=False, strides=(1,))
+    config = dict(name='classifier', tower='resnet', vision=tower, width=8, dtype='float32')
+    model = backbone.build(config, 50)
+    rng = np.random.default_rng(0)
+    batch = dict(
+        images=rng.integers(0, 256, (2, 1, 32, 32, 3), np.uint8),
+        prompt=np.ones((2, 3), np.int32),
+        target=np.ones((2, 8 * 8 + 1), np.int32),  # 32 pixels by four, and the end
+        source=np.zeros(2, np.int32),
+        kind=np.zeros(2, np.int32),
+    )
+    inputs = batch['images'], batch['prompt'], batch['target']
+    params = nn.meta.unbox(jax.jit(model.init)(jax.random.key(0), *inputs))['params']
+    frozen = frozenset(name for name in sharding.named_leaves(params) if 'running' in name)
+    assert frozen
+    optimizer = optax.sgd(0.1)
+    state = state_lib.TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+    step = step_lib.make_train_step(model, optimizer, (1, 1), frozen=frozen)
+    after = sharding.named_leaves(jax.jit(step)(state, batch)[0].params)
+    before = sharding.named_leaves(params)
+    assert all(np.any(after[name] != before[name]) for name in frozen)
 
 
 def test_cross_entropy_is_that_of_numpy_without_padding():
