@@ -1,9 +1,9 @@
 """What the benchmarks share: workers that take turns, medians of calls, memory, and the report.
 
 A worker is a process of its own, and one at a time runs. While the others have their turn a worker is
-frozen, its buffers with it, so what it hands out in a turn was made in that turn, and a neighbour on the
-machine slows all alike. Linux only. Workers may run in another interpreter, so only the standard library is
-imported here.
+frozen, its own processes and its buffers with it, so what it hands out in a turn was made in that turn, and a
+neighbour on the machine slows all alike. Linux only. Workers may run in another interpreter, so only the
+standard library is imported here.
 """
 
 from __future__ import annotations
@@ -91,24 +91,25 @@ class Worker:
                 stderr=self._errors,
                 text=True,
                 env=environment,
+                process_group=0,  # its own processes are frozen with it
             )
         finally:
             os.sched_setaffinity(0, before)
         assert self._process.stdin and self._process.stdout
         self._questions, self._answers = self._process.stdin, self._process.stdout
         self.about = self._read()
-        self._process.send_signal(signal.SIGSTOP)
+        self._signal(signal.SIGSTOP)
 
     def __enter__(self) -> Worker:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._process.send_signal(signal.SIGCONT)
+        self._signal(signal.SIGCONT)
         self._questions.close()
         try:
             self._process.wait(timeout=20)
         except subprocess.TimeoutExpired:
-            self._process.kill()
+            self._signal(signal.SIGKILL)
             self._process.wait()
         self._answers.close()
         self._errors.close()
@@ -143,12 +144,17 @@ class Worker:
         return sum(member.memory_full_info().pss for member in family)
 
     def _ask(self, question: Any) -> dict[str, Any]:
-        self._process.send_signal(signal.SIGCONT)
+        self._signal(signal.SIGCONT)
         self._questions.write(json.dumps(question) + '\n')
         self._questions.flush()
         answer = self._read()
-        self._process.send_signal(signal.SIGSTOP)
+        self._signal(signal.SIGSTOP)
         return answer
+
+    def _signal(self, number: signal.Signals) -> None:
+        """To the worker and its own processes, of which none may be left."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, number)
 
     def _read(self) -> dict[str, Any]:
         for line in self._answers:

@@ -129,6 +129,8 @@ def resize(frames: np.ndarray, size: int, out: np.ndarray | None = None) -> np.n
 
 def of_one_size(frames: Sequence[np.ndarray], like: int = -1) -> np.ndarray:
     """Frames uint8 [H, W, 3] as one array [F, H, W, 3], in the size of frame `like`, by default the last."""
+    if len(frames) == 1:
+        return frames[0][None]
     height, width = frames[like].shape[:2]
     if all(frame.shape == frames[like].shape for frame in frames):
         return np.stack(frames)

@@ -122,7 +122,9 @@ def decode(codec: str, packets: Sequence[bytes], wanted: Sequence[int]) -> dict[
                 packet.pts = packet.dts = number  # what a frame is known by
             for frame in decoder.decode(packet):
                 if frame.pts in wanted and not frame.is_corrupt:
-                    frames[frame.pts] = converter.reformat(frame, format='rgb24').to_ndarray()
+                    # One thread, or FFmpeg wakes one a core, and waits for them where cores are busy.
+                    rgb = converter.reformat(frame, format='rgb24', threads=1)
+                    frames[frame.pts] = rgb.to_ndarray()
     except av.error.FFmpegError as error:
         raise ValueError(f"the frame can't be decoded: {error}") from error
     if len(frames) < len(set(wanted)):

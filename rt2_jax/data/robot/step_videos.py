@@ -77,8 +77,9 @@ class VideoFrames:
 
     def _runs(self, packets: list[int]) -> Iterator[list[int]]:
         """Packets in runs, within each of which decoding begins at one place."""
-        begins = packets - self._index.arrays['packet_back'][packets]
-        for _, run in itertools.groupby(zip(packets, begins.tolist()), operator.itemgetter(1)):
+        backs = self._index.arrays['packet_back']
+        begins = [packet - int(backs[packet]) for packet in packets]
+        for _, run in itertools.groupby(zip(packets, begins), operator.itemgetter(1)):
             yield [packet for packet, _ in run]
 
     def _decoded(self, place: VideoPlace, run: list[int], time: float) -> dict[int, np.ndarray]:
