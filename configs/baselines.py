@@ -14,7 +14,8 @@ Arguments:
                      which learns on with it; the sentence is one more token of the image, as RT-2
                      has it (arXiv 2307.15818, appendix). config.model.language='film' is RT-1's way.
     moo              RT-1 whose instructions have verbs alone; which things are meant is painted, one pixel
-                     each, into a fourth channel (MOO, arXiv 2303.00905). In training the episodes say where
+                     each, into a fourth channel (MOO, arXiv 2303.00905). Its tower is RT-1's, of
+                     runs/rt1_vision (configs/rt1.py:vision). In training the episodes say where
                      things are, in evaluation the packaged tiny PaLI is asked at the first frame.
 
 The two by names have the tower of the tiny PaLI, which can start from theirs: set config.init_from to their
@@ -81,6 +82,7 @@ def _policy(config: ml_collections.ConfigDict, name: str) -> None:
     config.data.robot_share.start = 1.0
     config.init_from = f'{WORDS}#embedding'
     if name == 'moo':
+        config.init_from += ',runs/rt1_vision#tower'
         config.data.robot.tabletop.pointing = 'column'
         config.pointer = 'package:tabletop_policy'
     else:
@@ -111,7 +113,7 @@ def _eyes(name: str) -> dict[str, Any]:
 
 def _efficientnet() -> dict[str, Any]:
     """That of configs/rt1.py:tabletop."""
-    return dict(width_factor=0.35, depth_factor=0.35, strides=(2, 2, 2, 1, 1, 1, 1), momentum=0.95)
+    return dict(width_factor=0.5, depth_factor=0.35, strides=(2, 2, 1, 2, 1, 1, 1), momentum=0.95)
 
 
 def _episodes() -> dict[str, Any]:

@@ -50,11 +50,15 @@ def get_config(arg: str = 'tabletop') -> ml_collections.ConfigDict:
 
 
 def _vision(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-    """What is where in the web's pictures, as configs/tabletop.py:vision asks it of RT-2's tower."""
+    """What is where in the web's pictures, as configs/tabletop.py:vision asks it of RT-2's tower.
+
+    In English alone, which is all that RT-1 reads.
+    """
     config.update(total_steps=4_000, cpu_products='bfloat16')
     config.data.web.web = dict(
-        weight=1.0, seed=0, varied=True, people=True, kinds=dict(map=0.4, map_any=0.6)
+        weight=1.0, seed=0, varied=True, people=True, kinds=dict(map=1.0, map_any=0.0)
     )
+    config.optimizer.update(name='muon', lr=6e-3, warmup=40)
     config.data.robot_share.start = 0.0
     config.data.update(prompt_length=16, target_length=37)
     # The words that RT-1 has, so that what is seen points to what is said.
@@ -75,7 +79,7 @@ def _eyes() -> dict[str, Any]:
 
     They are reached early: on a CPU large maps cost most.
     """
-    return dict(width_factor=0.35, depth_factor=0.35, strides=(2, 2, 2, 1, 1, 1, 1), momentum=0.95)
+    return dict(width_factor=0.5, depth_factor=0.35, strides=(2, 2, 1, 2, 1, 1, 1), momentum=0.95)
 
 
 def _tabletop(config: ml_collections.ConfigDict) -> None:

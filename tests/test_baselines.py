@@ -8,14 +8,16 @@ from etils import epath
 import flax.linen as nn
 import jax
 import numpy as np
+import optax
 import pytest
 
 from rt2_jax import train
 from rt2_jax.checkpoints import loading
 from rt2_jax.models import backbone
+from rt2_jax.parallel import mesh as mesh_lib
 from rt2_jax.parallel.sharding import named_leaves
 from rt2_jax.text.tokenizer import Tokenizer
-from rt2_jax.training import metrics
+from rt2_jax.training import metrics, train_state
 
 ROOT = pathlib.Path(__file__).parents[1]
 MODULE = runpy.run_path(str(ROOT / 'configs' / 'baselines.py'))
@@ -107,3 +109,25 @@ def test_rt1_starts_from_a_tower_that_names_the_webs_pictures():
         params = jax.eval_shape(model.init, jax.random.key(0), images, prompt, target)['params']
         found.append(jax.tree.map(lambda x: x.shape, nn.meta.unbox(params)['tower']))
     assert found[0] == found[1]
+
+
+def test_moos_tower_starts_from_one_that_saw_no_points():
+    rng = np.random.default_rng(0)
+    batch = dict(
+        images=rng.integers(0, 256, (1, 2, 16, 16, 3), np.uint8),
+        prompt=np.ones((1, 4), np.int32),
+        target=np.ones((1, 2 * MODULE['NUMBERS'] + 1), np.int32),
+    )
+    states = []
+    for points in (False, True):
+        config = small('moo', '').copy_and_resolve_references().unlock()
+        config.model.points = points
+        model = backbone.build(config.model, 300, range(256))
+        mesh = mesh_lib.make_mesh(dict(data=1, fsdp=1, tensor=1), jax.devices()[:1])
+        params = {'tower': states[0].params['tower']} if points else None
+        states.append(train_state.init_state(model, optax.sgd(1.0), batch, mesh, 0, params))
+    without, with_points = (named_leaves(state.params['tower']) for state in states)
+    assert with_points['stem'].shape[2] == 4 and np.abs(with_points['stem'][:, :, 3]).max() > 0
+    np.testing.assert_array_equal(with_points.pop('stem')[:, :, :3], without.pop('stem'))
+    for name, value in with_points.items():
+        np.testing.assert_array_equal(value, without[name])

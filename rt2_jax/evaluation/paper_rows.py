@@ -114,7 +114,7 @@ BASELINES = (
         {'4': '63 34 10 13 3 0 0 10', '5': '11 10 13 11'}, starts_from='vc1_pretrain'),
     Row('RT-1', 'rt1', 'configs/rt1.py:tabletop', 'RT-1',
         {'4': '92 31 43 71 9 26 14 32', '5': '16 16 20 17'}, starts_from='rt1_vision', headline=True),
-    Row('MOO', 'moo', f'{_OTHERS}:moo', 'MOO', {'4': '75 58 48 38 41 19 3 35'}),
+    Row('MOO', 'moo', f'{_OTHERS}:moo', 'MOO', {'4': '75 58 48 38 41 19 3 35'}, starts_from='rt1_vision'),
     Row('RT-2-PaLI-X (tiny PaLI)', 'cofinetune', f'{_TABLETOP}:cofinetune', 'RT-2-PaLI-X-55B',
         {'4': '91 70 62 96 48 63 35 62', '5': '82 46 53 60'}, headline=True),
     Row('RT-2-PaLI-X, actions in one pass', 'one_pass', f'{_TABLETOP}:one_pass'),

@@ -368,7 +368,7 @@ class EfficientNet(nn.Module):
         """A convolution of 3 x 3 pixels at every second."""
         config, width = self.config, self.config.channels(_STEM)
         init = nn.initializers.normal(math.sqrt(2 / (9 * width)))
-        init = layers.with_axes(init, ('patch', None, 'vision', 'vector'))
+        init = layers.with_axes(init, ('patch', None, 'channels', 'vector'))
         kernel = self.param('stem', init, (3, 3, x.shape[-1], width), jnp.float32)
         return jax.lax.conv_general_dilated(
             x,

@@ -25,6 +25,7 @@ RULES = (
     ('vision', None),
     ('vector', None),
     ('patch', None),
+    ('channels', None),  # of pictures
     ('positions', None),
     ('buckets', None),
     # Of activations.

@@ -15,6 +15,9 @@ import optax
 from rt2_jax.parallel import sharding
 from rt2_jax.weights.tensors import Tensor
 
+# Logical axes on which a run may have more than what it starts from: words, and channels of pictures.
+GROWING = ('vocab', 'channels')
+
 
 @flax.struct.dataclass
 class TrainState:
@@ -124,7 +127,7 @@ def init_state(
         mesh: where the arrays go.
         seed: of the initial parameters.
         params: parameters to start from, a tree as for `place`. Top-level parts of the model that
-            it lacks start at random, and so do the rows of a longer vocabulary.
+            it lacks start at random, and so does what it lacks of the axes `GROWING`.
         shapes: as `parameter_shapes` gives them, for a caller that has them: they take seconds.
 
     Raises:
@@ -136,7 +139,7 @@ def init_state(
 
     def make(loaded: Any) -> TrainState:
         made = nn.meta.unbox(init(jax.random.PRNGKey(seed)))
-        made |= {part: jax.tree.map(grow_vocab, x, made[part]) for part, x in loaded.items()}
+        made |= {part: jax.tree.map(grow, x, made[part]) for part, x in loaded.items()}
         return TrainState(
             step=jnp.zeros((), jnp.int32), params=made, opt_state=optimizer.init(made)
         )
@@ -154,8 +157,8 @@ def _sizes(tree: Any) -> dict[str, tuple[int, ...]]:
     return {name: tuple(x.shape) for name, x in sharding.named_leaves(tree).items()}
 
 
-def grow_vocab(loaded: jax.Array, made: jax.Array) -> jax.Array:
-    """`loaded`, with the rows of `made` behind it where that has a longer vocabulary."""
+def grow(loaded: jax.Array, made: jax.Array) -> jax.Array:
+    """`loaded`, with what is behind it in `made` where that is longer."""
     if made.shape == loaded.shape:
         return loaded
     return jax.lax.dynamic_update_slice(made, loaded, (0,) * made.ndim)
@@ -164,7 +167,7 @@ def grow_vocab(loaded: jax.Array, made: jax.Array) -> jax.Array:
 def target_shapes(params: Any, boxed: Any, shardings: Any) -> Any:
     """Shapes and shardings onto which `params` is placed.
 
-    The vocabulary axis is cut to the checkpoint's size where that is smaller.
+    Axes of `GROWING` are cut to the checkpoint's size where that is smaller.
     """
     named = sharding.named_leaves(params)
 
@@ -174,7 +177,7 @@ def target_shapes(params: Any, boxed: Any, shardings: Any) -> Any:
         sizes, spec = list(shape.shape), list(where.spec)
         saved = getattr(named.get(sharding.parameter_name(path)), 'shape', ())
         for axis, (name, size) in enumerate(zip(axes, saved)):
-            if name == 'vocab' and size < sizes[axis]:
+            if name in GROWING and size < sizes[axis]:
                 sizes[axis], spec[axis] = size, None
         where = NamedSharding(where.mesh, PartitionSpec(*spec))
         return jax.ShapeDtypeStruct(tuple(sizes), shape.dtype, sharding=where)
