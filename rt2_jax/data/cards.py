@@ -208,7 +208,7 @@ STANFORD_HYDRA = RobotCard(
 # change of the set-point in centimetres, and the fingers' effort.
 METAWORLD = RobotCard(
     name='metaworld',
-    images=('observation/image',),
+    images=('observation/image', 'observation/top'),
     instruction=INSTRUCTION,
     action=(ActionPart('action', 0, 4),),
     terminate='terminate_episode',
@@ -223,7 +223,13 @@ METAWORLD = RobotCard(
     frame="world: x to the right of the robot's back, y away from it, z up; changes of the hand's set-point",
     gripper=Gripper('absolute', closed=1.0, open=-1.0),
     success='episode_metadata/success',
-    columns=('observation/state',),
+    columns=(
+        'observation/state',
+        'observation/gripper_pixel',
+        'observation/object_names',
+        'observation/object_pixels',
+        'observation/plan',
+    ),
     state=(
         ActionPart('observation/state', 0, 4),
     ),  # the hand's x, y, z in metres; how far it is open

@@ -112,7 +112,7 @@ def play(
     number: int,
     max_steps: int,
     task: str | None = None,
-    more: Callable[[], Mapping[str, Any]] = dict,
+    more: Callable[[world.Observation], Mapping[str, Any]] = lambda _: {},
 ) -> dict[str, Any]:
     """Episode `number` of a collection, as the schema lays it out, frames as uint8 [S, S, 3].
 
@@ -122,7 +122,7 @@ def play(
         number: of the episode.
         max_steps: the longest episode.
         task: its kind of task; None leaves that to the seed.
-        more: what is observed now beside frame, instruction and state.
+        more: what is stored of an observation beside frame, instruction and state, while it is new.
     """
     seed = settings.episode_seed(number)
     observation, task, _ = env.reset(seed, task)
@@ -133,7 +133,7 @@ def play(
                 'image': seen.images[env.camera],
                 'natural_language_instruction': seen.instruction,
                 'state': seen.state,
-                **more(),
+                **more(seen),
             },
             **step,
         }

@@ -24,8 +24,8 @@ class MujocoCamera:
     """Draws what a model's camera sees.
 
     Args:
-        model: the mujoco.MjModel; its camera may be moved before, not after.
-        camera: the camera's name.
+        model: the mujoco.MjModel; its cameras may be moved before, not after.
+        camera: the usual camera's name.
         buffer: height and width of the largest picture, pixels.
     """
 
@@ -44,13 +44,14 @@ class MujocoCamera:
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._drawing)
         self._options, self._camera = mujoco.MjvOption(), mujoco.MjvCamera()
         self._camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
-        self._camera.fixedcamid = model.cam(camera).id
+        self._usual = camera
         # Before OpenGL's own end, which complains of contexts that are left.
         atexit.register(self.free)
 
-    def draw(self, data: Any, size: int) -> np.ndarray:
-        """What the camera sees of `data`, the model's mujoco.MjData: uint8 [size, size, 3]."""
+    def draw(self, data: Any, size: int, camera: str = '') -> np.ndarray:
+        """What a camera sees of `data`, the model's mujoco.MjData: uint8 [size, size, 3]."""
         mujoco = self._mujoco
+        self._camera.fixedcamid = self._model.cam(camera or self._usual).id
         self._context.make_current()
         everything = mujoco.mjtCatBit.mjCAT_ALL
         mujoco.mjv_updateScene(
@@ -61,6 +62,23 @@ class MujocoCamera:
         pixels = np.empty((size, size, 3), np.uint8)
         mujoco.mjr_readPixels(pixels, None, view, self._drawing)
         return np.ascontiguousarray(pixels[::-1])  # OpenGL's rows go up
+
+    def pixels(self, data: Any, places: np.ndarray, camera: str = '') -> np.ndarray:
+        """Where places lie in a camera's picture.
+
+        Args:
+            data: the model's mujoco.MjData.
+            places: float [N, 3], metres.
+            camera: its name.
+
+        Returns:
+            Float [N, 2]: u to the right and v down, 0 to 1 within the picture.
+        """
+        about = self._model.cam(camera or self._usual)
+        turned = (places - data.cam_xpos[about.id]) @ data.cam_xmat[about.id].reshape(3, 3)
+        # The camera looks along -z, and y is up; `fovy` is the whole height of the picture.
+        half = np.tan(np.radians(float(about.fovy[0])) / 2)
+        return 0.5 + turned[:, :2] * (1, -1) / (-2 * half * turned[:, 2:])
 
     def free(self) -> None:
         """Frees what is held of OpenGL."""

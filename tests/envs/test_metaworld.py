@@ -2,6 +2,7 @@
 
 import collections
 import json
+import re
 
 import numpy as np
 import pytest
@@ -29,6 +30,10 @@ def test_no_two_tasks_are_said_alike(tokenizer):
     config = configuration.load(ROOT / 'configs' / 'metaworld.py', 'mt50')
     lengths = [len(tokenizer.encode(prompts.robot(words))) for words in said]
     assert max(lengths) < config.data.prompt_length
+    longest = max((task.replace('-', ' ') for task in TASKS), key=len)
+    places = ' thing 990 990 goal 990 990 hand 990 990'
+    plan = prompts.plan(f'{longest}{places} top{places}')
+    assert len(tokenizer.encode(plan)) + 5 < config.data.target_length
 
 
 def test_bad_settings():
@@ -58,6 +63,31 @@ def test_the_expert_through_tokens(tmp_path):
     assert {r['instruction'] for r in drawer['rollouts']} == {TASKS['drawer-open'].other_words}
 
 
+# Prints, for first frames of reach, how much redder the goal's place is than the table; and a plan.
+_GOALS = """
+from rt2_jax.envs.metaworld import metaworld_env
+env = metaworld_env.MetaworldEnvironment('reach', image_size=192, render_size=192, execution_noise=0)
+for seed in range(3):
+    images, points = env.reset(seed).observation.images, env.pixels()
+    for name in metaworld_env.CAMERAS:
+        u, v = (points[name][1] * 192).astype(int)
+        red, green, _ = images[name][v, u].astype(int)
+        print(red - green)
+print(env.plan())
+"""
+
+
+@needs('metaworld')
+def test_a_goal_is_drawn_where_it_is_said_to_be_from_the_first_frame_on():
+    *redder, plan = in_python_of('metaworld', '-c', _GOALS).strip().splitlines()[-7:]
+    assert len(redder) == 6 and min(map(int, redder)) > 60
+    assert re.fullmatch(
+        r'reach thing \d+ \d+ goal \d+ \d+ hand \d+ \d+ '
+        r'top thing \d+ \d+ goal \d+ \d+ hand \d+ \d+',
+        plan,
+    )
+
+
 @needs('metaworld')
 def test_collected_episodes_are_read_by_the_card(tmp_path):
     command = '-m', 'rt2_jax.envs.metaworld.collect', '--suite=window-open', '--episodes=4'
@@ -74,6 +104,8 @@ def test_collected_episodes_are_read_by_the_card(tmp_path):
     raw = source.table.raw(0)
     assert raw['instruction'] in TASKS['window-open'].instructions and raw['success']
     assert source.frames(0).shape == (1, 32, 32, 3)
+    assert raw['observation/plan'].startswith('window open thing ')
+    assert raw['observation/object_names'] == 'thing\ngoal'
 
 
 def shards(directory):

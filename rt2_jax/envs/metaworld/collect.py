@@ -22,16 +22,17 @@ import tensorflow_datasets as tfds
 
 from rt2_jax import command
 from rt2_jax.data.cards import METAWORLD
-from rt2_jax.envs import collection, disturbed_play
+from rt2_jax.envs import collection, disturbed_play, world
 from rt2_jax.envs.collected_files import Plan
-from rt2_jax.envs.metaworld.metaworld_env import MAX_STEPS, MetaworldEnvironment
+from rt2_jax.envs.metaworld.metaworld_env import MAX_STEPS, PLACES, MetaworldEnvironment
 from rt2_jax.envs.metaworld.metaworld_tasks import SUITES
 
-NAME, VERSION = 'metaworld', '0.1.0'
+NAME, VERSION = 'metaworld', '0.2.0'
 DESCRIPTION = (
     "Episodes of Meta-World's scripted policies (Farama-Foundation/Metaworld, MIT) with detours, the camera "
     'corner2, every action carried out five times.'
 )
+THINGS = tuple(PLACES)[:-1]  # all but the hand
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,12 +51,21 @@ def collect(
 
 
 def _plan(settings: Settings) -> Plan:
-    state = tfds.features.Tensor(shape=(4,), dtype=np.float32)  # hand x y z, how far open
+    f, size = tfds.features, settings.image_size
+    observation = {
+        'top': f.Image(shape=(size, size, 3), encoding_format='jpeg'),
+        'state': f.Tensor(shape=(4,), dtype=np.float32),  # hand x y z, how far open
+        'gripper_pixel': f.Tensor(shape=(2,), dtype=np.float32),
+        # A line each, and where each is in the first camera's frame: u and v, 0 to 1.
+        'object_names': f.Text(),
+        'object_pixels': f.Tensor(shape=(len(THINGS), 2), dtype=np.float32),
+        'plan': f.Text(),
+    }
     return Plan(
         name=NAME,
         version=VERSION,
         description=DESCRIPTION,
-        features=disturbed_play.features(settings.image_size, {'state': state}, numbers=4),
+        features=disturbed_play.features(size, observation, numbers=4),
         card=METAWORLD,
         episodes=settings.episodes,
         quality=settings.quality,
@@ -67,7 +77,18 @@ def _plan(settings: Settings) -> Plan:
 def _play(settings: Settings, number: int) -> dict[str, Any]:
     task = settings.task(number, SUITES[settings.suite])
     env = disturbed_play.environment(MetaworldEnvironment, settings)
-    return disturbed_play.play(env, settings, number, MAX_STEPS, task)
+
+    def more(seen: world.Observation) -> dict[str, Any]:
+        *things, hand = env.pixels()[env.camera]
+        return {
+            'top': seen.images['top'],
+            'gripper_pixel': hand,
+            'object_names': '\n'.join(THINGS),
+            'object_pixels': np.stack(things),
+            'plan': env.plan(),
+        }
+
+    return disturbed_play.play(env, settings, number, MAX_STEPS, task, more)
 
 
 def define_flags() -> None:

@@ -16,18 +16,23 @@ import numpy as np
 from rt2_jax.envs import mujoco_camera, world
 from rt2_jax.envs.arm_environment import ArmEnvironment
 from rt2_jax.envs.metaworld.metaworld_tasks import SUITES, TASKS
+from rt2_jax.text import places
 
 REPEATS = 5
 MAX_STEPS = 100  # decisions: the package's 500 steps
-CAMERA = 'corner2'
-# Where others put this camera for learning from pictures (arXiv 2206.14244; LeRobot's Meta-World). They turn
-# its pictures round, too, as it hangs upside down.
-CAMERA_PLACE = (0.75, 0.075, 0.7)
+# By the names of the collected episodes. From one corner nobody can tell how far away a goal in the air is.
+CAMERAS = {'image': 'corner2', 'top': 'topview'}
+# Where others put the corner's camera for learning from pictures (arXiv 2206.14244; LeRobot's Meta-World).
+# They turn its pictures round, too, as it hangs upside down.
+CORNER_PLACE = (0.75, 0.075, 0.7)
+UPSIDE_DOWN = ('corner2',)
 # Tasks whose scripted policies do better where their first decision is repeated: 20 of 20 episodes, where the
 # mean of several (`_Arm.scripted`) has 19 and 12.
 FIRST_DECISION = ('door-open', 'shelf-place')
 # Arms of a process that wait for an episode of their task: each holds some 90 MB and takes a second to make.
 IDLE = 12
+# What the scripted policies observe, and where: metres.
+PLACES = {'thing': slice(4, 7), 'goal': slice(36, 39), 'hand': slice(0, 3)}
 
 
 class MetaworldEnvironment(ArmEnvironment['_Arm']):
@@ -40,7 +45,7 @@ class MetaworldEnvironment(ArmEnvironment['_Arm']):
         sizes: of frames, and the noise, see `ArmEnvironment`.
     """
 
-    camera, numbers = CAMERA, ('dx', 'dy', 'dz', 'gripper')
+    camera, numbers = 'image', ('dx', 'dy', 'dz', 'gripper')
     usual_step = np.array([0.3, 0.3, 0.3, 0.0])
 
     def __init__(self, suite: str, **sizes: Any) -> None:
@@ -58,7 +63,21 @@ class MetaworldEnvironment(ArmEnvironment['_Arm']):
         instruction = (
             chosen.other_words if self._other_words else str(rng.choice(chosen.instructions))
         )
+        self._task = name
         return world.Episode(self._begin(rng, instruction), name, chosen.difficulty)
+
+    def pixels(self) -> dict[str, np.ndarray]:
+        """Where `PLACES` are in each camera's frame: u and v, [0, 1], float32 [3, 2]."""
+        arm = self._playing()
+        return {name: np.clip(arm.pixels(camera), 0, 1) for name, camera in CAMERAS.items()}
+
+    def plan(self) -> str:
+        """What is to be done: where the thing is, the goal and the hand; the same as seen from the top."""
+        words = [self._task.replace('-', ' ')]
+        for camera, points in self.pixels().items():
+            words += [camera] * (camera != self.camera)
+            words += map(' '.join, zip(PLACES, map(places.write_point, points)))
+        return ' '.join(words)
 
     def recognition(self) -> None:
         """None: there is one object that the instruction could be about."""
@@ -68,6 +87,13 @@ class MetaworldEnvironment(ArmEnvironment['_Arm']):
         if self._arm:
             _leave(self._arm)
             self._arm = None
+
+    def _observe(self) -> world.Observation:
+        arm, size = self._playing(), 2 * self._image_size
+        images = {
+            name: mujoco_camera.smoothed(arm.draw(size, camera)) for name, camera in CAMERAS.items()
+        }
+        return world.Observation(images, self._instruction, arm.state())
 
 
 class _Arm:
@@ -93,12 +119,17 @@ class _Arm:
         env._set_task_called, env._freeze_rand_vec, env.seeded_rand_vec = True, False, True
         env.max_path_length = 10**9  # who plays counts the steps
         self._observed: np.ndarray
-        env.model.cam(CAMERA).pos[:] = CAMERA_PLACE
-        self._camera = mujoco_camera.MujocoCamera(env.model, CAMERA, buffer)
+        env.model.cam(CAMERAS['image']).pos[:] = CORNER_PLACE
+        self._camera = mujoco_camera.MujocoCamera(env.model, CAMERAS['image'], buffer)
 
     def reset(self, seed: int) -> None:
-        self._env.seed(seed)
-        self._observed, _ = self._env.reset()
+        env = self._env
+        env.seed(seed)
+        env.reset()
+        # The package has moved things since it last told where they are.
+        self._mujoco.mj_forward(env.model, env.data)
+        env._prev_obs = env._get_curr_obs_combined_no_goal()
+        self._observed = env._get_obs()
 
     def step(self, command: np.ndarray) -> bool:
         """REPEATS steps of the same command; whether the goal was reached in one of them."""
@@ -131,10 +162,17 @@ class _Arm:
         env._prev_obs = last
         return np.mean(actions, axis=0)
 
-    def draw(self, size: int) -> np.ndarray:
-        """What the camera sees: uint8 [size, size, 3]."""
-        # The camera hangs upside down.
-        return np.ascontiguousarray(self._camera.draw(self._env.data, size)[::-1, ::-1])
+    def draw(self, size: int, camera: str = CAMERAS['image']) -> np.ndarray:
+        """What a camera sees: uint8 [size, size, 3]."""
+        picture = self._camera.draw(self._env.data, size, camera)
+        # The corner's camera hangs upside down.
+        return np.ascontiguousarray(picture[::-1, ::-1]) if camera in UPSIDE_DOWN else picture
+
+    def pixels(self, camera: str) -> np.ndarray:
+        """Where `PLACES` lie in a camera's picture: float32 [3, 2], see `MujocoCamera.pixels`."""
+        where = np.stack([self._observed[place] for place in PLACES.values()])
+        pixels = self._camera.pixels(self._env.data, where, camera).astype(np.float32)
+        return 1 - pixels if camera in UPSIDE_DOWN else pixels
 
     def free(self) -> None:
         self._camera.free()

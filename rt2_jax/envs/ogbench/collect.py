@@ -74,7 +74,7 @@ def _plan(settings: Settings) -> Plan:
 def _play(settings: Settings, number: int) -> dict[str, Any]:
     env = disturbed_play.environment(OgbenchEnvironment, settings)
     names = '\n'.join(SUITES[settings.suite].things)
-    places = lambda: {'object_names': names, 'object_places': env.places}
+    places = lambda _: {'object_names': names, 'object_places': env.places}
     return disturbed_play.play(env, settings, number, MAX_STEPS, more=places)
 
 
