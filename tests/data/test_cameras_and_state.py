@@ -256,7 +256,6 @@ FINGERPRINTS = {
     LIBERO: '45fc5f8d98aa1360',
     'droid': 'e118e7b46b6f3525',
     'bridge_dataset': '57d6f04d0f5f34fe',
-    'metaworld': '467492e02b98e695',
     'tabletop': 'fee878837d9eed6b',
 }
 
