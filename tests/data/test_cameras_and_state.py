@@ -260,6 +260,12 @@ FINGERPRINTS = {
 }
 
 
+def test_metaworld_by_one_camera_has_the_index_that_it_had():
+    card = cards.find('metaworld')
+    then = dataclasses.replace(card, images=card.images[:1], columns=('observation/state',))
+    assert then.without_state().fingerprint == '467492e02b98e695'
+
+
 @pytest.mark.parametrize('name', FINGERPRINTS)
 def test_without_its_state_a_set_has_the_index_that_it_had(name):
     assert cards.find(name).without_state().fingerprint == FINGERPRINTS[name]

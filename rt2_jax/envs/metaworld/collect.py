@@ -29,8 +29,8 @@ from rt2_jax.envs.metaworld.metaworld_tasks import SUITES
 
 NAME, VERSION = 'metaworld', '0.2.0'
 DESCRIPTION = (
-    "Episodes of Meta-World's scripted policies (Farama-Foundation/Metaworld, MIT) with detours, the camera "
-    'corner2, every action carried out five times.'
+    "Episodes of Meta-World's scripted policies (Farama-Foundation/Metaworld, MIT) with detours, the cameras "
+    'corner2 and topview, where things are in both, every action carried out five times.'
 )
 THINGS = tuple(PLACES)[:-1]  # all but the hand
 

@@ -126,7 +126,7 @@ class _Arm:
         env = self._env
         env.seed(seed)
         env.reset()
-        # The package has moved things since it last told where they are.
+        # The package moved things and left MuJoCo's places as they were.
         self._mujoco.mj_forward(env.model, env.data)
         env._prev_obs = env._get_curr_obs_combined_no_goal()
         self._observed = env._get_obs()
