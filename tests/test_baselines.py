@@ -24,9 +24,7 @@ MODULE = runpy.run_path(str(ROOT / 'configs' / 'baselines.py'))
 SMALL = dict(
     vit=dict(width=16, depth=1, heads=2, mlp=32, patch=8, positions='sincos'),
     resnet=dict(stages=(1, 1), width=8, bottleneck=False, strides=(1, 1), momentum=0.5),
-    efficientnet=dict(
-        width_factor=0.1, depth_factor=0.1, strides=(1, 2, 1, 1, 1, 1, 1), momentum=0.5
-    ),
+    efficientnet=dict(width_factor=0.1, depth_factor=0.1, strides=(1, 2, 1), momentum=0.5),
     text=dict(width=16, depth=1, heads=2, head_dim=8, mlp=32),
 )
 

@@ -47,7 +47,7 @@ class EfficientNetConfig(stacks.Config):
     Attributes:
         width_factor: of the channels of B0.
         depth_factor: of the repeats of B0.
-        strides: of each of the seven stages; the stem's is 2.
+        strides: of each stage; the stem's is 2. Fewer than seven are the first stages alone.
         padding: 'same', or 'even', which pads every strided layer as if sides were even.
         drop: share of the images for which the last block's branch is left out in training; in
             earlier blocks it is proportionally smaller.
@@ -72,9 +72,18 @@ class EfficientNetConfig(stacks.Config):
         return rounded if rounded >= 0.9 * wanted else rounded + _DIVISOR
 
     def blocks(self) -> Iterator[Block]:
-        """The blocks, from the stem on."""
+        """The blocks, from the stem on.
+
+        Raises:
+            ValueError: there are no strides, or more than stages.
+        """
+        if not 1 <= len(self.strides) <= len(_STAGES):
+            raise ValueError(
+                f'config.model.vision.strides has one for each stage, 1 to {len(_STAGES)}; '
+                f'got {self.strides}'
+            )
         for (inputs, outputs, repeats, expand, kernel), stride in zip(
-            _STAGES, self.strides, strict=True
+            _STAGES, self.strides, strict=False
         ):
             first, width = self.channels(inputs), self.channels(outputs)
             for repeat in range(math.ceil(repeats * self.depth_factor)):

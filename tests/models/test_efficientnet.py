@@ -32,6 +32,14 @@ def test_sizes_are_those_of_b3():
     assert sizes[25] == (384, 384, 3, 1, 2304, 96)
 
 
+def test_fewer_strides_are_the_first_stages_alone():
+    blocks = list(config().blocks())
+    assert list(config(strides=(1, 2)).blocks()) == blocks[:5]
+    for strides in ((), (1,) * 8):
+        with pytest.raises(ValueError, match='vision.strides has one for each stage, 1 to 7'):
+            list(config(strides=strides).blocks())
+
+
 @pytest.mark.parametrize('padding, side', [('same', 10), ('even', 9)])
 def test_the_two_paddings_of_300_pixels(padding, side):
     tower = efficientnet.EfficientNet(config(padding=padding))

@@ -15,7 +15,7 @@ from rt2_jax.parallel.sharding import named_leaves
 
 FRAMES, SLOTS, BINS, VOCAB, TOKENS = 3, 4, 6, 40, 2
 TOWERS = {
-    'efficientnet': dict(width_factor=0.1, depth_factor=0.1, strides=(1, 2, 1, 1, 1, 1, 1)),
+    'efficientnet': dict(width_factor=0.1, depth_factor=0.1, strides=(1, 2, 1)),
     'vit': dict(width=8, depth=1, heads=2, mlp=8, patch=4),
     'resnet': dict(stages=(1,), width=8, bottleneck=False, strides=(1,)),
 }
