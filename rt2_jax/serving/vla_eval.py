@@ -128,6 +128,9 @@ def describe(policy: Policy, options: Options) -> dict[str, Any]:
         wanted['send_wrist_image'] = True
     if space:
         wanted['send_state'] = True
+        # LIBERO's rotation as robosuite and OpenVLA's copy of the data have it: its angle may exceed pi.
+        # Others drop what they don't know.
+        wanted['quat_no_antipodal'] = True
         seen['state'] = _spec('state', len(space.names), _RAW)
     return {
         'protocol_version': PROTOCOL_VERSION,

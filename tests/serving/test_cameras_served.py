@@ -274,7 +274,8 @@ def test_vla_eval_is_asked_for_the_wrist_and_the_state(server, policy, libero):
     task = {'task_description': 'open the drawer'}
     with Harness(server, '?camera=agentview,wrist') as harness:
         info = harness.server_info
-        assert info['observation_params'] == {'send_wrist_image': True, 'send_state': True}
+        wanted = ('send_wrist_image', 'send_state', 'quat_no_antipodal')
+        assert info['observation_params'] == dict.fromkeys(wanted, True)
         assert list(info['observation_spec']) == ['agentview', 'wrist', 'state', 'language']
         assert info['observation_spec']['state']['dims'] == 8
         kind, payload = harness.ask('observation', {'images': images, **task})
