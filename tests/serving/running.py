@@ -146,10 +146,12 @@ def deciding(policy, decisions, **settings):
 
 
 @functools.cache
-def tiny_policy(tiny) -> Policy:
-    """A policy with random weights that is compiled in seconds, once for all tests."""
+def tiny_policy(tiny, **data) -> Policy:
+    """A policy with random weights that is compiled in seconds, once for all tests; `data` of its config."""
+    config = tiny.config().unlock()
+    config.data.update(data)
     policy = Policy.from_config(
-        tiny.config(), tiny.params(1), tiny.tokenizer, TABLETOP.action_space, batch_sizes=(4,),
+        config.lock(), tiny.params(1), tiny.tokenizer, TABLETOP.action_space, batch_sizes=(4,),
         embodiment=TABLETOP,
     )  # fmt: skip
     policy.source, policy.sources = 'tabletop', ('bridge_dataset', 'tabletop')
