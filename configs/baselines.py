@@ -76,7 +76,9 @@ def _masked(config: ml_collections.ConfigDict) -> None:
 
 
 def _policy(config: ml_collections.ConfigDict, name: str) -> None:
-    config.total_steps = 4_500
+    config.total_steps = 2_400
+    config.optimizer.update(name='muon', lr=6e-3, warmup=40)
+    config.optimizer.part_lr = {'tower': 0.2}
     config.data.update(frames=3, action_frames='all', target_length=3 * NUMBERS + 1)
     config.data.robot.tabletop = _episodes()
     config.data.robot_share.start = 1.0
