@@ -16,7 +16,7 @@ EXTRAS=${EXTRAS:-serve,web,lerobot}
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 
 worlds=(language_table libero metaworld ogbench)
-[[ $# -ge 1 && " ${worlds[*]} " == *" $1 "* ]] ||
+[[ $# -ge 1 && $1 != *' '* && " ${worlds[*]} " == *" $1 "* ]] ||
     fail "name a world: bash launch/worlds.sh WORLD; known: ${worlds[*]}"
 VENV=$ROOT/.worlds/$1
 PINS=$ROOT/launch/$1.txt

@@ -24,7 +24,8 @@ The output is {"policies": {POLICY: {SUITE: {"success": .., "episodes": .., "int
 "recognition": {..}, "execution": {..}, "tasks": .., ..}}}, "seconds": .., "manifest": ..}; intervals are
 Wilson's, 95 %. In worlds that know where their objects are, recognition is that the robot went to X first
 (rt2_jax.envs.tabletop.approach), and execution success given that. It is written after each suite, with
-those that are done.
+those that are done. Episodes of an evaluation that was interrupted are kept in OUTPUT.episodes, and the same
+command goes on after them.
 """
 
 from __future__ import annotations
@@ -43,8 +44,9 @@ from rt2_jax.data import sources
 from rt2_jax.decoding import compact
 from rt2_jax.decoding.grammar import Kind
 from rt2_jax.envs.world import DEFAULT, World, open_world
-from rt2_jax.evaluation import closed_loop, offline, result_lines
+from rt2_jax.evaluation import closed_loop, offline, play_figures, result_lines
 from rt2_jax.evaluation.evaluate_options import OFFLINE, Options
+from rt2_jax.evaluation.kept_episodes import KeptEpisodes
 from rt2_jax.manifest import make_manifest
 from rt2_jax.parallel import distributed
 from rt2_jax.policy import Policy, from_flags
@@ -84,6 +86,12 @@ def evaluate(options: Options) -> dict[str, Any]:
     ):  # fails now, not when all is measured
         paths.of(path).parent.mkdir(parents=True, exist_ok=True)
     decide = server.decide() if server else None
+    kept = None
+    if options.output and options.played:
+        about = {**options.of_an_episode(), 'served': server and server.metadata}
+        if policy:
+            about |= {'step': policy.step, 'config': policy.config.to_dict()}
+        kept = KeptEpisodes(options.output, jax.process_index(), about)
     figures, rollouts = {}, []
     for suite in options.suite:
         if suite in OFFLINE:
@@ -91,8 +99,8 @@ def evaluate(options: Options) -> dict[str, Any]:
             figures[suite] = measure_offline(options, policy, suite)
         else:
             decide = decide or make_decide(options, policy)
-            run = play(options, decide, suite, server or policy)
-            figures[suite] = closed_loop.summary(run)
+            run = play(options, decide, suite, server or policy, kept)
+            figures[suite] = play_figures.summary(run)
             rollouts += [rollout for rollout in run.rollouts if rollout.frames]
         distributed.say(result_lines.describe(suite, figures[suite]))
         manifest = manifest_of(options, policy)
@@ -108,6 +116,8 @@ def evaluate(options: Options) -> dict[str, Any]:
         server.close()
     if distributed.is_leader():
         finish(options, rollouts)
+    if kept:
+        kept.remove()
     return results
 
 
@@ -129,7 +139,8 @@ def load_policy(options: Options) -> Policy | None:
         **{name: getattr(options, name) for name in from_flags.DECISIONS},
     )
     if world := options.world or ('offline' in options.suite and open_world(DEFAULT)):
-        check_arm(f'--workdir={options.workdir}', policy.action_tokenizer.space.number_names, world)
+        space = policy.action_tokenizer.space
+        check_arm(f'--workdir={options.workdir}', space.number_names, space.units, world)
     return policy
 
 
@@ -146,23 +157,30 @@ def connect(options: Options) -> Server | None:
         raise FlagError(f'--server={error}') from error
     flag = ['terminate'] if server.metadata['terminate'] else []
     names = [*flag, *server.metadata['action_names']]
-    check_arm(f'--server={options.server}', names, options.world)
+    units = server.metadata['action_units']
+    check_arm(f'--server={options.server}', names, units, options.world)
     return server
 
 
-def check_arm(policy: str, names: Sequence[str], world: World) -> None:
+def check_arm(policy: str, names: Sequence[str], units: Sequence[str], world: World) -> None:
     """FlagError for a policy whose actions are not those of a world's robot.
 
     Args:
         policy: names it in the message.
-        names: of the numbers of its actions.
+        names: of the numbers of its actions, the terminate flag's included.
+        units: of its numbers, without the flag.
         world: where it is to act.
     """
-    needed = world.card.action_space.number_names
-    if tuple(names) != needed:
+    needed = world.card.action_space
+    if tuple(names) != needed.number_names:
         raise FlagError(
             f'{policy}: this policy acts by {", ".join(names)}; the robot of {world.name} needs '
-            f'{", ".join(needed)}. --suite=web,held_out are for any policy.'
+            f'{", ".join(needed.number_names)}. --suite=web,held_out are for any policy.'
+        )
+    if tuple(units) != needed.units:
+        raise FlagError(
+            f'{policy}: this policy acts in {", ".join(units)}; the robot of {world.name} in '
+            f'{", ".join(needed.units)}. --suite=web,held_out are for any policy.'
         )
 
 
@@ -179,9 +197,16 @@ def make_decide(options: Options, policy: Policy | None) -> closed_loop.Decide:
 
 
 def play(
-    options: Options, decide: closed_loop.Decide, suite: str, actor: Policy | Server | None
+    options: Options,
+    decide: closed_loop.Decide,
+    suite: str,
+    actor: Policy | Server | None,
+    kept: KeptEpisodes | None,
 ) -> closed_loop.Run:
-    """Plays one suite in closed loop, with the frames and the card of the actor (None: the expert)."""
+    """Plays one suite in closed loop, with the frames and the card of the actor (None: the expert).
+
+    Episodes of before are taken from `kept`, and those that are played added to it.
+    """
     frames, stride, card, cameras = (
         (actor.frames, actor.frame_stride, actor.embodiment, actor.cameras)
         if actor
@@ -203,6 +228,8 @@ def play(
         patience=options.patience,
         read=actor.pointer if isinstance(actor, Policy) else None,
         progress=distributed.say,
+        done=kept.of(suite) if kept else (),
+        keep=(lambda rollout: kept.add(suite, rollout)) if kept else lambda rollout: None,
     )
     return closed_loop.gather_run(run)
 
@@ -311,7 +338,7 @@ def define_flags() -> None:
         'weights', compact.STORED, compact.WEIGHTS, 'In which type the weights are multiplied.'
     )
     flags.DEFINE_list('mesh', [], "Split over a process's devices, 'tensor=4'; else one device.")
-    flags.DEFINE_integer('image_size', 128, 'Of the frames observed, pixels.')
+    flags.DEFINE_integer('image_size', 128, 'Of the frames observed, pixels.', lower_bound=1)
     flags.DEFINE_string('output', None, 'Where the results go (JSON).')
     flags.DEFINE_string('video', None, 'Where a video of rollouts goes (.mp4).')
     flags.DEFINE_integer(

@@ -14,6 +14,7 @@ import dataclasses
 import hashlib
 import itertools
 import json
+import math
 import os
 import time
 from typing import Any
@@ -63,6 +64,10 @@ class Settings:
 
     def __post_init__(self) -> None:
         check('format', self.format, FORMATS)
+        if not 0 <= self.noise < math.inf:
+            raise ValueError(f'noise is a share of a usual step, 0 or more; got {self.noise}')
+        if self.image_size < 1:
+            raise ValueError(f'image_size must be 1 or more; got {self.image_size}')
         if not 0 <= self.detours <= 1:
             raise ValueError(f'detours is a probability, 0 to 1; got {self.detours}')
         if not 0 < self.episodes <= SEED_STRIDE:

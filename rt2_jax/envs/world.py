@@ -13,13 +13,18 @@ from collections.abc import Collection, Mapping
 import dataclasses
 import importlib
 import importlib.util
-from typing import NamedTuple, Protocol
+import inspect
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from rt2_jax.data.robot_card import RobotCard
-from rt2_jax.errors import MissingPackage
+from rt2_jax.errors import MissingPackage, UserError
 from rt2_jax.nearest import check, nearest
+
+
+class WorldError(UserError, TypeError):
+    """A world is not as this file has it."""
 
 
 class _Place(NamedTuple):
@@ -189,6 +194,74 @@ class World:
     make: Make
     has_expert: bool = True
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.suites, Mapping) or isinstance(self.tasks, str):
+            raise WorldError(
+                f'World {self.name!r}: suites are a mapping of names to summaries, tasks a tuple of names'
+            )
+        if not isinstance(self.max_steps, int) or self.max_steps < 1:
+            raise WorldError(f'World {self.name!r}: max_steps is {self.max_steps!r}, not 1 or more')
+
+
+def make_environment(world: World, suite: str, **sizes: Any) -> Environment:
+    """An environment of a suite; `sizes` as for `Make`.
+
+    Raises:
+        WorldError: it lacks something of `Environment`.
+    """
+    env = world.make(suite, **sizes)
+    wanted = [name for name in vars(Environment) if not name.startswith('_')]
+    missing = [name for name in wanted if inspect.getattr_static(env, name, None) is None]
+    if missing:
+        raise WorldError(
+            f'{_name(env)}, an environment of {world.name}, lacks {", ".join(missing)}: '
+            'rt2_jax/envs/world.py says what an Environment is'
+        )
+    return env
+
+
+def check_episode(env: Environment, begun: Any) -> Episode:
+    """What `reset` gave, as an Episode; WorldError if it is none."""
+    if not isinstance(begun, Episode):
+        raise WorldError(f'reset of {_name(env)} gave {type(begun).__name__}, not a world.Episode')
+    check_observation(env, 'reset', begun.observation)
+    for what, text in (
+        ('instruction', begun.observation.instruction), ('task', begun.task), ('group', begun.group),
+    ):  # fmt: skip
+        if not isinstance(text, str):
+            raise WorldError(f'reset of {_name(env)}: the {what} is {text!r}, not a text')
+    return begun
+
+
+def check_observation(env: Environment, method: str, seen: Any) -> Observation:
+    """What a method gave, as an Observation; WorldError if it is none."""
+    if not isinstance(seen, Observation):
+        raise WorldError(
+            f'{method} of {_name(env)} gave {type(seen).__name__}, not a world.Observation'
+        )
+    if not seen.images:
+        raise WorldError(f'{method} of {_name(env)} gave an observation without pictures')
+    for name, image in seen.images.items():
+        if not (
+            isinstance(image, np.ndarray)
+            and image.dtype == np.uint8
+            and image.ndim == 3
+            and image.shape[2] == 3
+        ):
+            what = (
+                f'{image.dtype} {list(image.shape)}'
+                if isinstance(image, np.ndarray)
+                else type(image).__name__
+            )
+            raise WorldError(
+                f'{method} of {_name(env)}: the picture {name!r} is {what}, not uint8 [H, W, 3]'
+            )
+    return seen
+
+
+def _name(env: Environment) -> str:
+    return type(env).__name__
+
 
 def with_other_words(suites: Mapping[str, str]) -> dict[str, str]:
     """Suites and their summaries, and their twins that ask in other words."""
@@ -206,13 +279,14 @@ def open_world(name: str) -> World:
         ValueError: there is no such world.
         MissingPackage: a package that it needs is not installed.
     """
-    if '.' not in name:
+    # A module of one name that cannot be found is a misspelt world.
+    if name.startswith('.') or ('.' not in name and not importlib.util.find_spec(name)):
         check('world', name, WORLDS)
     place = WORLDS.get(name, _Place(name, '', ''))
     if place.package and not importlib.util.find_spec(place.package):
         raise MissingPackage(f'The world {name}', place.package, remedy=place.install)
     try:
-        return importlib.import_module(place.module).WORLD
+        module = importlib.import_module(place.module)
     except ModuleNotFoundError as error:
         package = str(error.name)
         if place.module.startswith(package):
@@ -221,8 +295,10 @@ def open_world(name: str) -> World:
             ) from error
         remedy = place.install or f'pip install {package}'
         raise MissingPackage(f'The world {name}', package, remedy=remedy) from error
-    except AttributeError as error:
-        raise ValueError(f'There is no world {name}: {error}') from error
+    found = getattr(module, 'WORLD', None)
+    if not isinstance(found, World):
+        raise ValueError(f'There is no world {name}: the module has no WORLD of the class World')
+    return found
 
 
 def find_suite(suite: str, others: Collection[str] = ()) -> tuple[World, str]:

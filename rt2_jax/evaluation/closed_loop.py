@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 import dataclasses
-import math
 import time
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from rt2_jax.data.robot_card import RobotCard
-from rt2_jax.envs.world import Environment, Observation, find_suite
+from rt2_jax.envs.world import (
+    Environment,
+    Observation,
+    check_episode,
+    check_observation,
+    find_suite,
+    make_environment,
+)
 from rt2_jax.errors import UserError
-from rt2_jax.evaluation import report
 from rt2_jax.nearest import nearest
 from rt2_jax.parallel import distributed
 from rt2_jax.policy import Policy
@@ -125,6 +130,8 @@ def run(
     max_steps: int | None = None,
     execution_noise: float = 0.0,
     progress: Callable[[str], None] = lambda line: None,
+    done: Sequence[Rollout] = (),
+    keep: Callable[[Rollout], None] = lambda rollout: None,
 ) -> Run:
     """Plays the episodes `seeds` of a suite.
 
@@ -148,21 +155,27 @@ def run(
         max_steps: an episode's longest length; None for the world's own.
         execution_noise: see `world.Make`.
         progress: called with a line now and then.
+        done: episodes that were played before; they are not played again, unless they are to be recorded.
+        keep: called with each episode as it ends.
 
     Raises:
         ValueError: no seeds, or no such suite.
+        world.WorldError: the world is not as `world.Environment` has it.
+        ObservationError: the world lacks what the policy sees or feels.
     """
     if not seeds:
         raise ValueError('No episodes to run: give at least one seed.')
     world, name = find_suite(suite)
     begin = time.perf_counter()
     recorded = set(seeds[:record])
-    waiting = list(reversed(seeds))
+    finished = [r for r in done if r.seed in set(seeds) - recorded]
+    waiting = sorted(set(seeds) - {rollout.seed for rollout in finished}, reverse=True)
     if not (world.card.gripper and world.card.gripper.kind == 'absolute'):
         card = None
     games = [
         _Game(
-            world.make(
+            make_environment(
+                world,
                 name,
                 image_size=image_size,
                 render_size=render_size,
@@ -176,9 +189,8 @@ def run(
             cameras,
             read,
         )
-        for _ in range(min(parallel, len(seeds)))
+        for _ in range(min(parallel, len(waiting)))
     ]
-    finished: list[Rollout] = []
     seconds: list[float] = []
     sizes: list[int] = []
     try:
@@ -196,6 +208,7 @@ def run(
             for game, move in zip(playing, moves, strict=True):
                 if (rollout := game.play(move)) is not None:
                     finished.append(rollout)
+                    keep(rollout)
                     if len(finished) % max(1, len(seeds) // 5) == 0:
                         won = sum(r.success for r in finished)
                         progress(
@@ -229,7 +242,7 @@ class _Game:
         self.observation: dict[str, Any] = {}
 
     def start(self, seed: int) -> None:
-        observation, task, group = self.env.reset(seed, self._task)
+        observation, task, group = check_episode(self.env, self.env.reset(seed, self._task))
         self._robot.reset()
         self._reading = observation.instruction
         self.rollout = Rollout(seed, task, group, observation.instruction)
@@ -248,17 +261,19 @@ class _Game:
         action = self._robot.to_absolute_gripper(move.action)
         rollout.terminated = self._card.action_space.terminate and self._robot.ends(move.action)
         if not rollout.terminated:
-            self._observe(self.env.step(self._card.command_values(action)), is_first=False)
+            after = self.env.step(self._card.command_values(action))
+            self._observe(check_observation(self.env, 'step', after), is_first=False)
         self._film()
         if not (rollout.terminated or self.env.over or rollout.steps >= self._max_steps):
             return None
         self.rollout = None
-        rollout.success, rollout.over = self.env.success, self.env.over
-        rollout.clipped, rollout.out_of_reach = self.env.clipped, self.env.out_of_reach
+        # Worlds may count in numbers of NumPy, which JSON does not know.
+        rollout.success, rollout.over = bool(self.env.success), bool(self.env.over)
+        rollout.clipped, rollout.out_of_reach = int(self.env.clipped), int(self.env.out_of_reach)
         if seen := self.env.recognition():
-            rollout.tiles = seen.objects
-            rollout.first_tile, rollout.recognised = seen.first, seen.first_is_x
-            rollout.brought_to, rollout.brought_to_y = seen.brought_to, seen.brought_to_y
+            rollout.tiles = int(seen.objects)
+            rollout.first_tile, rollout.recognised = seen.first, bool(seen.first_is_x)
+            rollout.brought_to, rollout.brought_to_y = seen.brought_to, bool(seen.brought_to_y)
         return rollout
 
     def _observe(self, observation: Observation, is_first: bool) -> None:
@@ -343,58 +358,3 @@ def scripted(rounding: ActionTokenizer | None = None) -> Decide:
         return [Move(action) for action in actions]
 
     return decide
-
-
-def summary(run: Run) -> dict[str, Any]:
-    """The figures of a run, ready for JSON: overall, by task, and by group where there are several.
-
-    Where the world knows its objects' places, `recognition` is the share of episodes that went to X first,
-    with the share that going to any object would have (`by_chance`); `execution` is the share of successes
-    among these. `recovered` counts successes after going elsewhere first. Where X was pushed, `goal` is the
-    share that ended nearest to Y.
-    """
-    rollouts = run.rollouts
-    result = _figures(rollouts)
-    result['tasks'] = _by(rollouts, 'task')
-    if len({rollout.group for rollout in rollouts}) > 1:
-        result['groups'] = _by(rollouts, 'group')
-    result['clipped'] = sum(rollout.clipped for rollout in rollouts)
-    result['out_of_reach'] = sum(rollout.out_of_reach for rollout in rollouts)
-    # Every robot of a call waits for the whole call.
-    waits = np.repeat(run.decision_seconds, run.decisions_a_call) * 1000
-    result['decision_ms'] = report.percentiles(waits.tolist()) | {
-        'robots_a_call': max(run.decisions_a_call),
-        'decisions': len(waits),
-        'actions_per_second': len(waits) / sum(run.decision_seconds),
-    }
-    result['seconds'] = round(run.seconds, 1)
-    result['rollouts'] = [rollout.to_json() for rollout in rollouts]
-    return result
-
-
-def _figures(rollouts: Sequence[Rollout]) -> dict[str, Any]:
-    number = len(rollouts)
-    successes = sum(r.success for r in rollouts)
-    figures = report.proportion(successes, number) | {
-        'mean_steps': round(math.fsum(r.steps for r in rollouts) / number, 2),
-        'terminated_by_policy': round(sum(r.terminated for r in rollouts) / number, 4),
-    }
-    if any(r.tiles for r in rollouts):
-        recognised = [r.success for r in rollouts if r.recognised]
-        by_chance = math.fsum(1 / r.tiles for r in rollouts if r.tiles) / number
-        figures |= {
-            'recognition': report.share(len(recognised), number)
-            | {'by_chance': round(by_chance, 4)},
-            'execution': report.share(sum(recognised), len(recognised)),
-            'recovered': successes - sum(recognised),
-        }
-    if pushed := [r for r in rollouts if r.brought_to]:
-        by_chance = math.fsum(1 / (r.tiles - 1) for r in pushed) / len(pushed)
-        figures['goal'] = report.share(sum(r.brought_to_y for r in pushed), len(pushed))
-        figures['goal']['by_chance'] = round(by_chance, 4)
-    return figures
-
-
-def _by(rollouts: Sequence[Rollout], field: str) -> dict[str, dict[str, Any]]:
-    names = sorted({getattr(rollout, field) for rollout in rollouts})
-    return {name: _figures([r for r in rollouts if getattr(r, field) == name]) for name in names}

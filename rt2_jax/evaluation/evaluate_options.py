@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 import dataclasses
 import importlib.util
+import math
 from typing import Any
 
 from absl import flags
@@ -21,6 +22,11 @@ FLAGS = flags.FLAGS
 
 POLICIES = ('checkpoint', 'untrained', 'expert', 'expert_rounded')
 OFFLINE = ('offline', 'web', 'held_out', 'swap')
+# What no episode that is played depends on.
+_OF_THE_REST = {
+    'suite', 'episodes', 'first_episode', 'parallel', 'mesh', 'output', 'video', 'video_episodes', 'data',
+    'questions', 'web_seed',
+}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,6 +80,11 @@ class Options:
         """The episodes of a suite that this process plays."""
         return distributed.share(range(self.first_episode, self.first_episode + self.episodes))
 
+    def of_an_episode(self) -> dict[str, Any]:
+        """The options that an episode depends on, as plain values."""
+        names = {field.name for field in dataclasses.fields(self)}
+        return {name: getattr(self, name) for name in sorted(names - _OF_THE_REST)}
+
     def check(self) -> None:
         """FlagError for names that don't exist and for options that don't go together."""
         offline_suites = set(self.suite) & set(OFFLINE)
@@ -115,6 +126,13 @@ class Options:
             )
         if self.video and not importlib.util.find_spec('imageio_ffmpeg'):
             raise MissingPackage('--video', 'imageio-ffmpeg', remedy='pip install imageio-ffmpeg')
+        if self.video and paths.of(self.video).suffix != '.mp4':
+            raise FlagError(f'--video={self.video}: name a file that ends in .mp4')
         for flag, path in (('--output', self.output), ('--video', self.video)):
             if path and paths.of(path).is_dir():
                 raise FlagError(f'{flag}={paths.of(path)} is a directory; name a file')
+        if self.output and self.video and paths.of(self.output) == paths.of(self.video):
+            raise FlagError('--output and --video name one file')
+        for name in ('execution_noise', 'temperature'):
+            if not math.isfinite(getattr(self, name)):
+                raise FlagError(f'--{name}={getattr(self, name)} is no number')

@@ -6,19 +6,23 @@ http://HOST:PORT    OpenVLA's POST /act: each request has all that the policy se
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import concurrent.futures
 import contextlib
 import dataclasses
 import os
+import re
+import time
 from typing import Any
 import urllib.parse
 
 import numpy as np
 import requests
+from websockets.exceptions import ConnectionClosed, WebSocketException
 from websockets.sync.client import connect
 
 from rt2_jax.data.robot_card import Gripper, RobotCard
+from rt2_jax.errors import UserError
 from rt2_jax.evaluation.closed_loop import Decide, Move
 from rt2_jax.policy.conventions import to_internal
 from rt2_jax.policy.observations import by_camera
@@ -28,6 +32,15 @@ from rt2_jax.serving.openvla import TERMINATE
 
 SCHEMES = ('ws', 'wss', 'http', 'https')
 _SECONDS = 60.0
+_NEEDED = ('frames', 'frame_stride', 'terminate', 'action_names', 'action_units')  # of the metadata
+_PASSES = re.compile(
+    'Overloaded|Expired'
+)  # refusals after which the same message may be sent again
+_TRIES, _WAIT = 20, 0.5  # of a message that the server asks to send again, and seconds between
+
+
+class ServerError(UserError, RuntimeError):
+    """The server refuses an observation, or is gone."""
 
 
 class Server:
@@ -69,6 +82,12 @@ class Server:
             self.metadata = self._describe()
         except (OSError, ValueError, requests.RequestException) as error:
             raise ValueError(f'{url} gives no description of its policy: {error}') from error
+        missing = [x for x in _NEEDED if x not in self.metadata]
+        if missing or not isinstance(self.metadata, dict):
+            raise ValueError(
+                f'{url} describes its policy without {", ".join(missing)}: it is no server of rt2_jax, '
+                'or an older one'
+            )
         self.frames = 1 if self._openpi else self.metadata['frames']
         self.frame_stride = self.metadata['frame_stride']
         self.cameras = tuple(self.metadata.get('cameras', ()))
@@ -104,14 +123,18 @@ class Server:
         return reply.json()
 
     def _robot(self, env: Any) -> Any:
+        """The conversation of an environment; ServerError if the server takes no more."""
         if id(env) not in self._robots:
             if self._openpi:
-                opening = connect(
-                    f'{self._url}/{self._query}',
-                    compression=None,
-                    max_size=None,
-                    additional_headers=self._headers,
-                )
+                try:
+                    opening = connect(
+                        f'{self._url}/{self._query}',
+                        compression=None,
+                        max_size=None,
+                        additional_headers=self._headers,
+                    )
+                except (OSError, WebSocketException) as error:
+                    raise ServerError(f'{self._url} takes no connection: {error}') from error
                 connection = self._open.enter_context(opening)
                 connection.recv()  # the metadata again
                 self._robots[id(env)] = connection
@@ -122,7 +145,7 @@ class Server:
         return self._robots[id(env)]
 
     def _ask(self, robot: Any, observation: dict[str, Any]) -> Move:
-        """An action float32 [L] and its plan; RuntimeError with the server's words if it refuses."""
+        """An action float32 [L] and its plan; ServerError with the server's words if it refuses."""
         frames, instruction = observation['image'], observation['instruction']
         sent: dict[str, Any] = {
             name: views[0] if len(views) == 1 else views
@@ -145,10 +168,13 @@ class Server:
     ) -> tuple[np.ndarray, Any, str]:
         message = {f'observation/{name}': value for name, value in sent.items()}
         message |= {'prompt': instruction, 'reset': begins}
-        robot.send(codec.packb(message))
-        reply = robot.recv(timeout=_SECONDS)
-        if isinstance(reply, str):
-            raise RuntimeError(f'{self._url} refuses: {reply}')
+        packed = codec.packb(message)
+
+        def ask() -> Any:
+            robot.send(packed)
+            return robot.recv(timeout=_SECONDS)
+
+        reply = self._asked(ask, lambda reply: reply if isinstance(reply, str) else '')
         answer = codec.unpackb(reply)
         flag = answer['terminate'][0] if 'terminate' in answer else None
         return answer['actions'][0], flag, answer['plan']
@@ -157,8 +183,25 @@ class Server:
         self, robot: requests.Session, sent: dict[str, Any], instruction: str
     ) -> tuple[np.ndarray, Any]:
         message = codec.dumps({**sent, 'instruction': instruction})
-        reply = robot.post(f'{self._url}/act{self._query}', message, timeout=_SECONDS)
-        if not reply.ok:
-            raise RuntimeError(f'{self._url} refuses: {reply.text}')
+        reply = self._asked(
+            lambda: robot.post(f'{self._url}/act{self._query}', message, timeout=_SECONDS),
+            lambda reply: '' if reply.ok else reply.text or str(reply.status_code),
+        )
         flag = reply.headers.get(TERMINATE)
         return codec.loads(reply.text), None if flag is None else int(flag)
+
+    def _asked(self, ask: Callable[[], Any], refusal: Callable[[Any], str]) -> Any:
+        """A reply that is no refusal; one of a server that has too much to do is waited out."""
+        for tried in range(1, _TRIES + 1):
+            try:
+                reply = ask()
+            except (OSError, ConnectionClosed, requests.RequestException) as error:
+                raise ServerError(
+                    f'{self._url} is gone: {type(error).__name__}: {error}'
+                ) from error
+            words = refusal(reply)
+            if not words:
+                return reply
+            if not _PASSES.search(words) or tried == _TRIES:
+                raise ServerError(f'{self._url} refuses: {words}')
+            time.sleep(_WAIT)

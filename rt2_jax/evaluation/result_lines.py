@@ -12,9 +12,10 @@ def describe(suite: str, figures: Mapping[str, Any]) -> str:
         low, high = figures['interval']
         line = (
             f'{suite}: {figures["success"]:.1%} of {figures["episodes"]} episodes succeeded '
-            f'(95 % interval {low:.1%} to {high:.1%}), {figures["mean_steps"]:.1f} steps, '
-            f'decision {figures["decision_ms"]["p50"]:.1f} ms'
+            f'(95 % interval {low:.1%} to {high:.1%}), {figures["mean_steps"]:.1f} steps'
         )
+        if 'decision_ms' in figures:
+            line += f', decision {figures["decision_ms"]["p50"]:.1f} ms'
         if 'recognition' not in figures:
             groups = [
                 f'{name} {_success(group)}' for name, group in figures.get('groups', {}).items()

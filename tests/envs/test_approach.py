@@ -10,7 +10,7 @@ pytest.importorskip('mujoco', reason="the tabletop needs pip install 'rt2_jax[si
 from rt2_jax.envs.tabletop import expert, stage
 from rt2_jax.envs.tabletop.approach import Approach, brought_to
 from rt2_jax.envs.tabletop.table_state import Pose, State
-from rt2_jax.evaluation import closed_loop
+from rt2_jax.evaluation import closed_loop, play_figures
 
 TILES = (Pose(0.1, 0.1, 0, 0, 1), Pose(-0.1, 0.0, 0, 0, 1))
 
@@ -59,7 +59,7 @@ def test_the_tile_that_x_is_brought_to():
 @pytest.mark.parametrize('suite', ['seen', 'reasoning', 'unseen_environments_hard'])
 def test_the_expert_goes_to_x_first(suite):
     run = closed_loop.run(closed_loop.scripted(), suite, range(8), image_size=16)
-    figures = closed_loop.summary(run)
+    figures = play_figures.summary(run)
     assert figures['recognition']['share'] == 1 and figures['recognition']['of'] == 8
     assert figures['execution']['count'] == round(8 * figures['success'])
     assert 0.25 <= figures['recognition']['by_chance'] <= 0.5
@@ -79,7 +79,7 @@ def test_who_takes_another_tile_did_not_recognise():
         return [closed_loop.Move(action) for action in actions]
 
     run = closed_loop.run(decide, 'seen', range(3), task='pick', image_size=16)
-    figures = closed_loop.summary(run)
+    figures = play_figures.summary(run)
     assert figures['recognition']['share'] == 0 and figures['success'] == 0
     assert figures['execution'] == {'share': None, 'count': 0, 'of': 0, 'interval': None}
     assert all(rollout['first_tile'] for rollout in figures['rollouts'])
@@ -88,6 +88,6 @@ def test_who_takes_another_tile_did_not_recognise():
 def test_who_ends_at_once_went_nowhere():
     move = closed_loop.Move(np.array([1, 0, 0, 0, 0, 0, 0, 1], np.float32))
     stop = lambda observations, envs: [move] * len(envs)
-    figures = closed_loop.summary(closed_loop.run(stop, 'seen', range(4), image_size=16))
+    figures = play_figures.summary(closed_loop.run(stop, 'seen', range(4), image_size=16))
     assert figures['recognition']['count'] == 0
     assert {rollout['first_tile'] for rollout in figures['rollouts']} == {''}

@@ -74,6 +74,61 @@ def test_the_step_limit_and_the_flag_are_kept_by_who_plays(dot_world):
         assert (rollout.steps, rollout.terminated) == (steps, flag == 1) and not rollout.success
 
 
+def test_an_interrupted_evaluation_goes_on(dot_world, tmp_path, monkeypatch):
+    """What was played is kept, and taken where the same command comes again; another is refused."""
+    whole = evaluated(tmp_path, suite=[dot_world], policy='expert', episodes=6, parallel=1)
+    world_class = world.find_suite(dot_world)[0].make
+    begin = world_class.reset
+    played = []
+
+    def reset(self, seed, task=None, last=3):
+        played.append(seed)
+        if seed > last:
+            raise KeyboardInterrupt
+        return begin(self, seed, task)
+
+    monkeypatch.setattr(world_class, 'reset', reset)
+    again = dict(suite=[dot_world], policy='expert', episodes=6, parallel=1)
+    with pytest.raises(KeyboardInterrupt):
+        evaluated(tmp_path, **again)
+    with pytest.raises(FlagError, match='with another image_size. The same command'):
+        evaluated(tmp_path, **again, image_size=16)
+    monkeypatch.setattr(world_class, 'reset', lambda *args: reset(*args, last=9))
+    played.clear()
+    figures, before = (
+        results['policies']['expert'][dot_world]
+        for results in (evaluated(tmp_path, **again), whole)
+    )
+    assert played == [4, 5] and figures['rollouts'] == before['rollouts']
+    assert not list(tmp_path.glob('*.episodes'))
+
+
+BROKEN = {
+    'close = None': 'Dot, an environment of dot, lacks close',
+    'reset = lambda *_: None': 'reset of Dot gave NoneType, not a world.Episode',
+    'step = lambda *_: 1': 'step of Dot gave int, not a world.Observation',
+    'draw = lambda *_: np.zeros((4, 4))': "the picture 'image' is float64 .4, 4., not uint8",
+}
+
+
+@pytest.mark.parametrize('change', BROKEN)
+def test_a_world_that_is_not_one_says_what_is_wrong(dot_world, change):
+    played = world.find_suite(dot_world)[0]
+    sys.modules['dot_lab.dot_world'].np = np
+    name, code = change.split(' = ')
+    setattr(played.make, name, eval(code, {'np': np}))
+    with pytest.raises(world.WorldError, match=BROKEN[change]):
+        closed_loop.run(closed_loop.scripted(), dot_world, [0], image_size=8)
+
+
+def test_success_may_be_a_number_of_numpy(dot_world, tmp_path):
+    Dot = world.find_suite(dot_world)[0].make
+    Dot.success = property(lambda self: np.abs(self.place).max() < 0.1)
+    Dot.clipped = np.int64(0)
+    results = evaluated(tmp_path, suite=[dot_world], policy='expert', episodes=2)
+    assert results['policies']['expert'][dot_world]['success'] == 1
+
+
 def test_a_policy_of_another_robot_is_refused(dot_world, tiny_checkpoint, tmp_path):
     with pytest.raises(FlagError, match='the robot of dot needs terminate, dx, dy'):
         evaluated(tmp_path, suite=[dot_world], workdir=str(tiny_checkpoint), episodes=1)
@@ -94,13 +149,19 @@ def test_wrong_names_are_said(dot_world, tmp_path):
     wrong = {
         'metawrld/mt10': "did you mean 'metaworld'",
         'no_lab.arm_world/stack': 'no module no_lab',
-        'rt2_jax.paths/stack': 'no attribute',
+        'rt2_jax.paths/stack': 'the module has no WORLD',
         dot_world + 's': "did you mean 'middle'",
         'held_uot': "did you mean 'held_out'",
+        '.lab/middle': 'Unknown world',
     }
     for suite, says in wrong.items():
         with pytest.raises(FlagError, match=says):
             evaluated(tmp_path, suite=[suite], policy='expert')
+    wrong_files = dict(suite=[dot_world], policy='expert')
+    with pytest.raises(FlagError, match='ends in .mp4'):
+        evaluated(tmp_path, **wrong_files, video=str(tmp_path / 'film.txt'))
+    with pytest.raises(FlagError, match='execution_noise=nan'):
+        evaluated(tmp_path, **wrong_files, execution_noise=float('nan'))
     with pytest.raises(FlagError, match='suites of dot and tabletop: one call'):
         evaluated(tmp_path, suite=['seen', dot_world], policy='expert')
 

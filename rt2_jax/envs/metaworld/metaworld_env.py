@@ -16,6 +16,7 @@ import numpy as np
 from rt2_jax.envs import mujoco_camera, world
 from rt2_jax.envs.arm_environment import ArmEnvironment
 from rt2_jax.envs.metaworld.metaworld_tasks import SUITES, TASKS
+from rt2_jax.nearest import check
 from rt2_jax.text import places
 
 REPEATS = 5
@@ -50,12 +51,17 @@ class MetaworldEnvironment(ArmEnvironment['_Arm']):
 
     def __init__(self, suite: str, **sizes: Any) -> None:
         super().__init__(**sizes)
-        self._tasks = SUITES[suite.removesuffix(world.OTHER_WORDS)]
+        self._suite, self._tasks = suite, SUITES[suite.removesuffix(world.OTHER_WORDS)]
         self._other_words = suite.endswith(world.OTHER_WORDS)
 
     def reset(self, seed: int, task: str | None = None) -> world.Episode:
-        """See `world.Environment`."""
+        """See `world.Environment`.
+
+        Raises:
+            ValueError: the suite has no such task.
+        """
         name = task or self._tasks[seed % len(self._tasks)]
+        check(f'task of metaworld/{self._suite}', name, self._tasks)
         self.close()
         self._arm = _arm(name, self._buffer)
         self._arm.reset(seed)
