@@ -6,15 +6,18 @@ import os
 from absl import flags
 from absl.testing import flagsaver
 from in_process import defined_flags
+import numpy as np
 import pytest
 from running import HOW, published, running, tiny_policy
 
 pytest.importorskip('mujoco', reason="the tabletop needs pip install 'rt2_jax[sim]'")
 
 from rt2_jax import evaluate
-from rt2_jax.evaluation import closed_loop
+from rt2_jax.data import cards
+from rt2_jax.evaluation import closed_loop, remote_policy
 from rt2_jax.policy import Policy
 from rt2_jax.policy.from_flags import FlagError
+from rt2_jax.serving.service import Settings
 
 
 @pytest.fixture(scope='module')
@@ -69,6 +72,24 @@ def test_wrong_addresses_and_flags_are_said(server, tmp_path):
     with flagsaver.flagsaver(server='ws://127.0.0.1:1', suite=['web'], workdir=None):
         with pytest.raises(FlagError, match='leave out'):
             evaluate.main(['evaluate'])
+
+
+def test_a_busy_server_is_waited_for_and_a_lost_one_is_named(policy, monkeypatch):
+    monkeypatch.setattr(remote_policy, '_WAIT', 0.05)
+    observation = {
+        'image': np.zeros((1, 32, 32, 3), np.uint8), 'state': None, 'instruction': 'pick banana',
+        'is_first': True,
+    }  # fmt: skip
+    for scheme in ('ws', 'http'):
+        with running(policy, settings=Settings(queue=1)) as server:
+            address = f'{scheme}://127.0.0.1:{server.port}'
+            client = remote_policy.Server(address, 4, cards.TABLETOP)
+            moves = client.decide()([observation] * 4, [object() for _ in range(4)])
+            assert len({move.action.tobytes() for move in moves}) == 1
+        robots = [object()]
+        with pytest.raises(remote_policy.ServerError, match=f'{address} (is gone|takes no)'):
+            client.decide()([observation], robots)
+        client.close()
 
 
 @pytest.mark.slow
