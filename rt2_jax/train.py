@@ -22,7 +22,7 @@ from rt2_jax.checkpoints import assets, checkpoint, init_from, workdir_lock
 from rt2_jax.data import cards
 from rt2_jax.data.sources import INDEXES
 from rt2_jax.models import backbone
-from rt2_jax.parallel import compilation, distributed, mesh as mesh_lib, topology
+from rt2_jax.parallel import compilation, distributed, huge_pages, mesh as mesh_lib, topology
 from rt2_jax.text.tokenizer import Tokenizer
 from rt2_jax.training import (
     flops as flops_lib,
@@ -203,5 +203,6 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == '__main__':
+    huge_pages.restart()
     define_flags()
     command.run('train', main, flags_parser=configuration.parse_flags)

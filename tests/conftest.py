@@ -24,6 +24,8 @@ from rt2_jax.training.train_state import TrainState
 def pytest_configure(config):
     config.addinivalue_line('markers', 'slow: takes minutes; bash launch/test.sh -m slow runs it')
     compile_quickly(config)
+    # Tiny models gain nothing by huge pages, and each command would start anew for them.
+    os.environ.setdefault('GLIBC_TUNABLES', 'glibc.malloc.hugetlb=0')
     # What jax traced makes a large heap, which the default looks through every few milliseconds.
     gc.set_threshold(50_000, 20, 50)
 
