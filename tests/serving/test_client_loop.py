@@ -57,5 +57,8 @@ def test_an_episode_ends_by_the_flag_or_by_time(loop):
     ask = lambda image, instruction: (instruction, next(flags))
     assert loop['play'](ask, moves.append, lambda: None, 'pick', 1000, 1)
     assert moves == ['pick', 'pick']  # what comes beside the flag isn't carried out
+    flags = iter([False, True])
+    assert loop['play'](ask, moves.append, lambda: None, 'push', 1000, 1, last=True)
+    assert moves[2:] == ['push', 'push']
     assert not loop['play'](lambda *_: (0, False), moves.append, lambda: None, 'pick', 1000, 0.003)
-    assert len(moves) == 5
+    assert len(moves) == 7
