@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import mujoco
 import numpy as np
 
 from rt2_jax.data.cards import TABLETOP
 from rt2_jax.envs import world
 from rt2_jax.envs.tabletop import approach, expert, suites, tasks
 from rt2_jax.envs.tabletop.env import TabletopEnv
+from rt2_jax.errors import MissingPackage
 
 
 class TabletopEnvironment:
@@ -20,6 +22,9 @@ class TabletopEnvironment:
         image_size: as for TabletopEnv; so are the others.
         render_size: of what a video shows.
         execution_noise: share of the command and of a usual step.
+
+    Raises:
+        MissingPackage: the MuJoCo that is here is an older one, of another world.
     """
 
     over = False
@@ -27,6 +32,12 @@ class TabletopEnvironment:
     def __init__(
         self, suite: str, *, image_size: int, render_size: int, execution_noise: float
     ) -> None:
+        if mujoco.__version__.startswith(('2.', '3.')):
+            raise MissingPackage(
+                f'The tabletop (here is mujoco {mujoco.__version__} of another world: is --suite missing?)',
+                'mujoco-core 4 in an environment of its own',
+                'sim',
+            )
         self.env = TabletopEnv(
             suite,
             image_size=image_size,
