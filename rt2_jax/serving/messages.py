@@ -194,7 +194,8 @@ def _select_cameras(pictures: Any, cameras: Sequence[str]) -> Sequence[str]:
     for camera in cameras:
         if camera not in pictures:
             raise Malformed(
-                f"No picture of the camera {camera!r}, which the server's address names. Got: {names}."
+                f'No picture of the camera {camera!r}. Got: {names}. ?camera=NAME,NAME in the '
+                "server's address says which of them the policy sees, in its order."
             )
     return cameras
 
