@@ -207,27 +207,25 @@ def make_environment(world: World, suite: str, **sizes: Any) -> Environment:
     """An environment of a suite; `sizes` as for `Make`.
 
     Raises:
-        WorldError: it lacks something of `Environment`.
+        WorldError: it lacks a method of `Environment`.
     """
     env = world.make(suite, **sizes)
-    wanted = [name for name in vars(Environment) if not name.startswith('_')]
-    missing = [name for name in wanted if inspect.getattr_static(env, name, None) is None]
-    if missing:
-        raise WorldError(
-            f'{_name(env)}, an environment of {world.name}, lacks {", ".join(missing)}: '
-            'rt2_jax/envs/world.py says what an Environment is'
-        )
+    _check_has(env, _METHODS if world.has_expert else _METHODS - {'expert'})
     return env
 
 
 def check_episode(env: Environment, begun: Any) -> Episode:
-    """What `reset` gave, as an Episode; WorldError if it is none."""
+    """What `reset` gave, as an Episode.
+
+    Raises:
+        WorldError: it is none, or the environment lacks an attribute now.
+    """
     if not isinstance(begun, Episode):
         raise WorldError(f'reset of {_name(env)} gave {type(begun).__name__}, not a world.Episode')
+    _check_has(env, _ATTRIBUTES)
     check_observation(env, 'reset', begun.observation)
-    for what, text in (
-        ('instruction', begun.observation.instruction), ('task', begun.task), ('group', begun.group),
-    ):  # fmt: skip
+    said = dict(instruction=begun.observation.instruction, task=begun.task, group=begun.group)
+    for what, text in said.items():
         if not isinstance(text, str):
             raise WorldError(f'reset of {_name(env)}: the {what} is {text!r}, not a text')
     return begun
@@ -242,21 +240,25 @@ def check_observation(env: Environment, method: str, seen: Any) -> Observation:
     if not seen.images:
         raise WorldError(f'{method} of {_name(env)} gave an observation without pictures')
     for name, image in seen.images.items():
-        if not (
-            isinstance(image, np.ndarray)
-            and image.dtype == np.uint8
-            and image.ndim == 3
-            and image.shape[2] == 3
-        ):
-            what = (
-                f'{image.dtype} {list(image.shape)}'
-                if isinstance(image, np.ndarray)
-                else type(image).__name__
-            )
+        image = np.asarray(image)
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
             raise WorldError(
-                f'{method} of {_name(env)}: the picture {name!r} is {what}, not uint8 [H, W, 3]'
+                f'{method} of {_name(env)}: the picture {name!r} is {image.dtype} {list(image.shape)}, '
+                'not uint8 [H, W, 3]'
             )
     return seen
+
+
+_ATTRIBUTES = frozenset({'success', 'over', 'clipped', 'out_of_reach'})
+_METHODS = frozenset(name for name in vars(Environment) if not name.startswith('_')) - _ATTRIBUTES
+
+
+def _check_has(env: Environment, names: Collection[str]) -> None:
+    missing = [name for name in sorted(names) if inspect.getattr_static(env, name, None) is None]
+    if missing:
+        raise WorldError(
+            f'{_name(env)} lacks {", ".join(missing)}: rt2_jax/envs/world.py says what an Environment is'
+        )
 
 
 def _name(env: Environment) -> str:

@@ -104,7 +104,8 @@ def test_an_interrupted_evaluation_goes_on(dot_world, tmp_path, monkeypatch):
 
 
 BROKEN = {
-    'close = None': 'Dot, an environment of dot, lacks close',
+    'close = None': 'Dot lacks close',
+    'over = None': 'Dot lacks over',
     'reset = lambda *_: None': 'reset of Dot gave NoneType, not a world.Episode',
     'step = lambda *_: 1': 'step of Dot gave int, not a world.Observation',
     'draw = lambda *_: np.zeros((4, 4))': "the picture 'image' is float64 .4, 4., not uint8",

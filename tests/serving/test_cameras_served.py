@@ -59,11 +59,14 @@ class Noise:
     def recognition(self):
         return None
 
+    def render(self):
+        return self._rng.integers(0, 256, (16, 16, 3), np.uint8)
+
     def close(self):
         pass
 
 SUITES = {'noise': '', 'blind': 'one camera less', 'numb': 'no state'}
-WORLD = world.World('noise', cards.find('libero_goal_no_noops'), SUITES, ('any',), 3, Noise)
+WORLD = world.World('noise', cards.find('libero_goal_no_noops'), SUITES, ('any',), 3, Noise, False)
 '''
 
 
