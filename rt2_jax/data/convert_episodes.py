@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 import dataclasses
 import functools
+import hashlib
 import json
 import os
 import time
@@ -24,7 +25,14 @@ import numpy as np
 from rt2_jax import command, paths
 from rt2_jax.data import cards, files, images, robot_card, worker_pool
 from rt2_jax.data.data_errors import CorruptEpisode, CorruptRecord, DataSetError
-from rt2_jax.data.readers import lerobot_directory, rlds_schema, tfds_directory, tfrecord
+from rt2_jax.data.readers import (
+    lerobot_directory,
+    lerobot_episodes,
+    lerobot_info,
+    rlds_schema,
+    tfds_directory,
+    tfrecord,
+)
 from rt2_jax.data.readers.lerobot_steps import StepReader
 from rt2_jax.data.readers.rlds_episodes import SerializedEpisode
 from rt2_jax.data.robot import lerobot_writer, rlds_writer
@@ -35,6 +43,7 @@ FLAGS = flags.FLAGS
 
 CARD_JSON, CONVERSION_JSON = 'card.json', 'conversion.json'
 EPISODES_A_SHARD = 100  # of RLDS
+NO_STEPS = 'LeRobot has no such episodes, so write the set without them'
 
 
 class Part(NamedTuple):
@@ -85,6 +94,8 @@ class ToLeRobot:
         rlds_schema.check_card(schema, self.card, self.directory)
         payload = next(self._payloads(self.parts[0]))
         first, sizes = SerializedEpisode(payload, schema), {}
+        if not first.steps(rlds_schema.full_path(self.card.action[0].path)):
+            raise DataSetError(f'{self.directory}: the first episode has no steps; {NO_STEPS}')
         for path, field in schema.items():
             if (
                 field.dtype == 'picture'
@@ -95,6 +106,14 @@ class ToLeRobot:
                 height, width = images.decode(payload[start:end]).shape[:2]
                 sizes[path] = height, width
         return LeRobotForm(schema, self.card, sizes)
+
+    @property
+    def source(self) -> Any:
+        """What changes when the data set does."""
+        names = tfds_directory.splits(self.directory)
+        declared = {name: tfds_directory.declared(self.directory, name) for name in names}
+        paths = [files.path(self.directory) / n for rows in declared.values() for n, _ in rows]
+        return declared, [stamp['size'] for stamp in files.stamps(paths)]
 
     @property
     def is_complete(self) -> bool:
@@ -153,6 +172,8 @@ class ToLeRobot:
         schema = self.form.schema
         stored = SerializedEpisode(payload, schema)
         steps = stored.steps(rlds_schema.full_path(self.card.action[0].path))
+        if not steps:
+            raise ValueError(f'an episode has no steps; {NO_STEPS}')
         instruction = rlds_schema.full_path(self.card.instruction)
         values: dict[str, Any] = {}
         for path in self.form.kept:
@@ -189,15 +210,28 @@ class ToRlds:
     @functools.cached_property
     def form(self) -> RldsForm:
         """How episodes change."""
-        return RldsForm(lerobot_directory.info(self.directory), self.card)
+        info = lerobot_directory.info(self.directory)
+        schema = lerobot_episodes.schema_of(info['features'])
+        rlds_schema.check_card(schema, self.card, self.directory)
+        return RldsForm(info, self.card)
+
+    @property
+    def source(self) -> Any:
+        """What changes when the data set does."""
+        names = [
+            name for layout in self.layouts.values() for e in layout.episodes for name in e.files
+        ]
+        paths = [files.path(self.directory) / name for name in dict.fromkeys(names)]
+        fingerprints = {name: layout.fingerprint for name, layout in self.layouts.items()}
+        return fingerprints, [stamp['size'] for stamp in files.stamps(paths)]
 
     @functools.cached_property
     def layouts(self) -> dict[str, lerobot_directory.Layout]:
         """What the folder `meta` says of each split."""
-        info = lerobot_directory.info(self.directory)
-        splits = info.get('splits') or {'train': ''}
+        ranges = lerobot_info.splits(lerobot_directory.info(self.directory))
+        names = [name for name, episodes in ranges.items() if episodes]
         return {
-            name: lerobot_directory.read(self.directory, self.form.cameras, name) for name in splits
+            name: lerobot_directory.read(self.directory, self.form.cameras, name) for name in names
         }
 
     @functools.cached_property
@@ -291,15 +325,23 @@ def convert(
     """
     card, output = cards.find(card) if isinstance(card, str) else card, paths.of(output)
     if lerobot_directory.is_lerobot(directory) == (format == 'lerobot'):
+        if format == 'rlds':
+            tfds_directory.splits(tfds_directory.version_folder(directory))  # or there is none
         raise DataSetError(f'{directory} is a data set of the format {format} already')
     if format == 'lerobot':
         directory = tfds_directory.version_folder(directory)
     conversion = FORMATS[format](directory, card, output)
+    if not conversion.parts:
+        raise DataSetError(f'{directory} has no episodes')
     form = conversion.form
     for line in form.lost:
         logging.warning('not in the new data set: %s', line)
-    about = {'dataset': str(directory), 'format': format, 'card': card.fingerprint}
-    _prepare(output, about | {'frequency': card.frequency})
+    about = {'dataset': str(directory), 'format': format}
+    contents = {'card': dataclasses.asdict(card), 'source': conversion.source}
+    for name, content in contents.items():
+        text = json.dumps(content, sort_keys=True)
+        about[name] = hashlib.sha256(text.encode()).hexdigest()[:16]
+    _prepare(output, about)
     if conversion.is_complete:
         logging.info('%s is complete already; nothing to do', output)
         return conversion
@@ -320,7 +362,11 @@ def _prepare(output: epath.Path, about: dict[str, Any]) -> None:
     """Makes the output ready for this conversion."""
     before = worker_pool.claim(output, CONVERSION_JSON, about, 'conversion', DataSetError)
     if before != about:
-        raise DataSetError(f'{output} holds another conversion, {before}; choose another --output')
+        changed = [name for name in about if name not in before or before[name] != about[name]]
+        raise DataSetError(
+            f'{output} holds another conversion, {before}; of this one there are others: '
+            f'{", ".join(changed)}. Choose another --output'
+        )
     worker_pool.clear(output)
 
 

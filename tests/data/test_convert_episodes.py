@@ -18,14 +18,15 @@ from lerobot_files import CAMERAS, CARD, LENGTHS, TASKS
 
 from rt2_jax import paths
 from rt2_jax.data import cards, convert_episodes, data_errors
-from rt2_jax.data.readers import rlds_schema, tfds_directory
-from rt2_jax.data.robot import rlds
+from rt2_jax.data.readers import rlds_episodes, rlds_schema, tfds_directory
+from rt2_jax.data.robot import rlds, rlds_form, rlds_writer
 
 PYTHONS = [path for path in os.environ.get('LEROBOT_PYTHON', '').split(':') if path]
 HOW = (
     'needs an environment with lerobot: python3.11 -m venv L && L/bin/pip install lerobot==0.4.4 && '
     'LEROBOT_PYTHON=L/bin/python'
 )
+CARD_OF_ACTIONS = dataclasses.replace(CARD, images=(), columns=())
 LEAST_DECIBELS = 30  # of a picture's worst, JPEG's loss and the video's together
 
 
@@ -153,6 +154,57 @@ def test_what_cannot_be_converted_is_said(whole_dataset, as_lerobot, arm, tmp_pa
     (tmp_path / 'mine.txt').write_text('precious')
     with pytest.raises(data_errors.DataSetError, match="isn't empty"):
         convert_episodes.convert(whole_dataset, 'tabletop', 'lerobot', tmp_path)
+
+
+def changed(arm, folder, **changes):
+    """A copy of the LeRobot set with another info.json."""
+    copy = shutil.copytree(arm, folder / 'changed', ignore=shutil.ignore_patterns('rt2_index'))
+    info = json.loads((arm / 'meta/info.json').read_text())
+    (copy / 'meta/info.json').write_text(json.dumps(info | changes))
+    return copy
+
+
+def test_another_card_or_source_is_not_taken_for_this_one(arm, tmp_path):
+    source, output = changed(arm, tmp_path), tmp_path / 'rlds'
+    convert_episodes.convert(source, CARD, 'rlds', output, processes=1)
+    convert_episodes.convert(source, CARD, 'rlds', output, processes=1)  # there is nothing to do
+    corrected = dataclasses.replace(CARD, frame='gripper')
+    with pytest.raises(data_errors.DataSetError, match='there are others: card. Choose another'):
+        convert_episodes.convert(source, corrected, 'rlds', output)
+    path = source / 'meta/info.json'
+    path.write_text(path.read_text().replace('"0:3"', '"0:2"').replace('"3:4"', '"2:4"'))
+    with pytest.raises(data_errors.DataSetError, match='there are others: source. Choose another'):
+        convert_episodes.convert(source, CARD, 'rlds', output)
+
+
+def test_float64_stays_to_the_bit(arm):
+    info = json.loads((arm / 'meta/info.json').read_text())
+    info['features'] = {'action': dict(dtype='float64', shape=[4])}
+    form = rlds_form.RldsForm(info, CARD_OF_ACTIONS)
+    values = np.array([[0.1, 1e300, -1 / 3, 5e-324]])
+    columns = {'action': values, 'task': np.array(['push'], object)}
+    payload = rlds_writer.EpisodeEncoder(form.features)(form.episode(columns, {}))
+    schema = rlds_schema.fields_of(form.features)
+    stored = rlds_episodes.SerializedEpisode(payload, schema).numbers('steps/action', 1)
+    assert stored.dtype == np.float64 and np.array_equal(stored, values)
+
+
+def test_pictures_of_another_size_are_refused(arm, tmp_path):
+    features = json.loads((arm / 'meta/info.json').read_text())['features']
+    features[CAMERAS[1]]['shape'] = [480, 640, 3]
+    source = changed(arm, tmp_path, features=features)
+    with pytest.raises(data_errors.CorruptEpisode, match=r'wrist.*is \[64, 64, 3\]; .* \[480, 640'):
+        convert_episodes.convert(source, CARD, 'rlds', tmp_path / 'rlds', processes=1)
+
+
+def test_what_is_no_set_for_this_card_is_said(arm, whole_dataset, tmp_path):
+    with pytest.raises(data_errors.DataSetError, match="doesn't fit the card 'tabletop'"):
+        convert_episodes.convert(arm, 'tabletop', 'rlds', tmp_path / 'a')
+    with pytest.raises(data_errors.DataSetError, match='there is no such directory'):
+        convert_episodes.convert(tmp_path / 'nowhere', CARD, 'rlds', tmp_path / 'a')
+    slow = dataclasses.replace(cards.TABLETOP, frequency=1e-5)
+    with pytest.raises(data_errors.DataSetError, match='no frames at 1e-05 Hz'):
+        convert_episodes.convert(whole_dataset, slow, 'lerobot', tmp_path / 'b', processes=1)
 
 
 def test_the_command(arm, tmp_path):

@@ -16,19 +16,22 @@ import dataclasses
 import functools
 import hashlib
 import io
+import itertools
 import json
 import math
 from typing import Any, NamedTuple, TypeVar
 
+from absl import logging
 from etils import epath
 import numpy as np
 
 from rt2_jax.data import files
 from rt2_jax.data.data_errors import DataSetError, lfs_remedy
+from rt2_jax.data.readers import lerobot_info
 from rt2_jax.errors import MissingPackage
 from rt2_jax.nearest import nearest
 
-VERSIONS = ('v2.1', 'v3.0')
+VERSIONS = tuple(lerobot_info.PLACES)
 INFO = 'meta/info.json'
 META_TABLE = 'meta/episodes/chunk-{:03d}/file-{:03d}.parquet'
 
@@ -77,12 +80,14 @@ class Layout:
         features: name -> 'dtype', 'shape' and so on, as info.json has them.
         tasks: texts by task_index.
         episodes: in order.
+        overlapping: by episode, why its frames can't be told from another's.
     """
 
     fps: float
     features: Mapping[str, Any]
     tasks: Mapping[int, str]
     episodes: Sequence[EpisodeFiles]
+    overlapping: Mapping[int, str] = dataclasses.field(default_factory=dict)
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -98,7 +103,14 @@ def is_lerobot(directory: epath.PathLike) -> bool:
 
 def info(directory: epath.PathLike) -> dict[str, Any]:
     """meta/info.json; raises as `read`."""
-    return _parsed(files.path(directory), INFO, _checked_info)
+    folder = files.path(directory)
+    version = _parsed(folder, INFO, lambda content: json.loads(content).get('codebase_version'))
+    if version not in VERSIONS:
+        raise DataSetError(
+            f'{folder}: codebase_version {version!r} of LeRobot; {" and ".join(VERSIONS)} are read. '
+            "lerobot's own conversion scripts (lerobot.datasets.v30) make v3.0 of older ones"
+        )
+    return _parsed(folder, INFO, lerobot_info.checked)
 
 
 def read(directory: epath.PathLike, cameras: Sequence[str], split: str = 'train') -> Layout:
@@ -114,25 +126,34 @@ def read(directory: epath.PathLike, cameras: Sequence[str], split: str = 'train'
         MissingPackage: pyarrow isn't installed.
     """
     folder = files.path(directory)
-    version = _parsed(folder, INFO, lambda content: json.loads(content).get('codebase_version'))
-    if version not in VERSIONS:
-        raise DataSetError(
-            f'{folder}: codebase_version {version!r} of LeRobot; {" and ".join(VERSIONS)} are read. '
-            "lerobot's own conversion scripts (lerobot.datasets.v30) make v3.0 of older ones"
-        )
     about = info(folder)
     present = [name for name in cameras if about['features'].get(name, {}).get('dtype') == 'video']
-    tasks, episodes = (_v21 if version == 'v2.1' else _v30)(folder, about, present)
+    make = _v21 if about['codebase_version'] == 'v2.1' else _v30
+    tasks, episodes = make(folder, about, present)
     episodes.sort()
-    if len(episodes) != about['total_episodes']:
+    total, ranges = about['total_episodes'], lerobot_info.splits(about)
+    if len(episodes) != total:
         raise DataSetError(
-            f'{folder}: {INFO} declares {about["total_episodes"]} episodes, its tables of episodes have '
+            f'{folder}: {INFO} declares {total} episodes, its tables of episodes have '
             f'{len(episodes)}: one is missing, or the recording was interrupted'
         )
-    first, behind = _split(folder, about, split)
-    return Layout(
-        about['fps'], about['features'], tasks, [e for e in episodes if first <= e.number < behind]
-    )
+    for number, episode in enumerate(episodes):
+        if episode.number != number:
+            is_twice = episode.number < number
+            found = f'have episode {episode.number} twice' if is_twice else f'lack episode {number}'
+            raise DataSetError(f'{folder}: its tables of episodes {found}')
+    if split not in ranges:
+        raise DataSetError(f'{folder} has no split {split!r}{nearest(split, ranges)}')
+    if not ranges[split]:
+        raise DataSetError(f'{folder}: split {split!r} has no episodes, {INFO} says')
+    if left := sorted(set(range(total)).difference(*ranges.values())):
+        logging.warning(
+            '%s: %d of %d episodes are in no split, the first is %d; %s has the splits %s',
+            *(folder, len(left), total, left[0], INFO, about['splits']),
+        )
+    own = [episode for episode in episodes if episode.number in ranges[split]]
+    overlapping = _overlapping(episodes, about['fps'])
+    return Layout(about['fps'], about['features'], tasks, own, overlapping)
 
 
 def read_table(content: bytes, columns: Sequence[str] | None = None) -> Any:
@@ -169,25 +190,58 @@ def number_names(feature: Mapping[str, Any]) -> list[Any]:
     return names if isinstance(names, list) else []
 
 
-def as_array(column: Any, name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """A pyarrow column as an array [rows, *shape]; objects [rows] for texts.
+def as_array(column: Any, name: str, shape: tuple[int, ...], dtype: str = '') -> np.ndarray:
+    """A pyarrow column as an array [rows, *shape], of the type it is stored in; objects [rows] for texts.
+
+    Args:
+        column: of a table.
+        name: of the feature.
+        shape: of a row.
+        dtype: what info.json says of its type; '' for nothing.
 
     Raises:
-        ValueError: it has gaps, or values of another shape.
+        ValueError: it has gaps, rows of another shape, or values that this type can't hold.
     """
-    if column.null_count:
-        raise ValueError(f'column {name!r} has {column.null_count} empty places')
-    rows, values = len(column), column.combine_chunks()
+    from pyarrow import compute  # pylint: disable=g-import-not-at-top
+
+    rows, values, is_even = len(column), column.combine_chunks(), True
+    gaps = values.null_count
     while hasattr(values, 'flatten') and hasattr(values.type, 'value_type'):  # a list
+        lengths = compute.list_value_length(values).to_numpy(zero_copy_only=False)
+        is_even = is_even and not (lengths != lengths[:1]).any()
         values = values.flatten()
+        gaps += values.null_count
+    if gaps:
+        raise ValueError(f'column {name!r} has {gaps} empty places')
     array = values.to_numpy(zero_copy_only=False)
-    if array.dtype == object:
-        return array
-    if array.size != rows * math.prod(shape):
+    due = rows if array.dtype == object else rows * math.prod(shape)
+    if array.size != due or not is_even:
+        uneven = '' if is_even else ' in rows of different lengths'
         raise ValueError(
-            f'column {name!r} has {array.size} values; {rows} of {list(shape)} are due'
+            f'column {name!r} has {array.size} values{uneven}; {rows} of {list(shape)} are due'
         )
-    return array.reshape(rows, *shape)
+    if not _fits(array, dtype):
+        stored = 'texts' if array.dtype == object else array.dtype
+        raise ValueError(
+            f'column {name!r} holds {stored}; {INFO} says {dtype}, which these values do not fit'
+        )
+    return array if array.dtype == object else array.reshape(rows, *shape)
+
+
+def _fits(array: np.ndarray, dtype: str) -> bool:
+    """Whether values are of a type, or become it without loss but the rounding of fractions."""
+    is_text = array.dtype == object
+    try:
+        wanted = np.dtype('O' if dtype == 'string' else dtype or array.dtype)
+    except TypeError:  # a type of LeRobot's own
+        return True
+    if wanted == array.dtype or is_text or wanted.kind == 'O':
+        return wanted == array.dtype
+    with np.errstate(invalid='ignore', over='ignore'):
+        cast = array.astype(wanted)
+    if wanted.kind == array.dtype.kind == 'f':
+        return np.array_equal(np.isfinite(cast), np.isfinite(array))
+    return np.array_equal(cast.astype(array.dtype), array) and np.array_equal(cast, array)
 
 
 def _v21(
@@ -196,16 +250,19 @@ def _v21(
     tasks = _parsed(
         folder,
         'meta/tasks.jsonl',
-        lambda content: {int(row['task_index']): str(row['task']) for row in _lines(content)},
+        lambda content: _by_number((row['task_index'], row['task']) for row in _lines(content)),
     )
 
     def episode(row: Mapping[str, Any]) -> EpisodeFiles:
-        number = int(row['episode_index'])
+        number = int(lerobot_info.whole(row, 'episode_index'))
         place = {'episode_index': number, 'episode_chunk': number // int(info['chunks_size'])}
         names = [info['video_path'].format(video_key=key, **place) for key in cameras]
         table = info['data_path'].format(**place)
         return EpisodeFiles(
-            number, int(row['length']), table, tuple(Video(name, 0.0) for name in names)
+            number,
+            int(lerobot_info.whole(row, 'length')),
+            table,
+            tuple(Video(name, 0.0) for name in names),
         )
 
     name = 'meta/episodes.jsonl'
@@ -221,15 +278,22 @@ def _v30(
     columns += [f'videos/{key}/{name}' for key in cameras for name in of_video]
 
     def video(row: Mapping[str, Any], key: str) -> Video:
-        chunk, file, start = (row[f'videos/{key}/{name}'] for name in of_video)
+        chunk, file = (lerobot_info.whole(row, f'videos/{key}/{name}') for name in of_video[:2])
+        start = float(row[f'videos/{key}/from_timestamp'])
+        if not 0 <= start < math.inf:
+            number = row['episode_index']
+            raise ValueError(f'videos/{key}/from_timestamp of episode {number} is {start}')
         name = info['video_path'].format(video_key=key, chunk_index=chunk, file_index=file)
-        return Video(name, float(start))
+        return Video(name, start)
 
     def episode(row: Mapping[str, Any]) -> EpisodeFiles:
-        place = {name: row[f'data/{name}'] for name in ('chunk_index', 'file_index')}
+        place = {
+            name: lerobot_info.whole(row, f'data/{name}') for name in ('chunk_index', 'file_index')
+        }
         videos = tuple(video(row, key) for key in cameras)
         table = info['data_path'].format(**place)
-        return EpisodeFiles(row['episode_index'], row['length'], table, videos)
+        number, steps = lerobot_info.whole(row, 'episode_index'), lerobot_info.whole(row, 'length')
+        return EpisodeFiles(number, steps, table, videos)
 
     def rows(content: bytes) -> list[EpisodeFiles]:
         return [episode(row) for row in read_table(content, columns).to_pylist()]
@@ -241,9 +305,41 @@ def _v30(
 def _tasks_of(content: bytes) -> dict[int, str]:
     """Tasks of a table whose texts are the index of a pandas frame, with or without a name."""
     table = read_table(content)
-    (text,) = (name for name in table.column_names if name != 'task_index')
-    numbers, texts = table['task_index'].to_pylist(), table[text].to_pylist()
-    return {int(number): str(words) for number, words in zip(numbers, texts, strict=True)}
+    others = [name for name in table.column_names if name != 'task_index']
+    named = [name for name in others if name in ('task', '__index_level_0__')]
+    if len(named or others) != 1:
+        raise ValueError(f"beside 'task_index' it has the columns {others}; 'task' is due")
+    texts = table[(named or others)[0]].to_pylist()
+    return _by_number(zip(table['task_index'].to_pylist(), texts, strict=True))
+
+
+def _by_number(rows: Iterable[tuple[Any, Any]]) -> dict[int, str]:
+    """Texts of tasks by their numbers, each of which is there once."""
+    tasks: dict[int, str] = {}
+    for number, text in rows:
+        if not isinstance(text, str):
+            raise ValueError(f'the task of task_index {number} is {text!r}, no text')
+        if tasks.setdefault(int(number), text) != text:
+            raise ValueError(f'task_index {number} is both {tasks[number]!r} and {text!r}')
+    return tasks
+
+
+def _overlapping(episodes: Iterable[EpisodeFiles], fps: float) -> dict[int, str]:
+    """Episodes whose frames in a video would be another's, too, with the reason."""
+    of_video: dict[str, list[tuple[float, int, int]]] = {}
+    for episode in episodes:
+        for video in episode.videos:
+            of_video.setdefault(video.name, []).append((video.start, episode.number, episode.steps))
+    reasons = {}
+    for name, spans in of_video.items():
+        spans.sort()
+        for (start, number, steps), (following, other, _) in itertools.pairwise(spans):
+            if following < start + (steps - 0.5) / fps:
+                reasons[number] = reasons[other] = (
+                    f'by the folder meta, episode {number} begins at {start:g} s of {name} with {steps} '
+                    f'steps, and episode {other} at {following:g} s: their frames overlap'
+                )
+    return reasons
 
 
 def _meta_tables(folder: files.Path, chunk_size: int) -> Iterator[str]:
@@ -252,28 +348,6 @@ def _meta_tables(folder: files.Path, chunk_size: int) -> Iterator[str]:
     while (folder / (name := META_TABLE.format(chunk, file))).exists():
         yield name
         chunk, file = (chunk, file + 1) if file + 1 < chunk_size else (chunk + 1, 0)
-
-
-def _split(folder: files.Path, info: Mapping[str, Any], split: str) -> tuple[int, int]:
-    """The first episode of a split and the one behind it."""
-    splits = info.get('splits') or {'train': f'0:{info["total_episodes"]}'}
-    if split not in splits:
-        raise DataSetError(f'{folder} has no split {split!r}{nearest(split, splits)}')
-    first, _, behind = str(splits[split]).partition(':')
-    if not (first.isdigit() and behind.isdigit()):
-        raise DataSetError(
-            f"{folder / INFO}: split {split!r} is {splits[split]!r}; 'FIRST:BEHIND', numbers of "
-            'episodes, is what is read'
-        )
-    return int(first), int(behind)
-
-
-def _checked_info(content: bytes) -> dict[str, Any]:
-    info = json.loads(content)
-    needed = ('fps', 'features', 'total_episodes', 'chunks_size', 'data_path')
-    if missing := [name for name in needed if name not in info]:
-        raise KeyError(f'it lacks {", ".join(missing)}')
-    return info
 
 
 def _lines(content: bytes) -> list[Any]:
@@ -292,5 +366,7 @@ def _parsed(folder: files.Path, name: str, parse: Callable[[bytes], Result]) -> 
     try:
         return parse(content)
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-        reason = lfs_remedy(content) or f'{type(error).__name__}: {error}'
-        raise DataSetError(f'{path} is damaged: {reason}') from error
+        kind = '' if type(error) is ValueError else f'{type(error).__name__}: '
+        raise DataSetError(
+            f'{path} is damaged: {lfs_remedy(content) or f"{kind}{error}"}'
+        ) from error

@@ -20,6 +20,8 @@ TASK, IS_LAST = 'task', 'is_last'
 # Columns of every table, that say which step a row is.
 KEYS = ('episode_index', 'frame_index', 'timestamp', 'task_index')
 _TOGETHER = 128  # pictures that are decoded at a time
+# Seconds that the time from step to step may differ from 1/fps: lerobot 0.3.3, check_timestamps_sync.
+_TOLERANCE = 1e-4
 
 
 class StepReader:
@@ -56,8 +58,12 @@ class StepReader:
         """The columns of an episode's steps, [T, ...] each, texts as objects; TASK and IS_LAST among them.
 
         Raises:
-            ValueError: the table is damaged, or has other steps than the metadata say.
+            ValueError: the table is damaged, or has other steps or times than the metadata say.
         """
+        if reason := self._layout.overlapping.get(episode.number):
+            raise ValueError(reason)
+        if not episode.steps:
+            raise ValueError('it has no steps')
         table = self._opened(episode.table)
         rows = np.flatnonzero(table['episode_index'].reshape(-1) == episode.number)
         if not np.array_equal(table['frame_index'].reshape(-1)[rows], np.arange(episode.steps)):
@@ -66,6 +72,7 @@ class StepReader:
                 f'{episode.steps}'
             )
         steps = {name: values[rows] for name, values in table.items()}
+        _check_times(steps['timestamp'].reshape(-1), self._layout.fps)
         if IS_LAST not in steps:
             steps[IS_LAST] = np.arange(episode.steps) == episode.steps - 1
         tasks = steps['task_index'].reshape(-1).tolist()
@@ -96,9 +103,10 @@ class StepReader:
         features = self._layout.features
         return {
             name: lerobot_directory.as_array(
-                table[name], name, tuple(features.get(name, {}).get('shape', ()))
+                table[name], name, tuple(entry.get('shape', ())), entry.get('dtype', '')
             )
             for name in table.column_names
+            for entry in [features.get(name, {})]
         }
 
     def frames(
@@ -197,6 +205,21 @@ class StepReader:
                 f'{len(times)} from {times[0]:.3f} to {times[-1]:.3f} s',
             )
         return order[nearest]
+
+
+def _check_times(times: np.ndarray, fps: float) -> None:
+    """Raises ValueError for timestamps [T] that aren't those of the steps' frames."""
+    single = np.asarray(times, np.float32)  # what LeRobot stores
+    times = np.asarray(times, np.float64)
+    due = np.concatenate([[0.0], times[:-1] + 1 / fps])
+    allowed = np.concatenate([[0.5 / fps], _TOLERANCE + np.spacing(np.abs(single[1:]))])
+    wrong = np.flatnonzero(~(np.abs(times - due) <= allowed))  # NaN is wrong, too
+    if len(wrong):
+        step = int(wrong[0])
+        raise ValueError(
+            f'step {step} has the timestamp {times[step]:g} s; at {fps:g} frames a second, as '
+            f'{lerobot_directory.INFO} says, {due[step]:g} s is due'
+        )
 
 
 def _stretch(own: np.ndarray, backs: np.ndarray) -> tuple[int, int]:

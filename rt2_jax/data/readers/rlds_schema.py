@@ -46,7 +46,8 @@ def read(directory: epath.PathLike) -> Schema:
     Raises:
         DataSetError: without a features.json that TFDS understands.
     """
-    return fields_of(tfds_directory.features(directory))
+    # Protobuf's maps have another order in each process.
+    return dict(sorted(fields_of(tfds_directory.features(directory)).items()))
 
 
 def fields_of(features: Any) -> Schema:

@@ -64,6 +64,8 @@ def read(path: str, time: float) -> VideoPackets:
     av = _av()
     try:
         with files.open_file(path) as opened:
+            if not opened.size:
+                raise CorruptFrame(path, time, 'the file is empty')
             if remedy := lfs_remedy(opened.read(0, 64)):
                 raise CorruptFrame(path, time, remedy)
             with opened.reader() as file, av.open(file) as container:
@@ -85,6 +87,8 @@ def framing(path: str) -> bytes:
     av = _av()
     try:
         with files.open_file(path) as opened, opened.reader(ahead=False) as file:
+            if not opened.size:
+                return b''
             with av.open(file) as container:
                 entries = container.streams.video[0].index_entries
                 places = [(e.pos, e.size, e.timestamp, e.flags) for e in entries]

@@ -85,7 +85,8 @@ class RldsForm:
             pictures: by camera, T pictures.
 
         Raises:
-            ValueError: what is the episode's in RLDS differs from step to step.
+            ValueError: what is the episode's in RLDS differs from step to step, or a picture is of
+                another size than info.json says.
         """
         steps = len(columns[TASK])
         rows: dict[str, Any] = {}
@@ -110,7 +111,14 @@ class RldsForm:
             outside[SUCCESS] = bool((np.asarray(last) > 0).all())
         for name in self.cameras:
             (target,) = self._targets[name]
-            rows[target.path.removeprefix('steps/')] = list(pictures[name])
+            shape, shown = _picture_shape(self._features[name]), list(pictures[name])
+            for step, pixels in enumerate(shown):
+                if pixels.shape != shape:
+                    raise ValueError(
+                        f'{name!r}, step {step}: a picture is {list(pixels.shape)}; '
+                        f'{lerobot_directory.INFO} says {list(shape)}'
+                    )
+            rows[target.path.removeprefix('steps/')] = shown
         return outside | {
             'steps': [
                 {path: values[step] for path, values in rows.items()} for step in range(steps)
@@ -145,12 +153,11 @@ class RldsForm:
             entry = self._features.get(name, {'dtype': 'string'})
             for path, shape, *_ in targets:
                 if entry['dtype'] == 'video':
-                    add(path, f.Image(shape=tuple(entry['shape']), encoding_format='jpeg'))
+                    add(path, f.Image(shape=_picture_shape(entry), encoding_format='jpeg'))
                 elif entry['dtype'] == 'string':
                     add(path, f.Text())
                 else:
-                    dtype = np.dtype(entry['dtype'])
-                    add(path, f.Tensor(shape=shape, dtype=dtype) if shape else f.Scalar(dtype))
+                    add(path, _numbers(shape, name, entry['dtype']))
         for path in _FLAGS:
             if path.removeprefix('steps/') not in spec['steps']:
                 add(path, f.Scalar(np.bool_))
@@ -214,6 +221,28 @@ def _targets(name: str, entry: Mapping[str, Any]) -> list[_Target]:
         targets.append(_Target(path, tuple(shape), start, stop))
         start = stop
     return targets
+
+
+def _picture_shape(entry: Mapping[str, Any]) -> tuple[int, ...]:
+    """Height, width and channels, which info.json may begin with the channels."""
+    first, *others = entry['shape']
+    return (*others, first) if first in (1, 3) and others[-1:] != [3] else (first, *others)
+
+
+def _numbers(shape: tuple[int, ...], name: str, dtype: str) -> Any:
+    """The RLDS feature of numbers. A tf.train.Example has no float64 but as bytes."""
+    import tensorflow_datasets as tfds  # pylint: disable=g-import-not-at-top
+
+    f = tfds.features
+    try:
+        wanted = np.dtype(dtype)
+    except TypeError as error:
+        raise DataSetError(
+            f'{name!r} is of the type {dtype!r}, which RLDS does not have'
+        ) from error
+    if wanted == np.float64:
+        return f.Tensor(shape=shape, dtype=wanted, encoding='bytes')
+    return f.Tensor(shape=shape, dtype=wanted) if shape else f.Scalar(wanted)
 
 
 def _first_name(entry: Mapping[str, Any]) -> str:

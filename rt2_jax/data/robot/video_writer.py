@@ -31,13 +31,17 @@ class Frames:
         container: PyAV's, opened to write.
         fps: frames a second.
         size: height and width, pixels.
+
+    Raises:
+        ValueError: a rate that videos don't have.
     """
 
     def __init__(self, container: Any, fps: float, size: tuple[int, int]) -> None:
         self._container, self._size = container, tuple(size)
-        self._stream = container.add_stream(
-            CODEC, rate=fractions.Fraction(fps).limit_denominator(1001), options=dict(OPTIONS)
-        )
+        rate = fractions.Fraction(fps).limit_denominator(1001)
+        if abs(rate / fps - 1) > 1e-4:
+            raise ValueError(f'a video has no frames at {fps:g} Hz: its rate would be {rate}')
+        self._stream = container.add_stream(CODEC, rate=rate, options=dict(OPTIONS))
         self._stream.height, self._stream.width = size
         self._stream.pix_fmt = PIXELS
 
