@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 import dataclasses
 import json
+import math
 import re
 import tempfile
 
@@ -188,19 +189,22 @@ def _space(
     for i, part in enumerate(parts):
         if part.kind == 'gripper':
             continue
-        if ranges[i][0] == ranges[i][1]:  # as its neighbours, where it never moves
-            alike = [ranges[j] for j, other in enumerate(parts) if other.kind == part.kind]
-            ranges[i] = max(alike, key=lambda ends: ends[1] - ends[0])
-        if ranges[i][0] == ranges[i][1]:
-            ranges[i] = ranges[i][0] - 0.1, ranges[i][1] + 0.1
         values = np.concatenate(guessed_action.values(sample, part))
+        if np.ptp(values) == 0 and (motion == 'absolute' or not values.any()):  # it never moves
+            rest = float(values[0])
+            alike = [ranges[j] for j, other in enumerate(parts) if other.kind == part.kind]
+            low, high = max(alike, key=lambda ends: ends[1] - ends[0])
+            if low == high or not low <= rest <= high:
+                half = (high - low) / 2 or 0.1
+                low, high = rest - half, rest + half
+            ranges[i] = low, high
         guess = guessed_action.describe_range(values, *ranges[i], part.name, units[i][0])
         check = '; '.join(filter(None, (guess.check, units[i][1])))
         guesses.append(guess._replace(check=check))
-    low, high = zip(*ranges, strict=True)
+    lows, highs = zip(*ranges, strict=True)
     names = tuple(part.name for part in parts)
     space = ActionSpace(
-        low, high, names, tuple(unit for unit, _ in units), terminate=rule != 'none'
+        lows, highs, names, tuple(unit for unit, _ in units), terminate=rule != 'none'
     )
     return space, guesses
 
@@ -278,6 +282,8 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f'unknown arguments {argv[1:]}')
     logging.set_verbosity(logging.ERROR)  # the report says what is logged of ranges
     output = paths.of(FLAGS.output or f'{dataset_name(FLAGS.dataset)}.json')
+    if not math.isfinite(FLAGS.frequency):
+        raise app.UsageError(f'--frequency={FLAGS.frequency}: a finite number of Hz is needed')
     if output.exists() and not FLAGS.overwrite:
         raise FileExistsError(
             f'{output} is there already; --overwrite replaces it, --output names another'
@@ -291,12 +297,14 @@ def main(argv: list[str]) -> None:
         frequency=FLAGS.frequency,
         episodes=FLAGS.episodes,
     )
+    output.parent.mkdir(parents=True, exist_ok=True)
     paths.write(output, as_json(drafted.card).encode())
     print(as_text(drafted))
     checks = sum(bool(guess.check) for guess in drafted.guesses)
     print(f'\n{output}: correct it where a CHECK ({checks} of them) is wrong, then look:')
     print(
-        f'  python -m rt2_jax.data.inspect --dataset={FLAGS.dataset} --card={output} --output=runs/inspected'
+        f'  python -m rt2_jax.data.inspect --dataset={FLAGS.dataset} --split={FLAGS.split} '
+        f'--card={output} --output=runs/inspected'
     )
 
 

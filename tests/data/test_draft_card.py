@@ -218,3 +218,37 @@ def test_positions_are_no_changes(tmp_path):
     assert drafted.card.motion == 'absolute' and space.names[:4] == ('x', 'y', 'z', 'rx')
     assert space.low[0] > 0
     assert dataclasses.asdict(drafted.card)['gripper'] is not None
+
+
+def test_positions_about_zero_are_known_by_the_state(tmp_path):
+    """Joint targets with a mean of 0 look like changes, but lie where the state is."""
+    joints = lambda t: np.array([0.4, -0.3, 0.2, 0.1], np.float32) * (-1) ** (t // 2)
+    directory = write(
+        tmp_path / 'own',
+        action=(open_x.floats(4), lambda t: joints(t) + np.float32(0.01)),
+        state=(open_x.floats(4), joints),
+    )
+    drafted = draft_card.draft(directory)
+    about = next(guess for guess in drafted.guesses if guess.field == 'action')
+    assert drafted.card.motion == 'absolute' and 'as state, 0.' in about.why
+
+
+def test_the_range_of_what_never_moves_holds_it(tmp_path):
+    track = lambda t: np.array([1 + 0.1 * t, 1.3 - 0.1 * t, 5.0, 1 + 0.1 * t], np.float32)
+    directory = write(tmp_path / 'own', target_action=(open_x.floats(4), track), action=None)
+    drafted = draft_card.draft(directory, action=['target_action'])
+    space = drafted.card.action_space
+    assert drafted.card.motion == 'absolute'
+    assert space.low[2] < 5 < space.high[2]
+    about = next(guess for guess in drafted.guesses if guess.field == f'range of {space.names[2]}')
+    assert 'never moves' in about.check and 'clipped' not in about.check
+
+
+@pytest.mark.parametrize('bad', [np.nan, np.inf, -np.inf])
+def test_an_action_that_is_not_finite(tmp_path, bad):
+    track = lambda t: np.array([0.1, bad if t == 2 else 0.1, 0.1], np.float32)
+    directory = write(tmp_path / 'own', action=(open_x.floats(3), track))
+    with pytest.raises(
+        DataSetError, match=rf'action\[1\] is {bad:g} in step 2 of .*must be finite'
+    ):
+        draft_card.draft(directory)

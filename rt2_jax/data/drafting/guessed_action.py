@@ -38,6 +38,10 @@ _ABSOLUTE = ('abs', 'target', 'goal')
 _NAMES = {'position': ('x', 'y', 'z'), 'rotation': ('rx', 'ry', 'rz')}
 _FAR = 1.0  # standard deviations from 0 at which the mean of a dimension says that it is absolute
 _SLOW = 0.5  # of its standard deviation: an absolute dimension changes by less from step to step
+_AS_WIDE = 0.5  # of the state's standard deviation: numbers that are to be states spread as wide
+_NEAR = (
+    0.3  # of it: so far do positions that are commanded lie from the state, in the median, at most
+)
 _WIDER = 2.0  # times the quantiles up to which a range takes in the largest value
 
 
@@ -78,6 +82,7 @@ def dimensions(sample: Sample, named: Sequence[str] = ()) -> tuple[list[Dimensio
     chosen = list(paths) if named else _chosen(paths)
     has_gripper = any(_kind(path) == 'gripper' for path in chosen)
     parts = [part for path in chosen for part in _split(sample, path, has_gripper)]
+    _check_finite(sample, parts)
     motion, why, check = _motion(sample, parts)
     parts = _with_names(parts, motion)
     grippers = [part for part in parts if part.kind == 'gripper']
@@ -277,6 +282,8 @@ def _motion(sample: Sample, parts: Sequence[Dimension]) -> tuple[str, str, str]:
         name for name in names if re.match(r'd[_]?(x|y|z|rx|ry|rz|roll|pitch|yaw)$', name)
     ]:
         return 'delta', f'delta by the name {deltas[0]!r} of a number', ''
+    if distance := _near_state(sample, moving):
+        return 'absolute', f'absolute: {distance}', 'that they are positions'
     far, slow = [], []
     for part in moving:
         episodes = values(sample, part)
@@ -291,6 +298,42 @@ def _motion(sample: Sample, parts: Sequence[Dimension]) -> tuple[str, str, str]:
     distance = f'{max(far):.2g}' if far else '0'
     why = f'{motion}: the means lie up to {distance} standard deviations from 0'
     return motion, why, f'that they are {"changes" if motion == "delta" else "positions"}'
+
+
+def _near_state(sample: Sample, parts: Sequence[Dimension]) -> str:
+    """Says of which state the numbers are the next values, as those of positions are; '' if of none.
+
+    A change is near no state: its own spread is far below the state's, or its values lie elsewhere.
+    """
+    for path in sample.numbers:
+        if not path.startswith('steps/') or not is_named(path, *guessed_features.STATE):
+            continue
+        alike = [x for x in parts if x.path != path and sample.size(x.path) == sample.size(path)]
+        shares = []
+        for part in alike:
+            state = np.concatenate(values(sample, dataclasses.replace(part, path=path)))
+            action = np.concatenate(values(sample, part))
+            spread = float(state.std())
+            if spread and float(action.std()) > _AS_WIDE * spread:
+                shares.append(float(np.abs(action - state).mean()) / spread)
+            elif spread:
+                shares.append(math.inf)
+        if len(shares) > 1 and (share := float(np.median(shares))) < _NEAR:
+            return f'as {card_path(path)}, {share:.2g} standard deviations away in the median'
+    return ''
+
+
+def _check_finite(sample: Sample, parts: Sequence[Dimension]) -> None:
+    largest = float(np.finfo(np.float32).max)
+    for part in parts:
+        for number, episode in enumerate(values(sample, part)):
+            bad = np.flatnonzero(~(np.abs(episode) <= largest))  # NaN is not below either
+            if len(bad):
+                raise DataSetError(
+                    f'{card_path(part.path)}[{part.entry}] is {episode[bad[0]]:g} in step {bad[0]} of '
+                    f'the sampled episode {number}; actions must be finite float32 numbers. Correct the '
+                    'data, or leave the feature out: --action=PATH,PATH'
+                )
 
 
 def _with_names(parts: Sequence[Dimension], motion: str) -> list[Dimension]:
@@ -324,5 +367,6 @@ def describe_range(numbers: np.ndarray, low: float, high: float, name: str, unit
     why = f'98 % in {q01:.3g} to {q99:.3g}, farthest {largest:.3g}'
     check = f'{percent(beyond)} of the values lie beyond, and are clipped' if beyond else ''
     if np.ptp(numbers) == 0:
-        check = 'it never moves here: the range is that of its neighbours'
+        still = 'it never moves here: the range is as wide as that of its neighbours'
+        check = '; '.join(filter(None, (still, check)))
     return Guess(f'range of {name}', value, why, check)

@@ -22,7 +22,7 @@ _INSTRUCTION = (
     ('language', 'annotation', 'caption'),
     ('task', 'goal', 'command'),
 )
-_STATE = ('state', 'proprio')
+STATE = ('state', 'proprio')
 _OFTEN = 0.5  # share of the episodes whose last step a terminate flag must mark
 
 
@@ -115,12 +115,12 @@ def state(sample: Sample) -> tuple[tuple[ActionPart, ...], Guess]:
         for path, field in sample.schema.items()
         if path in sample.numbers
         and path.startswith('steps/')
-        and re.split('[/.]', path)[-1] in _STATE
+        and re.split('[/.]', path)[-1] in STATE
         and len(field.shape) == 1
     ]
     if len(paths) != 1:
         what = f'{len(paths)} vectors are' if paths else 'no vector is'
-        return (), Guess('state', 'none', f'{what} called {" or ".join(_STATE)}')
+        return (), Guess('state', 'none', f'{what} called {" or ".join(STATE)}')
     (path,) = paths
     length = rlds_schema.size(sample.schema[path])
     check = (
