@@ -127,7 +127,11 @@ def _card(
     words, about_words = guessed_features.instruction(sample, instruction)
     parts, motion, about_action = guessed_action.dimensions(sample, action)
     gripper = None
-    about_gripper = [Guess('gripper', 'none', 'no number of the action looks like one')]
+    two = [x.name for x in parts if len(np.unique(guessed_action.joined(sample, x))) == 2]
+    check = f'{", ".join(two)} has two values: perhaps a gripper, which is then called gripper'
+    about_gripper = [
+        Guess('gripper', 'none', 'no number of the action is named so', check if two else '')
+    ]
     for part in parts:
         if part.kind == 'gripper':
             gripper, about_gripper = guessed_gripper.guess(
@@ -178,7 +182,7 @@ def _space(
     ranges: list[tuple[float, float]] = []
     units = []
     for part in parts:
-        values = np.concatenate(guessed_action.values(sample, part))
+        values = guessed_action.joined(sample, part)
         if part.kind == 'gripper':  # inside, whatever the robot's own numbers are
             ranges.append((-1.0, 1.0))
             units.append(('1', ''))
@@ -189,7 +193,7 @@ def _space(
     for i, part in enumerate(parts):
         if part.kind == 'gripper':
             continue
-        values = np.concatenate(guessed_action.values(sample, part))
+        values = guessed_action.joined(sample, part)
         if np.ptp(values) == 0 and (motion == 'absolute' or not values.any()):  # it never moves
             rest = float(values[0])
             alike = [ranges[j] for j, other in enumerate(parts) if other.kind == part.kind]
