@@ -99,7 +99,8 @@ def draft(
             name = dataset_name(directory)
             card, guesses = _card(sample, name, images, instruction, action, frequency)
             if is_lerobot:
-                lerobot_sample.try_card(directory, card, split)
+                unreadable = lerobot_sample.try_card(directory, card, split)
+                sample.unreadable += unreadable if not sample.unreadable else []
             else:
                 rlds.open_source(sample.directory, card, split=split)[0]
         except (DataSetError, CardError) as error:
@@ -160,6 +161,8 @@ def _card(
         state=state,
     )
     check = 'what x, y and z are relative to: words for people'
+    if all(part.kind in ('joint', 'gripper') for part in parts):
+        check = ''
     return card, [
         about_images,
         about_words,

@@ -10,7 +10,7 @@ import numpy as np
 from rt2_jax.data.data_errors import DataSetError
 from rt2_jax.data.drafting.episode_sample import Sample
 from rt2_jax.data.drafting.guess import Guess, card_path, is_named, percent
-from rt2_jax.data.readers import rlds_schema
+from rt2_jax.data.readers import lerobot_steps, rlds_schema
 from rt2_jax.data.robot_card import ActionPart
 from rt2_jax.nearest import nearest
 
@@ -144,6 +144,10 @@ def instruction(sample: Sample, named: str = '') -> tuple[str, Guess]:
         full = full_paths(sample, [named], 'instruction')[0]
         return named, Guess('instruction', named, 'named by --instruction', _same(sample, full))
     scores = {path: _likeness(path, texts) for path, texts in sample.texts.items()}
+    if sample.rate and (task := f'steps/{lerobot_steps.TASK}') in scores:
+        scores[task] = max(
+            scores[task], 1.0
+        )  # LeRobot's instruction by definition, of one word as well
     likely = sorted((path for path in scores if scores[path] > 0), key=lambda path: -scores[path])
     if not likely:
         texts = {card_path(path): sample.texts[path][0][0] for path in sample.texts}
