@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 import dataclasses
+import json
 from typing import Any
 
 from rt2_jax.data.data_errors import CardError
 from rt2_jax.nearest import nearest
+from rt2_jax.text.actions import ActionSpace
 
 # What JSON may hold for a field of these types; a field of another type is checked where it is made.
 _JSON_TYPES: dict[Any, tuple[Any, str]] = {
@@ -25,6 +27,42 @@ def made(what: str, cls: type, fields: Any) -> Any:
     try:
         return cls(**fields)
     except ValueError as error:
+        raise CardError(f'{what}: {error}') from error
+
+
+def parsed(text: str | bytes) -> Any:
+    """What a JSON text holds; CardError where an object has a key twice, ValueError for no JSON."""
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        names = [name for name, _ in pairs]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise CardError(f'the field {", ".join(map(repr, twice))} is there twice; keep one')
+        return dict(pairs)
+
+    return json.loads(text, object_pairs_hook=once)
+
+
+def space(what: str, fields: Any, default: Mapping[str, Any]) -> ActionSpace:
+    """An ActionSpace of a card; CardError names it. `default` holds fields that may be left out."""
+    if not isinstance(fields, Mapping):
+        raise CardError(f'{what}: an object is needed, not {fields!r:.60}')
+    for name, kind, words in (
+        ('low', (int, float), 'a list of numbers'),
+        ('high', (int, float), 'a list of numbers'),
+        ('names', str, 'a list of texts'),
+        ('units', str, 'a list of texts'),
+    ):
+        values = fields.get(name, [])
+        if not isinstance(values, (list, tuple)) or not all(
+            isinstance(value, kind) and not isinstance(value, bool) for value in values
+        ):
+            raise CardError(f'{what}: {name} must be {words}, not {values!r:.60}')
+    bins = fields.get('bins', 2)
+    if not isinstance(bins, int) or isinstance(bins, bool):
+        raise CardError(f'{what}: bins must be a whole number, not {bins!r:.60}')
+    try:
+        return ActionSpace.from_json({**default, **fields})
+    except (ValueError, TypeError, OverflowError) as error:
         raise CardError(f'{what}: {error}') from error
 
 

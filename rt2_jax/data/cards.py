@@ -17,7 +17,7 @@ import dataclasses
 import json
 from typing import Any
 
-from rt2_jax.data import files, open_x_cards
+from rt2_jax.data import card_json, files, open_x_cards
 from rt2_jax.data.data_errors import CardError, lfs_remedy
 from rt2_jax.data.open_x_cards import INSTRUCTION, RT1, RT1_ACTION, STICKY
 from rt2_jax.data.robot_card import ActionPart, Gripper, RobotCard
@@ -327,7 +327,7 @@ def _read(path: str) -> RobotCard:
         raise CardError(f'no card at {path}: there is no such file')
     content = files.read(path)
     try:
-        fields = json.loads(content)
+        fields = card_json.parsed(content)
         if isinstance(fields, dict) and 'embodiment' in fields:
             fields = _of_run(fields)
         return RobotCard.from_json(fields)

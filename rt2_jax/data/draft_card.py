@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 import dataclasses
 import json
+import math
 import re
 import tempfile
 
@@ -98,7 +99,8 @@ def draft(
             name = dataset_name(directory)
             card, guesses = _card(sample, name, images, instruction, action, frequency)
             if is_lerobot:
-                lerobot_sample.try_card(directory, card, split)
+                unreadable = lerobot_sample.try_card(directory, card, split)
+                sample.unreadable += unreadable if not sample.unreadable else []
             else:
                 rlds.open_source(sample.directory, card, split=split)[0]
         except (DataSetError, CardError) as error:
@@ -126,7 +128,11 @@ def _card(
     words, about_words = guessed_features.instruction(sample, instruction)
     parts, motion, about_action = guessed_action.dimensions(sample, action)
     gripper = None
-    about_gripper = [Guess('gripper', 'none', 'no number of the action looks like one')]
+    two = [x.name for x in parts if len(np.unique(guessed_action.joined(sample, x))) == 2]
+    check = f'{", ".join(two)} has two values: perhaps a gripper, which is then called gripper'
+    about_gripper = [
+        Guess('gripper', 'none', 'no number of the action is named so', check if two else '')
+    ]
     for part in parts:
         if part.kind == 'gripper':
             gripper, about_gripper = guessed_gripper.guess(
@@ -155,6 +161,8 @@ def _card(
         state=state,
     )
     check = 'what x, y and z are relative to: words for people'
+    if all(part.kind in ('joint', 'gripper') for part in parts):
+        check = ''
     return card, [
         about_images,
         about_words,
@@ -177,7 +185,7 @@ def _space(
     ranges: list[tuple[float, float]] = []
     units = []
     for part in parts:
-        values = np.concatenate(guessed_action.values(sample, part))
+        values = guessed_action.joined(sample, part)
         if part.kind == 'gripper':  # inside, whatever the robot's own numbers are
             ranges.append((-1.0, 1.0))
             units.append(('1', ''))
@@ -188,19 +196,22 @@ def _space(
     for i, part in enumerate(parts):
         if part.kind == 'gripper':
             continue
-        if ranges[i][0] == ranges[i][1]:  # as its neighbours, where it never moves
+        values = guessed_action.joined(sample, part)
+        if np.ptp(values) == 0 and (motion == 'absolute' or not values.any()):  # it never moves
+            rest = float(values[0])
             alike = [ranges[j] for j, other in enumerate(parts) if other.kind == part.kind]
-            ranges[i] = max(alike, key=lambda ends: ends[1] - ends[0])
-        if ranges[i][0] == ranges[i][1]:
-            ranges[i] = ranges[i][0] - 0.1, ranges[i][1] + 0.1
-        values = np.concatenate(guessed_action.values(sample, part))
+            low, high = max(alike, key=lambda ends: ends[1] - ends[0])
+            if low == high or not low <= rest <= high:
+                half = (high - low) / 2 or 0.1
+                low, high = rest - half, rest + half
+            ranges[i] = low, high
         guess = guessed_action.describe_range(values, *ranges[i], part.name, units[i][0])
         check = '; '.join(filter(None, (guess.check, units[i][1])))
         guesses.append(guess._replace(check=check))
-    low, high = zip(*ranges, strict=True)
+    lows, highs = zip(*ranges, strict=True)
     names = tuple(part.name for part in parts)
     space = ActionSpace(
-        low, high, names, tuple(unit for unit, _ in units), terminate=rule != 'none'
+        lows, highs, names, tuple(unit for unit, _ in units), terminate=rule != 'none'
     )
     return space, guesses
 
@@ -278,6 +289,8 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f'unknown arguments {argv[1:]}')
     logging.set_verbosity(logging.ERROR)  # the report says what is logged of ranges
     output = paths.of(FLAGS.output or f'{dataset_name(FLAGS.dataset)}.json')
+    if not math.isfinite(FLAGS.frequency):
+        raise app.UsageError(f'--frequency={FLAGS.frequency}: a finite number of Hz is needed')
     if output.exists() and not FLAGS.overwrite:
         raise FileExistsError(
             f'{output} is there already; --overwrite replaces it, --output names another'
@@ -291,12 +304,14 @@ def main(argv: list[str]) -> None:
         frequency=FLAGS.frequency,
         episodes=FLAGS.episodes,
     )
+    output.parent.mkdir(parents=True, exist_ok=True)
     paths.write(output, as_json(drafted.card).encode())
     print(as_text(drafted))
     checks = sum(bool(guess.check) for guess in drafted.guesses)
     print(f'\n{output}: correct it where a CHECK ({checks} of them) is wrong, then look:')
     print(
-        f'  python -m rt2_jax.data.inspect --dataset={FLAGS.dataset} --card={output} --output=runs/inspected'
+        f'  python -m rt2_jax.data.inspect --dataset={FLAGS.dataset} --split={FLAGS.split} '
+        f'--card={output} --output=runs/inspected'
     )
 
 

@@ -17,12 +17,13 @@ from collections.abc import Mapping
 import dataclasses
 import hashlib
 import json
+import math
 import re
 from typing import Any
 
 import numpy as np
 
-from rt2_jax.data import card_json
+from rt2_jax.data import card_checks, card_json
 from rt2_jax.data.data_errors import CardError
 from rt2_jax.nearest import check
 from rt2_jax.text.actions import ActionSpace
@@ -58,6 +59,13 @@ class ActionPart:
     stop: int
     following: bool = False
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.start < self.stop:
+            raise ValueError(
+                f'{self.path!r}: the entries {self.start} to {self.stop} (exclusive) are none; start is '
+                '0 or more, and stop above it'
+            )
+
 
 @dataclasses.dataclass(frozen=True)
 class Gripper:
@@ -80,6 +88,8 @@ class Gripper:
 
     def __post_init__(self) -> None:
         check('gripper kind', self.kind, GRIPPER_KINDS)
+        if not math.isfinite(self.closed) or not math.isfinite(self.open):
+            raise ValueError(f'Gripper: closed {self.closed} and open {self.open} must be finite.')
         if self.closed == self.open:
             raise ValueError(f'Gripper: closed and open are both {self.open}.')
         if not 0 <= self.binary <= 0.5 or (self.binary and self.kind == 'relative'):
@@ -169,40 +179,16 @@ class RobotCard:
     state_space: ActionSpace | None = None
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r'[\w.-]+', self.name):  # it's part of a folder's name
+        if not re.fullmatch(r'[\w.-]*[\w-][\w.-]*', self.name):  # it's part of a folder's name
             raise ValueError(
-                f'card {self.name!r}: its name may have letters, digits, "_", "-" and "." alone'
+                f'card {self.name!r}: its name may have letters, digits, "_", "-" and "." alone, '
+                'and not "." only'
             )
         check(f'terminate rule of card {self.name!r}:', self.terminate_rule, TERMINATE_RULES)
         check(f'motion of card {self.name!r}:', self.motion, MOTIONS)
         for camera in self.blue_first:
             check(f'camera in blue_first of card {self.name!r}:', camera, self.images)
-        names = self.action_space.names
-        dimensions = sum(part.stop - part.start for part in self.action)
-        if dimensions != len(names):
-            raise ValueError(
-                f'card {self.name!r}: its action parts have {dimensions} dimensions, its action '
-                f'space has {len(names)}'
-            )
-        for what, has, needs in (
-            ('a gripper', self.gripper is not None, 'gripper' in names),
-            ('a terminate flag', self.terminate_rule != 'none', self.action_space.terminate),
-            ('a terminate path', self.terminate != '', self.terminate_rule in ('flag', 'argmax')),
-        ):
-            if has != needs:
-                raise ValueError(
-                    f'card {self.name!r} {"has" if has else "lacks"} {what}, but its action space '
-                    f'and its terminate rule {"need" if needs else "have"} {"one" if needs else "none"}'
-                )
-        if any(part.following for part in self.state):
-            raise ValueError(f'card {self.name!r}: a state is of the step itself, not `following`')
-        numbers = sum(part.stop - part.start for part in self.state)
-        if (space := self.state_space) and (space.terminate or len(space.names) != numbers):
-            raise ValueError(
-                f'card {self.name!r}: its state has {numbers} numbers, its state space '
-                f'{len(space.names)} and {"a" if space.terminate else "no"} terminate flag; as many, and '
-                'none, are needed'
-            )
+        card_checks.check_values(self)
 
     @classmethod
     def from_json(cls, text: str | Mapping[str, Any]) -> RobotCard:
@@ -213,7 +199,9 @@ class RobotCard:
                 card has; names the field.
         """
         try:
-            fields = json.loads(text) if isinstance(text, str) else text
+            fields = card_json.parsed(text) if isinstance(text, str) else text
+        except CardError:
+            raise
         except ValueError as error:
             raise CardError(f'a card must be JSON: {error}') from error
         what = f'card {fields.get("name")!r}' if isinstance(fields, Mapping) else 'a card'
@@ -228,16 +216,13 @@ class RobotCard:
             )
         if fields['gripper'] is not None:
             fields['gripper'] = card_json.made(f'{what}, field gripper', Gripper, fields['gripper'])
-        try:
-            fields['action_space'] = ActionSpace.from_json(fields['action_space'])
-        except (ValueError, TypeError) as error:
-            raise CardError(f'{what}, field action_space: {error}') from error
+        fields['action_space'] = card_json.space(
+            f'{what}, field action_space', fields['action_space'], {}
+        )
         if fields.get('state_space') is not None:
-            try:
-                space = {'terminate': False} | dict(fields['state_space'])
-                fields['state_space'] = ActionSpace.from_json(space)
-            except (ValueError, TypeError) as error:
-                raise CardError(f'{what}, field state_space: {error}') from error
+            fields['state_space'] = card_json.space(
+                f'{what}, field state_space', fields['state_space'], {'terminate': False}
+            )
         lists = [field.name for field in dataclasses.fields(cls) if field.type == 'tuple[str, ...]']
         fields |= {name: tuple(fields[name]) for name in lists if name in fields}
         try:

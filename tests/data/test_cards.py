@@ -2,12 +2,15 @@
 
 import dataclasses
 import json
+import math
 
 import numpy as np
 import open_x
 import pytest
 
 from rt2_jax.data import cards, robot_card
+from rt2_jax.data.data_errors import CardError, DataSetError
+from rt2_jax.data.readers import rlds_schema
 from rt2_jax.data.robot import rlds
 from rt2_jax.data.robot.step_source import StepSource
 from rt2_jax.text import prompts
@@ -140,6 +143,75 @@ def test_a_card_that_contradicts_itself():
         robot_card.Gripper('relativ', closed=1, open=0)
     with pytest.raises(ValueError, match="did you mean 'language_table_sim'"):
         cards.find('language_table_sm')
+
+
+@pytest.mark.parametrize(
+    ('changed', 'message'),
+    [
+        ({'name': '..'}, 'its name may have'),
+        ({'images': []}, 'field images: at least one'),
+        ({'images': ['a', 'a']}, "field images: 'a' is there twice"),
+        ({'frequency': 0}, 'field frequency: it is 0'),
+        ({'frequency': math.nan}, 'field frequency: it is nan'),
+        ({'action': [{'path': 'a', 'start': -7, 'stop': 0}]}, r'action\[0\].*start is 0 or more'),
+        (
+            {
+                'action': [
+                    {'path': 'a', 'start': 0, 'stop': 4},
+                    {'path': 'a', 'start': 3, 'stop': 6},
+                ]
+            },
+            "field action: entry 3 of 'a' is taken twice",
+        ),
+        ({'gripper': {'kind': 'absolute', 'closed': math.inf, 'open': 0.0}}, 'must be finite'),
+        ({'space': {'low': '0000000'}}, 'action_space: low must be a list of numbers'),
+        ({'space': {'low': None}}, 'action_space: low must be a list of numbers'),
+        ({'space': {'names': [1, 2, 3, 4, 5, 6, 'gripper']}}, 'names must be a list of texts'),
+        ({'space': {'names': ['x', 'x', *'zabc', 'gripper']}}, "two numbers are called 'x'"),
+        ({'space': {'names': ['', *'yzabc', 'gripper']}}, r'names\[0\] is empty'),
+        (
+            {'space': {'names': list('xyzabcg')}},
+            "call its dimension 'gripper' in action_space.names",
+        ),
+        ({'space': {'units': [1] * 7}}, 'units must be a list of texts'),
+        ({'space': {'bins': '256'}}, "bins must be a whole number, not '256'"),
+        ({'space': {'bins': 21.5}}, 'bins must be a whole number, not 21.5'),
+        ({'space': {'bins': 2}}, 'a gripper needs at least 3'),
+    ],
+)
+def test_a_card_edited_by_hand_is_refused_with_its_file_and_field(tmp_path, changed, message):
+    fields = json.loads(json.dumps(dataclasses.asdict(cards.FRACTAL)))
+    fields['action_space'] |= changed.pop('space', {})
+    (tmp_path / 'card.json').write_text(json.dumps(fields | changed))
+    with pytest.raises(CardError, match=f'card.json: .*{message}'):
+        cards.find(str(tmp_path / 'card.json'))
+
+
+def test_a_field_that_is_there_twice(tmp_path):
+    text = json.dumps(dataclasses.asdict(cards.FRACTAL))
+    (tmp_path / 'card.json').write_text(f'{text[:-1]}, "frequency": 7}}')
+    with pytest.raises(CardError, match="card.json: the field 'frequency' is there twice"):
+        cards.find(str(tmp_path / 'card.json'))
+
+
+@pytest.mark.parametrize(
+    ('rule', 'shape', 'fits'),
+    [('argmax', (3,), True), ('argmax', (), False), ('flag', (1,), True), ('flag', (3,), False)],
+)
+def test_a_terminate_rule_that_would_misread_its_feature(rule, shape, fits):
+    card = dataclasses.replace(cards.FRACTAL, terminate_rule=rule)
+    number = rlds_schema.Field((7,), 'float32')
+    schema = {rlds_schema.full_path(part.path): number for part in card.action}
+    schema |= {
+        rlds_schema.full_path(card.images[0]): rlds_schema.Field((2, 2, 3), 'picture'),
+        rlds_schema.full_path(card.instruction): rlds_schema.Field((), 'text'),
+        rlds_schema.full_path(card.terminate): rlds_schema.Field(shape, 'int32'),
+        'aspects/success': rlds_schema.Field((), 'bool'),
+    }
+    if fits:
+        return rlds_schema.check_card(schema, card, 'set')
+    with pytest.raises(DataSetError, match=f"terminate .*the rule '{rule}' needs"):
+        rlds_schema.check_card(schema, card, 'set')
 
 
 def test_a_state_in_place_of_a_command_is_that_of_the_next_step():

@@ -13,6 +13,7 @@ import tensorflow_datasets as tfds
 from rt2_jax.data import cards, draft_card
 from rt2_jax.data.data_errors import DataSetError
 from rt2_jax.data.drafting import episode_sample, guessed_action, guessed_gripper
+from rt2_jax.data.looking import robot_report
 from rt2_jax.data.robot import rlds, rlds_writer
 from rt2_jax.data.robot_card import RobotCard
 
@@ -218,3 +219,64 @@ def test_positions_are_no_changes(tmp_path):
     assert drafted.card.motion == 'absolute' and space.names[:4] == ('x', 'y', 'z', 'rx')
     assert space.low[0] > 0
     assert dataclasses.asdict(drafted.card)['gripper'] is not None
+
+
+def test_positions_about_zero_are_known_by_the_state(tmp_path):
+    """Joint targets with a mean of 0 look like changes, but lie where the state is."""
+    joints = lambda t: np.array([0.4, -0.3, 0.2, 0.1], np.float32) * (-1) ** (t // 2)
+    directory = write(
+        tmp_path / 'own',
+        action=(open_x.floats(4), lambda t: joints(t) + np.float32(0.01)),
+        state=(open_x.floats(4), joints),
+    )
+    drafted = draft_card.draft(directory)
+    about = next(guess for guess in drafted.guesses if guess.field == 'action')
+    assert drafted.card.motion == 'absolute' and 'as state, 0.' in about.why
+    for motion, warned in (('absolute', False), ('delta', True)):
+        index = rlds.open_index(directory, dataclasses.replace(drafted.card, motion=motion))
+        warnings = robot_report.report_of(index)['warnings']
+        assert any("motion must be 'absolute'" in text for text in warnings) == warned
+
+
+@pytest.mark.parametrize('name', ['jaw', 'suction', 'claw', 'hand'])
+def test_grippers_by_other_names(tmp_path, name):
+    directory = write(
+        tmp_path / 'own',
+        action=(open_x.floats(3), lambda t: np.float32([0.1, 0.1 * t, 0.2])),
+        **{f'action_{name}': (open_x.floats(1), lambda t: np.float32([t % 2]))},
+    )
+    card = draft_card.draft(directory, action=['action', f'action_{name}']).card
+    assert card.gripper is not None and card.action_space.names[-1] == 'gripper'
+
+
+def test_a_number_of_two_values_is_perhaps_a_gripper(tmp_path):
+    directory = write(
+        tmp_path / 'own',
+        action=(open_x.floats(3), lambda t: np.float32([0.1, 0.1 * t, 2.0 * t])),
+        action_tool=(open_x.floats(1), lambda t: np.float32([t % 2])),
+    )
+    drafted = draft_card.draft(directory, action=['action', 'action_tool'])
+    about = next(guess for guess in drafted.guesses if guess.field == 'gripper')
+    assert drafted.card.action_space.names[-1] == 'action_tool'
+    assert 'action_tool has two values' in about.check
+
+
+def test_the_range_of_what_never_moves_holds_it(tmp_path):
+    track = lambda t: np.array([1 + 0.1 * t, 1.3 - 0.1 * t, 5.0, 1 + 0.1 * t], np.float32)
+    directory = write(tmp_path / 'own', target_action=(open_x.floats(4), track), action=None)
+    drafted = draft_card.draft(directory, action=['target_action'])
+    space = drafted.card.action_space
+    assert drafted.card.motion == 'absolute'
+    assert space.low[2] < 5 < space.high[2]
+    about = next(guess for guess in drafted.guesses if guess.field == f'range of {space.names[2]}')
+    assert 'never moves' in about.check and 'clipped' not in about.check
+
+
+@pytest.mark.parametrize('bad', [np.nan, np.inf, -np.inf])
+def test_an_action_that_is_not_finite(tmp_path, bad):
+    track = lambda t: np.array([0.1, bad if t == 2 else 0.1, 0.1], np.float32)
+    directory = write(tmp_path / 'own', action=(open_x.floats(3), track))
+    with pytest.raises(
+        DataSetError, match=rf'action\[1\] is {bad:g} in step 2 of .*must be finite'
+    ):
+        draft_card.draft(directory)

@@ -62,6 +62,19 @@ def test_numbers_are_called_as_their_makers_call_them(tmp_path, names, expected)
     assert space.names == expected and units['gripper'] == '1' and units[expected[2]] == 'rad'
 
 
+def test_a_task_of_one_word_is_the_instruction(tmp_path, monkeypatch):
+    monkeypatch.setattr(lerobot_files, 'TASKS', ('拿起红色方块', 'grasp'))
+    assert draft_card.draft(lerobot_files.write(tmp_path / 'arm')).card.instruction == 'task'
+
+
+def test_an_episode_that_cannot_be_read_is_said(tmp_path):
+    directory = lerobot_files.write(tmp_path / 'arm', 'v2.1')
+    video = sorted((directory / 'videos').rglob('*.mp4'))[0]
+    video.write_bytes(b'no video')
+    drafted = draft_card.draft(directory)
+    assert '1 unreadable' in draft_card.as_text(drafted)
+
+
 def test_what_cannot_be_guessed_names_what_it_could_be(tmp_path):
     directory = lerobot_files.write(tmp_path / 'arm')
     with pytest.raises(

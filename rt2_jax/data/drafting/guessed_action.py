@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 from collections.abc import Sequence
 import dataclasses
 import math
@@ -13,6 +14,7 @@ from rt2_jax.data.data_errors import DataSetError
 from rt2_jax.data.drafting import guessed_features, guessed_gripper
 from rt2_jax.data.drafting.episode_sample import Sample
 from rt2_jax.data.drafting.guess import Guess, card_path, is_named, percent
+from rt2_jax.data.robot import robot_state
 from rt2_jax.data.robot_card import ActionPart
 from rt2_jax.text.actions import MINIMUM_RANGE
 
@@ -29,7 +31,7 @@ _TERMINATE = ('terminat', 'done')
 _KINDS = {
     'base': ('base',),
     'joint': ('joint',),
-    'gripper': ('grip', 'clos', 'open', 'finger', 'claw'),
+    'gripper': ('grip', 'clos', 'open', 'finger', 'claw', 'jaw', 'suction'),
     'rotation': ('rot', 'orient', 'rpy', 'euler', 'quat', 'angular'),
     'position': ('vector', 'trans', 'pos', 'xyz', 'linear', 'cartesian', 'eef'),
 }
@@ -78,6 +80,7 @@ def dimensions(sample: Sample, named: Sequence[str] = ()) -> tuple[list[Dimensio
     chosen = list(paths) if named else _chosen(paths)
     has_gripper = any(_kind(path) == 'gripper' for path in chosen)
     parts = [part for path in chosen for part in _split(sample, path, has_gripper)]
+    _check_finite(sample, parts)
     motion, why, check = _motion(sample, parts)
     parts = _with_names(parts, motion)
     grippers = [part for part in parts if part.kind == 'gripper']
@@ -97,7 +100,7 @@ def dimensions(sample: Sample, named: Sequence[str] = ()) -> tuple[list[Dimensio
     documented = [sample.documented[path] for path in chosen if path in sample.documented]
     if documented:
         why += f'; its makers say: {"; ".join(documented)}'
-    if any(part.kind == 'other' and part.path not in sample.names for part in parts):
+    if any(re.fullmatch(r'a\d+', x.name) and x.path not in sample.names for x in parts):
         check += '; what a1, a2, ... are: nothing says it'
     return parts, motion, Guess('action', f'{motion}: {", ".join(words)}', why, check.strip('; '))
 
@@ -121,8 +124,15 @@ def values(sample: Sample, part: Dimension) -> list[np.ndarray]:
     ]
 
 
+def joined(sample: Sample, part: Dimension) -> np.ndarray:
+    """A dimension's values in all episodes, float64 [N]."""
+    return np.concatenate(values(sample, part))
+
+
 def unit(sample: Sample, part: Dimension) -> tuple[str, str]:
-    """The unit of a dimension by its kind and its size, and what to check."""
+    """The unit of a dimension by its name, else by its kind and its size, and what to check."""
+    if named := re.search(r'_(mm|m|deg|rad)$', re.sub(r'\W', '_', called(sample, part))):
+        return named[1], ''
     largest = max(float(np.abs(episode).max()) for episode in values(sample, part))
     if part.kind in ('rotation', 'joint'):
         if largest > 2.5 * math.pi:
@@ -212,6 +222,8 @@ def _kind(path: str) -> str:
     name = path.rpartition('/')[2]
     if is_named(name, *_TERMINATE):
         return 'terminate'
+    if re.fullmatch(r'(actions?_)?hand', name):  # but 'hand_position' is the arm's
+        return 'gripper'
     return next((kind for kind, words in _KINDS.items() if is_named(name, *words)), 'other')
 
 
@@ -246,7 +258,7 @@ def _split(sample: Sample, path: str, has_gripper: bool) -> list[Dimension]:
 
 def _kind_of_number(name: str) -> str:
     """The kind of a number by its own name."""
-    if is_named(name, *_KINDS['gripper']):
+    if is_named(name, *_KINDS['gripper']) or _short(name) == 'hand':
         return 'gripper'
     bare = re.sub(r'^(delta|target|d)_?(?=[a-z])', '', _short(name).lower())
     for kind, axes in _AXES.items():
@@ -277,13 +289,15 @@ def _motion(sample: Sample, parts: Sequence[Dimension]) -> tuple[str, str, str]:
         name for name in names if re.match(r'd[_]?(x|y|z|rx|ry|rz|roll|pitch|yaw)$', name)
     ]:
         return 'delta', f'delta by the name {deltas[0]!r} of a number', ''
+    if distance := _near_state(sample, moving):
+        return 'absolute', f'absolute: {distance}', 'that they are positions'
     far, slow = [], []
     for part in moving:
         episodes = values(sample, part)
-        joined = np.concatenate(episodes)
-        if not (spread := float(joined.std())):
+        numbers = np.concatenate(episodes)
+        if not (spread := float(numbers.std())):
             continue
-        far.append(abs(float(joined.mean())) / spread)
+        far.append(abs(float(numbers.mean())) / spread)
         steps = np.concatenate([np.diff(episode) for episode in episodes])
         slow.append(float(steps.std()) / spread if len(steps) else math.inf)
     is_absolute = bool(far) and max(far) > _FAR and float(np.median(slow)) < _SLOW
@@ -293,16 +307,47 @@ def _motion(sample: Sample, parts: Sequence[Dimension]) -> tuple[str, str, str]:
     return motion, why, f'that they are {"changes" if motion == "delta" else "positions"}'
 
 
+def _near_state(sample: Sample, parts: Sequence[Dimension]) -> str:
+    """Says of which state the numbers are the next values, as those of positions are; '' if of none."""
+    for path in sample.numbers:
+        if not path.startswith('steps/') or not is_named(path, *guessed_features.STATE):
+            continue
+        alike = [x for x in parts if x.path != path and sample.size(x.path) == sample.size(path)]
+        if len(alike) < 2:
+            continue
+        actions = np.stack([joined(sample, x) for x in alike], axis=1)
+        states = [joined(sample, dataclasses.replace(x, path=path)) for x in alike]
+        if (share := robot_state.distance(actions, np.stack(states, axis=1))) < robot_state.NEAR:
+            return f'as {card_path(path)}, {share:.2g} standard deviations away in the median'
+    return ''
+
+
+def _check_finite(sample: Sample, parts: Sequence[Dimension]) -> None:
+    largest = float(np.finfo(np.float32).max)
+    for part in parts:
+        for number, episode in enumerate(values(sample, part)):
+            bad = np.flatnonzero(~(np.abs(episode) <= largest))  # NaN is not below either
+            if len(bad):
+                raise DataSetError(
+                    f'{card_path(part.path)}[{part.entry}] is {episode[bad[0]]:g} in step {bad[0]} of '
+                    f'the sampled episode {number}; actions must be finite float32 numbers. Correct the '
+                    'data, or leave the feature out: --action=PATH,PATH'
+                )
+
+
 def _with_names(parts: Sequence[Dimension], motion: str) -> list[Dimension]:
     """Names as the cards have them: dx dy dz drx dry drz gripper for an arm that is moved by changes."""
     counts: dict[str, int] = {}
     totals = {kind: sum(part.kind == kind for part in parts) for kind in _NAMES}
+    widths = collections.Counter(part.path for part in parts)
     named = []
     for part in parts:
         number = counts[part.kind] = counts.get(part.kind, 0) + 1
         axes = _NAMES.get(part.kind, ())
         if part.name and part.kind != 'gripper':
             name = part.name
+        elif part.kind == 'other' and widths[part.path] == 1:
+            name = re.sub(r'\W', '_', part.path.rpartition('/')[2])
         elif axes and totals[part.kind] <= len(axes):
             name = ('d' if motion == 'delta' else '') + axes[number - 1]
         elif part.kind == 'gripper':
@@ -324,5 +369,6 @@ def describe_range(numbers: np.ndarray, low: float, high: float, name: str, unit
     why = f'98 % in {q01:.3g} to {q99:.3g}, farthest {largest:.3g}'
     check = f'{percent(beyond)} of the values lie beyond, and are clipped' if beyond else ''
     if np.ptp(numbers) == 0:
-        check = 'it never moves here: the range is that of its neighbours'
+        still = 'it never moves here: the range is as wide as that of its neighbours'
+        check = '; '.join(filter(None, (still, check)))
     return Guess(f'range of {name}', value, why, check)

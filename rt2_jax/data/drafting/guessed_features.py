@@ -10,7 +10,7 @@ import numpy as np
 from rt2_jax.data.data_errors import DataSetError
 from rt2_jax.data.drafting.episode_sample import Sample
 from rt2_jax.data.drafting.guess import Guess, card_path, is_named, percent
-from rt2_jax.data.readers import rlds_schema
+from rt2_jax.data.readers import lerobot_steps, rlds_schema
 from rt2_jax.data.robot_card import ActionPart
 from rt2_jax.nearest import nearest
 
@@ -22,7 +22,7 @@ _INSTRUCTION = (
     ('language', 'annotation', 'caption'),
     ('task', 'goal', 'command'),
 )
-_STATE = ('state', 'proprio')
+STATE = ('state', 'proprio')
 _OFTEN = 0.5  # share of the episodes whose last step a terminate flag must mark
 
 
@@ -115,12 +115,12 @@ def state(sample: Sample) -> tuple[tuple[ActionPart, ...], Guess]:
         for path, field in sample.schema.items()
         if path in sample.numbers
         and path.startswith('steps/')
-        and re.split('[/.]', path)[-1] in _STATE
+        and re.split('[/.]', path)[-1] in STATE
         and len(field.shape) == 1
     ]
     if len(paths) != 1:
         what = f'{len(paths)} vectors are' if paths else 'no vector is'
-        return (), Guess('state', 'none', f'{what} called {" or ".join(_STATE)}')
+        return (), Guess('state', 'none', f'{what} called {" or ".join(STATE)}')
     (path,) = paths
     length = rlds_schema.size(sample.schema[path])
     check = (
@@ -144,6 +144,10 @@ def instruction(sample: Sample, named: str = '') -> tuple[str, Guess]:
         full = full_paths(sample, [named], 'instruction')[0]
         return named, Guess('instruction', named, 'named by --instruction', _same(sample, full))
     scores = {path: _likeness(path, texts) for path, texts in sample.texts.items()}
+    if sample.rate and (task := f'steps/{lerobot_steps.TASK}') in scores:
+        scores[task] = max(
+            scores[task], 1.0
+        )  # LeRobot's instruction by definition, of one word as well
     likely = sorted((path for path in scores if scores[path] > 0), key=lambda path: -scores[path])
     if not likely:
         texts = {card_path(path): sample.texts[path][0][0] for path in sample.texts}

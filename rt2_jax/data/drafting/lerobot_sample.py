@@ -13,7 +13,7 @@ from etils import epath
 import numpy as np
 
 from rt2_jax.data import robot_card
-from rt2_jax.data.data_errors import CorruptFrame, DataSetError
+from rt2_jax.data.data_errors import CorruptFrame, CorruptRecord, DataSetError
 from rt2_jax.data.drafting import episode_sample
 from rt2_jax.data.drafting.episode_sample import Camera, Sample
 from rt2_jax.data.readers import lerobot_directory, lerobot_episodes, lerobot_steps
@@ -65,13 +65,20 @@ def take(
     return sample
 
 
-def try_card(directory: epath.PathLike, card: robot_card.RobotCard, split: str) -> None:
-    """Reads some episodes by a card; raises as indexing would."""
+def try_card(directory: epath.PathLike, card: robot_card.RobotCard, split: str) -> list[str]:
+    """Reads some episodes by a card and says what is wrong with some; raises where all are unreadable."""
     source = LeRobot(directory, card, split).prepare()
     numbers = lerobot_directory.file_numbers(source.layout.episodes)
     reader = EpisodeReader(directory, card, source.layout, numbers)
-    for episode in _spread(source.layout, episode_sample.LOOKED_AT):
-        reader.read(episode)
+    errors, episodes = [], _spread(source.layout, episode_sample.LOOKED_AT)
+    for episode in episodes:
+        try:
+            reader.read(episode)
+        except CorruptRecord as error:
+            errors.append(error)
+    if len(errors) == len(episodes):
+        raise errors[0]
+    return [str(error) for error in errors]
 
 
 def _spread(layout: Layout, most: int) -> list[EpisodeFiles]:

@@ -103,6 +103,7 @@ def report_of(index: EpisodeIndex) -> dict[str, Any]:
         },
     }
     warnings = [*_warnings(report), *_range_warnings(report), *_state_warnings(report)]
+    warnings += _motion_warnings(index)
     return report | {'warnings': warnings}
 
 
@@ -134,6 +135,24 @@ def _state_warnings(report: Mapping[str, Any]) -> list[str]:
                 f'range {values["card"]["low"]:g}..{values["card"]["high"]:g} and are clipped'
             )
     return lines
+
+
+def _motion_warnings(index: EpisodeIndex) -> list[str]:
+    """Whether actions that the card calls changes lie where the state is."""
+    card = index.card
+    names = card.action_space.names
+    moving = [number for number, name in enumerate(names) if name != 'gripper']
+    if card.motion != 'delta' or len(card.state_names) != len(names) or len(moving) < 2:
+        return []
+    actions = np.asarray(index.arrays['action'][:_ROWS, card.action_space.terminate :])
+    states = robot_state.values(index, slice(_ROWS))
+    away = robot_state.distance(actions[:, moving], states[:, moving])
+    if away >= robot_state.NEAR:
+        return []
+    return [
+        f"by the card the actions are changes ('delta'), but they lie where the state is, {away:.2g} "
+        "standard deviations away in the median: if they are positions, motion must be 'absolute'"
+    ]
 
 
 def _gripper_words(gripper: Gripper | None) -> str:

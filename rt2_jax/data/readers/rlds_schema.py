@@ -106,6 +106,7 @@ def check_card(schema: Schema, card: robot_card.RobotCard, directory: epath.Path
     problems = [_action_problem(schema, part) for part in (*card.action, *card.state)]
     problems.append(_instruction_problem(schema, card.instruction))
     problems += [_number_problem(schema, path) for path in _flags(card)]
+    problems.append(_terminate_problem(schema, card))
     problems += [_column_problem(schema, path) for path in card.kept_columns]
     cameras = [problem for path in card.images if (problem := camera_problem(schema, path))]
     if len(cameras) == len(card.images):
@@ -114,6 +115,19 @@ def check_card(schema: Schema, card: robot_card.RobotCard, directory: epath.Path
         raise DataSetError(f"{directory} doesn't fit the card {card.name!r}: {'; '.join(problems)}")
     for problem in cameras:
         logging.warning('%s: a camera of the card is left out: %s', directory, problem)
+
+
+def _terminate_problem(schema: Schema, card: robot_card.RobotCard) -> str:
+    """A rule that would read something else in numbers of this shape, such as argmax of one number."""
+    needed = {'flag': 1, 'argmax': 3}.get(card.terminate_rule, 0)
+    if not needed or _missing(schema, card.terminate):
+        return ''
+    if size(schema[full_path(card.terminate)]) == needed:
+        return ''
+    return (
+        f"terminate {_described(schema, card.terminate)}; the rule '{card.terminate_rule}' needs "
+        f'{robot_card.TERMINATE_RULES[card.terminate_rule]}'
+    )
 
 
 def camera_problem(schema: Schema, path: str) -> str:

@@ -6,12 +6,19 @@ of a range are clipped to it and counted.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from rt2_jax.data.data_errors import DataSetError
 from rt2_jax.data.index.episode_index import EpisodeIndex
 from rt2_jax.data.robot import action_statistics
 from rt2_jax.text.actions import ActionSpace, range_of
+
+NEAR = (
+    0.3  # standard deviations of the state: nearer lie actions that are positions; see `distance`
+)
+_AS_WIDE = 0.5  # share of the state's standard deviation that such actions have at least
 
 
 def values(index: EpisodeIndex, rows: np.ndarray | slice = slice(None)) -> np.ndarray:
@@ -75,3 +82,25 @@ def space_of(index: EpisodeIndex, bounds: str) -> ActionSpace | None:
     low, high = zip(*ends, strict=True)
     units = card.state_space.units if card.state_space else whole.units
     return ActionSpace(low, high, names, units, terminate=False)
+
+
+def distance(actions: np.ndarray, states: np.ndarray) -> float:
+    """How far actions lie from the states of their steps: small where they are positions to go to.
+
+    A change is near no state: its own spread is far below the state's, or its values lie elsewhere.
+
+    Args:
+        actions: float [T, D].
+        states: float [T, D], the same numbers.
+
+    Returns:
+        The mean distance in standard deviations of the state, the median of the numbers that move;
+        infinite where most spread far less than the state, or none moves.
+    """
+    spread = states.std(axis=0)
+    moves = spread > 0
+    if not moves.any():
+        return math.inf
+    away = np.abs(actions - states).mean(axis=0)[moves] / spread[moves]
+    is_wide = actions.std(axis=0)[moves] > _AS_WIDE * spread[moves]
+    return float(np.median(np.where(is_wide, away, math.inf)))
