@@ -21,8 +21,6 @@ def check_values(card: RobotCard) -> None:
 def _problems(card: RobotCard) -> Iterator[str]:
     if not card.frequency > 0 or not math.isfinite(card.frequency):
         yield f'field frequency: it is {card.frequency}; steps a second, above 0, are needed'
-    if not card.images:
-        yield 'field images: at least one camera is needed'
     if twice := _twice(card.images):
         yield f'field images: {twice!r} is there twice'
     for field, parts in (('action', card.action), ('state', card.state)):
