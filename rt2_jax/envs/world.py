@@ -224,8 +224,8 @@ def check_episode(env: Environment, begun: Any) -> Episode:
         raise WorldError(f'reset of {_name(env)} gave {type(begun).__name__}, not a world.Episode')
     _check_has(env, _ATTRIBUTES)
     check_observation(env, 'reset', begun.observation)
-    said = dict(instruction=begun.observation.instruction, task=begun.task, group=begun.group)
-    for what, text in said.items():
+    texts = dict(instruction=begun.observation.instruction, task=begun.task, group=begun.group)
+    for what, text in texts.items():
         if not isinstance(text, str):
             raise WorldError(f'reset of {_name(env)}: the {what} is {text!r}, not a text')
     return begun
@@ -297,10 +297,10 @@ def open_world(name: str) -> World:
             ) from error
         remedy = place.install or f'pip install {package}'
         raise MissingPackage(f'The world {name}', package, remedy=remedy) from error
-    found = getattr(module, 'WORLD', None)
-    if not isinstance(found, World):
+    world = getattr(module, 'WORLD', None)
+    if not isinstance(world, World):
         raise ValueError(f'There is no world {name}: the module has no WORLD of the class World')
-    return found
+    return world
 
 
 def find_suite(suite: str, others: Collection[str] = ()) -> tuple[World, str]:

@@ -49,8 +49,10 @@ class KeptEpisodes:
 
     def of(self, suite: str) -> list[Rollout]:
         """The episodes of a suite that are there."""
-        there = map(json.loads, self._lines[1:])
-        return [Rollout(**x['rollout']) for x in there if x['suite'] == suite]
+        lines = map(json.loads, self._lines[1:])
+        rollouts = [Rollout(**line['rollout']) for line in lines if line['suite'] == suite]
+        # One that was played again for a video is there twice, and may have gone another way.
+        return list({rollout.seed: rollout for rollout in rollouts}.values())
 
     def add(self, suite: str, rollout: Rollout) -> None:
         """Keeps an episode; of one that is there already, the video's frames alone were missing."""

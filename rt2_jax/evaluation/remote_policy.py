@@ -33,9 +33,8 @@ from rt2_jax.serving.openvla import TERMINATE
 SCHEMES = ('ws', 'wss', 'http', 'https')
 _SECONDS = 60.0
 _NEEDED = ('frames', 'frame_stride', 'terminate', 'action_names', 'action_units')  # of the metadata
-_PASSES = re.compile(
-    'Overloaded|Expired'
-)  # refusals after which the same message may be sent again
+# Refusals after which the same message may be sent again.
+_PASSES = re.compile('Overloaded|Expired')
 _TRIES, _WAIT = 20, 0.5  # of a message that the server asks to send again, and seconds between
 
 
@@ -82,8 +81,7 @@ class Server:
             self.metadata = self._describe()
         except (OSError, ValueError, requests.RequestException) as error:
             raise ValueError(f'{url} gives no description of its policy: {error}') from error
-        missing = [x for x in _NEEDED if x not in self.metadata]
-        if missing or not isinstance(self.metadata, dict):
+        if missing := [name for name in _NEEDED if name not in self.metadata]:
             raise ValueError(
                 f'{url} describes its policy without {", ".join(missing)}: it is no server of rt2_jax, '
                 'or an older one'

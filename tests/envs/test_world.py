@@ -15,7 +15,7 @@ import pytest
 from rt2_jax import evaluate
 from rt2_jax.envs import world
 from rt2_jax.errors import MissingPackage
-from rt2_jax.evaluation import closed_loop, result_lines
+from rt2_jax.evaluation import closed_loop, kept_episodes, result_lines
 from rt2_jax.policy.from_flags import FlagError
 
 README = pathlib.Path(world.__file__).with_name('README.md')
@@ -101,6 +101,16 @@ def test_an_interrupted_evaluation_goes_on(dot_world, tmp_path, monkeypatch):
     )
     assert played == [4, 5] and figures['rollouts'] == before['rollouts']
     assert not list(tmp_path.glob('*.episodes'))
+
+
+def test_an_episode_that_was_played_again_counts_once(tmp_path):
+    """As for a video; it may have gone another way."""
+    kept = kept_episodes.KeptEpisodes(tmp_path / 'results.json', 0, {})
+    for success in (True, False):
+        kept.add('middle', closed_loop.Rollout(3, 'middle', 'all', 'go', success))
+    again = kept_episodes.KeptEpisodes(tmp_path / 'results.json', 0, {})
+    (rollout,) = again.of('middle')
+    assert rollout.seed == 3 and not rollout.success
 
 
 BROKEN = {

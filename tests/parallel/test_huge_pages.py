@@ -26,8 +26,8 @@ def test_they_are_asked_for_where_that_is_needed(mode):
     mode('always [madvise] never')
     assert huge_pages.wanted('') == ASKED
     assert huge_pages.wanted('glibc.malloc.check=1') == f'glibc.malloc.check=1:{ASKED}'
-    for said in ('glibc.malloc.hugetlb=0', ASKED):
-        assert huge_pages.wanted(said) == ''
+    for tunables in ('glibc.malloc.hugetlb=0', ASKED):
+        assert huge_pages.wanted(tunables) == ''
 
 
 def test_no_accelerator_may_be_there(mode, monkeypatch):

@@ -59,12 +59,13 @@ def test_states_are_the_same_to_the_bit(tiny, tmp_path):
     command = pathlib.Path(os.environ['VLA_EVAL_LIBERO_PYTHON']).with_name('vla-eval')
     with running(tiny_policy(tiny, prompt_length=40)) as server:
         address = f'ws://127.0.0.1:{server.port}/vla_eval?camera=agentview&gripper=1,-1'
-        found = subprocess.run(
+        harness = subprocess.run(
             [command, 'run', '--no-docker', f'--config={config}', f'--server-url={address}'],
             capture_output=True, text=True, timeout=600, cwd=tmp_path,
             env=os.environ | {'MUJOCO_GL': 'egl'},
         )  # fmt: skip
-    assert found.returncode == 0 and 'errored' not in found.stdout, found.stdout + found.stderr
+    printed = harness.stdout + harness.stderr
+    assert harness.returncode == 0 and 'errored' not in harness.stdout, printed
     actions, theirs = recorded(results)
     assert np.shape(actions) == (TASKS, STEPS, 7)
     (tmp_path / 'actions.json').write_text(json.dumps(actions))

@@ -80,7 +80,7 @@ class Layout:
         features: name -> 'dtype', 'shape' and so on, as info.json has them.
         tasks: texts by task_index.
         episodes: in order.
-        overlapping: by episode, why its frames can't be told from another's.
+        overlapping: by episode, which other one has frames of the same time in a video.
     """
 
     fps: float
@@ -140,8 +140,10 @@ def read(directory: epath.PathLike, cameras: Sequence[str], split: str = 'train'
     for number, episode in enumerate(episodes):
         if episode.number != number:
             is_twice = episode.number < number
-            found = f'have episode {episode.number} twice' if is_twice else f'lack episode {number}'
-            raise DataSetError(f'{folder}: its tables of episodes {found}')
+            problem = (
+                f'have episode {episode.number} twice' if is_twice else f'lack episode {number}'
+            )
+            raise DataSetError(f'{folder}: its tables of episodes {problem}')
     if split not in ranges:
         raise DataSetError(f'{folder} has no split {split!r}{nearest(split, ranges)}')
     if not ranges[split]:
